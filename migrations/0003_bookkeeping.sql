@@ -1,0 +1,103 @@
+-- The worker's own tables. Times are bigint milliseconds on Clerk's clock where they take part in a rule (they are compared
+-- with what Clerk sent, to the millisecond), timestamptz where people read them.
+
+create table clerk_sync.instance (
+  only_row    boolean primary key default true check (only_row),
+  instance_id text not null,
+  pinned_by   text not null check (pinned_by in ('environment', 'api', 'webhook', 'repin')),
+  pinned_at   timestamptz not null default now()
+);
+comment on table clerk_sync.instance is 'The one Clerk instance that this mirror is a copy of.';
+
+create table clerk_sync.versions (
+  kind        text not null check (kind in ('user', 'organization', 'membership')),
+  id          text not null,
+  state       text not null check (state in ('live', 'stub', 'deleted')),
+  observed_at bigint not null,
+  updated_at  bigint,
+  content     bigint,
+  floor       bigint not null default 0,
+  inferred    boolean not null default false,
+  primary key (kind, id)
+);
+create index versions_stubs_idx on clerk_sync.versions (kind, id) where state = 'stub';
+comment on table clerk_sync.versions is
+  'What decides whether an observation is newer: the version of each mirrored row, and the tombstone of each deleted one. Tombstones are never removed.';
+comment on column clerk_sync.versions.state is
+  'live: the row is a full observation. stub: made from what a membership embeds. deleted: a tombstone; observed_at is the time of the delete.';
+comment on column clerk_sync.versions.updated_at is 'Clerk''s updated_at, at most a second after observed_at.';
+comment on column clerk_sync.versions.content is 'Hash of the stored columns: breaks a tie of both times the same way in any order.';
+comment on column clerk_sync.versions.floor is 'A webhook observed before this is stale: a read of the API has seen the row since.';
+comment on column clerk_sync.versions.inferred is 'A tombstone that no event announced: Clerk''s API did not have the object.';
+
+create table clerk_sync.generations (
+  organization_id text not null,
+  user_id         text not null,
+  created_at      bigint not null,
+  membership_id   text not null,
+  primary key (organization_id, user_id)
+);
+comment on table clerk_sync.generations is
+  'The latest membership ever named for a user in an organization. Only that one may be live. Never removed.';
+
+create table clerk_sync.marks (
+  kind       text primary key check (kind in ('user', 'organization', 'membership')),
+  started_at bigint not null
+);
+comment on table clerk_sync.marks is 'When the last complete reconcile pass of a kind began. Never removed.';
+
+create table clerk_sync.pending_reads (
+  kind            text not null check (kind in ('user', 'organization', 'membership')),
+  id              text not null,
+  organization_id text,
+  user_id         text,
+  reason          text not null,
+  asked_at        timestamptz not null default now(),
+  primary key (kind, id)
+);
+comment on table clerk_sync.pending_reads is 'Objects whose state only a read by id from Clerk''s API can settle.';
+comment on column clerk_sync.pending_reads.organization_id is 'Of a membership: with user_id, the only way to ask the API for it.';
+
+create table clerk_sync.pending_passes (
+  kind     text primary key check (kind in ('user', 'organization', 'membership')),
+  reason   text not null,
+  asked_at timestamptz not null default now()
+);
+comment on table clerk_sync.pending_passes is 'Kinds that an event asked to be reconciled as a whole.';
+
+create table clerk_sync.receipts (
+  message_id  text primary key,
+  body_hash   text not null,
+  event_type  text not null,
+  entity_id   text,
+  outcome     text not null,
+  reason      text,
+  event_at    timestamptz,
+  received_at timestamptz not null default now()
+);
+comment on table clerk_sync.receipts is
+  'One row per message received, without its payload. Tells a repetition from a reused id; decides nothing about the mirror.';
+
+create table clerk_sync.dead_letters (
+  message_id  text not null,
+  body_hash   text not null,
+  event_type  text,
+  reason      text not null,
+  headers     jsonb not null,
+  body        bytea not null,
+  received_at timestamptz not null default now(),
+  primary key (message_id, body_hash)
+);
+comment on table clerk_sync.dead_letters is 'Signed messages that could not be used, kept whole. Bodies may hold personal data.';
+
+do $$
+declare t text;
+begin
+  foreach t in array array['instance', 'versions', 'generations', 'marks', 'pending_reads', 'pending_passes', 'receipts', 'dead_letters'] loop
+    execute format('alter table clerk_sync.%I enable row level security', t);
+    execute format('revoke all on table clerk_sync.%I from public, anon, authenticated, service_role', t);
+    execute format('grant select on table clerk_sync.%I to clerk_sync_worker', t);
+    execute format('create policy worker_reads on clerk_sync.%I for select to clerk_sync_worker using (true)', t);
+  end loop;
+end
+$$;

@@ -1,0 +1,373 @@
+-- The writer: the only thing that writes the mirror. One call is one statement and one transaction; writers of all replicas
+-- take turns on one lock. R1 to R8 are the rules of src/lib.rs ("Why order does not matter").
+--
+-- The batch is folded by the caller: at most one change per object and one stub per parent, all from one source.
+--   { "source": "webhook" | "list" | "read",       who observed: an event, a listing, a read of one object by its id
+--     "check_instance": boolean,                   whether a message of another Clerk instance is refused
+--     "messages": [message], "changes": [change], "stubs": [change], "namings": [naming],
+--     "reads": [read], "passes": [pass], "dead_letters": [dead letter] }
+-- Every item but a stub and a naming carries "n", and the answer has one row per n: what became of it, and why.
+-- Outcomes: applied, unchanged, stale, duplicate, pending, dead_letter; and two that leave the whole batch unwritten, for
+-- the caller to take the item out and send the rest again: foreign, reused.
+
+create type clerk_sync.change as (
+  n integer, kind text, id text, gone boolean, observed_at bigint, updated_at bigint, content bigint, created_at bigint,
+  -- users
+  first_name text, last_name text, username text, image_url text, has_image boolean,
+  email_address text, email_address_verified boolean, phone_number text, phone_number_verified boolean,
+  external_id text, banned boolean, locked boolean, deprovisioned boolean, public_metadata jsonb, unsafe_metadata jsonb,
+  -- organizations
+  name text, slug text, max_allowed_memberships bigint,
+  -- memberships
+  organization_id text, user_id text, role text, permissions text[]
+);
+create type clerk_sync.naming as (organization_id text, user_id text, membership_id text, created_at bigint);
+create type clerk_sync.message as (
+  n integer, message_id text, body_hash text, event_type text, entity_id text, instance_id text, event_at bigint
+);
+create type clerk_sync.outcome as (n integer, outcome text, reason text);
+revoke all on type clerk_sync.change, clerk_sync.naming, clerk_sync.message, clerk_sync.outcome from public;
+
+create function clerk_sync.at(ms bigint) returns timestamptz
+  language sql immutable strict parallel safe set search_path = ''
+  as $$ select pg_catalog.to_timestamp(ms / 1000.0) $$;
+revoke all on function clerk_sync.at(bigint) from public;
+
+-- Removes membership rows with their versions, so that nothing remembers a row that is not there. A tombstone stays.
+create function clerk_sync.end_memberships(ids text[]) returns void
+  language sql volatile set search_path = '' as $$
+  delete from clerk.organization_memberships where id = any (ids);
+  delete from clerk_sync.versions where kind = 'membership' and id = any (ids) and state <> 'deleted';
+$$;
+revoke all on function clerk_sync.end_memberships(text[]) from public;
+
+create function clerk_sync.apply(batch jsonb)
+  returns table (n integer, outcome text, reason text)
+  language plpgsql volatile security definer set search_path = '' as $$
+#variable_conflict use_column
+declare
+  margin constant bigint := 300000;           -- ms; R2, R4, R7: more than any clock or queue between Clerk and us is off
+  from_webhook constant boolean := batch ->> 'source' = 'webhook';
+  from_read constant boolean := batch ->> 'source' = 'read';
+  changes clerk_sync.change[];
+  stubs clerk_sync.change[];
+  namings clerk_sync.naming[];
+  messages clerk_sync.message[];
+  seen text[];                                -- ids of messages that we hold a receipt for
+  accepted clerk_sync.change[] := '{}';       -- what is to be written to the mirror
+  accepted_stubs clerk_sync.change[] := '{}';
+  results clerk_sync.outcome[] := '{}';
+  these_results clerk_sync.outcome[];
+  ended text[];
+begin
+  -- Writers take turns, over all replicas: no deadlock, and no member added while the organization is deleted.
+  -- Every step below is a statement of its own, so it sees what was committed before the lock was granted.
+  perform pg_catalog.pg_advisory_xact_lock(7250325107101);
+
+  changes  := array(select pg_catalog.jsonb_populate_recordset(null::clerk_sync.change, batch -> 'changes'));
+  stubs    := array(select pg_catalog.jsonb_populate_recordset(null::clerk_sync.change, batch -> 'stubs'));
+  namings  := array(select pg_catalog.jsonb_populate_recordset(null::clerk_sync.naming, batch -> 'namings'));
+  messages := array(select pg_catalog.jsonb_populate_recordset(null::clerk_sync.message, batch -> 'messages'));
+
+  -- The instance is pinned by the first message that names one, in a database where nothing else pinned it.
+  if (batch ->> 'check_instance')::boolean then
+    insert into clerk_sync.instance (instance_id, pinned_by)
+      select m.instance_id, 'webhook' from unnest(messages) m where m.instance_id is not null order by m.n limit 1
+      on conflict do nothing;
+  end if;
+
+  -- Messages that must not be applied at all: of another instance, or with an id that came with another body.
+  with refused as (
+    select m.n,
+           case when (batch ->> 'check_instance')::boolean and m.instance_id <> i.instance_id then 'foreign' else 'reused' end as outcome,
+           i.instance_id as pinned
+      from unnest(messages) m
+      left join clerk_sync.instance i on true
+      left join clerk_sync.receipts r on r.message_id = m.message_id and r.body_hash <> m.body_hash
+     where ((batch ->> 'check_instance')::boolean and m.instance_id <> i.instance_id)
+        or ((r.message_id is not null
+             or exists (select from unnest(messages) b where b.message_id = m.message_id and b.body_hash <> m.body_hash and b.n < m.n))
+            and not exists (select from pg_catalog.jsonb_array_elements(batch -> 'dead_letters') d where (d ->> 'n')::integer = m.n))
+  )
+  select coalesce(array_agg(row(n, outcome, case outcome when 'foreign' then pinned end)::clerk_sync.outcome), '{}')
+    into results from refused;
+  if cardinality(results) > 0 then
+    return query select * from unnest(results);
+    return;
+  end if;
+
+  seen := array(select r.message_id from clerk_sync.receipts r join unnest(messages) m using (message_id));
+
+  -- R5: the greatest membership ever named for a pair is remembered, whatever else the observation is good for, and ends
+  -- every older one.
+  insert into clerk_sync.generations as g (organization_id, user_id, created_at, membership_id)
+    select distinct on (organization_id, user_id) organization_id, user_id, created_at, membership_id
+      from unnest(namings)
+     order by organization_id, user_id, created_at desc, membership_id collate "C" desc
+    on conflict (organization_id, user_id) do update
+      set created_at = excluded.created_at, membership_id = excluded.membership_id
+    where (excluded.created_at, excluded.membership_id collate "C") > (g.created_at, g.membership_id collate "C");
+  ended := array(
+    select m.id from (select distinct organization_id, user_id from unnest(namings)) named
+      join clerk_sync.generations g using (organization_id, user_id)
+      join clerk.organization_memberships m using (organization_id, user_id)
+     where m.id <> g.membership_id);
+  if cardinality(ended) > 0 then
+    perform clerk_sync.end_memberships(ended);
+  end if;
+
+  -- R4: a delete leaves a tombstone, also for an id never seen. One that is inferred yields to whatever was observed later.
+  with gone as (
+    select c.n, c.kind, c.id, c.observed_at, v.state, v.observed_at as known_at, v.inferred
+      from unnest(changes) c left join clerk_sync.versions v using (kind, id)
+     where c.gone
+  ), decided as (
+    select *,
+      case when state = 'deleted' and (from_webhook, observed_at) > (not inferred, known_at) then 'later'
+           when state = 'deleted' then 'unchanged'
+           when not from_webhook and known_at > observed_at then 'stale'
+           else 'applied' end as verdict
+      from gone
+  ), buried as (
+    insert into clerk_sync.versions as v (kind, id, state, observed_at, inferred)
+      select kind, id, 'deleted', observed_at, not from_webhook from decided where verdict in ('applied', 'later')
+      on conflict (kind, id) do update
+        set state = 'deleted', observed_at = excluded.observed_at, inferred = excluded.inferred,
+            updated_at = null, content = null, floor = 0
+  ), settled as (
+    delete from clerk_sync.pending_reads p using decided d where p.kind = d.kind and p.id = d.id and d.verdict <> 'stale'
+  ), emptied_users as (
+    -- The identity stays, for the application's foreign keys; everything else about the user goes.
+    insert into clerk.users as u (id, deleted_at)
+      select id, clerk_sync.at(observed_at) from decided where kind = 'user' and verdict in ('applied', 'later')
+      on conflict (id) do update
+        set first_name = null, last_name = null, username = null, image_url = null, has_image = null, deleted_at = excluded.deleted_at
+  ), emptied_details as (
+    delete from clerk.user_details u using decided d where d.kind = 'user' and d.verdict = 'applied' and u.id = d.id
+  ), emptied_organizations as (
+    insert into clerk.organizations as o (id, deleted_at)
+      select id, clerk_sync.at(observed_at) from decided where kind = 'organization' and verdict in ('applied', 'later')
+      on conflict (id) do update
+        set name = null, slug = null, image_url = null, has_image = null, max_allowed_memberships = null,
+            public_metadata = null, created_at = null, updated_at = null, deleted_at = excluded.deleted_at
+  )
+  select coalesce(array_agg(case verdict
+           when 'later' then row(n, 'applied', 'deleted later than known')
+           when 'stale' then row(n, 'stale', 'seen since')
+           when 'unchanged' then row(n, 'unchanged', 'deleted already')
+           else row(n, 'applied', 'deleted') end::clerk_sync.outcome), '{}')
+    into results from decided;
+  ended := array(
+    select m.id from unnest(changes) c join clerk.organization_memberships m on m.id = c.id where c.gone and c.kind = 'membership'
+    union all
+    select m.id from unnest(changes) c join clerk.organization_memberships m on m.organization_id = c.id where c.gone and c.kind = 'organization'
+    union all
+    select m.id from unnest(changes) c join clerk.organization_memberships m on m.user_id = c.id where c.gone and c.kind = 'user');
+  if cardinality(ended) > 0 then
+    -- Only of what is a tombstone now: a stale inferred delete ends nothing.
+    perform clerk_sync.end_memberships(array(
+      select m.id from clerk.organization_memberships m
+       where m.id = any (ended)
+         and exists (select from clerk_sync.versions v
+                      where v.state = 'deleted'
+                        and (v.kind, v.id) in (('membership', m.id), ('organization', m.organization_id), ('user', m.user_id)))));
+  end if;
+
+  -- R6: a parent that is missing is stubbed from what the membership embeds; R7: unless a pass has read that kind since.
+  with candidate as (
+    select c as change, v.state, v.observed_at as known_at, v.content as known_content,
+           from_webhook and c.observed_at < k.started_at - margin as doubtful
+      from unnest(stubs) c
+      left join clerk_sync.versions v using (kind, id)
+      left join clerk_sync.marks k on k.kind = c.kind
+     where v.state is null or v.state = 'stub'
+  ), written as (
+    insert into clerk_sync.versions (kind, id, state, observed_at, content)
+      select (change).kind, (change).id, 'stub', (change).observed_at, (change).content from candidate
+       where (state is null and doubtful is not true)
+          or (state = 'stub' and ((change).observed_at, (change).content) > (known_at, known_content))
+      on conflict (kind, id) do update set observed_at = excluded.observed_at, content = excluded.content
+      returning kind, id
+  ), asked as (
+    insert into clerk_sync.pending_reads (kind, id, reason)
+      select (change).kind, (change).id, 'named by a membership older than the last pass' from candidate where state is null and doubtful
+      on conflict do nothing
+  )
+  select coalesce(array_agg(change), '{}') into accepted_stubs
+    from candidate join written w on w.kind = (change).kind and w.id = (change).id;
+
+  -- R1 to R5 and R7: which live observations win.
+  with candidate as (
+    select c as change, v.state, v.updated_at as known_updated_at, v.observed_at as known_at, v.content as known_content,
+           v.inferred, coalesce(v.floor, 0) as known_floor,
+           case when from_webhook then coalesce(v.floor, 0) else greatest(coalesce(v.floor, 0), c.observed_at - margin) end as floor,
+           k.started_at, g.membership_id as generation, po.state as organization_state, pu.state as user_state
+      from unnest(changes) c
+      left join clerk_sync.versions v using (kind, id)
+      left join clerk_sync.marks k on k.kind = c.kind
+      left join clerk_sync.generations g on c.kind = 'membership' and g.organization_id = c.organization_id and g.user_id = c.user_id
+      left join clerk_sync.versions po on c.kind = 'membership' and po.kind = 'organization' and po.id = c.organization_id
+      left join clerk_sync.versions pu on c.kind = 'membership' and pu.kind = 'user' and pu.id = c.user_id
+     where not c.gone
+  ), judged as (
+    select *,
+      case
+        when state = 'deleted'                                                                              -- R4
+             and not (from_read and (change).observed_at > known_at + margin)
+             and not (from_webhook and inferred and (change).updated_at > known_at) then 'deleted'
+        when from_webhook and (change).observed_at < started_at - margin then                               -- R7
+          case when state = 'live' then 'read since' else 'doubtful' end
+        when (change).kind = 'membership' and (organization_state = 'deleted' or user_state = 'deleted') then 'parent deleted'
+        when (change).kind = 'membership' and generation <> (change).id then 'newer membership known'        -- R5
+        when (change).kind = 'membership' and (organization_state is null or user_state is null) then 'parent doubtful'
+        when state is distinct from 'live' then 'new'
+        when batch ->> 'source' = 'list' and known_content = (change).content
+             and known_updated_at = (change).updated_at then 'same'                                          -- R3
+        when (known_updated_at, known_at, known_content)
+             = ((change).updated_at, (change).observed_at, (change).content) then 'same'
+        when (known_at < floor) <> ((change).observed_at < floor) then                                       -- R2
+          case when known_at < floor then 'newer' else 'read since' end
+        when ((change).updated_at, (change).observed_at, (change).content)
+             > (known_updated_at, known_at, known_content) then 'newer'                                      -- R1
+        else 'older'
+      end as verdict
+      from candidate
+  ), written as (
+    insert into clerk_sync.versions (kind, id, state, updated_at, observed_at, content, floor)
+      select (change).kind, (change).id, 'live', (change).updated_at, (change).observed_at, (change).content,
+             case when state = 'live' then floor when from_webhook then 0 else (change).observed_at - margin end
+        from judged where verdict in ('new', 'newer')
+      on conflict (kind, id) do update
+        set state = 'live', updated_at = excluded.updated_at, observed_at = excluded.observed_at,
+            content = excluded.content, floor = excluded.floor, inferred = false
+  ), raised as (
+    update clerk_sync.versions v set floor = j.floor from judged j
+     where j.verdict in ('older', 'read since') and j.state = 'live' and j.floor > j.known_floor
+       and v.kind = (j.change).kind and v.id = (j.change).id
+  ), asked as (
+    insert into clerk_sync.pending_reads (kind, id, organization_id, user_id, reason)
+      select (change).kind, (change).id, (change).organization_id, (change).user_id,
+             case when verdict in ('new', 'newer') then 'banned is missing' else verdict end
+        from judged
+       where verdict in ('doubtful', 'parent doubtful')
+          or (verdict in ('new', 'newer') and (change).kind = 'user' and (change).banned is null)
+      on conflict do nothing
+  )
+  select coalesce(array_agg(row((change).n, case
+             when verdict in ('new', 'newer') then 'applied'
+             when verdict = 'same' then 'unchanged'
+             when verdict in ('doubtful', 'parent doubtful') then 'pending'
+             else 'stale' end, verdict)::clerk_sync.outcome), '{}'),
+         -- A read that finds nothing new still mends a row that somebody changed by hand.
+         coalesce(array_agg(change) filter (where verdict in ('new', 'newer') or (verdict = 'same' and not from_webhook)), '{}')
+    into these_results, accepted from judged;
+  results := results || these_results;
+
+  -- The mirror itself. A row that is equal already is not written.
+  insert into clerk.users as u (id, first_name, last_name, username, image_url, has_image)
+    select distinct on (id) id, first_name, last_name, username, image_url, has_image
+      from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
+     where kind = 'user' order by id, stub
+    on conflict (id) do update
+      set first_name = excluded.first_name, last_name = excluded.last_name, username = excluded.username,
+          image_url = excluded.image_url, has_image = excluded.has_image, deleted_at = null
+    where (u.first_name, u.last_name, u.username, u.image_url, u.has_image, u.deleted_at)
+          is distinct from (excluded.first_name, excluded.last_name, excluded.username, excluded.image_url, excluded.has_image, null);
+  insert into clerk.user_details as d (id, email_address, email_address_verified, phone_number, phone_number_verified, external_id,
+                                       banned, locked, deprovisioned, public_metadata, unsafe_metadata, created_at, updated_at)
+    select distinct on (id) id, email_address, email_address_verified, phone_number, phone_number_verified, external_id,
+           banned, locked, deprovisioned, public_metadata, unsafe_metadata, clerk_sync.at(created_at), clerk_sync.at(updated_at)
+      from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
+     where kind = 'user' order by id, stub
+    on conflict (id) do update
+      set email_address = excluded.email_address, email_address_verified = excluded.email_address_verified,
+          phone_number = excluded.phone_number, phone_number_verified = excluded.phone_number_verified,
+          external_id = excluded.external_id, banned = excluded.banned, locked = excluded.locked,
+          deprovisioned = excluded.deprovisioned, public_metadata = excluded.public_metadata,
+          unsafe_metadata = excluded.unsafe_metadata, created_at = excluded.created_at, updated_at = excluded.updated_at
+    where d.* is distinct from excluded.*;
+  insert into clerk.organizations as o (id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata, created_at, updated_at)
+    select distinct on (id) id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata,
+           clerk_sync.at(created_at), clerk_sync.at(updated_at)
+      from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
+     where kind = 'organization' order by id, stub
+    on conflict (id) do update
+      set name = excluded.name, slug = excluded.slug, image_url = excluded.image_url, has_image = excluded.has_image,
+          max_allowed_memberships = excluded.max_allowed_memberships, public_metadata = excluded.public_metadata,
+          created_at = excluded.created_at, updated_at = excluded.updated_at, deleted_at = null
+    where o.* is distinct from excluded.*;
+  insert into clerk.organization_memberships as m (id, organization_id, user_id, role, permissions, public_metadata, created_at, updated_at)
+    select id, organization_id, user_id, role, permissions, public_metadata, clerk_sync.at(created_at), clerk_sync.at(updated_at)
+      from unnest(accepted) where kind = 'membership'
+    on conflict (id) do update
+      set organization_id = excluded.organization_id, user_id = excluded.user_id, role = excluded.role,
+          permissions = excluded.permissions, public_metadata = excluded.public_metadata,
+          created_at = excluded.created_at, updated_at = excluded.updated_at
+    where m.* is distinct from excluded.*;
+
+  -- What could not be decided here is kept for those who can: a read by id, a pass, a person.
+  insert into clerk_sync.pending_reads (kind, id, organization_id, user_id, reason)
+    select distinct on (r.kind, r.id) r.kind, r.id, r.organization_id, r.user_id, r.reason
+      from pg_catalog.jsonb_to_recordset(batch -> 'reads') r(n integer, kind text, id text, organization_id text, user_id text, reason text)
+     where not exists (select from clerk_sync.versions v where v.kind = r.kind and v.id = r.id and v.state = 'deleted' and not v.inferred)
+    on conflict do nothing;
+  insert into clerk_sync.pending_passes (kind, reason)
+    select distinct on (p.kind) p.kind, p.reason
+      from pg_catalog.jsonb_to_recordset(batch -> 'passes') p(n integer, kind text, reason text)
+    on conflict do nothing;
+  insert into clerk_sync.dead_letters (message_id, body_hash, event_type, reason, headers, body)
+    select m.message_id, m.body_hash, m.event_type, d.reason, d.headers, pg_catalog.decode(d.body_hex, 'hex')
+      from pg_catalog.jsonb_to_recordset(batch -> 'dead_letters') d(n integer, reason text, headers jsonb, body_hex text)
+      join unnest(messages) m on m.n = d.n
+    on conflict do nothing;
+
+  -- One answer for each item. A message whose change lost to another one of the batch is stale.
+  results := array(
+    select row(item.n,
+               case when done.outcome in ('unchanged', 'stale')
+                         and (m.message_id = any (seen)
+                              or exists (select from unnest(messages) b where b.message_id = m.message_id and b.n < m.n))
+                    then 'duplicate' else done.outcome end,
+               done.reason)::clerk_sync.outcome
+      from (select n from unnest(changes) union select n from unnest(messages)
+            union select (r ->> 'n')::integer from pg_catalog.jsonb_array_elements(batch -> 'reads') r
+            union select (p ->> 'n')::integer from pg_catalog.jsonb_array_elements(batch -> 'passes') p) item
+      left join unnest(messages) m on m.n = item.n
+      cross join lateral (
+        select r.outcome, r.reason from (
+          select 0, x.outcome, x.reason from unnest(results) x where x.n = item.n
+          union all select 1, 'dead_letter', x ->> 'reason' from pg_catalog.jsonb_array_elements(batch -> 'dead_letters') x where (x ->> 'n')::integer = item.n
+          union all select 2, 'pending', x ->> 'reason' from pg_catalog.jsonb_array_elements(batch -> 'reads') x where (x ->> 'n')::integer = item.n
+          union all select 3, 'pending', x ->> 'reason' from pg_catalog.jsonb_array_elements(batch -> 'passes') x where (x ->> 'n')::integer = item.n
+          union all select 4, 'stale', 'a newer change came with it'
+        ) r(rank, outcome, reason) order by r.rank limit 1
+      ) done);
+  insert into clerk_sync.receipts (message_id, body_hash, event_type, entity_id, outcome, reason, event_at)
+    select distinct on (m.message_id) m.message_id, m.body_hash, m.event_type, m.entity_id, r.outcome, r.reason, clerk_sync.at(m.event_at)
+      from unnest(messages) m join unnest(results) r on r.n = m.n
+     where not m.message_id = any (seen)
+     order by m.message_id, m.n
+    on conflict do nothing;
+
+  return query select * from unnest(results);
+end
+$$;
+revoke all on function clerk_sync.apply(jsonb) from public;
+grant execute on function clerk_sync.apply(jsonb) to clerk_sync_worker;
+comment on function clerk_sync.apply(jsonb) is 'Applies one folded batch of observations: the only writer of the mirror.';
+
+-- Pins the mirror to a Clerk instance while it is empty, and tells which one it is pinned to.
+create function clerk_sync.pin_instance(wanted text, source text) returns text
+  language plpgsql volatile security definer set search_path = '' as $$
+begin
+  perform pg_catalog.pg_advisory_xact_lock(7250325107101);
+  if wanted is not null then
+    insert into clerk_sync.instance as i (instance_id, pinned_by) values (wanted, source)
+      on conflict (only_row) do update set instance_id = excluded.instance_id, pinned_by = excluded.pinned_by, pinned_at = now()
+      where i.instance_id <> excluded.instance_id and not exists (select from clerk_sync.versions);
+  end if;
+  return (select instance_id from clerk_sync.instance);
+end
+$$;
+revoke all on function clerk_sync.pin_instance(text, text) from public;
+grant execute on function clerk_sync.pin_instance(text, text) to clerk_sync_worker;

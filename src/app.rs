@@ -1,0 +1,86 @@
+//! The parts of `serve`, put together: listener, routes, writer, and stopping in order.
+
+use crate::config::Config;
+use crate::health;
+use crate::webhook::receive::{self, Receiver};
+use crate::webhook::writer::{InstanceCheck, Writer};
+use axum::Router;
+use axum::routing::{get, post};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+/// How long a sender may take for a request's head, and how long a connection may lie idle.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// Connections at once. Svix opens some 500 at most; the rest wait to be accepted.
+const CONNECTIONS: usize = 2_000;
+/// How long stopping may take: requests under way are answered first.
+const SHUTDOWN: Duration = Duration::from_secs(9);
+
+/// Serves on `listener` until `shutdown` completes, then answers what is under way and ends.
+pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+    if config.instance == InstanceCheck::Off {
+        tracing::warn!("CLERK_INSTANCE_ID is *: events of any Clerk instance are applied");
+    }
+    let (writer, writing) = Writer::start(config.database, config.instance.clone());
+    accept(listener, router(config.verifier, writer, config.instance), shutdown).await;
+    // The router is gone, and with it every handle to the writer: the task drains its queue and ends.
+    if tokio::time::timeout(SHUTDOWN, writing).await.is_err() {
+        tracing::error!("the writer did not stop in time");
+    }
+}
+
+fn router(verifier: crate::webhook::verify::Verifier, writer: Writer, check: InstanceCheck) -> Router {
+    Router::new()
+        .route("/webhooks/clerk", post(receive::receive))
+        .route("/readyz", get(move |state| health::ready(state, check)))
+        .route("/livez", get(health::live))
+        .with_state(Receiver::new(verifier, writer))
+}
+
+/// Accepts connections until `shutdown`. axum's own server has no limit on time for heads and idle connections
+/// (`tokio-rs/axum` pull request 3478), hence hyper's.
+async fn accept(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
+    let mut server = auto::Builder::new(TokioExecutor::new()).http1_only();
+    server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let place = Arc::clone(&places).acquire_owned();
+        let next = async { (place.await, listener.accept().await) };
+        let (place, accepted) = tokio::select! {
+            next = next => next,
+            () = &mut shutdown => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file handles, most likely: those under way will free some.
+                tracing::error!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone());
+        let connection = graceful.watch(server.serve_connection(TokioIo::new(stream), service).into_owned());
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error, "a connection ended early");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    tracing::info!("stopping: answering what is under way");
+    if tokio::time::timeout(SHUTDOWN, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some connections did not end in time");
+    }
+}

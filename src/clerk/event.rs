@@ -1,0 +1,163 @@
+//! A webhook's body, turned into a change. Pure: bytes in, value out.
+//!
+//! Three things can be wrong with a signed body, and each has its way: a field of no consequence is dropped; an object that
+//! is named but not usable is to be read by its id; a body that names nothing becomes a dead letter.
+
+use super::payload::{self, Object};
+use crate::model::{
+    Change, Claim, EntityRef, InstanceId, Kind, MembershipId, Millis, OrganizationId, UserId, WantedRead,
+};
+
+/// How far ahead of the attempt an event's own time may lie, in ms: beyond it one of the two clocks is wrong, and ordering
+/// by that time would freeze the row.
+const AHEAD: i64 = 300_000;
+
+/// The members of an envelope that we read. Which of two would count is anybody's guess.
+const ENVELOPE: [&str; 5] = ["object", "type", "data", "timestamp", "instance_id"];
+
+/// A body that could be read.
+#[derive(Debug)]
+pub struct Event {
+    /// Such as `user.created`. An open set.
+    pub event_type: String,
+    /// Missing from older events and from the dashboard's examples.
+    pub instance_id: Option<InstanceId>,
+    pub entity: Option<EntityRef>,
+    pub event_at: Option<Millis>,
+    /// `None`: the type says nothing about what we mirror.
+    pub change: Option<Change>,
+}
+
+/// A body that cannot be used and names nothing that could be read instead.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Unusable {
+    /// As far as it could be read.
+    pub event_type: Option<String>,
+    /// Names a place in the body, never a value.
+    pub reason: String,
+}
+
+/// Reads one body. `attempted_at` is the time of the attempt on Clerk's side (the signed `svix-timestamp`).
+///
+/// # Errors
+/// The body cannot be used at all: keep it as a dead letter.
+pub fn parse(body: &[u8], attempted_at: Millis) -> Result<Event, Unusable> {
+    let unusable = |reason: String| Unusable { event_type: None, reason };
+    let envelope = Object::parse(body).map_err(unusable)?;
+    if let Some(name) = ENVELOPE.into_iter().find(|name| envelope.repeats(name)) {
+        return Err(unusable(format!("{name} stands twice")));
+    }
+    let event_type = envelope
+        .text("type")
+        .filter(|event_type| !event_type.is_empty() && event_type.len() <= 255)
+        .ok_or_else(|| unusable("type is missing or no event type".to_owned()))?;
+    let unusable = |reason: &str| Unusable { event_type: Some(event_type.clone()), reason: reason.to_owned() };
+    if envelope.get("object").is_some() && envelope.text("object").as_deref() != Some("event") {
+        return Err(unusable("object is not event"));
+    }
+    let instance_id = envelope.text("instance_id").map(InstanceId);
+    let span = envelope.integer("timestamp").and_then(Millis::span);
+
+    let (entity, change) = match Subject::of(&event_type) {
+        None => (None, None),
+        Some(Subject::Roles) => {
+            let event_at = span.map_or(attempted_at, |(from, _)| from);
+            (None, Some(unclear(Kind::Membership, event_at, "a role or permission changed")))
+        }
+        Some(Subject::Entity { kind, deleted }) => {
+            let data = envelope.object("data").ok_or_else(|| unusable("data is missing or no object"))?;
+            let Some(id) = data.id("id").filter(|id| !kind.contradicts(id)) else {
+                if deleted && data.get("id").is_none() {
+                    let event_at = span.map_or(attempted_at, |(_, to)| to);
+                    let change = unclear(kind, event_at, "a delete without an id");
+                    return Ok(Event { event_type, instance_id, entity: None, event_at: Some(event_at), change: Some(change) });
+                }
+                return Err(unusable("data.id is missing or no id of this kind"));
+            };
+            let change = observe(&data, EntityRef { kind, id: id.clone() }, deleted, span, attempted_at);
+            (Some(EntityRef { kind, id }), Some(change))
+        }
+    };
+    Ok(Event { event_type, instance_id, entity, event_at: span.map(|(from, _)| from), change })
+}
+
+/// What an event type is about.
+enum Subject {
+    Entity { kind: Kind, deleted: bool },
+    /// Memberships carry the permissions of their role, and whether they get events of their own is not documented.
+    Roles,
+}
+
+impl Subject {
+    fn of(event_type: &str) -> Option<Subject> {
+        let (subject, verb) = event_type.split_once('.')?;
+        let deleted = match verb {
+            "created" | "updated" => false,
+            "deleted" => true,
+            _ => return None,
+        };
+        let kind = match subject {
+            "user" => Kind::User,
+            "organization" => Kind::Organization,
+            "organizationMembership" => Kind::Membership,
+            "role" | "permission" => return Some(Subject::Roles),
+            _ => return None,
+        };
+        Some(Subject::Entity { kind, deleted })
+    }
+}
+
+fn unclear(kind: Kind, observed_at: Millis, reason: &'static str) -> Change {
+    Change { observed_at, claim: Claim::Unclear { kind, reason }, naming: None }
+}
+
+/// What the object in `data` says. `span` is what the event's time can mean; in seconds, it covers one.
+fn observe(data: &Object<'_>, entity: EntityRef, deleted: bool, span: Option<(Millis, Millis)>, attempted_at: Millis) -> Change {
+    let naming = match entity.kind {
+        Kind::Membership => payload::naming(data, MembershipId(entity.id.clone())),
+        Kind::User | Kind::Organization => None,
+    };
+    let updated_at = data.millis("updated_at");
+    let sane = span.is_none_or(|(from, _)| from <= attempted_at.plus(AHEAD));
+    // R4: a delete in seconds counts as the second's end, so that it beats what was created within that second.
+    let observed_at = match span {
+        Some((from, to)) if sane => Some(if deleted { to } else { from }),
+        Some(_) => None,
+        None => updated_at.filter(|_| !deleted),
+    };
+    let unusable = |reason| {
+        let (organization_id, user_id) = match entity.kind {
+            Kind::Membership => payload::pair(data),
+            Kind::User | Kind::Organization => (None, None),
+        };
+        Claim::Unusable(WantedRead { kind: entity.kind, id: entity.id.clone(), organization_id, user_id, reason })
+    };
+    let Some(observed_at) = observed_at else {
+        let reason = if sane { "the event's time is missing" } else { "the event's time is ahead of Clerk's clock" };
+        // What it embeds cannot be dated, so it names a membership but stubs no parent that anything dated has stubbed.
+        return Change { observed_at: Millis::MIN, claim: unusable(reason), naming };
+    };
+    let claim = if deleted {
+        Claim::Gone(entity)
+    } else {
+        let found = match entity.kind {
+            Kind::User => Some(payload::user(data, UserId(entity.id.clone()))),
+            Kind::Organization => Some(crate::model::Entity::Organization(payload::organization(
+                data,
+                OrganizationId(entity.id.clone()),
+            ))),
+            Kind::Membership => naming.as_ref().and_then(|naming| payload::membership(data, naming)),
+        };
+        match (found, updated_at) {
+            (Some(found), Some(updated_at)) => {
+                // R1: a time far ahead must not keep every later change out.
+                let updated_at = updated_at.min(observed_at.plus(1_000));
+                Claim::Live { entity: found, updated_at }
+            }
+            (None, _) => unusable("role, user or organization is missing"),
+            (_, None) => unusable("updated_at is missing"),
+        }
+    };
+    Change { observed_at, claim, naming }
+}

@@ -1,0 +1,240 @@
+//! Clerk's JSON objects, read field by field. Webhooks and the Backend API share these shapes
+//! (`clerk/openapi-specs`, `webhooks/2025-04-15.yml` and `bapi/2026-05-12.yml`).
+
+use crate::model::{
+    Entity, Json, Membership, MembershipId, Millis, Naming, Organization, OrganizationId, User, UserId, decode_string,
+};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt;
+
+/// A JSON object whose members are still raw. Only an object will do: an array of the values in field order is refused.
+pub(super) struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Object<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
+                let mut members = Vec::with_capacity(48);
+                while let Some(Key(key)) = map.next_key()? {
+                    members.push((key, map.next_value()?));
+                }
+                Ok(Object(members))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+struct Key<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Key<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Key<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Borrowed(key)))
+            }
+
+            fn visit_str<E>(self, key: &str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Owned(key.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+impl<'a> Object<'a> {
+    /// `Err` says in a few words, without any value, why `raw` is no usable object.
+    pub(super) fn parse(raw: &'a [u8]) -> Result<Object<'a>, String> {
+        serde_json::from_slice(raw).map_err(|error| match error.classify() {
+            serde_json::error::Category::Data => "not a JSON object".to_owned(),
+            _ => format!("not JSON: line {}, column {}", error.line(), error.column()),
+        })
+    }
+
+    /// The member of that name; of several the last, as in Postgres. `null` counts as absent.
+    pub(super) fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| *raw).filter(|raw| raw.get() != "null")
+    }
+
+    /// Whether a member of that name stands twice.
+    pub(super) fn repeats(&self, name: &str) -> bool {
+        self.0.iter().filter(|(key, _)| key == name).count() > 1
+    }
+
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        let raw = self.get(name)?.get();
+        raw.starts_with('"').then(|| decode_string(raw).into_owned())
+    }
+
+    /// An identifier: text of 1 to 255 bytes that Postgres can hold as it is.
+    pub(super) fn id(&self, name: &str) -> Option<String> {
+        self.text(name).filter(|id| !id.is_empty() && id.len() <= 255 && !id.contains(char::REPLACEMENT_CHARACTER))
+    }
+
+    pub(super) fn boolean(&self, name: &str) -> Option<bool> {
+        match self.get(name)?.get() {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => None,
+        }
+    }
+
+    /// A whole number, also where it is written as a float (`1.7e12`).
+    pub(super) fn integer(&self, name: &str) -> Option<i64> {
+        const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53: beyond it a float has no whole-number precision
+        let raw = self.get(name)?.get();
+        raw.parse().ok().or_else(|| {
+            let float: f64 = raw.parse().ok()?;
+            #[expect(clippy::cast_possible_truncation, reason = "whole and within 2^53")]
+            (float.fract() == 0.0 && float.abs() < EXACT).then_some(float as i64)
+        })
+    }
+
+    pub(super) fn millis(&self, name: &str) -> Option<Millis> {
+        Millis::new(self.integer(name)?)
+    }
+
+    pub(super) fn object(&self, name: &str) -> Option<Object<'a>> {
+        Object::parse(self.get(name)?.get().as_bytes()).ok()
+    }
+
+    fn objects(&self, name: &str) -> Vec<Object<'a>> {
+        let Some(raw) = self.get(name) else { return Vec::new() };
+        let items: Vec<&'a RawValue> = serde_json::from_str(raw.get()).unwrap_or_default();
+        items.into_iter().filter_map(|item| Object::parse(item.get().as_bytes()).ok()).collect()
+    }
+
+    /// Metadata is an object or nothing.
+    fn metadata(&self, name: &str) -> Option<Json> {
+        let raw = self.get(name)?.get();
+        raw.starts_with('{').then(|| Json::canonical(raw))
+    }
+
+    fn texts(&self, name: &str) -> Vec<String> {
+        let Some(raw) = self.get(name) else { return Vec::new() };
+        let items: Vec<&RawValue> = serde_json::from_str(raw.get()).unwrap_or_default();
+        items.into_iter().filter(|raw| raw.get().starts_with('"')).map(|raw| decode_string(raw.get()).into_owned()).collect()
+    }
+}
+
+/// A whole user.
+pub(super) fn user(data: &Object<'_>, id: UserId) -> Entity {
+    let (email_address, email_address_verified) =
+        primary(data, "primary_email_address_id", "email_addresses", "email_address");
+    let (phone_number, phone_number_verified) = primary(data, "primary_phone_number_id", "phone_numbers", "phone_number");
+    Entity::User(User {
+        id,
+        first_name: data.text("first_name"),
+        last_name: data.text("last_name"),
+        username: data.text("username"),
+        image_url: data.text("image_url"),
+        has_image: data.boolean("has_image"),
+        email_address,
+        email_address_verified,
+        phone_number,
+        phone_number_verified,
+        external_id: data.text("external_id"),
+        banned: data.boolean("banned"),
+        locked: data.boolean("locked"),
+        deprovisioned: data.boolean("deprovisioned"),
+        public_metadata: data.metadata("public_metadata"),
+        unsafe_metadata: data.metadata("unsafe_metadata"),
+        created_at: data.millis("created_at"),
+    })
+}
+
+/// The address that the id in `pointer` names, and whether it is verified. The id may be null or point nowhere.
+fn primary(data: &Object<'_>, pointer: &str, list: &str, field: &str) -> (Option<String>, Option<bool>) {
+    let Some(id) = data.text(pointer) else { return (None, None) };
+    let Some(address) = data.objects(list).into_iter().find(|item| item.text("id").as_ref() == Some(&id)) else {
+        return (None, None);
+    };
+    let status = address.object("verification").and_then(|verification| verification.text("status"));
+    (address.text(field), Some(status.as_deref() == Some("verified")))
+}
+
+/// A whole organization, or what a membership embeds of one.
+pub(super) fn organization(data: &Object<'_>, id: OrganizationId) -> Organization {
+    Organization {
+        id,
+        name: data.text("name"),
+        slug: data.text("slug"),
+        image_url: data.text("image_url"),
+        has_image: data.boolean("has_image"),
+        max_allowed_memberships: data.integer("max_allowed_memberships"),
+        public_metadata: data.metadata("public_metadata"),
+        created_at: data.millis("created_at"),
+    }
+}
+
+/// What a membership embeds of its user (`public_user_data`).
+fn user_stub(data: &Object<'_>, id: UserId) -> User {
+    User {
+        id,
+        first_name: data.text("first_name"),
+        last_name: data.text("last_name"),
+        username: data.text("username"),
+        image_url: data.text("image_url"),
+        has_image: data.boolean("has_image"),
+        email_address: None,
+        email_address_verified: None,
+        phone_number: None,
+        phone_number_verified: None,
+        external_id: None,
+        banned: data.boolean("banned"),
+        locked: None,
+        deprovisioned: data.boolean("deprovisioned"),
+        public_metadata: None,
+        unsafe_metadata: None,
+        created_at: None,
+    }
+}
+
+/// The two ids of a membership's pair, as far as the body has them. The user's stands in `public_user_data` alone.
+pub(super) fn pair(data: &Object<'_>) -> (Option<OrganizationId>, Option<UserId>) {
+    let organization = data.object("organization").and_then(|organization| organization.id("id")).map(OrganizationId);
+    let user = data.object("public_user_data").and_then(|user| user.id("user_id")).map(UserId);
+    (organization, user)
+}
+
+/// Which membership of which pair this is, with what it embeds of the two. `None` where the body lacks the pair or its
+/// creation time.
+pub(super) fn naming(data: &Object<'_>, id: MembershipId) -> Option<Naming> {
+    let (embedded_organization, public_user_data) = (data.object("organization")?, data.object("public_user_data")?);
+    let (organization_id, user_id) = pair(data);
+    Some(Naming {
+        membership_id: id,
+        created_at: data.millis("created_at")?,
+        organization: organization(&embedded_organization, organization_id?),
+        user: user_stub(&public_user_data, user_id?),
+    })
+}
+
+/// A whole membership. `None` without a role: access is never guessed.
+pub(super) fn membership(data: &Object<'_>, naming: &Naming) -> Option<Entity> {
+    Some(Entity::Membership(Membership {
+        id: naming.membership_id.clone(),
+        organization_id: naming.organization.id.clone(),
+        user_id: naming.user.id.clone(),
+        role: data.text("role").filter(|role| !role.is_empty())?,
+        permissions: data.texts("permissions"),
+        public_metadata: data.metadata("public_metadata"),
+        created_at: naming.created_at,
+    }))
+}

@@ -1,0 +1,40 @@
+//! What a platform asks: is the process alive, and can it do its work?
+//!
+//! Fly routes on `/livez` alone. Were it to route on `/readyz`, it would answer Svix itself while the database is away, and
+//! an event could be lost to an answer that is not ours.
+
+use crate::webhook::receive::Receiver;
+use crate::webhook::writer::InstanceCheck;
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+/// `GET /livez`: the process answers.
+pub async fn live() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /readyz`: 200 if deliveries can be written, else 503 with every reason.
+#[expect(clippy::unused_async, reason = "a handler is async")]
+pub async fn ready(State(receiver): State<Receiver>, check: InstanceCheck) -> Response {
+    let health = receiver.writer().health();
+    let mut reasons = Vec::new();
+    if let Some(fault) = health.fault {
+        reasons.push(json!({ "error": "database_unavailable", "detail": fault }));
+    }
+    if let (InstanceCheck::Pinned(Some(configured)), Some(pinned)) = (&check, &health.pinned)
+        && configured != pinned
+    {
+        reasons.push(json!({ "error": "instance_mismatch", "pinned_instance": pinned, "configured_instance": configured }));
+    }
+    if let Some(foreign) = health.foreign {
+        reasons.push(json!({ "error": "foreign_instance", "pinned_instance": health.pinned, "webhook_instance": foreign }));
+    }
+    if reasons.is_empty() {
+        (StatusCode::OK, Json(json!({ "ready": true }))).into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "ready": false, "reasons": reasons }))).into_response()
+    }
+}

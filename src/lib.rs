@@ -1,0 +1,14 @@
+pub mod app;
+pub mod clerk;
+pub mod clock;
+pub mod config;
+pub mod health;
+pub mod model;
+pub mod replay;
+pub mod store;
+pub mod telemetry;
+pub mod webhook;
+#[cfg(feature = "demo")]
+pub mod demo;
+#[cfg(feature = "demo")]
+pub mod testbed;

@@ -1,0 +1,150 @@
+//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage.
+#![expect(clippy::print_stdout, reason = "commands answer on standard output")]
+
+use anyhow::{Context as _, bail};
+use clap::{Parser, Subcommand};
+use clerk_sync::config::{self, Environment};
+use clerk_sync::model::InstanceId;
+use clerk_sync::replay::Replay;
+use clerk_sync::{app, store, telemetry};
+use std::process::ExitCode;
+
+/// Keeps Clerk's users, organizations and memberships in a Supabase Postgres, correctly enough that Row-Level-Security
+/// policies can be built on them.
+#[derive(Parser)]
+#[command(version, about, after_help = "A .env file in the working directory is read. Logs: RUST_LOG=debug, LOG_FORMAT=json.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Receive Clerk's webhooks and keep the mirror
+    Serve(Box<Environment>),
+    /// Create or upgrade the schemas in the database
+    Migrate(Migrate),
+    /// Sign JSON bodies as Clerk's webhooks are signed, and post them to a running server
+    Replay(Replay),
+    /// Show the whole job without any account: a private Postgres, a simulated Clerk, webhooks lost, late and doubled
+    #[cfg(feature = "demo")]
+    Demo(clerk_sync::demo::Demo),
+}
+
+#[derive(clap::Args)]
+struct Migrate {
+    /// As DATABASE_URL, for those who migrate as another role than they serve as
+    #[arg(long, env = "MIGRATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    migrate_database_url: Option<String>,
+
+    /// The database, as the role that shall own the schemas (on Supabase: postgres)
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<String>,
+
+    /// Write all migrations as one plain SQL file to standard output, and touch no database
+    #[arg(long)]
+    print: bool,
+
+    /// Pin the mirror to the Clerk instance of CLERK_INSTANCE_ID, or, where that is unset, to the next webhook's
+    #[arg(long, conflicts_with = "print")]
+    repin: bool,
+
+    #[arg(long, env = "CLERK_INSTANCE_ID", value_name = "ID", hide = true)]
+    instance_id: Option<String>,
+}
+
+fn main() -> ExitCode {
+    // Before any thread exists: it changes the environment.
+    let dotenv = dotenvy::dotenv();
+    let cli = Cli::parse();
+    telemetry::init();
+    if let Err(error) = dotenv
+        && !error.not_found()
+    {
+        tracing::warn!("the .env file is not read: it has a line that is no NAME=value");
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow::Error::new(error).context("cannot start")),
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(code) => code,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("clerk-sync: {error:#}");
+    ExitCode::FAILURE
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve(environment) => serve(*environment).await,
+        Command::Migrate(migrate) => migrate.run().await.map(|()| ExitCode::SUCCESS),
+        Command::Replay(replay) => {
+            let summary = replay.run().await?;
+            print!("{summary}");
+            Ok(if summary.all_accepted() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        #[cfg(feature = "demo")]
+        Command::Demo(demo) => demo.run().await,
+    }
+}
+
+async fn serve(environment: Environment) -> anyhow::Result<ExitCode> {
+    let config = match environment.check() {
+        Ok(config) => config,
+        Err(mistakes) => {
+            for mistake in mistakes {
+                eprintln!("clerk-sync: {mistake}");
+            }
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let listener = tokio::net::TcpListener::bind(config.listen_addr)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.listen_addr))?;
+    tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
+    app::serve(config, listener, stop_signal()?).await;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Completes when the platform or a person asks the process to stop.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+impl Migrate {
+    async fn run(self) -> anyhow::Result<()> {
+        if self.print {
+            print!("{}", store::printed_migrations());
+            return Ok(());
+        }
+        let (variable, url) = match self.migrate_database_url {
+            Some(url) => ("MIGRATE_DATABASE_URL", Some(url)),
+            None => ("DATABASE_URL", self.database_url),
+        };
+        let database = config::database(url.as_deref()).map_err(|problem| anyhow::anyhow!("{variable} {problem}"))?;
+        store::migrate(&database).await?;
+        println!("The schemas clerk, clerk_rls and clerk_sync are up to date.");
+        if self.repin {
+            let instance = self.instance_id.as_deref().map(str::trim).filter(|id| !id.is_empty());
+            if instance.is_some_and(|id| !id.starts_with("ins_")) {
+                bail!("CLERK_INSTANCE_ID is no instance id: it begins with ins_");
+            }
+            store::repin(&database, instance.map(InstanceId::from).as_ref()).await?;
+            println!("Pinned to {}.", instance.unwrap_or("whichever instance the next webhook names"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,132 @@
+//! What somebody saw of Clerk, and what became of it.
+
+use super::{Entity, EntityRef, Kind, MembershipId, Millis, Organization, OrganizationId, User, UserId};
+use serde::Serialize;
+
+/// Who observed. It decides how much an observation is worth against tombstones and future versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// An event, possibly old, possibly overtaken.
+    Webhook,
+    /// A page of a listing of the Backend API. Its silence about an object proves nothing.
+    List,
+    /// A read of one object by its id: the only thing that undoes an event's tombstone.
+    Read,
+}
+
+/// One observation of Clerk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// On Clerk's clock: the event's own timestamp, or the time of an API answer. Never ours.
+    pub observed_at: Millis,
+    pub claim: Claim,
+    /// Of every observation of a membership, whatever else it says.
+    pub naming: Option<Naming>,
+}
+
+/// What the observation says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Claim {
+    /// It was there and looked like this. `updated_at` is Clerk's, at most a second after `observed_at` (R1).
+    Live { entity: Entity, updated_at: Millis },
+    /// It was gone.
+    Gone(EntityRef),
+    /// It names an object but cannot be used: only a read of that object by its id can tell.
+    Unusable(WantedRead),
+    /// It says that something of a kind changed, and not what: only a pass can tell.
+    Unclear { kind: Kind, reason: &'static str },
+}
+
+/// An object to be read by its id, and why.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WantedRead {
+    pub kind: Kind,
+    pub id: String,
+    /// Of a membership, as far as known: the API finds one only by its organization and user.
+    pub organization_id: Option<OrganizationId>,
+    pub user_id: Option<UserId>,
+    pub reason: &'static str,
+}
+
+/// That a membership of this user in this organization exists or existed, and what it embeds of the two.
+///
+/// Even an observation that is stale, dead or beaten within its batch counts for this (R5, R6, R8).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Naming {
+    pub membership_id: MembershipId,
+    pub created_at: Millis,
+    pub organization: Organization,
+    pub user: User,
+}
+
+/// What the writer did with a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub outcome: Outcome,
+    /// A few words for logs, receipts and the answer; for [`Outcome::Foreign`] the id of the pinned instance.
+    pub reason: Option<String>,
+}
+
+/// See [`Verdict`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Outcome {
+    /// It won and the mirror says so.
+    Applied,
+    /// The mirror said so already.
+    Unchanged,
+    /// Something newer is known.
+    Stale,
+    /// The same message came before, and changed nothing this time.
+    Duplicate,
+    /// An event that says nothing about what we mirror.
+    Ignored,
+    /// Kept until a read by id or a pass decides.
+    Pending,
+    /// Kept whole for a person: it cannot be used.
+    DeadLetter,
+    /// Of another Clerk instance than the mirror; nothing was written.
+    Foreign,
+    /// Its message id came before with another body; nothing was written yet.
+    Reused,
+}
+
+impl Outcome {
+    const ALL: [Outcome; 9] = [
+        Outcome::Applied,
+        Outcome::Unchanged,
+        Outcome::Stale,
+        Outcome::Duplicate,
+        Outcome::Ignored,
+        Outcome::Pending,
+        Outcome::DeadLetter,
+        Outcome::Foreign,
+        Outcome::Reused,
+    ];
+
+    /// As the database, the logs and the answers spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Applied => "applied",
+            Outcome::Unchanged => "unchanged",
+            Outcome::Stale => "stale",
+            Outcome::Duplicate => "duplicate",
+            Outcome::Ignored => "ignored",
+            Outcome::Pending => "pending",
+            Outcome::DeadLetter => "dead_letter",
+            Outcome::Foreign => "foreign",
+            Outcome::Reused => "reused",
+        }
+    }
+
+    /// The inverse of [`Outcome::as_str`].
+    pub fn parse(text: &str) -> Option<Outcome> {
+        Outcome::ALL.into_iter().find(|outcome| outcome.as_str() == text)
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,90 @@
+//! The part of each Clerk object that we mirror.
+//!
+//! Volatile fields (`last_active_at`, `last_sign_in_at`, `members_count`, …) are left out: they change without
+//! `updated_at` moving, so two bodies with one version would differ. `private_metadata` is left out for good.
+//!
+//! The fields' names are the columns' names: the writer gets them as JSON.
+
+use super::{EntityRef, Json, Kind, MembershipId, Millis, OrganizationId, UserId};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+/// A mirrored object.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Entity {
+    User(User),
+    Organization(Organization),
+    Membership(Membership),
+}
+
+/// A user. As a stub (from `public_user_data`) it has names, image, and what decides access; the rest is absent.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct User {
+    pub id: UserId,
+    pub first_name: Option<String>,
+    pub last_name: Option<String>,
+    pub username: Option<String>,
+    pub image_url: Option<String>,
+    pub has_image: Option<bool>,
+    /// The primary address, found by `primary_email_address_id`: the first of the list is often another one.
+    pub email_address: Option<String>,
+    pub email_address_verified: Option<bool>,
+    pub phone_number: Option<String>,
+    pub phone_number_verified: Option<bool>,
+    pub external_id: Option<String>,
+    /// `None` is "not known", which policies take for banned; the writer has it read by id.
+    pub banned: Option<bool>,
+    pub locked: Option<bool>,
+    pub deprovisioned: Option<bool>,
+    pub public_metadata: Option<Json>,
+    pub unsafe_metadata: Option<Json>,
+    /// Not a version: Clerk lets the Backend API set it.
+    pub created_at: Option<Millis>,
+}
+
+/// An organization. As a stub it is what a membership embeds, which may be older than what we hold.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Organization {
+    pub id: OrganizationId,
+    pub name: Option<String>,
+    pub slug: Option<String>,
+    pub image_url: Option<String>,
+    pub has_image: Option<bool>,
+    /// 0 means unlimited.
+    pub max_allowed_memberships: Option<i64>,
+    pub public_metadata: Option<Json>,
+    pub created_at: Option<Millis>,
+}
+
+/// A user's place in an organization.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Membership {
+    pub id: MembershipId,
+    pub organization_id: OrganizationId,
+    pub user_id: UserId,
+    /// The key, such as `org:admin`.
+    pub role: String,
+    pub permissions: Vec<String>,
+    pub public_metadata: Option<Json>,
+    /// With the id, the membership's place among all that this user ever had in this organization.
+    pub created_at: Millis,
+}
+
+impl Entity {
+    pub fn entity_ref(&self) -> EntityRef {
+        match self {
+            Entity::User(user) => EntityRef::new(Kind::User, user.id.as_str()),
+            Entity::Organization(organization) => EntityRef::new(Kind::Organization, organization.id.as_str()),
+            Entity::Membership(membership) => EntityRef::new(Kind::Membership, membership.id.as_str()),
+        }
+    }
+
+}
+
+/// A number for what is stored of an object: breaks a full tie of two versions the same way in any order, on any replica.
+pub(super) fn content(row: &impl Serialize) -> i64 {
+    let bytes = serde_json::to_vec(row).expect("an entity is plain data and always serializes");
+    let digest = Sha256::digest(&bytes);
+    i64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
+}

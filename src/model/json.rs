@@ -1,0 +1,245 @@
+//! JSON that Clerk's customers wrote, made storable and comparable.
+//!
+//! Metadata may be anything: Postgres refuses some of it (NUL), and the same value comes with other spacing and key order by
+//! webhook and by API. [`Json::canonical`] gives one text for one value, without recursion, so depth cannot hurt.
+
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// JSON text in one canonical form: no white space, keys sorted, the last of duplicate keys, characters unescaped where JSON
+/// allows, numbers digit for digit as they came.
+#[derive(Clone, Debug)]
+pub struct Json(Box<RawValue>);
+
+impl PartialEq for Json {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Json {
+    /// The canonical form of `raw`, which must be valid JSON (as every [`RawValue`] is).
+    pub fn canonical(raw: &str) -> Json {
+        let text = Canonical::default().run(raw);
+        Json(RawValue::from_string(text).expect("the canonical form of valid JSON is valid JSON"))
+    }
+
+    pub fn as_str(&self) -> &str {
+        self.0.get()
+    }
+}
+
+impl Serialize for Json {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+/// A container that is not closed yet.
+enum Open {
+    /// An array, and where its text begins.
+    Array,
+    /// An object: the members so far, and the key that waits for its value.
+    Object { members: Vec<(String, String)>, key: Option<String>, outer: String },
+}
+
+#[derive(Default)]
+struct Canonical {
+    open: Vec<Open>,
+    out: String,
+}
+
+impl Canonical {
+    fn run(mut self, raw: &str) -> String {
+        let bytes = raw.as_bytes();
+        let mut at = 0;
+        while at < bytes.len() {
+            match bytes[at] {
+                b' ' | b'\t' | b'\n' | b'\r' | b':' => at += 1,
+                b'{' => {
+                    let outer = std::mem::take(&mut self.out);
+                    self.open.push(Open::Object { members: Vec::new(), key: None, outer });
+                    at += 1;
+                }
+                b'[' => {
+                    self.out.push('[');
+                    self.open.push(Open::Array);
+                    at += 1;
+                }
+                b',' => {
+                    self.end_member();
+                    if matches!(self.open.last(), Some(Open::Array)) {
+                        self.out.push(',');
+                    }
+                    at += 1;
+                }
+                b']' => {
+                    self.open.pop();
+                    self.out.push(']');
+                    at += 1;
+                }
+                b'}' => {
+                    self.end_member();
+                    self.close_object();
+                    at += 1;
+                }
+                b'"' => {
+                    let end = string_end(bytes, at);
+                    let text = decode_string(&raw[at..end]);
+                    if let Some(Open::Object { key: key @ None, .. }) = self.open.last_mut() {
+                        *key = Some(text.into_owned());
+                    } else {
+                        encode_string(&text, &mut self.out);
+                    }
+                    at = end;
+                }
+                _ => {
+                    let end = scalar_end(bytes, at);
+                    self.out.push_str(&raw[at..end]);
+                    at = end;
+                }
+            }
+        }
+        self.out
+    }
+
+    /// The value of the current key is complete: keep both.
+    fn end_member(&mut self) {
+        if let Some(Open::Object { members, key, .. }) = self.open.last_mut()
+            && let Some(key) = key.take()
+        {
+            members.push((key, std::mem::take(&mut self.out)));
+        }
+    }
+
+    fn close_object(&mut self) {
+        let Some(Open::Object { mut members, outer, .. }) = self.open.pop() else { return };
+        members.sort_by(|a, b| a.0.cmp(&b.0)); // stable: of equal keys the last one sent stays last
+        self.out = outer;
+        self.out.push('{');
+        let mut first = true;
+        for (index, (key, value)) in members.iter().enumerate() {
+            if members.get(index + 1).is_some_and(|next| next.0 == *key) {
+                continue;
+            }
+            if !std::mem::take(&mut first) {
+                self.out.push(',');
+            }
+            encode_string(key, &mut self.out);
+            self.out.push(':');
+            self.out.push_str(value);
+        }
+        self.out.push('}');
+    }
+}
+
+/// One past the closing quote of the string that opens at `at`.
+fn string_end(bytes: &[u8], at: usize) -> usize {
+    let mut at = at + 1;
+    while at < bytes.len() && bytes[at] != b'"' {
+        at += if bytes[at] == b'\\' { 2 } else { 1 };
+    }
+    (at + 1).min(bytes.len())
+}
+
+/// One past the number, `true`, `false` or `null` that begins at `at`.
+fn scalar_end(bytes: &[u8], at: usize) -> usize {
+    let is_end = |b: &u8| matches!(b, b' ' | b'\t' | b'\n' | b'\r' | b',' | b']' | b'}' | b':');
+    bytes[at..].iter().position(is_end).map_or(bytes.len(), |n| at + n)
+}
+
+/// The text of a JSON string literal (with its quotes; valid JSON). What Postgres cannot hold, NUL and half of a surrogate
+/// pair, becomes U+FFFD.
+pub fn decode_string(literal: &str) -> Cow<'_, str> {
+    let inner = &literal[1..literal.len() - 1];
+    if !inner.contains('\\') {
+        return Cow::Borrowed(inner);
+    }
+    let mut text = String::with_capacity(inner.len());
+    let mut rest = inner;
+    while let Some(at) = rest.find('\\') {
+        text.push_str(&rest[..at]);
+        let escape = rest.as_bytes()[at + 1];
+        let mut used = at + 2;
+        match escape {
+            b'n' => text.push('\n'),
+            b't' => text.push('\t'),
+            b'r' => text.push('\r'),
+            b'b' => text.push('\u{8}'),
+            b'f' => text.push('\u{c}'),
+            b'u' => {
+                let high = hex4(&rest[used..]);
+                used += 4;
+                let low = match high {
+                    0xd800..=0xdbff if rest[used..].starts_with("\\u") => hex4(&rest[used + 2..]),
+                    _ => 0,
+                };
+                if (0xdc00..=0xdfff).contains(&low) {
+                    used += 6;
+                    let code = 0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00);
+                    text.push(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
+                } else {
+                    let char = char::from_u32(high).filter(|c| *c != '\0');
+                    text.push(char.unwrap_or(char::REPLACEMENT_CHARACTER));
+                }
+            }
+            other => text.push(char::from(other)),
+        }
+        rest = &rest[used..];
+    }
+    text.push_str(rest);
+    Cow::Owned(text)
+}
+
+fn hex4(text: &str) -> u32 {
+    text.get(..4).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0)
+}
+
+fn encode_string(text: &str, out: &mut String) {
+    out.push_str(&serde_json::to_string(text).expect("a string always serializes"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn canonical(raw: &str) -> String {
+        serde_json::from_str::<&RawValue>(raw).expect("the test's input is valid JSON");
+        Json::canonical(raw).as_str().to_owned()
+    }
+
+    #[test]
+    fn spacing_key_order_and_escapes_do_not_matter() {
+        assert_eq!(canonical(" { \"b\" : [ 1 , { } , [ ] ] , \"a\" : \"\\u0041\\/\" } "), r#"{"a":"A/","b":[1,{},[]]}"#);
+        assert_eq!(canonical(r#"{"\u0061":1,"a":{"y":1,"x":2}}"#), r#"{"a":{"x":2,"y":1}}"#);
+        assert_eq!(canonical(r#"[{"k":null},true,"s"]"#), r#"[{"k":null},true,"s"]"#);
+        assert_eq!(canonical("\"\""), "\"\"");
+    }
+
+    #[test]
+    fn numbers_keep_their_digits() {
+        assert_eq!(canonical("[12345678901234567890123456789, 1e400, 1.50, -0]"), "[12345678901234567890123456789,1e400,1.50,-0]");
+    }
+
+    #[test]
+    fn what_postgres_cannot_hold_is_replaced() {
+        assert_eq!(canonical(r#"{"a\u0000":"x\u0000\ud800y\udc00"}"#), "{\"a\u{fffd}\":\"x\u{fffd}\u{fffd}y\u{fffd}\"}");
+        assert_eq!(canonical(r#""\ud83d\ude00""#), "\"😀\"");
+        assert_eq!(canonical(r#""\ud800A""#), "\"\u{fffd}A\"");
+    }
+
+    #[test]
+    fn depth_costs_no_stack() {
+        let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(Json::canonical(&deep).as_str(), deep);
+    }
+
+    #[test]
+    fn the_canonical_form_is_its_own() {
+        for raw in [r#"{"z":[{"b":1,"a":"\n"}],"é":"\u001f"}"#, "3", "[]"] {
+            let once = canonical(raw);
+            assert_eq!(canonical(&once), once);
+        }
+    }
+}

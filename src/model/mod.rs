@@ -1,0 +1,29 @@
+//! The vocabulary of the whole program, as plain values.
+//!
+//! A webhook and a reconcile pass both end in a [`Change`]: *at this moment of Clerk's clock, this object looked like this,
+//! or was gone*. [`Batch::fold`] brings many of them down to one per object, and the writer decides by version which count.
+//!
+//! This module is pure: no async, no I/O, no SQL, no HTTP, and no clock. It uses nothing else of the crate.
+
+mod change;
+mod entity;
+mod fold;
+mod id;
+mod json;
+mod time;
+
+pub use change::{Change, Claim, Naming, Outcome, Source, Verdict, WantedRead};
+pub use entity::{Entity, Membership, Organization, User};
+pub use fold::{Batch, DeadLetter, Delivery, Item, Message};
+pub use id::{EntityRef, InstanceId, Kind, MembershipId, MessageId, OrganizationId, UserId};
+pub use json::{Json, decode_string};
+pub use time::Millis;
+
+/// Bytes in hexadecimal, as Postgres and the field's hashes are written.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
+        write!(hex, "{byte:02x}").expect("writing to a string cannot fail");
+        hex
+    })
+}

@@ -1,0 +1,182 @@
+//! `clerk-sync replay`: signs JSON bodies as Svix would and posts them, to try a running server.
+
+use anyhow::{Context as _, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use svix::webhooks::Webhook;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// What to send, and how.
+#[derive(clap::Args, Clone)]
+pub struct Replay {
+    /// A JSON file, or a folder of them
+    pub path: PathBuf,
+
+    /// The webhook endpoint
+    #[arg(long, default_value = "http://127.0.0.1:8080/webhooks/clerk")]
+    pub url: String,
+
+    /// The signing secret (whsec_…); of several, comma separated, the first
+    #[arg(long, env = "CLERK_WEBHOOK_SIGNING_SECRET", hide_env_values = true)]
+    pub secret: String,
+
+    /// Send in an order drawn by this seed, instead of by name
+    #[arg(long, value_name = "SEED")]
+    pub shuffle: Option<u64>,
+
+    /// Send each file so many times, with the same message id
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub times: u32,
+
+    /// Connections at once
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub concurrency: u16,
+
+    /// Requests per second at most
+    #[arg(long, value_name = "N")]
+    pub rate: Option<f64>,
+}
+
+/// How many requests ended in which way.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Summary(BTreeMap<(String, String), usize>);
+
+impl Summary {
+    /// Whether every answer was a 2xx.
+    pub fn all_accepted(&self) -> bool {
+        self.0.keys().all(|(status, _)| status.starts_with('2'))
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<8} {:<24} {:>8}", "status", "outcome", "requests")?;
+        for ((status, outcome), count) in &self.0 {
+            writeln!(f, "{status:<8} {outcome:<24} {count:>8}")?;
+        }
+        Ok(())
+    }
+}
+
+struct Sender {
+    client: reqwest::Client,
+    url: String,
+    webhook: Webhook,
+}
+
+impl Replay {
+    /// Sends everything and counts the answers.
+    ///
+    /// # Errors
+    /// Nothing was sent: the files, the secret or the rate are unusable.
+    pub async fn run(&self) -> anyhow::Result<Summary> {
+        let secret = self.secret.split(',').next().unwrap_or_default().trim();
+        let webhook = Webhook::new(secret)
+            .map_err(|_| anyhow::anyhow!("the secret is no signing secret (whsec_…); set CLERK_WEBHOOK_SIGNING_SECRET or --secret"))?;
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build()?;
+        let sender = Arc::new(Sender { client, url: self.url.clone(), webhook });
+        let pause = match self.rate {
+            Some(rate) if rate > 0.0 && rate.is_finite() => Duration::from_secs_f64(1.0 / rate),
+            Some(_) => bail!("--rate must be more than 0"),
+            None => Duration::ZERO,
+        };
+
+        let bodies = read_bodies(&self.path)?;
+        let mut order: Vec<usize> = (0..self.times).flat_map(|_| 0..bodies.len()).collect();
+        if let Some(seed) = self.shuffle {
+            fastrand::Rng::with_seed(seed).shuffle(&mut order);
+        }
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} requests, {per_sec}, {eta} left")?;
+        let progress = ProgressBar::new(order.len() as u64).with_style(style);
+
+        let places = Arc::new(Semaphore::new(usize::from(self.concurrency.max(1))));
+        let mut sending = JoinSet::new();
+        let started = Instant::now();
+        for (sent, index) in order.into_iter().enumerate() {
+            let due = pause.saturating_mul(u32::try_from(sent).unwrap_or(u32::MAX));
+            tokio::time::sleep(due.saturating_sub(started.elapsed())).await;
+            let place = Arc::clone(&places).acquire_owned().await?;
+            let (sender, body, progress) = (Arc::clone(&sender), Arc::clone(&bodies[index]), progress.clone());
+            sending.spawn(async move {
+                let answer = sender.send(&body).await;
+                progress.inc(1);
+                drop(place);
+                answer
+            });
+        }
+        let mut summary = Summary::default();
+        while let Some(answer) = sending.join_next().await {
+            *summary.0.entry(answer?).or_default() += 1;
+        }
+        progress.finish_and_clear();
+        Ok(summary)
+    }
+}
+
+impl Sender {
+    /// Posts one body: its status, and the outcome that the server names.
+    async fn send(&self, body: &[u8]) -> (String, String) {
+        // One body has one id, however often it is sent, so that a repetition is seen as one.
+        let id = format!("msg_{}", &crate::model::hex(&Sha256::digest(body))[..27]);
+        let seconds = crate::clock::now().get() / 1000;
+        let signature = match self.webhook.sign(&id, seconds, body) {
+            Ok(signature) => signature,
+            Err(error) => return ("unsent".to_owned(), error.to_string()),
+        };
+        let request = self.client.post(&self.url).header("content-type", "application/json");
+        let request = request.header("svix-id", id).header("svix-timestamp", seconds).header("svix-signature", signature);
+        match request.body(body.to_vec()).send().await {
+            Err(error) if error.is_connect() => ("none".to_owned(), "cannot connect".to_owned()),
+            Err(error) if error.is_timeout() => ("none".to_owned(), "no answer in 30 s".to_owned()),
+            Err(_) => ("none".to_owned(), "connection broke".to_owned()),
+            Ok(response) => {
+                let status = response.status().as_u16().to_string();
+                let outcome = response.headers().get(crate::webhook::receive::OUTCOME_HEADER);
+                let outcome = match outcome.and_then(|outcome| outcome.to_str().ok()).map(str::to_owned) {
+                    Some(outcome) => outcome,
+                    None => reason(&response.text().await.unwrap_or_default()),
+                };
+                (status, outcome)
+            }
+        }
+    }
+}
+
+/// The word that a refusal carries.
+fn reason(body: &str) -> String {
+    let value: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+    value["error"].as_str().unwrap_or("-").to_owned()
+}
+
+/// The bodies of all `.json` files at or below `path`, by name.
+fn read_bodies(path: &Path) -> anyhow::Result<Vec<Arc<[u8]>>> {
+    let mut files = Vec::new();
+    find_json(path, &mut files)?;
+    files.sort();
+    if files.is_empty() {
+        bail!("no .json file in {}", path.display());
+    }
+    let read = |file: &PathBuf| std::fs::read(file).map(Arc::from).with_context(|| format!("cannot read {}", file.display()));
+    files.iter().map(read).collect()
+}
+
+fn find_json(path: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    let metadata = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if metadata.is_file() {
+        files.push(path.to_owned());
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))? {
+        let path = entry?.path();
+        if path.is_dir() || path.extension().is_some_and(|extension| extension == "json") {
+            find_json(&path, files)?;
+        }
+    }
+    Ok(())
+}

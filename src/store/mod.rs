@@ -1,0 +1,170 @@
+//! Postgres: the only SQL of the program outside `migrations/`.
+//!
+//! A [`Session`] is one connection as the worker's role. The program holds few of them and never borrows one from a pool:
+//! sqlx 0.9.0 can hand out a pooled connection that a cancelled `begin()` left inside a transaction
+//! (`transact-rs/sqlx` issues 4385 and 4393), and an acknowledged row is lost with it. We begin no transaction at all:
+//! every write is one statement.
+
+mod apply;
+mod migrate;
+
+pub use migrate::{migrate, printed_migrations, repin};
+
+use crate::model::InstanceId;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long connecting may take, and how long one call may take on our side. The server gives up before us (3 s), so that
+/// running into this means that nobody answers: the connection is dropped and the outcome unknown.
+const CONNECT: Duration = Duration::from_secs(2);
+const CALL: Duration = Duration::from_secs(4);
+
+/// For every session: limits on the server's side, and the worker's role.
+const SESSION: &str = "set role clerk_sync_worker; set search_path = ''; set statement_timeout = '3s'; \
+     set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '5s'";
+
+/// What went wrong with the database.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot connect to the database")]
+    Connect(#[source] sqlx::Error),
+    #[error("the database did not answer within {} s", .0.as_secs())]
+    Silent(Duration),
+    #[error("the database's schema is not ready: run `clerk-sync migrate`")]
+    NotMigrated(#[source] Option<sqlx::Error>),
+    #[error("the database refused the call")]
+    Refused(#[source] sqlx::Error),
+    #[error("the database's answer makes no sense: {0}")]
+    Answer(String),
+}
+
+impl Error {
+    /// Whether the connection itself is gone, so that a call on a fresh one may succeed. Every call is idempotent: trying
+    /// it again settles an outcome that is unknown.
+    pub fn is_connection_lost(&self) -> bool {
+        match self {
+            Error::Refused(sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_)) => true,
+            // 57P01 to 57P03: terminated, crashed, starting up. 25P03: idle in a transaction. 08: connection.
+            Error::Refused(sqlx::Error::Database(error)) => error
+                .code()
+                .is_some_and(|code| matches!(code.as_ref(), "57P01" | "57P02" | "57P03" | "25P03") || code.starts_with("08")),
+            _ => false,
+        }
+    }
+}
+
+/// How to reach the database. Prints no password.
+#[derive(Clone)]
+pub struct Database(PgConnectOptions);
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Database").field(&self.0.get_host()).field(&self.0.get_port()).finish()
+    }
+}
+
+impl Database {
+    /// Reads a connection URL.
+    ///
+    /// # Errors
+    /// A sentence that names the mistake and not the URL: it holds a password.
+    pub fn parse(url: &str) -> Result<Database, String> {
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            return Err("is no URL that begins with postgres://".to_owned());
+        }
+        let options: PgConnectOptions = url
+            .parse()
+            .map_err(|_| "is no valid Postgres URL; percent-encode special characters in the password".to_owned())?;
+        if options.get_port() == 6543 || url.contains("pgbouncer=true") {
+            return Err("points at a transaction-mode pooler (port 6543 or pgbouncer=true), where prepared statements \
+                 answer each other's queries; use the direct connection or the session pooler (port 5432)"
+                .to_owned());
+        }
+        let options = options.application_name("clerk-sync").disable_statement_logging();
+        Ok(Database(options))
+    }
+
+    /// A connection as the role of the URL: to migrate, and for tests.
+    ///
+    /// # Errors
+    /// [`Error::Connect`], or [`Error::Silent`] after 2 s.
+    pub async fn connect_as_owner(&self) -> Result<PgConnection, Error> {
+        let connecting = self.0.connect();
+        timeout(CONNECT, connecting).await.map_err(|_| Error::Silent(CONNECT))?.map_err(Error::Connect)
+    }
+
+    /// A connection as the worker.
+    ///
+    /// # Errors
+    /// As [`Database::connect_as_owner`]; [`Error::NotMigrated`] where our schema or role is missing or older than this
+    /// program.
+    pub async fn connect(&self) -> Result<Session, Error> {
+        let connection = self.connect_as_owner().await?;
+        let mut session = Session { connection };
+        session.call(async |connection| sqlx::raw_sql(SESSION).execute(connection).await.map(drop)).await.map_err(not_migrated)?;
+        let schema = session
+            .call(async |connection| {
+                sqlx::query("select coalesce(max(version), 0) as version from clerk_sync._sqlx_migrations where success")
+                    .fetch_one(connection)
+                    .await?
+                    .try_get::<i64, _>("version")
+            })
+            .await
+            .map_err(not_migrated)?;
+        if schema < migrate::latest_version() { Err(Error::NotMigrated(None)) } else { Ok(session) }
+    }
+}
+
+/// A missing role, schema or table, or a right to them, means that the migrations have not been run.
+fn not_migrated(error: Error) -> Error {
+    match error {
+        Error::Refused(sqlx::Error::Database(database))
+            if matches!(database.code().as_deref(), Some("22023" | "3F000" | "42P01" | "42501" | "42704")) =>
+        {
+            Error::NotMigrated(Some(sqlx::Error::Database(database)))
+        }
+        other => other,
+    }
+}
+
+/// One connection as the worker's role. After an error, drop it: its state is unknown.
+pub struct Session {
+    connection: PgConnection,
+}
+
+impl Session {
+    async fn call<T>(
+        &mut self,
+        query: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, Error> {
+        timeout(CALL, query(&mut self.connection)).await.map_err(|_| Error::Silent(CALL))?.map_err(Error::Refused)
+    }
+
+    /// Asks whether the database still answers.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ping(&mut self) -> Result<(), Error> {
+        self.call(async |connection| connection.ping().await).await
+    }
+
+    /// Pins the mirror to `wanted` if it is empty, and tells which Clerk instance it is pinned to, if any.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn pin_instance(&mut self, wanted: Option<&InstanceId>) -> Result<Option<InstanceId>, Error> {
+        let wanted = wanted.map(InstanceId::as_str);
+        self.call(async |connection| {
+            sqlx::query_scalar("select clerk_sync.pin_instance($1, 'environment')").bind(wanted).fetch_one(connection).await
+        })
+        .await
+        .map(|pinned: Option<String>| pinned.map(InstanceId))
+    }
+
+    /// Ends the connection in good order.
+    pub async fn close(self) {
+        let _ = timeout(CONNECT, self.connection.close()).await;
+    }
+}

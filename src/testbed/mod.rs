@@ -1,0 +1,6 @@
+//! What `demo` and the tests stand on: a private Postgres that looks like a Supabase project, and a simulated Clerk.
+//!
+//! Nothing of our own is simulated: the stand-ins are reached over a socket, as the real ones are.
+
+pub mod postgres;
+pub mod supabase;

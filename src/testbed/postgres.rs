@@ -1,0 +1,209 @@
+//! A private Postgres server: its own data, a Unix socket in a short temporary path, gone with this process.
+//!
+//! The server hangs on a leash: a small `sh` whose standard input is our pipe. However we end (`kill -9` too), the pipe
+//! closes, and the shell stops the server and removes its folder. It runs in a process group of its own, so that Ctrl-C
+//! reaches us and not the server. Started as root, it runs as an unprivileged user, because Postgres refuses root.
+
+use anyhow::{Context as _, bail};
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Names the folder with `initdb` and `postgres` to use, before all others.
+pub const BIN_VARIABLE: &str = "CLERK_SYNC_POSTGRES_BIN";
+
+/// The superuser, as on Supabase; its `postgres` is none.
+pub const SUPERUSER: &str = "supabase_admin";
+
+/// Data that needs to survive nothing: the server is fast, and as small as it gets.
+const SETTINGS: [&str; 9] = [
+    "listen_addresses=",
+    "fsync=off",
+    "synchronous_commit=off",
+    "full_page_writes=off",
+    "shared_buffers=64MB",
+    "max_connections=200",
+    "max_wal_size=4GB",
+    "logging_collector=off",
+    "timezone=UTC",
+];
+
+/// Waits for our end, then ends the server and its data. Arguments: the programs' folder, ours, the settings.
+const LEASH: &str = r#"
+bin=$1 dir=$2; shift 2
+"$bin/postgres" -D "$dir/data" -k "$dir" "$@" </dev/null >"$dir/log" 2>&1 &
+server=$!
+cat >/dev/null
+kill -QUIT "$server" 2>/dev/null
+wait "$server"
+rm -rf "$dir"
+"#;
+
+/// A running server. Dropping it ends the server and removes its data.
+#[derive(Debug)]
+pub struct Cluster {
+    dir: PathBuf,
+    leash: Child,
+}
+
+impl Cluster {
+    /// Makes a new cluster and starts it.
+    ///
+    /// # Errors
+    /// No Postgres was found, or it did not start; the sentence says what to do, with the end of the server's log.
+    pub fn start() -> anyhow::Result<Cluster> {
+        let bin = find_binaries()?;
+        let user = unprivileged_user()?;
+        let dir = make_dir(user)?;
+        if let Err(error) = initdb(&bin, &dir, user) {
+            let _ = std::fs::remove_dir_all(&dir);
+            return Err(error);
+        }
+        let mut command = run_as(user, "sh");
+        command.args(["-c", LEASH, "sh"]).arg(&bin).arg(&dir).stdin(Stdio::piped()).process_group(0);
+        command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
+        let leash = command.spawn().context("cannot start sh")?;
+        let cluster = Cluster { dir, leash };
+        cluster.wait_until_ready()?;
+        Ok(cluster)
+    }
+
+    /// A connection URL for `role` to `database`, over the socket.
+    pub fn url(&self, role: &str, database: &str) -> String {
+        let host = self.dir.to_string_lossy().replace('/', "%2F");
+        format!("postgres://{role}@{host}/{database}")
+    }
+
+    /// The socket's folder: what `psql -h` takes.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn wait_until_ready(&self) -> anyhow::Result<()> {
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(30) {
+            let status = std::fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap_or_default();
+            if status.lines().nth(7).is_some_and(|line| line.trim() == "ready") {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+        let tail: Vec<_> = log.lines().rev().take(5).collect();
+        bail!("Postgres did not start: {}", tail.into_iter().rev().collect::<Vec<_>>().join(" / "))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        drop(self.leash.stdin.take());
+        let _ = self.leash.wait();
+    }
+}
+
+fn initdb(bin: &Path, dir: &Path, user: Option<User>) -> anyhow::Result<()> {
+    let mut said = String::new();
+    // Some systems lack C.UTF-8; all have C.
+    for locale in ["C.UTF-8", "C"] {
+        let data = dir.join("data");
+        let output = run_as(user, bin.join("initdb"))
+            .args(["-A", "trust", "-E", "UTF8", "--no-sync", "-U", SUPERUSER])
+            .arg(format!("--locale={locale}"))
+            .arg(&data)
+            .output()
+            .context("cannot run initdb")?;
+        if output.status.success() {
+            return Ok(());
+        }
+        said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " / ");
+        let _ = std::fs::remove_dir_all(&data);
+    }
+    bail!("initdb failed: {said}")
+}
+
+/// A command in a clean environment, as `user` if one is given.
+fn run_as(user: Option<User>, program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("LC_ALL", "C").current_dir("/");
+    if let Some(user) = user {
+        command.gid(user.gid).uid(user.uid);
+    }
+    command
+}
+
+#[derive(Clone, Copy)]
+struct User {
+    uid: u32,
+    gid: u32,
+}
+
+/// Whom to run as: ourselves, or, as root, `postgres` or `nobody`.
+fn unprivileged_user() -> anyhow::Result<Option<User>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let users = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
+    let find = |name: &str| {
+        let fields: Vec<&str> = users.lines().map(|line| line.split(':').collect()).find(|fields: &Vec<&str>| fields[0] == name)?;
+        Some(User { uid: fields.get(2)?.parse().ok()?, gid: fields.get(3)?.parse().ok()? })
+    };
+    let user = find("postgres").or_else(|| find("nobody"));
+    user.map(Some).context("Postgres refuses to run as root, and there is no user named postgres or nobody")
+}
+
+/// A new folder of ours alone, in memory if there is room. Its path is short: a socket's may have some 100 bytes.
+fn make_dir(user: Option<User>) -> anyhow::Result<PathBuf> {
+    const ROOM: u64 = 1 << 30;
+    let has_room = |path: &str| rustix::fs::statvfs(path).is_ok_and(|stat| stat.f_bavail * stat.f_frsize > ROOM);
+    let base = if has_room("/dev/shm") { "/dev/shm" } else { "/tmp" };
+    for _ in 0..16 {
+        let dir = PathBuf::from(format!("{base}/clerk-sync-{:08x}", fastrand::u32(..)));
+        match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
+            Ok(()) => {
+                if let Some(user) = user {
+                    chown(&dir, Some(user.uid), Some(user.gid))?;
+                }
+                return Ok(dir);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).context(format!("cannot make a folder in {base}")),
+        }
+    }
+    bail!("cannot make a folder in {base}")
+}
+
+/// The folder with the programs: the one that the variable names, else the newest of those in the usual places.
+fn find_binaries() -> anyhow::Result<PathBuf> {
+    if let Some(bin) = std::env::var_os(BIN_VARIABLE) {
+        return usable(Path::new(&bin)).with_context(|| format!("{BIN_VARIABLE} names no folder with initdb and postgres"));
+    }
+    let on_path = std::env::var_os("PATH").unwrap_or_default();
+    let versioned = ["/usr/lib/postgresql", "/Applications/Postgres.app/Contents/Versions", "/usr", "/opt/homebrew/opt", "/usr/local/opt"];
+    let mut found: Vec<(u32, PathBuf)> = versioned
+        .iter()
+        .filter_map(|folder| std::fs::read_dir(folder).ok())
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let digits = name.trim_start_matches("postgresql").trim_start_matches("pgsql").trim_start_matches(['@', '-']);
+            Some((digits.parse().ok()?, usable(&entry.path().join("bin"))?))
+        })
+        .collect();
+    found.sort();
+    let newest = found.pop().map(|(_, bin)| bin);
+    std::env::split_paths(&on_path)
+        .find_map(|folder| usable(&folder))
+        .or(newest)
+        .context("no Postgres found: install one (Debian: apt-get install postgresql; macOS: brew install postgresql), or run ./x, which gets one")
+}
+
+/// The real folder of `initdb`, if `postgres` is there too: it looks for its own files beside its real path.
+fn usable(bin: &Path) -> Option<PathBuf> {
+    let real = bin.join("initdb").canonicalize().ok()?.parent()?.to_owned();
+    real.join("postgres").is_file().then_some(real)
+}

@@ -1,0 +1,72 @@
+//! A private Postgres with databases that look like Supabase projects.
+
+use super::postgres::{Cluster, SUPERUSER};
+use anyhow::Context as _;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+
+/// The role that a Supabase customer logs in as. No superuser.
+pub const OWNER: &str = "postgres";
+
+/// A running server with any number of such databases.
+#[derive(Debug)]
+pub struct Supabase {
+    cluster: Cluster,
+}
+
+impl Supabase {
+    /// # Errors
+    /// See [`Cluster::start`].
+    pub fn start() -> anyhow::Result<Supabase> {
+        Ok(Supabase { cluster: Cluster::start()? })
+    }
+
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The connection URL of a Supabase customer.
+    pub fn url(&self, database: &str) -> String {
+        self.cluster.url(OWNER, database)
+    }
+
+    /// A connection as any role.
+    ///
+    /// # Errors
+    /// The server or the database is not there.
+    pub async fn connect(&self, role: &str, database: &str) -> anyhow::Result<PgConnection> {
+        PgConnection::connect(&self.cluster.url(role, database)).await.with_context(|| format!("cannot connect as {role}"))
+    }
+
+    /// A new, empty project.
+    ///
+    /// # Errors
+    /// The server refused.
+    pub async fn create(&self, database: &str) -> anyhow::Result<()> {
+        let mut superuser = self.connect(SUPERUSER, "postgres").await?;
+        superuser.execute(AssertSqlSafe(format!("create database \"{database}\""))).await?;
+        let mut superuser = self.connect(SUPERUSER, database).await?;
+        sqlx::raw_sql(include_str!("supabase.sql")).execute(&mut superuser).await.context("supabase.sql failed")?;
+        Ok(())
+    }
+
+    /// A copy of `template`, which nobody may be connected to.
+    ///
+    /// # Errors
+    /// The server refused.
+    pub async fn clone_database(&self, template: &str, database: &str) -> anyhow::Result<()> {
+        let mut superuser = self.connect(SUPERUSER, "postgres").await?;
+        let sql = format!("create database \"{database}\" owner {OWNER} template \"{template}\" strategy file_copy");
+        superuser.execute(AssertSqlSafe(sql)).await?;
+        Ok(())
+    }
+
+    /// Removes a database with whoever is connected to it.
+    ///
+    /// # Errors
+    /// The server refused.
+    pub async fn drop_database(&self, database: &str) -> anyhow::Result<()> {
+        let mut superuser = self.connect(SUPERUSER, "postgres").await?;
+        superuser.execute(AssertSqlSafe(format!("drop database if exists \"{database}\" with (force)"))).await?;
+        Ok(())
+    }
+}

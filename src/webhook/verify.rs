@@ -1,0 +1,201 @@
+//! Who sent this? A [`Verified`] exists only for a body with a good signature, not older than five minutes.
+//!
+//! The signature covers `id.timestamp.body`, over the raw bytes (`standard-webhooks/standard-webhooks`,
+//! `spec/standard-webhooks.md`). The `svix` crate checks it; around it stand three things that it leaves open: a clock that
+//! can be stopped, several secrets (during a rotation both sign), and ids that could be read two ways.
+
+use super::receive::Receiver;
+use crate::model::{MessageId, Millis};
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use std::sync::Arc;
+use std::time::Duration;
+use svix::webhooks::{Webhook, WebhookError};
+
+/// Seconds that an attempt's time may differ from ours, either way, inclusive; Svix's own figure.
+pub const TOLERANCE: u64 = 300;
+
+/// The largest body that is read. Clerk's payloads reach some 350 kB; Svix itself takes no more than 2 MiB.
+pub const BODY_LIMIT: usize = 2 * 1024 * 1024;
+
+/// How long a sender may take for its body.
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The configured signing secrets. Cheap to clone; `Debug` shows none of them.
+#[derive(Clone, Debug)]
+pub struct Verifier(Arc<[Webhook]>);
+
+/// Why a secret cannot be used. Never the secret.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadSecret {
+    #[error("is empty")]
+    Empty,
+    #[error("is no signing secret: copy the value that begins with whsec_ from the endpoint's page in the Clerk dashboard")]
+    NotASecret,
+}
+
+impl Verifier {
+    /// Takes secrets as they stand in the dashboard (`whsec_…`), one or several.
+    ///
+    /// # Errors
+    /// The first of them that is none.
+    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Result<Verifier, BadSecret> {
+        let webhooks = secrets
+            .into_iter()
+            .map(|secret| match Webhook::new(secret.trim()) {
+                Ok(webhook) => Ok(webhook),
+                Err(WebhookError::EmptySecret) => Err(BadSecret::Empty),
+                Err(_) => Err(BadSecret::NotASecret),
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        if webhooks.is_empty() { Err(BadSecret::Empty) } else { Ok(Verifier(webhooks.into())) }
+    }
+
+    /// Checks one request at the time `now`: the message's id, and the time of the attempt.
+    ///
+    /// # Errors
+    /// It cannot be proven to be Clerk's: answer 400 and store nothing.
+    pub fn verify(&self, headers: &HeaderMap, body: &[u8], now: Millis) -> Result<(MessageId, Millis), Rejection> {
+        let id = header(headers, "id")?;
+        let timestamp = header(headers, "timestamp")?;
+        header(headers, "signature")?;
+        // A dot in the id would let one signature stand for two requests: `a.1` + `2` + `x` and `a` + `1` + `2.x`.
+        if id.len() > 256 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-') {
+            return Err(Rejection::MalformedHeader("id"));
+        }
+        let timestamp: i64 = timestamp.parse().map_err(|_| Rejection::InvalidTimestamp)?;
+        let attempt = u64::try_from(timestamp).map_err(|_| Rejection::InvalidTimestamp)?;
+        let now = now.get().unsigned_abs() / 1000;
+        if attempt.abs_diff(now) > TOLERANCE {
+            let seconds = attempt.abs_diff(now);
+            return Err(if attempt < now { Rejection::TimestampTooOld(seconds) } else { Rejection::TimestampTooNew(seconds) });
+        }
+        let mut rejection = Rejection::InvalidSignature;
+        for webhook in self.0.iter() {
+            match webhook.verify_ignoring_timestamp(body, headers) {
+                Ok(()) => {
+                    let attempt = Millis::new(timestamp.saturating_mul(1000)).ok_or(Rejection::InvalidTimestamp)?;
+                    return Ok((MessageId(id.to_owned()), attempt));
+                }
+                Err(WebhookError::InvalidPayload) => rejection = Rejection::InvalidPayload,
+                Err(_) => {}
+            }
+        }
+        Err(rejection)
+    }
+}
+
+/// The value of `svix-NAME`, else of `webhook-NAME`.
+fn header<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a str, Rejection> {
+    let value = headers.get(format!("svix-{name}")).or_else(|| headers.get(format!("webhook-{name}")));
+    let value = value.ok_or(Rejection::MissingHeader(name))?.to_str().map_err(|_| Rejection::InvalidHeader(name))?;
+    if value.is_empty() { Err(Rejection::MissingHeader(name)) } else { Ok(value) }
+}
+
+/// Why a request was not taken for Clerk's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    #[error("the header svix-{0} is missing")]
+    MissingHeader(&'static str),
+    #[error("the header svix-{0} is not ASCII")]
+    InvalidHeader(&'static str),
+    #[error("the header svix-{0} has characters or a length that no message has")]
+    MalformedHeader(&'static str),
+    #[error("the timestamp is no number of seconds")]
+    InvalidTimestamp,
+    #[error("the attempt is {0} s old by this machine's clock")]
+    TimestampTooOld(u64),
+    #[error("the attempt is {0} s ahead of this machine's clock")]
+    TimestampTooNew(u64),
+    #[error("no signature fits any configured secret")]
+    InvalidSignature,
+    #[error("the body is not UTF-8")]
+    InvalidPayload,
+    #[error("the body is larger than 2 MiB")]
+    TooLarge,
+    #[error("the body did not come within 10 s")]
+    TooSlow,
+    #[error("the body broke off")]
+    Incomplete,
+}
+
+impl Rejection {
+    /// One word for answers, logs and counters.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Rejection::MissingHeader(_) => "missing_header",
+            Rejection::InvalidHeader(_) => "invalid_header",
+            Rejection::MalformedHeader(_) => "malformed_header",
+            Rejection::InvalidTimestamp => "invalid_timestamp",
+            Rejection::TimestampTooOld(_) => "timestamp_too_old",
+            Rejection::TimestampTooNew(_) => "timestamp_too_new",
+            Rejection::InvalidSignature => "invalid_signature",
+            Rejection::InvalidPayload => "invalid_payload",
+            Rejection::TooLarge => "too_large",
+            Rejection::TooSlow => "too_slow",
+            Rejection::Incomplete => "incomplete",
+        }
+    }
+
+    const fn status(self) -> StatusCode {
+        match self {
+            Rejection::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Rejection::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
+impl IntoResponse for Rejection {
+    fn into_response(self) -> Response {
+        super::receive::refusal(self.status(), self.as_str())
+    }
+}
+
+/// A request that Clerk's Svix signed.
+#[derive(Debug)]
+pub struct Verified {
+    pub message_id: MessageId,
+    /// When this attempt was made. It orders nothing: a retry of an old event carries a new one.
+    pub attempted_at: Millis,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl FromRequest<Receiver> for Verified {
+    type Rejection = Rejection;
+
+    async fn from_request(request: Request, receiver: &Receiver) -> Result<Verified, Rejection> {
+        let (parts, body) = request.into_parts();
+        let verified = read(&parts.headers, body).await.and_then(|body| {
+            let (message_id, attempted_at) = receiver.verifier().verify(&parts.headers, &body, crate::clock::now())?;
+            Ok(Verified { message_id, attempted_at, headers: parts.headers, body })
+        });
+        verified.inspect_err(|rejection| tracing::warn!(reason = rejection.as_str(), "refused a request: {rejection}"))
+    }
+}
+
+async fn read(headers: &HeaderMap, body: axum::body::Body) -> Result<Bytes, Rejection> {
+    let announced = headers.get("content-length").and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > BODY_LIMIT) {
+        return Err(Rejection::TooLarge);
+    }
+    match tokio::time::timeout(BODY_DEADLINE, axum::body::to_bytes(body, BODY_LIMIT)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => Err(if is_too_large(&error) { Rejection::TooLarge } else { Rejection::Incomplete }),
+        Err(_) => Err(Rejection::TooSlow),
+    }
+}
+
+fn is_too_large(error: &axum::Error) -> bool {
+    let mut source: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = source {
+        if error.is::<http_body_util::LengthLimitError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
