@@ -151,11 +151,10 @@ begin
         set name = null, slug = null, image_url = null, has_image = null, max_allowed_memberships = null,
             public_metadata = null, created_at = null, updated_at = null, deleted_at = excluded.deleted_at
   )
-  select coalesce(array_agg(case verdict
-           when 'later' then row(n, 'applied', 'deleted later than known')
-           when 'stale' then row(n, 'stale', 'seen since')
-           when 'unchanged' then row(n, 'unchanged', 'deleted already')
-           else row(n, 'applied', 'deleted') end::clerk_sync.outcome), '{}')
+  select coalesce(array_agg(row(n,
+           case verdict when 'later' then 'applied' else verdict end,
+           case verdict when 'later' then 'deleted later than known' when 'stale' then 'seen since'
+                        when 'unchanged' then 'deleted already' else 'deleted' end)::clerk_sync.outcome), '{}')
     into results from decided;
   ended := array(
     select m.id from unnest(changes) c join clerk.organization_memberships m on m.id = c.id where c.gone and c.kind = 'membership'
