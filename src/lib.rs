@@ -1,3 +1,4 @@
+#![recursion_limit = "256"] // for the JSON of a whole user in testbed
 pub mod app;
 pub mod clerk;
 pub mod clock;
@@ -5,6 +6,7 @@ pub mod config;
 pub mod health;
 pub mod model;
 pub mod replay;
+pub mod sender;
 pub mod store;
 pub mod telemetry;
 pub mod webhook;

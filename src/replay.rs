@@ -1,5 +1,6 @@
 //! `clerk-sync replay`: signs JSON bodies as Svix would and posts them, to try a running server.
 
+use crate::sender::Sender;
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
@@ -8,7 +9,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use svix::webhooks::Webhook;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -64,23 +64,14 @@ impl fmt::Display for Summary {
     }
 }
 
-struct Sender {
-    client: reqwest::Client,
-    url: String,
-    webhook: Webhook,
-}
-
 impl Replay {
     /// Sends everything and counts the answers.
     ///
     /// # Errors
     /// Nothing was sent: the files, the secret or the rate are unusable.
     pub async fn run(&self) -> anyhow::Result<Summary> {
-        let secret = self.secret.split(',').next().unwrap_or_default().trim();
-        let webhook = Webhook::new(secret)
-            .map_err(|_| anyhow::anyhow!("the secret is no signing secret (whsec_…); set CLERK_WEBHOOK_SIGNING_SECRET or --secret"))?;
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build()?;
-        let sender = Arc::new(Sender { client, url: self.url.clone(), webhook });
+        let secret = self.secret.split(',').next().unwrap_or_default();
+        let sender = Arc::new(Sender::new(self.url.as_str(), secret).context("CLERK_WEBHOOK_SIGNING_SECRET or --secret")?);
         let pause = match self.rate {
             Some(rate) if rate > 0.0 && rate.is_finite() => Duration::from_secs_f64(1.0 / rate),
             Some(_) => bail!("--rate must be more than 0"),
@@ -104,7 +95,7 @@ impl Replay {
             let place = Arc::clone(&places).acquire_owned().await?;
             let (sender, body, progress) = (Arc::clone(&sender), Arc::clone(&bodies[index]), progress.clone());
             sending.spawn(async move {
-                let answer = sender.send(&body).await;
+                let answer = send(&sender, &body).await;
                 progress.inc(1);
                 drop(place);
                 answer
@@ -119,39 +110,14 @@ impl Replay {
     }
 }
 
-impl Sender {
-    /// Posts one body: its status, and the outcome that the server names.
-    async fn send(&self, body: &[u8]) -> (String, String) {
-        // One body has one id, however often it is sent, so that a repetition is seen as one.
-        let id = format!("msg_{}", &crate::model::hex(&Sha256::digest(body))[..27]);
-        let seconds = crate::clock::now().get() / 1000;
-        let signature = match self.webhook.sign(&id, seconds, body) {
-            Ok(signature) => signature,
-            Err(error) => return ("unsent".to_owned(), error.to_string()),
-        };
-        let request = self.client.post(&self.url).header("content-type", "application/json");
-        let request = request.header("svix-id", id).header("svix-timestamp", seconds).header("svix-signature", signature);
-        match request.body(body.to_vec()).send().await {
-            Err(error) if error.is_connect() => ("none".to_owned(), "cannot connect".to_owned()),
-            Err(error) if error.is_timeout() => ("none".to_owned(), "no answer in 30 s".to_owned()),
-            Err(_) => ("none".to_owned(), "connection broke".to_owned()),
-            Ok(response) => {
-                let status = response.status().as_u16().to_string();
-                let outcome = response.headers().get(crate::webhook::receive::OUTCOME_HEADER);
-                let outcome = match outcome.and_then(|outcome| outcome.to_str().ok()).map(str::to_owned) {
-                    Some(outcome) => outcome,
-                    None => reason(&response.text().await.unwrap_or_default()),
-                };
-                (status, outcome)
-            }
-        }
+/// Posts one body: its status, and the outcome that the server names.
+async fn send(sender: &Sender, body: &[u8]) -> (String, String) {
+    // One body has one id, however often it is sent, so that a repetition is seen as one.
+    let message_id = format!("msg_{}", &crate::model::hex(&Sha256::digest(body))[..27]);
+    match sender.send(&message_id, body).await {
+        Ok(attempt) => (attempt.status.to_string(), attempt.outcome.unwrap_or_else(|| "-".to_owned())),
+        Err(_) => ("none".to_owned(), "no answer".to_owned()),
     }
-}
-
-/// The word that a refusal carries.
-fn reason(body: &str) -> String {
-    let value: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
-    value["error"].as_str().unwrap_or("-").to_owned()
 }
 
 /// The bodies of all `.json` files at or below `path`, by name.

@@ -2,5 +2,6 @@
 //!
 //! Nothing of our own is simulated: the stand-ins are reached over a socket, as the real ones are.
 
+pub mod clerk;
 pub mod postgres;
 pub mod supabase;
