@@ -1,0 +1,437 @@
+//! Any history that Clerk could emit, delivered in any order and in any batches, ends in the same tables.
+//!
+//! The histories contain what broke simpler rules: content that goes A→B→A at one `updated_at`, deletes without a body,
+//! members who leave and join again, `updated_at` that steps back or lies far ahead, deliveries lost and doubled.
+
+use crate::support::oracle::{Mirror, Version};
+use crate::support::{database, rows, written};
+use clerk_sync::model::{
+    Batch, Change, Claim, Delivery, Entity, EntityRef, Item, Kind, Membership, MembershipId, Millis, Naming, Organization,
+    OrganizationId, Source, User, UserId,
+};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use serde_json::{Value, json};
+use sqlx::PgConnection;
+use std::collections::BTreeMap;
+
+/// One step of a simulated Clerk's life. A step that makes no sense where it stands does nothing.
+#[derive(Clone, Debug)]
+enum Step {
+    Wait(i64),
+    /// The next step happens within the same millisecond.
+    AtOnce,
+    Join { user: usize, admin: bool },
+    /// `touch`: whether `updated_at` moves, and by how much it misses the clock.
+    SetRole { user: usize, role: usize, touch: Option<i64> },
+    Leave { user: usize, with_body: bool },
+    Edit { parent: usize, content: usize, touch: Option<i64> },
+    Ban { user: usize, banned: Option<bool> },
+    /// Whether each membership gets an event of its own is not documented.
+    Delete { parent: usize, announce_members: bool },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let touch = || {
+        prop_oneof![
+            4 => Just(Some(0)),
+            3 => Just(None),
+            2 => (-4_i64..=4).prop_map(Some),
+            1 => Just(Some(1_000_000_000_000)),
+        ]
+    };
+    prop_oneof![
+        3 => prop::sample::select(vec![20_i64, 400, 5_000, 200_000, 400_000]).prop_map(Step::Wait),
+        1 => Just(Step::AtOnce),
+        4 => (0..2_usize, any::<bool>()).prop_map(|(user, admin)| Step::Join { user, admin }),
+        3 => (0..2_usize, 0..3_usize, touch()).prop_map(|(user, role, touch)| Step::SetRole { user, role, touch }),
+        3 => (0..2_usize, any::<bool>()).prop_map(|(user, with_body)| Step::Leave { user, with_body }),
+        3 => (0..3_usize, 0..3_usize, touch()).prop_map(|(parent, content, touch)| Step::Edit { parent, content, touch }),
+        1 => (0..2_usize, prop::option::of(any::<bool>())).prop_map(|(user, banned)| Step::Ban { user, banned }),
+        1 => (0..3_usize, any::<bool>()).prop_map(|(parent, announce_members)| Step::Delete { parent, announce_members }),
+    ]
+}
+
+fn history() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 4..14)
+}
+
+const ORGANIZATION: usize = 2;
+const NAMES: [&str; 3] = ["X", "Y", "Z"];
+const ROLES: [&str; 3] = ["org:admin", "org:member", "org:viewer"];
+
+/// The source: two users, one organization, memberships that come and go.
+struct History {
+    now: i64,
+    pause: i64,
+    joined: usize,
+    /// Content, `updated_at` and ban of both users and the organization, while they exist.
+    parents: [Option<(usize, i64, Option<bool>)>; 3],
+    /// Id, role, creation time and `updated_at` of each user's membership.
+    members: [Option<(String, usize, i64, i64)>; 2],
+    emitted: Vec<Change>,
+}
+
+impl History {
+    fn emit_all(steps: &[Step]) -> Vec<Change> {
+        let mut source = History {
+            now: 1_700_000_000_000,
+            pause: 20,
+            joined: 0,
+            parents: [Some((0, 1_700_000_000_000, Some(false))); 3],
+            members: [None, None],
+            emitted: Vec::new(),
+        };
+        for parent in 0..3 {
+            source.emit_parent(parent);
+        }
+        for step in steps {
+            source.step(step);
+        }
+        source.emitted
+    }
+
+    fn step(&mut self, step: &Step) {
+        self.now += std::mem::replace(&mut self.pause, 20);
+        match *step {
+            Step::AtOnce => self.pause = 0,
+            Step::Wait(ms) => self.now += ms,
+            Step::Join { user, admin } => {
+                if self.parents[user].is_some() && self.parents[ORGANIZATION].is_some() && self.members[user].is_none() {
+                    self.joined += 1;
+                    let id = format!("orgmem_{}", self.joined);
+                    self.members[user] = Some((id, usize::from(!admin), self.now, self.now));
+                    self.emit_member(user);
+                }
+            }
+            Step::SetRole { user, role, touch } => {
+                let now = self.now;
+                if let Some(member) = &mut self.members[user] {
+                    member.1 = role;
+                    member.3 = touch.map_or(member.3, |off| now + off);
+                    self.emit_member(user);
+                }
+            }
+            Step::Leave { user, with_body } => {
+                if let Some(member) = self.members[user].take() {
+                    self.emit_left(user, &member.0, member.2, with_body);
+                }
+            }
+            Step::Edit { parent, content, touch } => {
+                let now = self.now;
+                if let Some(state) = &mut self.parents[parent] {
+                    state.0 = content;
+                    state.1 = touch.map_or(state.1, |off| now + off);
+                    self.emit_parent(parent);
+                }
+            }
+            Step::Ban { user, banned } => {
+                let now = self.now;
+                if let Some(state) = &mut self.parents[user] {
+                    state.2 = banned;
+                    state.1 = now;
+                    self.emit_parent(user);
+                }
+            }
+            Step::Delete { parent, announce_members } => {
+                if self.parents[parent].is_some() {
+                    for user in 0..2 {
+                        if (parent == user || parent == ORGANIZATION)
+                            && let Some(member) = self.members[user].take()
+                            && announce_members
+                        {
+                            self.emit_left(user, &member.0, member.2, true);
+                        }
+                    }
+                    self.parents[parent] = None;
+                    let entity = match parent {
+                        ORGANIZATION => EntityRef::new(Kind::Organization, self.organization_id().0),
+                        user => EntityRef::new(Kind::User, self.user_id(user).0),
+                    };
+                    self.emit(Claim::Gone(entity), None);
+                }
+            }
+        }
+    }
+
+    fn organization_id(&self) -> OrganizationId {
+        OrganizationId("org_1".to_owned())
+    }
+
+    fn user_id(&self, user: usize) -> UserId {
+        UserId(format!("user_{user}"))
+    }
+
+    fn user(&self, user: usize) -> User {
+        let (content, _, banned) = self.parents[user].unwrap_or((0, 0, Some(false)));
+        User {
+            id: self.user_id(user),
+            first_name: Some(NAMES[content].to_owned()),
+            last_name: None,
+            username: None,
+            image_url: None,
+            has_image: None,
+            email_address: None,
+            email_address_verified: None,
+            phone_number: None,
+            phone_number_verified: None,
+            external_id: None,
+            banned,
+            locked: None,
+            deprovisioned: None,
+            public_metadata: None,
+            unsafe_metadata: None,
+            created_at: None,
+        }
+    }
+
+    fn organization(&self) -> Organization {
+        let (content, _, _) = self.parents[ORGANIZATION].unwrap_or((0, 0, None));
+        Organization {
+            id: self.organization_id(),
+            name: Some(NAMES[content].to_owned()),
+            slug: None,
+            image_url: None,
+            has_image: None,
+            max_allowed_memberships: None,
+            public_metadata: None,
+            created_at: None,
+        }
+    }
+
+    fn naming(&self, user: usize, id: &str, created_at: i64) -> Naming {
+        Naming {
+            membership_id: MembershipId::from(id),
+            created_at: ms(created_at),
+            organization: self.organization(),
+            user: self.user(user),
+        }
+    }
+
+    fn emit(&mut self, claim: Claim, naming: Option<Naming>) {
+        self.emitted.push(Change { observed_at: ms(self.now + 5), claim, naming });
+    }
+
+    fn emit_parent(&mut self, parent: usize) {
+        let Some((_, updated_at, _)) = self.parents[parent] else { return };
+        let entity = match parent {
+            ORGANIZATION => Entity::Organization(self.organization()),
+            user => Entity::User(self.user(user)),
+        };
+        let updated_at = ms(updated_at).min(ms(self.now + 5 + 1_000));
+        self.emit(Claim::Live { entity, updated_at }, None);
+    }
+
+    fn emit_member(&mut self, user: usize) {
+        let Some((id, role, created_at, updated_at)) = self.members[user].clone() else { return };
+        let entity = Entity::Membership(Membership {
+            id: MembershipId::from(id.as_str()),
+            organization_id: self.organization_id(),
+            user_id: self.user_id(user),
+            role: ROLES[role].to_owned(),
+            permissions: Vec::new(),
+            public_metadata: None,
+            created_at: ms(created_at),
+        });
+        let naming = self.naming(user, &id, created_at);
+        let updated_at = ms(updated_at).min(ms(self.now + 5 + 1_000));
+        self.emit(Claim::Live { entity, updated_at }, Some(naming));
+    }
+
+    fn emit_left(&mut self, user: usize, id: &str, created_at: i64, with_body: bool) {
+        let naming = with_body.then(|| self.naming(user, id, created_at));
+        self.emit(Claim::Gone(EntityRef::new(Kind::Membership, id)), naming);
+    }
+}
+
+fn ms(value: i64) -> Millis {
+    Millis::new(value).expect("a plausible time")
+}
+
+fn batch(changes: &[Change]) -> Value {
+    let deliveries: Vec<Delivery> =
+        changes.iter().map(|change| Delivery { message: None, item: Item::Change(Box::new(change.clone())) }).collect();
+    serde_json::to_value(Batch::fold(Source::Webhook, false, deliveries.iter())).expect("JSON")
+}
+
+/// All orders of `0..n`.
+fn permutations(n: usize) -> Vec<Vec<usize>> {
+    if n == 0 {
+        return vec![Vec::new()];
+    }
+    permutations(n - 1)
+        .into_iter()
+        .flat_map(|rest| {
+            (0..n).map(move |at| {
+                let mut order = rest.clone();
+                order.insert(at, n - 1);
+                order
+            })
+        })
+        .collect()
+}
+
+/// The changes in that order, cut into batches after each position whose bit is set.
+fn cut(changes: &[Change], order: &[usize], cuts: usize) -> Vec<Vec<Change>> {
+    let mut batches = vec![Vec::new()];
+    for (position, index) in order.iter().enumerate() {
+        batches.last_mut().expect("there is one").push(changes[*index].clone());
+        if cuts >> position & 1 == 1 {
+            batches.push(Vec::new());
+        }
+    }
+    batches
+}
+
+fn folded(batches: &[Vec<Change>]) -> Mirror {
+    let mut mirror = Mirror::default();
+    for changes in batches {
+        mirror.apply(&batch(changes));
+    }
+    mirror.pending.clear(); // asked for in passing: what is still doubtful differs by order, the tables do not
+    mirror
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// R8 and all others, without a database: every order of the last four events, in every cut into batches.
+    #[test]
+    fn every_order_and_every_cut_of_a_history_end_alike(steps in history(), lost in prop::collection::vec(any::<u8>(), 24)) {
+        let emitted = History::emit_all(&steps);
+        let delivered: Vec<Change> =
+            emitted.into_iter().zip(lost.iter().cycle()).filter(|(_, lost)| **lost >= 50).map(|(change, _)| change).collect();
+        let changes = &delivered[delivered.len().saturating_sub(4)..];
+        let one_by_one = folded(&cut(changes, &(0..changes.len()).collect::<Vec<_>>(), usize::MAX));
+        for order in permutations(changes.len()) {
+            for cuts in 0..(1_usize << changes.len().saturating_sub(1)) {
+                let mirror = folded(&cut(changes, &order, cuts));
+                prop_assert_eq!(&mirror, &one_by_one, "order {:?}, cuts {:b}", order, cuts);
+            }
+        }
+    }
+}
+
+// Two hundred histories on Postgres: lost, doubled, shuffled, cut into batches, each in six ways. Four tests, because each has
+// a database of its own and they run side by side.
+
+#[tokio::test]
+async fn the_writer_and_the_oracle_agree_whatever_the_order_1() {
+    agree(1, 50).await;
+}
+
+#[tokio::test]
+async fn the_writer_and_the_oracle_agree_whatever_the_order_2() {
+    agree(2, 50).await;
+}
+
+#[tokio::test]
+async fn the_writer_and_the_oracle_agree_whatever_the_order_3() {
+    agree(3, 50).await;
+}
+
+#[tokio::test]
+async fn the_writer_and_the_oracle_agree_whatever_the_order_4() {
+    agree(4, 50).await;
+}
+
+async fn agree(share: u64, histories: u64) {
+    let database = database().await;
+    let mut connection = database.worker().await;
+    let mut owner = database.owner().await;
+    let mut runner = proptest::test_runner::TestRunner::new_with_rng(
+        ProptestConfig::default(),
+        proptest::test_runner::TestRng::from_seed(
+            proptest::test_runner::RngAlgorithm::ChaCha,
+            &[u8::try_from(share).unwrap(); 32],
+        ),
+    );
+    for number in 0..histories {
+        let steps = history().new_tree(&mut runner).expect("a history").current();
+        let mut rng = fastrand::Rng::with_seed(share * 1_000_000 + number);
+        let lost: Vec<bool> = (0..64).map(|_| rng.u8(..) < 50).collect();
+        let mut tables: Vec<BTreeMap<(String, String), Value>> = Vec::new();
+        for attempt in 0..6 {
+            sqlx::raw_sql(EMPTY).execute(&mut owner).await.expect("empty tables");
+            let emitted = History::emit_all(&steps);
+            let mut delivered: Vec<Change> =
+                emitted.into_iter().zip(&lost).filter(|(_, lost)| !**lost).map(|(change, _)| change).collect();
+            let doubled: Vec<Change> = delivered.iter().filter(|_| rng.u8(..) < 75).cloned().collect();
+            delivered.extend(doubled);
+            rng.shuffle(&mut delivered);
+
+            let mut oracle = Mirror::default();
+            let mut rest = delivered.as_slice();
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at(rng.usize(1..=rest.len()));
+                let batch = batch(now);
+                apply(&mut connection, &batch).await;
+                oracle.apply(&batch);
+                rest = later;
+            }
+            let held = held(&mut owner).await;
+            assert_eq!(held, expected(&oracle), "seed {share}/{number}, attempt {attempt}\n{steps:#?}");
+            let before = written(&mut owner).await;
+            apply(&mut connection, &batch(&delivered)).await;
+            assert_eq!(written(&mut owner).await, before, "applying everything again wrote a row: {share}/{number}");
+            tables.push(held);
+        }
+        assert!(tables.windows(2).all(|pair| pair[0] == pair[1]), "seed {share}/{number}: the order mattered\n{steps:#?}");
+    }
+}
+
+async fn apply(connection: &mut PgConnection, batch: &Value) {
+    sqlx::query("select * from clerk_sync.apply($1::jsonb)").bind(batch.to_string()).execute(connection).await.expect("apply");
+}
+
+/// Faster than `truncate` where there are few rows.
+const EMPTY: &str = "delete from clerk.organization_memberships; delete from clerk.organizations; delete from clerk.users; \
+     delete from clerk_sync.versions; delete from clerk_sync.generations; delete from clerk_sync.pending_reads";
+
+/// What the tables hold.
+async fn held(owner: &mut PgConnection) -> BTreeMap<(String, String), Value> {
+    let sql = "select v.kind, v.id, to_jsonb(v) - 'kind' - 'id' as version,
+                case when v.state = 'deleted' then null
+                     when v.kind = 'user' then (select jsonb_build_object('name', u.first_name, 'banned', d.banned)
+                                                  from clerk.users u join clerk.user_details d using (id)
+                                                 where u.id = v.id and u.deleted_at is null)
+                     when v.kind = 'organization' then (select jsonb_build_object('name', o.name) from clerk.organizations o
+                                                         where o.id = v.id and o.deleted_at is null)
+                     else (select jsonb_build_object('role', m.role) from clerk.organization_memberships m where m.id = v.id)
+                end as row
+           from clerk_sync.versions v
+          union all
+         select 'stray membership', m.id, null, null from clerk.organization_memberships m
+          where not exists (select from clerk_sync.versions v where v.id = m.id and v.state = 'live')";
+    let rows = rows(owner, sql).await;
+    let entry = |row: Value| {
+        let key = (row["kind"].as_str().unwrap().to_owned(), row["id"].as_str().unwrap().to_owned());
+        (key, json!({ "version": row["version"], "row": row["row"] }))
+    };
+    rows.into_iter().map(entry).collect()
+}
+
+fn expected(oracle: &Mirror) -> BTreeMap<(String, String), Value> {
+    let row = |key: &(String, String)| {
+        let Some(row) = oracle.rows.get(key) else { return Value::Null };
+        match key.0.as_str() {
+            "user" => json!({ "name": row["first_name"], "banned": row["banned"] }),
+            "organization" => json!({ "name": row["name"] }),
+            _ => json!({ "role": row["role"] }),
+        }
+    };
+    let version = |version: &Version| {
+        json!({
+            "state": version.state,
+            "updated_at": version.updated_at,
+            "observed_at": version.observed_at,
+            "content": version.content,
+            "floor": version.floor,
+            "inferred": version.inferred,
+        })
+    };
+    let entry = |(key, held): (&(String, String), &Version)| {
+        (key.clone(), json!({ "version": version(held), "row": row(key) }))
+    };
+    oracle.versions.iter().map(entry).collect()
+}

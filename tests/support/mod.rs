@@ -1,0 +1,231 @@
+//! A world for a test: its own database, a running server, a simulated Clerk, and deliveries over real HTTP.
+
+pub mod oracle;
+
+use clerk_sync::app;
+use clerk_sync::config::Config;
+use clerk_sync::model::InstanceId;
+use clerk_sync::sender::{Attempt, Sender};
+use clerk_sync::store::{self, Database};
+use clerk_sync::testbed::clerk::{Clerk, Event};
+use clerk_sync::testbed::supabase::Supabase;
+use clerk_sync::webhook::verify::Verifier;
+use clerk_sync::webhook::writer::InstanceCheck;
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use tokio::net::TcpListener;
+use tokio::sync::{OnceCell, oneshot};
+
+/// The signing secret of every test's endpoint.
+pub const SECRET: &str = "whsec_dGVzdHMgc2lnbiB3aXRoIHRoaXMgb25l";
+
+/// A moment well in the past, in ms: no test's event lies ahead of the clock.
+pub const START: i64 = 1_790_000_000_000;
+
+static SERVER: Mutex<Option<&'static Supabase>> = Mutex::new(None);
+static TEMPLATE: OnceCell<()> = OnceCell::const_new();
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// The one Postgres of this test run. It ends with the process, by its leash.
+pub fn supabase() -> &'static Supabase {
+    let mut server = SERVER.lock().unwrap();
+    server.get_or_insert_with(|| Box::leak(Box::new(Supabase::start().expect("a private Postgres"))))
+}
+
+/// A name that no other test of this run uses.
+pub fn unique(prefix: &str) -> String {
+    format!("{prefix}_{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A migrated database of the test's own, cloned from a template.
+pub async fn database() -> TestDatabase {
+    let supabase = supabase();
+    TEMPLATE
+        .get_or_init(async || {
+            supabase.create("template").await.expect("a database");
+            store::migrate(&Database::parse(&supabase.url("template")).unwrap()).await.expect("migrations");
+        })
+        .await;
+    let name = unique("test");
+    supabase.clone_database("template", &name).await.expect("a clone");
+    TestDatabase { name }
+}
+
+/// A database that can be asked as any role.
+pub struct TestDatabase {
+    pub name: String,
+}
+
+impl TestDatabase {
+    pub fn url(&self) -> String {
+        supabase().url(&self.name)
+    }
+
+    pub fn database(&self) -> Database {
+        Database::parse(&self.url()).unwrap()
+    }
+
+    /// A connection as the owner.
+    pub async fn owner(&self) -> PgConnection {
+        PgConnection::connect(&self.url()).await.expect("a connection")
+    }
+
+    /// A connection that does what `serve` does before its first statement.
+    pub async fn worker(&self) -> PgConnection {
+        let mut connection = self.owner().await;
+        connection.execute("set role clerk_sync_worker").await.expect("the role");
+        connection
+    }
+
+    /// The rows of a query as JSON.
+    pub async fn rows(&self, sql: &str) -> Vec<Value> {
+        rows(&mut self.owner().await, sql).await
+    }
+
+    pub async fn count(&self, table: &str) -> i64 {
+        let sql = format!("select count(*) from {table}");
+        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut self.owner().await).await.expect("a count")
+    }
+
+    pub async fn execute(&self, sql: &str) {
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut self.owner().await).await.expect("the statement");
+    }
+
+    /// Everything that must not depend on the order of events, as text.
+    pub async fn mirror(&self) -> String {
+        dump(&mut self.owner().await, "to_jsonb(t)::text").await
+    }
+
+    /// The row versions of Postgres: equal before and after only if nothing was written.
+    pub async fn written(&self) -> String {
+        written(&mut self.owner().await).await
+    }
+}
+
+/// See [`TestDatabase::written`].
+pub async fn written(owner: &mut PgConnection) -> String {
+    dump(owner, "t.xmin::text || ' ' || t.ctid::text").await
+}
+
+async fn dump(owner: &mut PgConnection, row: &str) -> String {
+    let part = |table: &&str| {
+        format!("select '-- {table}' || E'\\n' || coalesce(string_agg({row}, E'\\n' order by to_jsonb(t)::text), '') from {table} t")
+    };
+    let sql = MIRROR.iter().map(part).collect::<Vec<_>>().join(" union all ");
+    let tables: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(owner).await.expect("a dump");
+    tables.join("\n")
+}
+
+const MIRROR: &[&str] = &[
+    "clerk.users",
+    "clerk.user_details",
+    "clerk.organizations",
+    "clerk.organization_memberships",
+    "clerk_sync.versions",
+    "clerk_sync.generations",
+];
+
+/// The rows of a query as JSON.
+pub async fn rows(connection: &mut PgConnection, sql: &str) -> Vec<Value> {
+    let sql = format!("select coalesce(json_agg(t), '[]')::text from ({sql}) t");
+    let text: String = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await.expect("rows");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// A `serve` of its own port, stopped when dropped.
+pub struct Server {
+    pub url: String,
+    stop: Option<oneshot::Sender<()>>,
+    running: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    pub async fn start(database: Database, instance: InstanceCheck) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listen_addr = listener.local_addr().expect("an address");
+        let config = Config { database, verifier: Verifier::new([SECRET]).unwrap(), instance, listen_addr };
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn(app::serve(config, listener, async move {
+            let _ = stopped.await;
+        }));
+        Server { url: format!("http://{listen_addr}"), stop: Some(stop), running }
+    }
+
+    pub fn webhook_url(&self) -> String {
+        format!("{}/webhooks/clerk", self.url)
+    }
+
+    /// Stops as SIGTERM would, and waits for the end.
+    pub async fn stop(mut self) {
+        drop(self.stop.take());
+        self.running.await.expect("serve ends without a panic");
+    }
+
+    /// The status and body of a GET.
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        let response = reqwest::get(format!("{}{path}", self.url)).await.expect("an answer");
+        let status = response.status().as_u16();
+        let body = response.text().await.expect("a body");
+        (status, serde_json::from_str(&body).unwrap_or(Value::String(body)))
+    }
+}
+
+/// A database, a server in front of it, and a Clerk that sends it webhooks.
+pub struct World {
+    pub database: TestDatabase,
+    pub server: Server,
+    pub sender: Sender,
+    pub clerk: Clerk,
+}
+
+impl World {
+    /// The usual one: the mirror takes whichever instance comes first.
+    pub async fn new() -> World {
+        World::with(InstanceCheck::Pinned(None)).await
+    }
+
+    pub async fn with(instance: InstanceCheck) -> World {
+        let database = database().await;
+        let server = Server::start(database.database(), instance).await;
+        let sender = Sender::new(server.webhook_url(), SECRET).unwrap();
+        World { database, server, sender, clerk: Clerk::new(1, START) }
+    }
+
+    /// Delivers all webhooks that are due, in order.
+    pub async fn deliver(&mut self) {
+        for event in std::mem::take(&mut self.clerk.outbox) {
+            self.send(&event).await;
+        }
+    }
+
+    /// One delivery that must be accepted: its outcome.
+    pub async fn send(&self, event: &Event) -> String {
+        let attempt = self.attempt(&event.message_id, event.body.as_bytes()).await;
+        assert!(matches!(attempt.status, 200 | 204), "{} was answered {attempt:?}", event.event_type);
+        attempt.outcome.expect("an outcome")
+    }
+
+    pub async fn attempt(&self, message_id: &str, body: &[u8]) -> Attempt {
+        self.sender.send(message_id, body).await.expect("an answer")
+    }
+
+    /// A body made by hand, as a message of its own: its outcome.
+    pub async fn send_body(&self, body: &Value) -> String {
+        let attempt = self.attempt(&unique("msg"), body.to_string().as_bytes()).await;
+        assert!(matches!(attempt.status, 200 | 204), "answered {attempt:?}");
+        attempt.outcome.expect("an outcome")
+    }
+
+    /// The ids of the organization's members with their roles, by the mirror.
+    pub async fn members(&self, organization_id: &str) -> Vec<(String, String)> {
+        let sql = "select user_id, role from clerk.organization_memberships where organization_id = $1 order by user_id";
+        sqlx::query_as(sql).bind(organization_id).fetch_all(&mut self.database.owner().await).await.expect("members")
+    }
+}
+
+/// The instance check of an environment that names one.
+pub fn instance(id: &str) -> InstanceCheck {
+    InstanceCheck::Pinned(Some(InstanceId::from(id)))
+}
