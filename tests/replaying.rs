@@ -1,1 +1,60 @@
-//! .
+//! Whole sets of payloads, by `replay`, in any order and any number: the same tables, and nothing written again.
+
+use crate::support::{SECRET, World, extra_fixtures};
+use clerk_sync::replay::Replay;
+use clerk_sync::webhook::writer::InstanceCheck;
+use std::path::{Path, PathBuf};
+
+fn replay(world: &World, path: &Path, shuffle: Option<u64>) -> Replay {
+    Replay {
+        path: path.to_owned(),
+        url: world.server.webhook_url(),
+        secret: SECRET.to_owned(),
+        shuffle,
+        times: 3,
+        concurrency: 8,
+        rate: None,
+    }
+}
+
+async fn ends_alike_in_any_order(path: PathBuf) {
+    let mut mirrors = Vec::new();
+    for seed in 1..=5 {
+        let world = World::with(InstanceCheck::Off).await;
+        let summary = replay(&world, &path, Some(seed)).run().await.unwrap();
+        assert!(summary.all_accepted(), "{summary}");
+        mirrors.push(world.database.mirror().await);
+        let written = world.database.written().await;
+        let again = replay(&world, &path, None).run().await.unwrap();
+        assert!(again.all_accepted(), "{again}");
+        assert_eq!(world.database.written().await, written, "replaying everything wrote a row");
+        assert_eq!(world.database.count("clerk_sync.dead_letters").await, 0);
+    }
+    for (seed, mirror) in (1..).zip(&mirrors) {
+        assert_eq!(*mirror, mirrors[0], "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn our_fixtures_shuffled_and_tripled_end_alike() {
+    ends_alike_in_any_order(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/clerk")).await;
+}
+
+#[tokio::test]
+async fn further_fixtures_shuffled_and_tripled_end_alike() {
+    if let Some(folder) = extra_fixtures() {
+        ends_alike_in_any_order(folder.join("clerk/webhooks")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_makes_replay_fail() {
+    let world = World::new().await;
+    let mut replay = replay(&world, &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/clerk/user.created.json"), None);
+    replay.secret = "whsec_YW5vdGhlciBzZWNyZXQgYWx0b2dldGhlcg==".to_owned();
+    let summary = replay.run().await.unwrap();
+    assert!(!summary.all_accepted());
+    assert!(summary.to_string().contains("invalid_signature"), "{summary}");
+    replay.path = PathBuf::from("no/such/folder");
+    assert!(replay.run().await.unwrap_err().to_string().contains("no/such/folder"));
+}

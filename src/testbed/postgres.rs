@@ -6,12 +6,11 @@
 
 use anyhow::{Context as _, bail};
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 /// Names the folder with `initdb` and `postgres` to use, before all others.
 pub const BIN_VARIABLE: &str = "CLERK_SYNC_POSTGRES_BIN";
@@ -20,33 +19,30 @@ pub const BIN_VARIABLE: &str = "CLERK_SYNC_POSTGRES_BIN";
 pub const SUPERUSER: &str = "supabase_admin";
 
 /// Data that needs to survive nothing: the server is fast, and as small as it gets.
-const SETTINGS: [&str; 9] = [
-    "listen_addresses=",
-    "fsync=off",
-    "synchronous_commit=off",
-    "full_page_writes=off",
-    "shared_buffers=64MB",
-    "max_connections=200",
-    "max_wal_size=4GB",
-    "logging_collector=off",
-    "timezone=UTC",
-];
+const SETTINGS: &str = "
+listen_addresses = ''
+fsync = off
+synchronous_commit = off
+full_page_writes = off
+shared_buffers = 64MB
+max_connections = 200
+max_wal_size = 4GB
+timezone = UTC
+";
 
-/// Waits for our end, then ends the server and its data. Arguments: the programs' folder, ours, the settings.
+/// Waits for our end, then ends the server and its data. Arguments: the programs' folder, and ours.
 const LEASH: &str = r#"
-bin=$1 dir=$2; shift 2
-"$bin/postgres" -D "$dir/data" -k "$dir" "$@" </dev/null >"$dir/log" 2>&1 &
-server=$!
 cat >/dev/null
-kill -QUIT "$server" 2>/dev/null
-wait "$server"
-rm -rf "$dir"
+"$1/pg_ctl" -D "$2/data" -m immediate -s stop 2>/dev/null
+rm -rf "$2"
 "#;
 
 /// A running server. Dropping it ends the server and removes its data.
 #[derive(Debug)]
 pub struct Cluster {
+    bin: PathBuf,
     dir: PathBuf,
+    user: Option<User>,
     leash: Child,
 }
 
@@ -59,17 +55,61 @@ impl Cluster {
         let bin = find_binaries()?;
         let user = unprivileged_user()?;
         let dir = make_dir(user)?;
-        if let Err(error) = initdb(&bin, &dir, user) {
-            let _ = std::fs::remove_dir_all(&dir);
-            return Err(error);
-        }
-        let mut command = run_as(user, "sh");
-        command.args(["-c", LEASH, "sh"]).arg(&bin).arg(&dir).stdin(Stdio::piped()).process_group(0);
-        command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
-        let leash = command.spawn().context("cannot start sh")?;
-        let cluster = Cluster { dir, leash };
-        cluster.wait_until_ready()?;
+        let mut leash = run_as(user, "sh");
+        leash.args(["-c", LEASH, "sh"]).arg(&bin).arg(&dir).stdin(Stdio::piped()).process_group(0);
+        let leash = leash.spawn().context("cannot start sh")?;
+        let cluster = Cluster { bin, dir, user, leash };
+        cluster.initdb()?;
+        cluster.start_server()?;
         Ok(cluster)
+    }
+
+    /// Starts the server again after [`Cluster::stop_server`], and waits until it accepts connections.
+    ///
+    /// # Errors
+    /// It did not start; the sentence has the end of its log.
+    pub fn start_server(&self) -> anyhow::Result<()> {
+        let log = self.dir.join("log");
+        let started = self.pg_ctl(&["-w", "-l", &log.to_string_lossy(), "start"]);
+        started.with_context(|| {
+            let log = std::fs::read_to_string(&log).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(5).collect();
+            format!("Postgres did not start: {}", tail.into_iter().rev().collect::<Vec<_>>().join(" / "))
+        })
+    }
+
+    /// Stops the server at once, as a crash would: it recovers when started again.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub fn stop_server(&self) -> anyhow::Result<()> {
+        self.pg_ctl(&["-m", "immediate", "-w", "stop"]).context("cannot stop Postgres")
+    }
+
+    fn pg_ctl(&self, arguments: &[&str]) -> anyhow::Result<()> {
+        let mut command = run_as(self.user, self.bin.join("pg_ctl"));
+        command.arg("-D").arg(self.dir.join("data")).arg("-s").args(arguments);
+        let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+        if status.success() { Ok(()) } else { bail!("pg_ctl failed") }
+    }
+
+    fn initdb(&self) -> anyhow::Result<()> {
+        let data = self.dir.join("data");
+        let mut said = String::new();
+        // Some systems lack C.UTF-8; all have C.
+        for locale in ["C.UTF-8", "C"] {
+            let mut command = run_as(self.user, self.bin.join("initdb"));
+            command.args(["-A", "trust", "-E", "UTF8", "--no-sync", "-U", SUPERUSER]);
+            let output = command.arg(format!("--locale={locale}")).arg(&data).output().context("cannot run initdb")?;
+            if output.status.success() {
+                let socket = format!("unix_socket_directories = '{}'\n", self.dir.display());
+                let mut settings = std::fs::OpenOptions::new().append(true).open(data.join("postgresql.conf"))?;
+                return Ok(settings.write_all((SETTINGS.to_owned() + &socket).as_bytes())?);
+            }
+            said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " / ");
+            let _ = std::fs::remove_dir_all(&data);
+        }
+        bail!("initdb failed: {said}")
     }
 
     /// A connection URL for `role` to `database`, over the socket.
@@ -82,20 +122,6 @@ impl Cluster {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
-
-    fn wait_until_ready(&self) -> anyhow::Result<()> {
-        let started = Instant::now();
-        while started.elapsed() < Duration::from_secs(30) {
-            let status = std::fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap_or_default();
-            if status.lines().nth(7).is_some_and(|line| line.trim() == "ready") {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
-        let tail: Vec<_> = log.lines().rev().take(5).collect();
-        bail!("Postgres did not start: {}", tail.into_iter().rev().collect::<Vec<_>>().join(" / "))
-    }
 }
 
 impl Drop for Cluster {
@@ -103,26 +129,6 @@ impl Drop for Cluster {
         drop(self.leash.stdin.take());
         let _ = self.leash.wait();
     }
-}
-
-fn initdb(bin: &Path, dir: &Path, user: Option<User>) -> anyhow::Result<()> {
-    let mut said = String::new();
-    // Some systems lack C.UTF-8; all have C.
-    for locale in ["C.UTF-8", "C"] {
-        let data = dir.join("data");
-        let output = run_as(user, bin.join("initdb"))
-            .args(["-A", "trust", "-E", "UTF8", "--no-sync", "-U", SUPERUSER])
-            .arg(format!("--locale={locale}"))
-            .arg(&data)
-            .output()
-            .context("cannot run initdb")?;
-        if output.status.success() {
-            return Ok(());
-        }
-        said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " / ");
-        let _ = std::fs::remove_dir_all(&data);
-    }
-    bail!("initdb failed: {said}")
 }
 
 /// A command in a clean environment, as `user` if one is given.
@@ -135,7 +141,7 @@ fn run_as(user: Option<User>, program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct User {
     uid: u32,
     gid: u32,

@@ -13,6 +13,7 @@ use clerk_sync::webhook::verify::Verifier;
 use clerk_sync::webhook::writer::InstanceCheck;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::net::TcpListener;
@@ -21,8 +22,8 @@ use tokio::sync::{OnceCell, oneshot};
 /// The signing secret of every test's endpoint.
 pub const SECRET: &str = "whsec_dGVzdHMgc2lnbiB3aXRoIHRoaXMgb25l";
 
-/// A moment well in the past, in ms: no test's event lies ahead of the clock.
-pub const START: i64 = 1_790_000_000_000;
+/// October 2025, in ms: no test's event lies ahead of the clock.
+pub const START: i64 = 1_760_000_000_000;
 
 static SERVER: Mutex<Option<&'static Supabase>> = Mutex::new(None);
 static TEMPLATE: OnceCell<()> = OnceCell::const_new();
@@ -228,4 +229,10 @@ impl World {
 /// The instance check of an environment that names one.
 pub fn instance(id: &str) -> InstanceCheck {
     InstanceCheck::Pinned(Some(InstanceId::from(id)))
+}
+
+/// The folder that `CLERK_SYNC_EXTRA_FIXTURES` names, if it is set: `svix/vectors.json` and `clerk/webhooks/*.json` in it are
+/// replayed beside our own.
+pub fn extra_fixtures() -> Option<PathBuf> {
+    std::env::var_os("CLERK_SYNC_EXTRA_FIXTURES").map(PathBuf::from)
 }
