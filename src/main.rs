@@ -57,7 +57,8 @@ fn main() -> ExitCode {
     // Before any thread exists: it changes the environment.
     let dotenv = dotenvy::dotenv();
     let cli = Cli::parse();
-    telemetry::init();
+    // The service tells of every delivery; the commands speak for themselves.
+    telemetry::init(if matches!(cli.command, Command::Serve(_)) { "info,sqlx=warn" } else { "warn" });
     if let Err(error) = dotenv
         && !error.not_found()
     {

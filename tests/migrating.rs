@@ -1,1 +1,157 @@
-//! .
+//! The schema as a Supabase customer gets it: migrated by a role that is no superuser, closed to everybody it is not meant for.
+
+use crate::support::{TestDatabase, database, instance, rows, supabase, unique};
+use clerk_sync::model::InstanceId;
+use clerk_sync::store::{self, Database};
+use serde_json::json;
+
+/// A Supabase project without our schemas.
+async fn empty_project() -> TestDatabase {
+    let name = unique("project");
+    supabase().create(&name).await.unwrap();
+    TestDatabase { name }
+}
+
+#[tokio::test]
+async fn migrating_twice_changes_nothing() {
+    let project = empty_project().await;
+    for _ in 0..2 {
+        store::migrate(&project.database()).await.unwrap();
+    }
+    assert_eq!(project.count("clerk.users").await, 0);
+    let versions = project.rows("select version from clerk_sync._sqlx_migrations where not success").await;
+    assert!(versions.is_empty());
+}
+
+#[tokio::test]
+async fn the_printed_file_makes_the_same_schema_and_migrate_takes_over() {
+    let (printed, migrated) = (empty_project().await, empty_project().await);
+    printed.execute(&store::printed_migrations()).await;
+    store::migrate(&printed.database()).await.unwrap();
+    store::migrate(&migrated.database()).await.unwrap();
+    let catalog = "select n.nspname, c.relname, c.relkind, c.relacl::text, c.relrowsecurity from pg_class c \
+         join pg_namespace n on n.oid = c.relnamespace where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') order by 1, 2";
+    assert_eq!(printed.rows(catalog).await, migrated.rows(catalog).await);
+    let functions = "select p.oid::regprocedure::text, md5(p.prosrc), p.proacl::text from pg_proc p \
+         join pg_namespace n on n.oid = p.pronamespace where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') order by 1";
+    assert_eq!(printed.rows(functions).await, migrated.rows(functions).await);
+}
+
+#[tokio::test]
+async fn a_foreign_clerk_schema_is_refused_with_the_way_out() {
+    let project = empty_project().await;
+    project.execute("create schema clerk; create table clerk.users (id text)").await;
+    let error = format!("{:#}", store::migrate(&project.database()).await.unwrap_err());
+    assert!(error.contains("alter schema clerk rename to clerk_fdw"), "{error}");
+    project.execute("alter schema clerk rename to clerk_fdw").await;
+    store::migrate(&project.database()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_supabase_is_named_as_such() {
+    // Roles belong to the cluster, so this needs one in which nobody made them.
+    let cluster = tokio::task::spawn_blocking(|| clerk_sync::testbed::postgres::Cluster::start().unwrap()).await.unwrap();
+    let database = Database::parse(&cluster.url("supabase_admin", "postgres")).unwrap();
+    let error = format!("{:#}", store::migrate(&database).await.unwrap_err());
+    assert!(error.contains("not a Supabase database"), "{error}");
+}
+
+#[tokio::test]
+async fn every_object_has_an_explicit_acl_and_every_table_rls() {
+    let database = database().await;
+    let open = "select c.oid::regclass::text as object from pg_class c join pg_namespace n on n.oid = c.relnamespace \
+         where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') and c.relkind in ('r', 'v', 'm', 'S', 'p') \
+           and (c.relacl is null or not c.relrowsecurity or c.relforcerowsecurity) \
+         union all select p.oid::regprocedure::text from pg_proc p join pg_namespace n on n.oid = p.pronamespace \
+         where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') and (p.proacl is null or p.proconfig is null) \
+         union all select t.typname from pg_type t join pg_namespace n on n.oid = t.typnamespace left join pg_class c on c.oid = t.typrelid \
+         where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') and t.typtype = 'c' and c.relkind = 'c' and t.typacl is null \
+         union all select n.nspname from pg_namespace n where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') and n.nspacl is null";
+    assert_eq!(database.rows(open).await, Vec::<serde_json::Value>::new());
+}
+
+#[tokio::test]
+async fn each_role_may_do_exactly_what_is_written_here() {
+    let database = database().await;
+    let tables = "select r.rolname || ': ' || string_agg(p.privilege || ' ' || c.oid::regclass, ', ' order by c.oid::regclass::text, p.privilege) as may \
+         from (values ('anon'), ('authenticated'), ('service_role'), ('clerk_sync_worker')) r (rolname) \
+         cross join (values ('select'), ('insert'), ('update'), ('delete'), ('truncate'), ('references'), ('trigger')) p (privilege) \
+         cross join pg_class c join pg_namespace n on n.oid = c.relnamespace \
+         where n.nspname in ('clerk', 'clerk_sync') and c.relkind = 'r' and has_table_privilege(r.rolname, c.oid, p.privilege) \
+           and n.nspname || '.' || c.relname <> all (array['clerk_sync.receipts', 'clerk_sync.dead_letters', 'clerk_sync.marks', \
+               'clerk_sync.generations', 'clerk_sync.pending_reads', 'clerk_sync.pending_passes', 'clerk_sync._sqlx_migrations']) \
+         group by r.rolname order by r.rolname";
+    let read = "select clerk.organization_memberships, select clerk.organizations, select clerk.user_details, select clerk.users";
+    let expected = [
+        json!({ "may": format!("authenticated: {read}") }),
+        json!({ "may": format!("clerk_sync_worker: {read}, select clerk_sync.instance, select clerk_sync.versions") }),
+        json!({ "may": format!("service_role: {read}") }),
+    ];
+    assert_eq!(database.rows(tables).await, expected);
+    let functions = "select r.rolname as role, p.oid::regprocedure::text as function \
+         from (values ('anon'), ('authenticated'), ('service_role'), ('clerk_sync_worker')) r (rolname) cross join pg_proc p \
+         join pg_namespace n on n.oid = p.pronamespace where n.nspname in ('clerk', 'clerk_sync') and has_function_privilege(r.rolname, p.oid, 'execute') \
+         order by 1, 2";
+    let expected = [
+        json!({ "role": "clerk_sync_worker", "function": "clerk_sync.apply(jsonb)" }),
+        json!({ "role": "clerk_sync_worker", "function": "clerk_sync.pin_instance(text,text)" }),
+    ];
+    assert_eq!(database.rows(functions).await, expected);
+}
+
+#[tokio::test]
+async fn the_worker_reads_the_mirror_and_cannot_write_it() {
+    let database = database().await;
+    let mut worker = database.worker().await;
+    assert!(rows(&mut worker, "select * from clerk.users").await.is_empty());
+    for sql in [
+        "insert into clerk.users (id) values ('user_1')",
+        "update clerk.organization_memberships set role = 'org:admin' where true",
+        "delete from clerk.organizations where true",
+        "insert into clerk_sync.versions (kind, id, state, observed_at) values ('user', 'user_1', 'live', 0)",
+        "delete from clerk_sync.receipts where true",
+        "select clerk_rls.user_id()",
+    ] {
+        let error = sqlx::raw_sql(sql).execute(&mut worker).await.unwrap_err();
+        let code = error.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
+        assert_eq!(code.as_deref(), Some("42501"), "{sql}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn deleting_a_user_leaves_the_applications_rows() {
+    let mut world = crate::support::World::new().await;
+    let ada = world.clerk.create_user("Ada", "Lovelace");
+    world.deliver().await;
+    world.database.execute("create table public.documents (id int primary key, owner text references clerk.users)").await;
+    world.database.execute(&format!("insert into public.documents values (1, '{ada}')")).await;
+    world.clerk.delete_user(&ada);
+    world.deliver().await;
+    assert_eq!(world.database.count("public.documents").await, 1);
+}
+
+#[tokio::test]
+async fn the_pin_changes_only_while_the_mirror_is_empty_or_by_repin() {
+    let database = database().await;
+    let pinned = async |wanted: Option<&str>| {
+        let wanted = wanted.map(InstanceId::from);
+        database.database().connect().await.unwrap().pin_instance(wanted.as_ref()).await.unwrap().map(|id| id.0)
+    };
+    assert_eq!(pinned(None).await, None);
+    assert_eq!(pinned(Some("ins_1")).await.as_deref(), Some("ins_1"));
+    assert_eq!(pinned(Some("ins_2")).await.as_deref(), Some("ins_2"), "nothing is mirrored yet");
+    database.execute("insert into clerk_sync.versions (kind, id, state, observed_at) values ('user', 'user_1', 'live', 0)").await;
+    assert_eq!(pinned(Some("ins_3")).await.as_deref(), Some("ins_2"));
+    store::repin(&database.database(), Some(&InstanceId::from("ins_3"))).await.unwrap();
+    assert_eq!(pinned(None).await.as_deref(), Some("ins_3"));
+    store::repin(&database.database(), None).await.unwrap();
+    assert_eq!(pinned(None).await, None, "the next webhook decides");
+    assert_eq!(instance("ins_3"), instance("ins_3"));
+}
+
+#[tokio::test]
+async fn a_server_before_the_migrations_says_what_to_do() {
+    let project = empty_project().await;
+    let error = project.database().connect().await.err().expect("an error").to_string();
+    assert!(error.contains("clerk-sync migrate"), "{error}");
+}

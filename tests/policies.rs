@@ -1,1 +1,153 @@
-//! .
+//! What a policy over the mirror lets each caller see, asked as PostgREST asks: settings first, then the role, in one
+//! transaction (`PostgREST/postgrest` `src/library/PostgREST/Query/PreQuery.hs`).
+
+use crate::support::{World, rows};
+use serde_json::{Value, json};
+use sqlx::Connection as _;
+
+/// Documents of two organizations under the one-line policy of the README, and under a plain join.
+async fn documents(world: &World, acme: &str, other: &str) {
+    let sql = format!(
+        "create table public.documents (id int primary key, organization_id text not null);
+         create table public.joined (like public.documents including all);
+         alter table public.documents enable row level security;
+         alter table public.joined enable row level security;
+         create policy members on public.documents for select to authenticated
+           using (organization_id = any (array(select clerk_rls.organization_ids())));
+         create policy members on public.joined for select to authenticated
+           using (exists (select from clerk.organization_memberships m
+                           where m.organization_id = joined.organization_id and m.user_id = (select auth.jwt()) ->> 'sub'));
+         insert into public.documents values (1, '{acme}'), (2, '{other}');
+         insert into public.joined select * from public.documents;"
+    );
+    world.database.execute(&sql).await;
+}
+
+/// The rows that the holder of a token with these claims sees.
+async fn seen(world: &World, claims: &Value, sql: &str) -> Vec<Value> {
+    let mut owner = world.database.owner().await;
+    let mut request = owner.begin().await.unwrap();
+    let role = claims["role"].as_str().unwrap_or("anon").to_owned();
+    sqlx::query("select set_config('request.jwt.claims', $1, true), set_config('role', $2, true)")
+        .bind(claims.to_string())
+        .bind(role)
+        .execute(&mut *request)
+        .await
+        .unwrap();
+    rows(&mut request, sql).await
+}
+
+/// Of both tables.
+const NOTHING: [Vec<i64>; 2] = [Vec::new(), Vec::new()];
+
+fn token(user: &str) -> Value {
+    json!({ "role": "authenticated", "sub": user, "v": 2 })
+}
+
+async fn sees(world: &World, user: &str) -> [Vec<i64>; 2] {
+    let ids = async |table: &str| {
+        let rows = seen(world, &token(user), &format!("select id from public.{table} order by id")).await;
+        rows.iter().map(|row| row["id"].as_i64().unwrap()).collect()
+    };
+    [ids("documents").await, ids("joined").await]
+}
+
+struct Tenants {
+    world: World,
+    acme: String,
+    ada: String,
+    ben: String,
+    cleo: String,
+}
+
+async fn tenants() -> Tenants {
+    let mut world = World::new().await;
+    let ada = world.clerk.create_user("Ada", "Lovelace");
+    let ben = world.clerk.create_user("Ben", "Bitdiddle");
+    let cleo = world.clerk.create_user("Cleo", "Night");
+    let acme = world.clerk.create_organization("Acme Widgets", &ada);
+    let other = world.clerk.create_organization("Other Works", &cleo);
+    world.clerk.add_member(&acme, &ben, "org:member");
+    world.deliver().await;
+    documents(&world, &acme, &other).await;
+    Tenants { world, acme, ada, ben, cleo }
+}
+
+#[tokio::test]
+async fn members_see_their_organizations_documents_and_no_other() {
+    let Tenants { world, ada, ben, cleo, .. } = tenants().await;
+    assert_eq!(sees(&world, &ada).await, [vec![1], vec![1]]);
+    assert_eq!(sees(&world, &ben).await, [vec![1], vec![1]]);
+    assert_eq!(sees(&world, &cleo).await, [vec![2], vec![2]]);
+    assert_eq!(sees(&world, "user_nobody").await, NOTHING);
+    let stranger = json!({ "role": "authenticated" });
+    assert_eq!(seen(&world, &stranger, "select id from public.documents").await, Vec::<Value>::new());
+}
+
+#[tokio::test]
+async fn an_ex_member_sees_nothing_once_the_webhook_is_answered() {
+    let Tenants { mut world, ben, .. } = tenants().await;
+    let membership = world.clerk.memberships.values().find(|membership| membership.user_id == ben).unwrap().id.clone();
+    world.clerk.now += 1_000;
+    world.clerk.remove_member(&membership);
+    world.deliver().await;
+    assert_eq!(sees(&world, &ben).await, NOTHING, "with the same token");
+}
+
+#[tokio::test]
+async fn banned_deprovisioned_and_deleted_users_and_members_of_deleted_organizations_see_nothing() {
+    for case in ["banned", "deprovisioned", "deleted", "organization deleted"] {
+        let Tenants { mut world, acme, ben, .. } = tenants().await;
+        world.clerk.now += 1_000;
+        match case {
+            "banned" => world.clerk.update_user(&ben, |user| user.banned = true),
+            "deprovisioned" => world.clerk.update_user(&ben, |user| user.deprovisioned = true),
+            "deleted" => world.clerk.delete_user(&ben),
+            _ => world.clerk.delete_organization(&acme),
+        }
+        world.deliver().await;
+        assert_eq!(sees(&world, &ben).await, NOTHING, "{case}");
+    }
+}
+
+#[tokio::test]
+async fn the_active_organization_is_the_tokens_only_if_a_row_says_so() {
+    let Tenants { world, acme, ada, ben, cleo } = tenants().await;
+    let sql = "select id from public.active";
+    world
+        .database
+        .execute(
+            "create table public.active (id int, organization_id text);
+             insert into public.active select * from public.documents;
+             alter table public.active enable row level security;
+             create policy members on public.active for select to authenticated
+               using (organization_id = (select clerk_rls.active_organization_id())
+                      and (select clerk_rls.active_organization_role()) = 'org:admin')",
+        )
+        .await;
+    let version_2 = |user: &str| json!({ "role": "authenticated", "sub": user, "v": 2, "o": { "id": acme, "rol": "admin" } });
+    let template = |user: &str| json!({ "role": "authenticated", "sub": user, "org_id": acme, "org_role": "org:admin" });
+    let sees = async |claims: Value| seen(&world, &claims, sql).await.len();
+    assert_eq!(sees(version_2(&ada)).await, 1);
+    assert_eq!(sees(template(&ada)).await, 1);
+    assert_eq!(sees(version_2(&ben)).await, 0, "the token says admin, the row says member");
+    assert_eq!(sees(version_2(&cleo)).await, 0, "the token says a member, no row does");
+    let mixed = json!({ "role": "authenticated", "sub": ada, "v": 2, "org_id": acme });
+    assert_eq!(sees(mixed).await, 0, "version 2 has it in o alone");
+}
+
+#[tokio::test]
+async fn the_mirrors_own_tables_show_a_user_himself_and_his_people() {
+    let Tenants { world, ada, ben, cleo, .. } = tenants().await;
+    let ids = async |claims: &Value, table: &str| {
+        let rows = seen(&world, claims, &format!("select id from clerk.{table} order by id")).await;
+        rows.into_iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let mut people = vec![ada.clone(), ben.clone()];
+    people.sort();
+    assert_eq!(ids(&token(&ben), "users").await, people);
+    assert_eq!(ids(&token(&ben), "user_details").await, [ben.as_str()]);
+    assert_eq!(ids(&token(&ben), "organizations").await.len(), 1);
+    assert_eq!(ids(&token(&ben), "organization_memberships").await.len(), 2);
+    assert_eq!(ids(&token(&cleo), "users").await, [cleo]);
+}

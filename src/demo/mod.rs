@@ -1,9 +1,132 @@
-#[derive(clap::Args)]
-pub struct Demo {}
-impl Demo { pub async fn run(self) -> anyhow::Result<std::process::ExitCode> { 
- let s = crate::testbed::supabase::Supabase::start()?;
- s.create("demo").await?;
- crate::store::migrate(&crate::store::Database::parse(&s.url("demo")).unwrap()).await?;
- println!("{}", s.url("demo"));
- tokio::signal::ctrl_c().await?;
- Ok(std::process::ExitCode::SUCCESS) } }
+//! `clerk-sync demo`: the whole job with one command and no account.
+//!
+//! A simulated Clerk lives through an afternoon of a small company and signs a webhook for every change. On the way some
+//! are lost, doubled, late or overtaken, as in the real world. Each delivery goes to two receivers: ours, and the handler
+//! that most people write. In the end both are held against the source, row by row.
+
+mod compare;
+mod delivery;
+mod naive;
+mod story;
+
+use crate::app;
+use crate::config::Config;
+use crate::store::{self, Database};
+use crate::testbed::clerk::{self, Clerk, Shared};
+use crate::testbed::supabase::Supabase;
+use crate::webhook::verify::Verifier;
+use crate::webhook::writer::InstanceCheck;
+use anyhow::Context as _;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+/// The database's name.
+const DATABASE: &str = "demo";
+/// Signs the demo's webhooks: no secret, since both ends are this process.
+const SECRET: &str = "whsec_dGhlIGRlbW8gc2lnbnMgd2l0aCB0aGlz";
+
+/// How the demo runs.
+#[derive(clap::Args, Clone)]
+pub struct Demo {
+    /// End when done, instead of staying up to be looked at: 0 if every row is right or its fault is explained
+    #[arg(long)]
+    exit: bool,
+
+    /// Tell another story
+    #[arg(long, default_value_t = 42, value_name = "N")]
+    seed: u64,
+
+    /// How many changes happen
+    #[arg(long, default_value_t = 400, value_name = "N")]
+    changes: u32,
+
+    /// Percentage of webhooks lost for good
+    #[arg(long, default_value_t = 3, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    lose: u8,
+}
+
+impl Demo {
+    /// Runs the demo.
+    ///
+    /// # Errors
+    /// Something that it stands on is missing: most likely Postgres.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        say("Starting a private Postgres with the roles of a Supabase project …");
+        let supabase = tokio::task::spawn_blocking(Supabase::start).await??;
+        supabase.create(DATABASE).await?;
+        let database = Database::parse(&supabase.url(DATABASE)).map_err(anyhow::Error::msg)?;
+        store::migrate(&database).await?;
+
+        let clerk = Shared::new(Clerk::new(self.seed, crate::clock::now().get() - story::LASTS));
+        let (clerk_url, _clerk) = listen(clerk::router(clerk.clone())).await?;
+        let (naive_url, _naive) = listen(naive::router(&supabase.url(DATABASE)).await?).await?;
+        let ours = Ours::start(database).await?;
+        say(&format!("A simulated Clerk answers on {clerk_url}, and sends each webhook to two receivers:"));
+        say(&format!("  clerk-sync         {}", ours.url));
+        say(&format!("  the usual handler  {naive_url} (upsert by id, delete by id)\n"));
+
+        let told = story::tell(&clerk, self.changes, self.seed);
+        let names = compare::Names::of(&told);
+        let receivers = delivery::Receivers::new(&ours.url, &naive_url, SECRET)?;
+        let lost = delivery::deliver_all(told, &receivers, self.lose, self.seed).await?;
+        let report = compare::compare(&clerk_url, &supabase.url(DATABASE), &lost, &names).await?;
+        say(&report.to_string());
+
+        let code = if report.is_explained() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        if !self.exit {
+            say("\nLook around, in the schemas clerk, clerk_sync and naive:");
+            say(&format!("  psql -h {} -U postgres {DATABASE}", supabase.cluster().dir().display()));
+            say("Ctrl-C ends the demo and removes everything.");
+            tokio::signal::ctrl_c().await?;
+        }
+        ours.stop().await?;
+        Ok(code)
+    }
+}
+
+/// Our own receiver, as `serve` runs it.
+struct Ours {
+    url: String,
+    stop: oneshot::Sender<()>,
+    running: tokio::task::JoinHandle<()>,
+}
+
+impl Ours {
+    async fn start(database: Database) -> anyhow::Result<Ours> {
+        let listener = TcpListener::bind(LOOPBACK).await?;
+        let listen_addr = listener.local_addr()?;
+        let verifier = Verifier::new([SECRET]).context("the demo's secret")?;
+        let config = Config { database, verifier, instance: InstanceCheck::Pinned(None), listen_addr };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(app::serve(config, listener, async move {
+            let _ = stopped.await;
+        }));
+        Ok(Ours { url: format!("http://{listen_addr}/webhooks/clerk"), stop, running })
+    }
+
+    async fn stop(self) -> anyhow::Result<()> {
+        drop(self.stop);
+        self.running.await.context("clerk-sync did not end well")
+    }
+}
+
+const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+/// Serves a stand-in on a free port of this machine.
+async fn listen(router: axum::Router) -> anyhow::Result<(String, tokio::task::JoinHandle<()>)> {
+    let listener = TcpListener::bind(LOOPBACK).await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let serving = tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "a stand-in ended");
+        }
+    });
+    Ok((url, serving))
+}
+
+#[expect(clippy::print_stdout, reason = "the demo talks to a person")]
+fn say(line: &str) {
+    println!("{line}");
+}

@@ -4,7 +4,10 @@
 //! what makes that traffic hard: a delete of a membership keeps its old `updated_at`, a delete of a user or organization has
 //! nothing but an id, members of a deleted organization get no event of their own, and what a membership embeds is a copy.
 
+mod api;
 mod json;
+
+pub use api::{Shared, router};
 
 use std::collections::BTreeMap;
 
@@ -49,7 +52,8 @@ pub struct Event {
     /// The message's id, the same in every attempt.
     pub message_id: String,
     pub event_type: &'static str,
-    /// What it is about, for people.
+    /// The id of the object, and what it is about, for people.
+    pub entity_id: String,
     pub subject: String,
     pub body: String,
 }
@@ -98,9 +102,10 @@ impl Clerk {
     fn emit(&mut self, event_type: &'static str, subject: String, data: serde_json::Value) {
         // In captured traffic the event is stamped 4 to 22 ms after the change.
         let timestamp = self.now + self.rng.i64(4..=22);
+        let entity_id = data["id"].as_str().unwrap_or_default().to_owned();
         let body = json::envelope(event_type, &self.instance_id, timestamp, data);
         let message_id = self.id("msg");
-        self.outbox.push(Event { message_id, event_type, subject, body });
+        self.outbox.push(Event { message_id, event_type, entity_id, subject, body });
     }
 
     // Users
