@@ -7,11 +7,13 @@ use crate::webhook::writer::InstanceCheck;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+const DATABASE_URL_HELP: &str = "Postgres, directly or by the session pooler: \
+     postgres://USER:PASSWORD@HOST:5432/postgres?sslmode=verify-full&sslrootcert=FILE";
+
 /// The environment of `serve`, each with its flag. All are text here, so that one faulty value does not hide the next.
 #[derive(clap::Args, Clone)]
 pub struct Environment {
-    /// Postgres, directly or by the session pooler: postgres://USER:PASSWORD@HOST:5432/postgres?sslmode=verify-full&sslrootcert=FILE
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", help = DATABASE_URL_HELP)]
     pub database_url: Option<String>,
 
     /// The endpoint's signing secret from the Clerk dashboard (whsec_…); several, comma separated, during a rotation
@@ -22,11 +24,11 @@ pub struct Environment {
     #[arg(long, env = "CLERK_INSTANCE_ID", value_name = "ID")]
     pub instance_id: Option<String>,
 
-    /// Where to listen for webhooks and health checks [default: 0.0.0.0:8080]
+    /// Where to listen for webhooks and health checks, such as `127.0.0.1:8080`; unset: port 8080 of every address
     #[arg(long, env = "LISTEN_ADDR", value_name = "ADDRESS")]
     pub listen_addr: Option<String>,
 
-    /// Listen on this port of every address, as platforms ask; LISTEN_ADDR wins
+    /// Listen on this port of every address, as platforms ask; the address above wins
     #[arg(long, env = "PORT", value_name = "PORT")]
     pub port: Option<String>,
 }
@@ -61,10 +63,12 @@ impl Environment {
     pub fn check(&self) -> Result<Config, Vec<Mistake>> {
         let mut mistakes = Vec::new();
         let database = note(&mut mistakes, "DATABASE_URL", database(self.database_url.as_deref()));
-        let secrets = given(self.signing_secret.as_deref()).map(|secrets| secrets.split(',').filter(|s| !s.trim().is_empty()));
+        let secrets =
+            given(self.signing_secret.as_deref()).map(|secrets| secrets.split(',').filter(|s| !s.trim().is_empty()));
         let verifier = match secrets {
             Some(secrets) => Verifier::new(secrets).map_err(|error| error.to_string()),
-            None => Err("is not set: copy it from the endpoint's page in the Clerk dashboard (it begins with whsec_)".to_owned()),
+            None => Err("is not set: copy it from the endpoint's page in the Clerk dashboard (it begins with whsec_)"
+                .to_owned()),
         };
         let verifier = note(&mut mistakes, "CLERK_WEBHOOK_SIGNING_SECRET", verifier);
         let instance = match given(self.instance_id.as_deref()) {
@@ -74,10 +78,13 @@ impl Environment {
         };
         let instance = note(&mut mistakes, "CLERK_INSTANCE_ID", instance);
         let (variable, listen_addr) = match (given(self.listen_addr.as_deref()), given(self.port.as_deref())) {
-            (Some(address), _) => {
-                ("LISTEN_ADDR", address.parse().map_err(|_| "is no address with a port, such as 0.0.0.0:8080".to_owned()))
+            (Some(address), _) => (
+                "LISTEN_ADDR",
+                address.parse().map_err(|_| "is no address with a port, such as 0.0.0.0:8080".to_owned()),
+            ),
+            (None, Some(port)) => {
+                ("PORT", port.parse().map_err(|_| "is no port number".to_owned()).map(on_every_address))
             }
-            (None, Some(port)) => ("PORT", port.parse().map_err(|_| "is no port number".to_owned()).map(on_every_address)),
             (None, None) => ("LISTEN_ADDR", Ok(on_every_address(8080))),
         };
         let listen_addr = note(&mut mistakes, variable, listen_addr);

@@ -27,10 +27,14 @@ pub async fn ready(State(receiver): State<Receiver>, check: InstanceCheck) -> Re
     if let (InstanceCheck::Pinned(Some(configured)), Some(pinned)) = (&check, &health.pinned)
         && configured != pinned
     {
-        reasons.push(json!({ "error": "instance_mismatch", "pinned_instance": pinned, "configured_instance": configured }));
+        reasons.push(
+            json!({ "error": "instance_mismatch", "pinned_instance": pinned, "configured_instance": configured }),
+        );
     }
     if let Some(foreign) = health.foreign {
-        reasons.push(json!({ "error": "foreign_instance", "pinned_instance": health.pinned, "webhook_instance": foreign }));
+        reasons.push(
+            json!({ "error": "foreign_instance", "pinned_instance": health.pinned, "webhook_instance": foreign }),
+        );
     }
     if reasons.is_empty() {
         (StatusCode::OK, Json(json!({ "ready": true }))).into_response()

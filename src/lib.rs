@@ -1,16 +1,95 @@
+//! clerk-sync keeps Clerk's users, organizations and memberships in a Supabase Postgres, correctly enough that
+//! Row-Level-Security policies can be built on them. This page is the map; read it before the code.
+//!
+//! # One idea
+//!
+//! Whoever tells of Clerk ends in one value, a [`model::Change`]: *at this moment of Clerk's clock this object looked like
+//! this, or was gone*. One writer takes batches of changes, and the newer wins. Duplicates, reordering, replays and late
+//! parents then need no cases of their own.
+//!
+//! ```text
+//! webhook → verify → parse → Change → fold (one winner per object) → clerk_sync.apply(batch) → an outcome per change
+//! ```
+//!
+//! # The map
+//!
+//! Dependencies point one way: `main → app → { webhook, health } → { clerk, store } → model`.
+//!
+//! | module | what it is for |
+//! | --- | --- |
+//! | [`model`] | the vocabulary and the folding of batches; pure |
+//! | [`clerk`] | what Clerk's JSON says, turned into `model`; pure |
+//! | [`store`] | Postgres: sessions as the worker's role, the one call that writes, migrations |
+//! | [`webhook`] | one delivery: who sent it, what it says, the writer task, the answer |
+//! | [`health`] | `/livez` and `/readyz` |
+//! | [`app`] | listener, routes and writer put together, and stopped in order |
+//! | [`config`] | every environment variable of `serve`, checked as a whole |
+//! | [`telemetry`], [`clock`] | where logs go; the one place that reads the wall clock |
+//! | [`sender`], [`replay`] | signing and posting as Svix does; the command that posts files |
+//! | `testbed`, `demo` (feature `demo`) | a private Postgres, a simulated Clerk, and the show that they give |
+//! | `migrations/` | the schemas, and the writer itself, `clerk_sync.apply` in `0004_apply.sql` |
+//!
+//! # The way of a webhook
+//!
+//! 1. [`app`] accepts the connection, with limits on time and number; the route is `POST /webhooks/clerk`.
+//! 2. [`webhook::verify::Verified`] is an extractor that exists only for a good signature over the raw bytes. Anything else
+//!    is 400, and no query is made.
+//! 3. [`clerk::event::parse`] reads the body: a change, nothing (a type that we do not mirror), or no use (a dead letter).
+//! 4. [`webhook::receive`] hands it to the [`webhook::writer::Writer`] and waits. That task gathers what waits while its last
+//!    batch is under way, folds it ([`model::Batch::fold`]) and makes one call.
+//! 5. `clerk_sync.apply` takes a lock, so that the writers of all replicas take turns, and does everything in one
+//!    transaction: receipts, generations, tombstones, stubs, versions, rows, what is pending, dead letters.
+//! 6. [`webhook::receive`] answers after the commit: *when Clerk hears yes, policies already see it*. 2xx is durable; 503
+//!    means that Svix shall try again, and is the answer to everything that may work later.
+//!
+//! # Why order does not matter
+//!
+//! Svix delivers at least once, in no order, or never. "The newer `updated_at` wins" is wrong in about one of five histories
+//! that Clerk can emit. These rules are not; `tests/convergence.rs` tries them on histories in every order and every cut
+//! into batches, and `tests/rules.rs` tells the story behind each.
+//!
+//! * **R1 Version.** A live observation has the version (`updated_at`, observed at, content hash), and the greater wins.
+//!   *Observed at* is the event's own timestamp. `updated_at` counts as at most a second after it: a time far ahead must
+//!   not keep later changes out.
+//! * **R2 Floor.** A read of the API observed five minutes after the row's version wins whatever `updated_at` says, and
+//!   makes webhooks from before those five minutes stale.
+//! * **R3 No idle writes.** A listing that equals the row writes nothing. A webhook with a greater version stores its
+//!   version even with equal content, because content may go A → B → A.
+//! * **R4 Deletes** count by the event's timestamp; their `updated_at` may be days old. Each leaves a tombstone, also for an
+//!   id never seen, that only a read of that object by its id undoes. A tombstone inferred from absence yields to a webhook
+//!   about a later change.
+//! * **R5 Generations.** For each user in each organization the greatest (created at, membership id) that anybody ever named
+//!   is remembered, and only that membership may be live: an old admin membership never outlives the newer one, whatever
+//!   was lost.
+//! * **R6 Stubs.** A membership makes its missing parents from what it embeds. Any full observation beats any stub. A
+//!   membership of a deleted parent is not stored.
+//! * **R7 Memory of a pass.** A webhook from before the last complete pass of its kind is stale where we hold the row; where
+//!   we do not, it waits for a read by id.
+//! * **R8 Fold is a join.** Applying a folded batch gives what applying one by one would: losers leave behind what they
+//!   name.
+//!
+//! # Invariants
+//!
+//! * Nothing but `clerk_sync.apply` writes a row of `clerk.*`; the worker's role has no right to.
+//! * Nothing is ordered by our own clock, nor by the time of an attempt. `model` reads no clock at all.
+//! * No access field is guessed: without a role or a user a membership waits for a read; an unknown ban counts as a ban.
+//! * No status for a delivery is chosen outside [`webhook::receive`], and 2xx is never answered before the commit.
+//! * No transaction is begun from Rust: each write is one statement, so a lost connection leaves nothing half done.
+//! * No secret and no personal data is in a log line, an error or an answer.
 #![recursion_limit = "256"] // for the JSON of a whole user in testbed
+
 pub mod app;
 pub mod clerk;
 pub mod clock;
 pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod health;
 pub mod model;
 pub mod replay;
 pub mod sender;
 pub mod store;
 pub mod telemetry;
-pub mod webhook;
-#[cfg(feature = "demo")]
-pub mod demo;
 #[cfg(feature = "demo")]
 pub mod testbed;
+pub mod webhook;

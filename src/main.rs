@@ -12,7 +12,11 @@ use std::process::ExitCode;
 /// Keeps Clerk's users, organizations and memberships in a Supabase Postgres, correctly enough that Row-Level-Security
 /// policies can be built on them.
 #[derive(Parser)]
-#[command(version, about, after_help = "A .env file in the working directory is read. Logs: RUST_LOG=debug, LOG_FORMAT=json.")]
+#[command(
+    version,
+    about,
+    after_help = "A .env file in the working directory is read. Logs: RUST_LOG=debug, LOG_FORMAT=json."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -33,7 +37,7 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Migrate {
-    /// As DATABASE_URL, for those who migrate as another role than they serve as
+    /// As `DATABASE_URL`, for those who migrate as another role than they serve as
     #[arg(long, env = "MIGRATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     migrate_database_url: Option<String>,
 
@@ -45,7 +49,7 @@ struct Migrate {
     #[arg(long)]
     print: bool,
 
-    /// Pin the mirror to the Clerk instance of CLERK_INSTANCE_ID, or, where that is unset, to the next webhook's
+    /// Pin the mirror to the Clerk instance of `CLERK_INSTANCE_ID`, or, where that is unset, to the next webhook's
     #[arg(long, conflicts_with = "print")]
     repin: bool,
 

@@ -71,7 +71,8 @@ impl Replay {
     /// Nothing was sent: the files, the secret or the rate are unusable.
     pub async fn run(&self) -> anyhow::Result<Summary> {
         let secret = self.secret.split(',').next().unwrap_or_default();
-        let sender = Arc::new(Sender::new(self.url.as_str(), secret).context("CLERK_WEBHOOK_SIGNING_SECRET or --secret")?);
+        let sender =
+            Arc::new(Sender::new(self.url.as_str(), secret).context("CLERK_WEBHOOK_SIGNING_SECRET or --secret")?);
         let pause = match self.rate {
             Some(rate) if rate > 0.0 && rate.is_finite() => Duration::from_secs_f64(1.0 / rate),
             Some(_) => bail!("--rate must be more than 0"),
@@ -128,7 +129,8 @@ fn read_bodies(path: &Path) -> anyhow::Result<Vec<Arc<[u8]>>> {
     if files.is_empty() {
         bail!("no .json file in {}", path.display());
     }
-    let read = |file: &PathBuf| std::fs::read(file).map(Arc::from).with_context(|| format!("cannot read {}", file.display()));
+    let read =
+        |file: &PathBuf| std::fs::read(file).map(Arc::from).with_context(|| format!("cannot read {}", file.display()));
     files.iter().map(read).collect()
 }
 

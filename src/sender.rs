@@ -60,9 +60,11 @@ impl Sender {
             .body(body.to_vec());
         let response = request.send().await?;
         let status = response.status().as_u16();
-        let outcome = response.headers().get(OUTCOME_HEADER).and_then(|outcome| outcome.to_str().ok()).map(str::to_owned);
+        let outcome =
+            response.headers().get(OUTCOME_HEADER).and_then(|outcome| outcome.to_str().ok()).map(str::to_owned);
         let body = response.text().await?;
-        let outcome = outcome.or_else(|| serde_json::from_str::<serde_json::Value>(&body).ok()?["error"].as_str().map(str::to_owned));
+        let outcome = outcome
+            .or_else(|| serde_json::from_str::<serde_json::Value>(&body).ok()?["error"].as_str().map(str::to_owned));
         Ok(Attempt { status, outcome, body })
     }
 }

@@ -6,8 +6,8 @@
 use crate::support::oracle::{Mirror, Version};
 use crate::support::{database, rows, written};
 use clerk_sync::model::{
-    Batch, Change, Claim, Delivery, Entity, EntityRef, Item, Kind, Membership, MembershipId, Millis, Naming, Organization,
-    OrganizationId, Source, User, UserId,
+    Batch, Change, Claim, Delivery, Entity, EntityRef, Item, Kind, Membership, MembershipId, Millis, Naming,
+    Organization, OrganizationId, Source, User, UserId,
 };
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
@@ -21,14 +21,34 @@ enum Step {
     Wait(i64),
     /// The next step happens within the same millisecond.
     AtOnce,
-    Join { user: usize, admin: bool },
+    Join {
+        user: usize,
+        admin: bool,
+    },
     /// `touch`: whether `updated_at` moves, and by how much it misses the clock.
-    SetRole { user: usize, role: usize, touch: Option<i64> },
-    Leave { user: usize, with_body: bool },
-    Edit { parent: usize, content: usize, touch: Option<i64> },
-    Ban { user: usize, banned: Option<bool> },
+    SetRole {
+        user: usize,
+        role: usize,
+        touch: Option<i64>,
+    },
+    Leave {
+        user: usize,
+        with_body: bool,
+    },
+    Edit {
+        parent: usize,
+        content: usize,
+        touch: Option<i64>,
+    },
+    Ban {
+        user: usize,
+        banned: Option<bool>,
+    },
     /// Whether each membership gets an event of its own is not documented.
-    Delete { parent: usize, announce_members: bool },
+    Delete {
+        parent: usize,
+        announce_members: bool,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -97,7 +117,8 @@ impl History {
             Step::AtOnce => self.pause = 0,
             Step::Wait(ms) => self.now += ms,
             Step::Join { user, admin } => {
-                if self.parents[user].is_some() && self.parents[ORGANIZATION].is_some() && self.members[user].is_none() {
+                if self.parents[user].is_some() && self.parents[ORGANIZATION].is_some() && self.members[user].is_none()
+                {
                     self.joined += 1;
                     let id = format!("orgmem_{}", self.joined);
                     self.members[user] = Some((id, usize::from(!admin), self.now, self.now));
@@ -376,12 +397,19 @@ async fn agree(share: u64, histories: u64) {
             assert_eq!(written(&mut owner).await, before, "applying everything again wrote a row: {share}/{number}");
             tables.push(held);
         }
-        assert!(tables.windows(2).all(|pair| pair[0] == pair[1]), "seed {share}/{number}: the order mattered\n{steps:#?}");
+        assert!(
+            tables.windows(2).all(|pair| pair[0] == pair[1]),
+            "seed {share}/{number}: the order mattered\n{steps:#?}"
+        );
     }
 }
 
 async fn apply(connection: &mut PgConnection, batch: &Value) {
-    sqlx::query("select * from clerk_sync.apply($1::jsonb)").bind(batch.to_string()).execute(connection).await.expect("apply");
+    sqlx::query("select * from clerk_sync.apply($1::jsonb)")
+        .bind(batch.to_string())
+        .execute(connection)
+        .await
+        .expect("apply");
 }
 
 /// Faster than `truncate` where there are few rows.

@@ -12,7 +12,8 @@ const USER: &str = "select u.first_name, u.last_name, u.username, d.email_addres
      d.phone_number, d.banned, d.locked, d.deprovisioned, d.external_id, d.public_metadata, d.unsafe_metadata \
      from clerk.users u join clerk.user_details d using (id)";
 const DELETED_USER: &str = "select id, first_name, deleted_at from clerk.users";
-const ORGANIZATION: &str = "select name, slug, max_allowed_memberships as seats, public_metadata from clerk.organizations";
+const ORGANIZATION: &str =
+    "select name, slug, max_allowed_memberships as seats, public_metadata from clerk.organizations";
 const DELETED_ORGANIZATION: &str = "select id, name, deleted_at from clerk.organizations";
 const MEMBERSHIP: &str = "select m.role, m.permissions, m.public_metadata, u.first_name, o.name from clerk.organization_memberships m \
      join clerk.users u on u.id = m.user_id join clerk.organizations o on o.id = m.organization_id";
@@ -36,7 +37,8 @@ fn mira(differing: Value) -> Value {
 }
 
 fn harbor(differing: Value) -> Value {
-    let mut row = json!({ "name": "Harbor Coffee", "slug": "harbor-coffee", "seats": 5, "public_metadata": { "tier": "gold" } });
+    let mut row =
+        json!({ "name": "Harbor Coffee", "slug": "harbor-coffee", "seats": 5, "public_metadata": { "tier": "gold" } });
     for (name, value) in differing.as_object().unwrap() {
         row[name] = value.clone();
     }
@@ -72,7 +74,9 @@ fn table() -> Vec<(&'static str, &'static str, &'static str, Value)> {
             "user.created.username-only",
             "applied",
             USER,
-            mira(json!({ "email_address": null, "email_verified": null, "first_name": "", "last_name": null, "username": "mira_o" })),
+            mira(
+                json!({ "email_address": null, "email_verified": null, "first_name": "", "last_name": null, "username": "mira_o" }),
+            ),
         ),
         ("user.created.without-instance", "applied", USER, mira(json!({}))),
         ("user.created.without-banned", "applied", USER, mira(json!({ "banned": null }))),
@@ -86,7 +90,9 @@ fn table() -> Vec<(&'static str, &'static str, &'static str, Value)> {
             "user.created.wrong-types",
             "applied",
             USER,
-            mira(json!({ "email_address": null, "email_verified": null, "public_metadata": null, "first_name": null, "locked": null })),
+            mira(
+                json!({ "email_address": null, "email_verified": null, "public_metadata": null, "first_name": null, "locked": null }),
+            ),
         ),
         ("user.created.float-times", "applied", USER, mira(json!({}))),
         (
@@ -156,20 +162,47 @@ fn table() -> Vec<(&'static str, &'static str, &'static str, Value)> {
             "organizationMembership.created.without-role",
             "pending",
             READS,
-            read("membership", membership, json!("org_2fxHarbor"), json!("user_2fxMira"), "role, user or organization is missing"),
+            read(
+                "membership",
+                membership,
+                json!("org_2fxHarbor"),
+                json!("user_2fxMira"),
+                "role, user or organization is missing",
+            ),
         ),
         (
             "organizationMembership.created.without-user",
             "pending",
             READS,
-            read("membership", membership, json!("org_2fxHarbor"), Value::Null, "role, user or organization is missing"),
+            read(
+                "membership",
+                membership,
+                json!("org_2fxHarbor"),
+                Value::Null,
+                "role, user or organization is missing",
+            ),
         ),
         ("organizationMembership.updated", "applied", MEMBERSHIP, member("org:admin", &permissions)),
         ("organizationMembership.deleted", "applied", MEMBERSHIP, json!([])),
         ("organizationMembership.deleted", "applied", TOMBSTONES, json!([{ "kind": "membership", "id": membership }])),
-        ("organizationMembership.deleted.bare", "applied", TOMBSTONES, json!([{ "kind": "membership", "id": membership }])),
-        ("role.updated", "pending", PASSES, json!([{ "kind": "membership", "reason": "a role or permission changed" }])),
-        ("permission.deleted", "pending", PASSES, json!([{ "kind": "membership", "reason": "a role or permission changed" }])),
+        (
+            "organizationMembership.deleted.bare",
+            "applied",
+            TOMBSTONES,
+            json!([{ "kind": "membership", "id": membership }]),
+        ),
+        (
+            "role.updated",
+            "pending",
+            PASSES,
+            json!([{ "kind": "membership", "reason": "a role or permission changed" }]),
+        ),
+        (
+            "permission.deleted",
+            "pending",
+            PASSES,
+            json!([{ "kind": "membership", "reason": "a role or permission changed" }]),
+        ),
         ("session.created", "ignored", EVERYTHING, json!([])),
         ("email.created", "ignored", EVERYTHING, json!([])),
         ("user.frobnicated.unknown-type", "ignored", EVERYTHING, json!([])),

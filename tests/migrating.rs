@@ -50,7 +50,8 @@ async fn a_foreign_clerk_schema_is_refused_with_the_way_out() {
 #[tokio::test]
 async fn a_database_that_is_not_supabase_is_named_as_such() {
     // Roles belong to the cluster, so this needs one in which nobody made them.
-    let cluster = tokio::task::spawn_blocking(|| clerk_sync::testbed::postgres::Cluster::start().unwrap()).await.unwrap();
+    let cluster =
+        tokio::task::spawn_blocking(|| clerk_sync::testbed::postgres::Cluster::start().unwrap()).await.unwrap();
     let database = Database::parse(&cluster.url("supabase_admin", "postgres")).unwrap();
     let error = format!("{:#}", store::migrate(&database).await.unwrap_err());
     assert!(error.contains("not a Supabase database"), "{error}");
@@ -123,7 +124,10 @@ async fn deleting_a_user_leaves_the_applications_rows() {
     let mut world = crate::support::World::new().await;
     let ada = world.clerk.create_user("Ada", "Lovelace");
     world.deliver().await;
-    world.database.execute("create table public.documents (id int primary key, owner text references clerk.users)").await;
+    world
+        .database
+        .execute("create table public.documents (id int primary key, owner text references clerk.users)")
+        .await;
     world.database.execute(&format!("insert into public.documents values (1, '{ada}')")).await;
     world.clerk.delete_user(&ada);
     world.deliver().await;
@@ -140,7 +144,9 @@ async fn the_pin_changes_only_while_the_mirror_is_empty_or_by_repin() {
     assert_eq!(pinned(None).await, None);
     assert_eq!(pinned(Some("ins_1")).await.as_deref(), Some("ins_1"));
     assert_eq!(pinned(Some("ins_2")).await.as_deref(), Some("ins_2"), "nothing is mirrored yet");
-    database.execute("insert into clerk_sync.versions (kind, id, state, observed_at) values ('user', 'user_1', 'live', 0)").await;
+    database
+        .execute("insert into clerk_sync.versions (kind, id, state, observed_at) values ('user', 'user_1', 'live', 0)")
+        .await;
     assert_eq!(pinned(Some("ins_3")).await.as_deref(), Some("ins_2"));
     store::repin(&database.database(), Some(&InstanceId::from("ins_3"))).await.unwrap();
     assert_eq!(pinned(None).await.as_deref(), Some("ins_3"));

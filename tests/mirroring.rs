@@ -15,7 +15,10 @@ async fn each_event_of_a_life_shows_in_the_rows() {
     let acme = world.clerk.create_organization("Acme Widgets", &ada);
     world.deliver().await;
     let organization = "select name, slug, deleted_at from clerk.organizations";
-    assert_eq!(world.database.rows(organization).await, [json!({ "name": "Acme Widgets", "slug": "acme-widgets", "deleted_at": null })]);
+    assert_eq!(
+        world.database.rows(organization).await,
+        [json!({ "name": "Acme Widgets", "slug": "acme-widgets", "deleted_at": null })]
+    );
     assert_eq!(world.members(&acme).await, [(ada.clone(), "org:admin".to_owned())]);
 
     let ben = world.clerk.create_user("Ben", "Bitdiddle");
@@ -25,7 +28,8 @@ async fn each_event_of_a_life_shows_in_the_rows() {
     world.clerk.update_organization(&acme, |organization| organization.name = "Acme Gadgets".to_owned());
     world.deliver().await;
     let role = "select role, permissions from clerk.organization_memberships m join clerk.users u on u.id = m.user_id where first_name = 'Ben'";
-    let admin = json!({ "role": "org:admin", "permissions": ["org:sys_memberships:read", "org:sys_memberships:manage"] });
+    let admin =
+        json!({ "role": "org:admin", "permissions": ["org:sys_memberships:read", "org:sys_memberships:manage"] });
     assert_eq!(world.database.rows(role).await, [admin]);
     assert_eq!(world.database.rows(organization).await[0]["name"], "Acme Gadgets");
 

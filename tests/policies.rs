@@ -125,8 +125,10 @@ async fn the_active_organization_is_the_tokens_only_if_a_row_says_so() {
                       and (select clerk_rls.active_organization_role()) = 'org:admin')",
         )
         .await;
-    let version_2 = |user: &str| json!({ "role": "authenticated", "sub": user, "v": 2, "o": { "id": acme, "rol": "admin" } });
-    let template = |user: &str| json!({ "role": "authenticated", "sub": user, "org_id": acme, "org_role": "org:admin" });
+    let version_2 =
+        |user: &str| json!({ "role": "authenticated", "sub": user, "v": 2, "o": { "id": acme, "rol": "admin" } });
+    let template =
+        |user: &str| json!({ "role": "authenticated", "sub": user, "org_id": acme, "org_role": "org:admin" });
     let sees = async |claims: Value| seen(&world, &claims, sql).await.len();
     assert_eq!(sees(version_2(&ada)).await, 1);
     assert_eq!(sees(template(&ada)).await, 1);

@@ -1,6 +1,6 @@
 //! Who gets which answer, and what is kept.
 
-use crate::support::{SECRET, Server, START, World, database, instance, supabase, unique};
+use crate::support::{SECRET, START, Server, World, database, instance, supabase, unique};
 use clerk_sync::sender::Sender;
 use clerk_sync::testbed::supabase::Supabase;
 use clerk_sync::webhook::writer::InstanceCheck;
@@ -140,7 +140,11 @@ async fn the_first_message_pins_an_empty_mirror_and_a_row_keeps_the_pin() {
     assert_eq!(world.attempt("msg_2", body.to_string().as_bytes()).await.status, 403);
     let other = Server::start(world.database.database(), instance("ins_second")).await;
     let sender = Sender::new(other.webhook_url(), SECRET).unwrap();
-    assert_eq!(sender.send("msg_3", body.to_string().as_bytes()).await.unwrap().status, 403, "whatever the environment says");
+    assert_eq!(
+        sender.send("msg_3", body.to_string().as_bytes()).await.unwrap().status,
+        403,
+        "whatever the environment says"
+    );
     let (status, ready) = other.get("/readyz").await;
     assert_eq!(status, 503);
     let reasons = ready["reasons"].to_string();

@@ -50,7 +50,8 @@ async fn further_fixtures_shuffled_and_tripled_end_alike() {
 #[tokio::test]
 async fn a_server_that_refuses_makes_replay_fail() {
     let world = World::new().await;
-    let mut replay = replay(&world, &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/clerk/user.created.json"), None);
+    let mut replay =
+        replay(&world, &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/clerk/user.created.json"), None);
     replay.secret = "whsec_YW5vdGhlciBzZWNyZXQgYWx0b2dldGhlcg==".to_owned();
     let summary = replay.run().await.unwrap();
     assert!(!summary.all_accepted());

@@ -155,7 +155,8 @@ async fn r4_a_late_update_does_not_revive_a_deleted_user() {
     assert_eq!(world.send(&late).await, "stale");
     assert_eq!(first_name(&world, &ada).await, None);
     assert!(world.members(&acme).await.is_empty(), "the memberships went with the user");
-    let rows = world.database.rows("select deleted_at is not null as deleted from clerk.users where first_name is null").await;
+    let rows =
+        world.database.rows("select deleted_at is not null as deleted from clerk.users where first_name is null").await;
     assert_eq!(rows, [json!({ "deleted": true })], "the identity stays for foreign keys");
 }
 
@@ -200,7 +201,11 @@ async fn r4_only_a_read_by_id_undoes_the_tombstone_of_an_event() {
     world.clerk.delete_user(&ada);
     world.deliver().await;
     assert_eq!(apply(&world, &batch("list", START + 900_000, &ada, START, "Ada")).await, ["stale"]);
-    assert_eq!(apply(&world, &batch("read", START + 200_000, &ada, START, "Ada")).await, ["stale"], "too soon after it");
+    assert_eq!(
+        apply(&world, &batch("read", START + 200_000, &ada, START, "Ada")).await,
+        ["stale"],
+        "too soon after it"
+    );
     assert_eq!(apply(&world, &batch("read", START + 900_000, &ada, START, "Ada")).await, ["applied"]);
     assert_eq!(first_name(&world, &ada).await.as_deref(), Some("Ada"));
 }
@@ -280,7 +285,10 @@ async fn r6_a_membership_before_its_user_and_organization_is_stored_with_stubs()
     assert_eq!(world.send(&events[2]).await, "applied");
     assert_eq!(world.members(&acme).await, [(ada.clone(), "org:admin".to_owned())]);
     let stub = "select u.first_name, d.email_address, d.banned from clerk.users u join clerk.user_details d using (id)";
-    assert_eq!(world.database.rows(stub).await, [json!({ "first_name": "Ada", "email_address": null, "banned": false })]);
+    assert_eq!(
+        world.database.rows(stub).await,
+        [json!({ "first_name": "Ada", "email_address": null, "banned": false })]
+    );
     world.send(&events[0]).await;
     let full = json!({ "first_name": "Ada", "email_address": "ada.lovelace@example.com", "banned": false });
     assert_eq!(world.database.rows(stub).await, [full], "a full observation beats any stub, however old it is");
@@ -320,7 +328,9 @@ async fn r7_what_came_before_the_last_pass_is_stale_or_kept_for_a_read() {
     let mark = START + 3_600_000;
     world
         .database
-        .execute(&format!("insert into clerk_sync.marks select k, {mark} from unnest(array['user', 'organization', 'membership']) k"))
+        .execute(&format!(
+            "insert into clerk_sync.marks select k, {mark} from unnest(array['user', 'organization', 'membership']) k"
+        ))
         .await;
     world.clerk.now = START + 60_000;
     world.clerk.update_user(&ada, |user| user.first_name = "Late".to_owned());
@@ -336,7 +346,10 @@ async fn r7_what_came_before_the_last_pass_is_stale_or_kept_for_a_read() {
     let dan_created = one(&mut world);
     assert_eq!(world.send(&dan_created).await, "pending");
     assert_eq!(first_name(&world, &cleo).await, None);
-    let asked = world.database.rows("select kind, organization_id, user_id, reason from clerk_sync.pending_reads order by kind").await;
+    let asked = world
+        .database
+        .rows("select kind, organization_id, user_id, reason from clerk_sync.pending_reads order by kind")
+        .await;
     assert_eq!(
         asked,
         [
@@ -367,7 +380,9 @@ async fn r7_a_doubtful_parent_is_read_instead_of_stubbed() {
 #[tokio::test]
 async fn r8_two_replicas_given_crossing_histories_of_one_pair_end_right() {
     let (mut world, acme, ada, ben) = acme().await;
-    let other = crate::support::Server::start(world.database.database(), crate::support::instance(&world.clerk.instance_id)).await;
+    let other =
+        crate::support::Server::start(world.database.database(), crate::support::instance(&world.clerk.instance_id))
+            .await;
     let other = clerk_sync::sender::Sender::new(other.webhook_url(), crate::support::SECRET).unwrap();
     let mut last = String::new();
     for round in 0..10 {

@@ -71,7 +71,13 @@ pub fn parse(body: &[u8], attempted_at: Millis) -> Result<Event, Unusable> {
                 if deleted && data.get("id").is_none() {
                     let event_at = span.map_or(attempted_at, |(_, to)| to);
                     let change = unclear(kind, event_at, "a delete without an id");
-                    return Ok(Event { event_type, instance_id, entity: None, event_at: Some(event_at), change: Some(change) });
+                    return Ok(Event {
+                        event_type,
+                        instance_id,
+                        entity: None,
+                        event_at: Some(event_at),
+                        change: Some(change),
+                    });
                 }
                 return Err(unusable("data.id is missing or no id of this kind"));
             };
@@ -84,7 +90,10 @@ pub fn parse(body: &[u8], attempted_at: Millis) -> Result<Event, Unusable> {
 
 /// What an event type is about.
 enum Subject {
-    Entity { kind: Kind, deleted: bool },
+    Entity {
+        kind: Kind,
+        deleted: bool,
+    },
     /// Memberships carry the permissions of their role, and whether they get events of their own is not documented.
     Roles,
 }
@@ -113,7 +122,13 @@ fn unclear(kind: Kind, observed_at: Millis, reason: &'static str) -> Change {
 }
 
 /// What the object in `data` says. `span` is what the event's time can mean; in seconds, it covers one.
-fn observe(data: &Object<'_>, entity: EntityRef, deleted: bool, span: Option<(Millis, Millis)>, attempted_at: Millis) -> Change {
+fn observe(
+    data: &Object<'_>,
+    entity: EntityRef,
+    deleted: bool,
+    span: Option<(Millis, Millis)>,
+    attempted_at: Millis,
+) -> Change {
     let naming = match entity.kind {
         Kind::Membership => payload::naming(data, MembershipId(entity.id.clone())),
         Kind::User | Kind::Organization => None,
@@ -143,10 +158,9 @@ fn observe(data: &Object<'_>, entity: EntityRef, deleted: bool, span: Option<(Mi
     } else {
         let found = match entity.kind {
             Kind::User => Some(payload::user(data, UserId(entity.id.clone()))),
-            Kind::Organization => Some(crate::model::Entity::Organization(payload::organization(
-                data,
-                OrganizationId(entity.id.clone()),
-            ))),
+            Kind::Organization => {
+                Some(crate::model::Entity::Organization(payload::organization(data, OrganizationId(entity.id.clone()))))
+            }
             Kind::Membership => naming.as_ref().and_then(|naming| payload::membership(data, naming)),
         };
         match (found, updated_at) {

@@ -129,7 +129,11 @@ impl<'a> Object<'a> {
     fn texts(&self, name: &str) -> Vec<String> {
         let Some(raw) = self.get(name) else { return Vec::new() };
         let items: Vec<&RawValue> = serde_json::from_str(raw.get()).unwrap_or_default();
-        items.into_iter().filter(|raw| raw.get().starts_with('"')).map(|raw| decode_string(raw.get()).into_owned()).collect()
+        items
+            .into_iter()
+            .filter(|raw| raw.get().starts_with('"'))
+            .map(|raw| decode_string(raw.get()).into_owned())
+            .collect()
     }
 }
 
@@ -137,7 +141,8 @@ impl<'a> Object<'a> {
 pub(super) fn user(data: &Object<'_>, id: UserId) -> Entity {
     let (email_address, email_address_verified) =
         primary(data, "primary_email_address_id", "email_addresses", "email_address");
-    let (phone_number, phone_number_verified) = primary(data, "primary_phone_number_id", "phone_numbers", "phone_number");
+    let (phone_number, phone_number_verified) =
+        primary(data, "primary_phone_number_id", "phone_numbers", "phone_number");
     Entity::User(User {
         id,
         first_name: data.text("first_name"),

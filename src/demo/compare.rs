@@ -73,7 +73,12 @@ impl Names {
 }
 
 /// Reads the source over its API and both mirrors from the database.
-pub(super) async fn compare(clerk_url: &str, database_url: &str, lost: &[Event], names: &Names) -> anyhow::Result<Report> {
+pub(super) async fn compare(
+    clerk_url: &str,
+    database_url: &str,
+    lost: &[Event],
+    names: &Names,
+) -> anyhow::Result<Report> {
     let source = read_source(clerk_url).await?;
     let mut connection = PgConnection::connect(database_url).await?;
     let mut report = Report { source: [0, 0, 0], ours: Vec::new(), naive: Vec::new() };
@@ -92,13 +97,17 @@ fn faults(kind: &'static str, source: &Rows, mirror: &Rows, names: &Names, lost:
         let (there, here) = (source.get(id), mirror.get(id));
         let what = match (there, here) {
             (Some(there), Some(here)) if there == here => return None,
-            (Some(there), Some(here)) => format!("{}, still shown as {}", names.of_row(there, id), here.text.as_deref().unwrap_or("?")),
+            (Some(there), Some(here)) => {
+                format!("{}, still shown as {}", names.of_row(there, id), here.text.as_deref().unwrap_or("?"))
+            }
             (Some(there), None) => format!("{}, missing here", names.of_row(there, id)),
             (None, Some(here)) => format!("{}, although Clerk has that no more", names.of_row(here, id)),
             (None, None) => return None,
         };
         let explains = |event: &&Event| {
-            let ends_it = |parent: &Option<String>| there.is_none() && event.event_type.ends_with(".deleted") && *parent == Some(event.entity_id.clone());
+            let ends_it = |parent: &Option<String>| {
+                there.is_none() && event.event_type.ends_with(".deleted") && *parent == Some(event.entity_id.clone())
+            };
             event.entity_id == *id || here.is_some_and(|row| ends_it(&row.organization_id) || ends_it(&row.user_id))
         };
         let lost = lost.iter().rev().find(explains).map(|event| format!("{} ({})", event.event_type, event.subject));
@@ -110,20 +119,28 @@ fn faults(kind: &'static str, source: &Rows, mirror: &Rows, names: &Names, lost:
 async fn read_mirror(connection: &mut PgConnection, sql: &'static str) -> anyhow::Result<Rows> {
     type Columns = (String, Option<String>, Option<String>, Option<String>);
     let rows: Vec<Columns> = sqlx::query_as(sql).fetch_all(connection).await?;
-    Ok(rows.into_iter().map(|(id, text, organization_id, user_id)| (id, Row { text, organization_id, user_id })).collect())
+    Ok(rows
+        .into_iter()
+        .map(|(id, text, organization_id, user_id)| (id, Row { text, organization_id, user_id }))
+        .collect())
 }
 
 async fn read_source(clerk_url: &str) -> anyhow::Result<[Rows; 3]> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let user = |data: &Value| {
-        let primary = data["email_addresses"].as_array().into_iter().flatten().find(|address| address["id"] == data["primary_email_address_id"]);
+        let primary = data["email_addresses"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|address| address["id"] == data["primary_email_address_id"]);
         let address = primary.and_then(|address| address["email_address"].as_str()).unwrap_or_default();
         let name = format!("{} {} <{address}>", data["first_name"].as_str()?, data["last_name"].as_str()?);
         Some(Row { text: Some(name), organization_id: None, user_id: None })
     };
     let organization = |data: &Value| Some(Row { text: text(&data["name"]), organization_id: None, user_id: None });
     let membership = |data: &Value| {
-        let (organization_id, user_id) = (text(&data["organization"]["id"]), text(&data["public_user_data"]["user_id"]));
+        let (organization_id, user_id) =
+            (text(&data["organization"]["id"]), text(&data["public_user_data"]["user_id"]));
         Some(Row { text: text(&data["role"]), organization_id, user_id })
     };
     Ok([
@@ -165,7 +182,11 @@ impl fmt::Display for Report {
         }
         let wrong_access: Vec<&Fault> =
             self.naive.iter().filter(|fault| fault.kind == "memberships" && fault.lost.is_none()).collect();
-        writeln!(f, "\nThe usual handler has {} memberships wrong although each of their webhooks arrived, such as", wrong_access.len())?;
+        writeln!(
+            f,
+            "\nThe usual handler has {} memberships wrong although each of their webhooks arrived, such as",
+            wrong_access.len()
+        )?;
         for fault in wrong_access.iter().take(SHOWN) {
             writeln!(f, "  {}", fault.what)?;
         }
@@ -174,7 +195,10 @@ impl fmt::Display for Report {
         }
         let unexplained = self.ours.iter().filter(|fault| fault.lost.is_none()).count();
         let explained = self.ours.len() - unexplained;
-        writeln!(f, "\nclerk-sync: {explained} rows lack a webhook that was lost for good, {unexplained} are wrong for any other reason.")?;
+        writeln!(
+            f,
+            "\nclerk-sync: {explained} rows lack a webhook that was lost for good, {unexplained} are wrong for any other reason."
+        )?;
         for fault in &self.ours {
             match &fault.lost {
                 Some(lost) => writeln!(f, "  {}: lost {lost}", fault.what)?,

@@ -46,7 +46,12 @@ async fn deliver(sender: &Sender, event: &Event) -> anyhow::Result<Attempt> {
 }
 
 /// Sends everything on its way and returns what was lost.
-pub(super) async fn deliver_all(events: Vec<Event>, receivers: &Receivers, lose: u8, seed: u64) -> anyhow::Result<Vec<Event>> {
+pub(super) async fn deliver_all(
+    events: Vec<Event>,
+    receivers: &Receivers,
+    lose: u8,
+    seed: u64,
+) -> anyhow::Result<Vec<Event>> {
     let (deliveries, lost) = mangle(events, lose, seed);
     say(&format!(
         "{} deliveries: {} webhooks are lost for good, {DOUBLED} % come twice, {LATE} % are held up and overtaken.",

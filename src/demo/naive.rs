@@ -9,8 +9,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use serde_json::Value;
-use sqlx::PgConnection;
 use sqlx::Connection as _;
+use sqlx::PgConnection;
 use std::sync::Arc;
 use svix::webhooks::Webhook;
 use tokio::sync::Mutex;
@@ -50,27 +50,29 @@ async fn handle(connection: &mut PgConnection, event: &Value) -> Result<(), sqlx
     let data = &event["data"];
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let query = match event["type"].as_str().unwrap_or_default() {
-        "user.created" | "user.updated" => {
-            sqlx::query("insert into naive.users values ($1, $2, $3) on conflict (id) do update set name = $2, email = $3")
-                .bind(text(&data["id"]))
-                .bind(format!("{} {}", data["first_name"].as_str().unwrap_or(""), data["last_name"].as_str().unwrap_or("")))
-                .bind(text(&data["email_addresses"][0]["email_address"]))
-        }
+        "user.created" | "user.updated" => sqlx::query(
+            "insert into naive.users values ($1, $2, $3) on conflict (id) do update set name = $2, email = $3",
+        )
+        .bind(text(&data["id"]))
+        .bind(format!("{} {}", data["first_name"].as_str().unwrap_or(""), data["last_name"].as_str().unwrap_or("")))
+        .bind(text(&data["email_addresses"][0]["email_address"])),
         "organization.created" | "organization.updated" => {
             sqlx::query("insert into naive.organizations values ($1, $2) on conflict (id) do update set name = $2")
                 .bind(text(&data["id"]))
                 .bind(text(&data["name"]))
         }
-        "organizationMembership.created" | "organizationMembership.updated" => {
-            sqlx::query("insert into naive.memberships values ($1, $2, $3, $4) on conflict (id) do update set role = $4")
-                .bind(text(&data["id"]))
-                .bind(text(&data["organization"]["id"]))
-                .bind(text(&data["public_user_data"]["user_id"]))
-                .bind(text(&data["role"]))
-        }
+        "organizationMembership.created" | "organizationMembership.updated" => sqlx::query(
+            "insert into naive.memberships values ($1, $2, $3, $4) on conflict (id) do update set role = $4",
+        )
+        .bind(text(&data["id"]))
+        .bind(text(&data["organization"]["id"]))
+        .bind(text(&data["public_user_data"]["user_id"]))
+        .bind(text(&data["role"])),
         "user.deleted" => sqlx::query("delete from naive.users where id = $1").bind(text(&data["id"])),
         "organization.deleted" => sqlx::query("delete from naive.organizations where id = $1").bind(text(&data["id"])),
-        "organizationMembership.deleted" => sqlx::query("delete from naive.memberships where id = $1").bind(text(&data["id"])),
+        "organizationMembership.deleted" => {
+            sqlx::query("delete from naive.memberships where id = $1").bind(text(&data["id"]))
+        }
         _ => return Ok(()),
     };
     query.execute(connection).await.map(drop)

@@ -6,10 +6,12 @@ use crate::testbed::clerk::{Clerk, Event, Shared};
 pub(super) const LASTS: i64 = 4 * 3_600_000;
 
 const FIRST_NAMES: [&str; 16] = [
-    "Ada", "Ben", "Cleo", "Dina", "Emil", "Fay", "Gil", "Hana", "Ivo", "Jun", "Kaya", "Lev", "Mira", "Nils", "Oona", "Pia",
+    "Ada", "Ben", "Cleo", "Dina", "Emil", "Fay", "Gil", "Hana", "Ivo", "Jun", "Kaya", "Lev", "Mira", "Nils", "Oona",
+    "Pia",
 ];
 const LAST_NAMES: [&str; 8] = ["Abara", "Bell", "Costa", "Dunn", "Ekman", "Flores", "Grant", "Hale"];
-const COMPANIES: [&str; 6] = ["Acme Widgets", "Blue Harbor", "Copper Kettle", "Delta Press", "Elm Street Labs", "Fjord Foods"];
+const COMPANIES: [&str; 6] =
+    ["Acme Widgets", "Blue Harbor", "Copper Kettle", "Delta Press", "Elm Street Labs", "Fjord Foods"];
 
 /// Lets `changes` things happen, and returns the webhooks in the order of the changes.
 pub(super) fn tell(clerk: &Shared, changes: u32, seed: u64) -> Vec<Event> {

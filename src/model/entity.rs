@@ -79,7 +79,6 @@ impl Entity {
             Entity::Membership(membership) => EntityRef::new(Kind::Membership, membership.id.as_str()),
         }
     }
-
 }
 
 /// A number for what is stored of an object: breaks a full tie of two versions the same way in any order, on any replica.

@@ -6,7 +6,8 @@
 use super::entity::content;
 use super::hex;
 use super::{
-    Change, Claim, Entity, EntityRef, InstanceId, Kind, MessageId, Millis, Naming, Organization, Source, User, WantedRead,
+    Change, Claim, Entity, EntityRef, InstanceId, Kind, MessageId, Millis, Naming, Organization, Source, User,
+    WantedRead,
 };
 use serde::{Serialize, Serializer};
 use std::collections::HashMap;
@@ -267,4 +268,3 @@ impl<'a> DeadLetterRow<'a> {
 fn as_map<S: Serializer>(headers: &&[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(headers.iter().map(|(name, value)| (name, value)))
 }
-

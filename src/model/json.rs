@@ -211,7 +211,10 @@ mod tests {
 
     #[test]
     fn spacing_key_order_and_escapes_do_not_matter() {
-        assert_eq!(canonical(" { \"b\" : [ 1 , { } , [ ] ] , \"a\" : \"\\u0041\\/\" } "), r#"{"a":"A/","b":[1,{},[]]}"#);
+        assert_eq!(
+            canonical(" { \"b\" : [ 1 , { } , [ ] ] , \"a\" : \"\\u0041\\/\" } "),
+            r#"{"a":"A/","b":[1,{},[]]}"#
+        );
         assert_eq!(canonical(r#"{"\u0061":1,"a":{"y":1,"x":2}}"#), r#"{"a":{"x":2,"y":1}}"#);
         assert_eq!(canonical(r#"[{"k":null},true,"s"]"#), r#"[{"k":null},true,"s"]"#);
         assert_eq!(canonical("\"\""), "\"\"");
@@ -219,12 +222,18 @@ mod tests {
 
     #[test]
     fn numbers_keep_their_digits() {
-        assert_eq!(canonical("[12345678901234567890123456789, 1e400, 1.50, -0]"), "[12345678901234567890123456789,1e400,1.50,-0]");
+        assert_eq!(
+            canonical("[12345678901234567890123456789, 1e400, 1.50, -0]"),
+            "[12345678901234567890123456789,1e400,1.50,-0]"
+        );
     }
 
     #[test]
     fn what_postgres_cannot_hold_is_replaced() {
-        assert_eq!(canonical(r#"{"a\u0000":"x\u0000\ud800y\udc00"}"#), "{\"a\u{fffd}\":\"x\u{fffd}\u{fffd}y\u{fffd}\"}");
+        assert_eq!(
+            canonical(r#"{"a\u0000":"x\u0000\ud800y\udc00"}"#),
+            "{\"a\u{fffd}\":\"x\u{fffd}\u{fffd}y\u{fffd}\"}"
+        );
         assert_eq!(canonical(r#""\ud83d\ude00""#), "\"😀\"");
         assert_eq!(canonical(r#""\ud800A""#), "\"\u{fffd}A\"");
     }

@@ -41,8 +41,7 @@ impl Millis {
 
     /// A wire time that may be in seconds: the first and the last millisecond that it can mean.
     pub fn span(wire: i64) -> Option<(Millis, Millis)> {
-        let (from, to) =
-            if wire < Millis::SECONDS_BELOW { (wire * 1000, wire * 1000 + 999) } else { (wire, wire) };
+        let (from, to) = if wire < Millis::SECONDS_BELOW { (wire * 1000, wire * 1000 + 999) } else { (wire, wire) };
         Some((Millis::new(from)?, Millis::new(to)?))
     }
 }

@@ -47,9 +47,9 @@ impl Error {
         match self {
             Error::Refused(sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_)) => true,
             // 57P01 to 57P03: terminated, crashed, starting up. 25P03: idle in a transaction. 08: connection.
-            Error::Refused(sqlx::Error::Database(error)) => error
-                .code()
-                .is_some_and(|code| matches!(code.as_ref(), "57P01" | "57P02" | "57P03" | "25P03") || code.starts_with("08")),
+            Error::Refused(sqlx::Error::Database(error)) => error.code().is_some_and(|code| {
+                matches!(code.as_ref(), "57P01" | "57P02" | "57P03" | "25P03") || code.starts_with("08")
+            }),
             _ => false,
         }
     }
@@ -78,9 +78,11 @@ impl Database {
             .parse()
             .map_err(|_| "is no valid Postgres URL; percent-encode special characters in the password".to_owned())?;
         if options.get_port() == 6543 || url.contains("pgbouncer=true") {
-            return Err("points at a transaction-mode pooler (port 6543 or pgbouncer=true), where prepared statements \
+            return Err(
+                "points at a transaction-mode pooler (port 6543 or pgbouncer=true), where prepared statements \
                  answer each other's queries; use the direct connection or the session pooler (port 5432)"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         let options = options.application_name("clerk-sync").disable_statement_logging();
         Ok(Database(options))
@@ -103,13 +105,18 @@ impl Database {
     pub async fn connect(&self) -> Result<Session, Error> {
         let connection = self.connect_as_owner().await?;
         let mut session = Session { connection };
-        session.call(async |connection| sqlx::raw_sql(SESSION).execute(connection).await.map(drop)).await.map_err(not_migrated)?;
+        session
+            .call(async |connection| sqlx::raw_sql(SESSION).execute(connection).await.map(drop))
+            .await
+            .map_err(not_migrated)?;
         let schema = session
             .call(async |connection| {
-                sqlx::query("select coalesce(max(version), 0) as version from clerk_sync._sqlx_migrations where success")
-                    .fetch_one(connection)
-                    .await?
-                    .try_get::<i64, _>("version")
+                sqlx::query(
+                    "select coalesce(max(version), 0) as version from clerk_sync._sqlx_migrations where success",
+                )
+                .fetch_one(connection)
+                .await?
+                .try_get::<i64, _>("version")
             })
             .await
             .map_err(not_migrated)?;
@@ -157,7 +164,10 @@ impl Session {
     pub async fn pin_instance(&mut self, wanted: Option<&InstanceId>) -> Result<Option<InstanceId>, Error> {
         let wanted = wanted.map(InstanceId::as_str);
         self.call(async |connection| {
-            sqlx::query_scalar("select clerk_sync.pin_instance($1, 'environment')").bind(wanted).fetch_one(connection).await
+            sqlx::query_scalar("select clerk_sync.pin_instance($1, 'environment')")
+                .bind(wanted)
+                .fetch_one(connection)
+                .await
         })
         .await
         .map(|pinned: Option<String>| pinned.map(InstanceId))

@@ -154,7 +154,8 @@ fn unprivileged_user() -> anyhow::Result<Option<User>> {
     }
     let users = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
     let find = |name: &str| {
-        let fields: Vec<&str> = users.lines().map(|line| line.split(':').collect()).find(|fields: &Vec<&str>| fields[0] == name)?;
+        let fields: Vec<&str> =
+            users.lines().map(|line| line.split(':').collect()).find(|fields: &Vec<&str>| fields[0] == name)?;
         Some(User { uid: fields.get(2)?.parse().ok()?, gid: fields.get(3)?.parse().ok()? })
     };
     let user = find("postgres").or_else(|| find("nobody"));
@@ -185,10 +186,17 @@ fn make_dir(user: Option<User>) -> anyhow::Result<PathBuf> {
 /// The folder with the programs: the one that the variable names, else the newest of those in the usual places.
 fn find_binaries() -> anyhow::Result<PathBuf> {
     if let Some(bin) = std::env::var_os(BIN_VARIABLE) {
-        return usable(Path::new(&bin)).with_context(|| format!("{BIN_VARIABLE} names no folder with initdb and postgres"));
+        return usable(Path::new(&bin))
+            .with_context(|| format!("{BIN_VARIABLE} names no folder with initdb and postgres"));
     }
     let on_path = std::env::var_os("PATH").unwrap_or_default();
-    let versioned = ["/usr/lib/postgresql", "/Applications/Postgres.app/Contents/Versions", "/usr", "/opt/homebrew/opt", "/usr/local/opt"];
+    let versioned = [
+        "/usr/lib/postgresql",
+        "/Applications/Postgres.app/Contents/Versions",
+        "/usr",
+        "/opt/homebrew/opt",
+        "/usr/local/opt",
+    ];
     let mut found: Vec<(u32, PathBuf)> = versioned
         .iter()
         .filter_map(|folder| std::fs::read_dir(folder).ok())
@@ -196,7 +204,8 @@ fn find_binaries() -> anyhow::Result<PathBuf> {
         .flatten()
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
-            let digits = name.trim_start_matches("postgresql").trim_start_matches("pgsql").trim_start_matches(['@', '-']);
+            let digits =
+                name.trim_start_matches("postgresql").trim_start_matches("pgsql").trim_start_matches(['@', '-']);
             Some((digits.parse().ok()?, usable(&entry.path().join("bin"))?))
         })
         .collect();

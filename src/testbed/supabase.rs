@@ -34,7 +34,9 @@ impl Supabase {
     /// # Errors
     /// The server or the database is not there.
     pub async fn connect(&self, role: &str, database: &str) -> anyhow::Result<PgConnection> {
-        PgConnection::connect(&self.cluster.url(role, database)).await.with_context(|| format!("cannot connect as {role}"))
+        PgConnection::connect(&self.cluster.url(role, database))
+            .await
+            .with_context(|| format!("cannot connect as {role}"))
     }
 
     /// A new, empty project.

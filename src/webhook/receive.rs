@@ -61,11 +61,8 @@ pub async fn receive(State(receiver): State<Receiver>, verified: Verified) -> Re
 
 /// Hands the delivery to the writer and waits for the commit.
 async fn write(writer: &Writer, verified: Verified, read: Result<Event, Unusable>) -> Result<Verdict, Unavailable> {
-    let mut raw = DeadLetter {
-        reason: String::new(),
-        headers: printable(&verified.headers),
-        body: verified.body.to_vec(),
-    };
+    let mut raw =
+        DeadLetter { reason: String::new(), headers: printable(&verified.headers), body: verified.body.to_vec() };
     let mut message = Message {
         id: verified.message_id,
         body_hash: hex(&Sha256::digest(&verified.body)),

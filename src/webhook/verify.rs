@@ -32,7 +32,9 @@ pub struct Verifier(Arc<[Webhook]>);
 pub enum BadSecret {
     #[error("is empty")]
     Empty,
-    #[error("is no signing secret: copy the value that begins with whsec_ from the endpoint's page in the Clerk dashboard")]
+    #[error(
+        "is no signing secret: copy the value that begins with whsec_ from the endpoint's page in the Clerk dashboard"
+    )]
     NotASecret,
 }
 
@@ -70,7 +72,11 @@ impl Verifier {
         let now = now.get().unsigned_abs() / 1000;
         if attempt.abs_diff(now) > TOLERANCE {
             let seconds = attempt.abs_diff(now);
-            return Err(if attempt < now { Rejection::TimestampTooOld(seconds) } else { Rejection::TimestampTooNew(seconds) });
+            return Err(if attempt < now {
+                Rejection::TimestampTooOld(seconds)
+            } else {
+                Rejection::TimestampTooNew(seconds)
+            });
         }
         let mut rejection = Rejection::InvalidSignature;
         for webhook in self.0.iter() {

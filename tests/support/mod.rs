@@ -112,7 +112,9 @@ pub async fn written(owner: &mut PgConnection) -> String {
 
 async fn dump(owner: &mut PgConnection, row: &str) -> String {
     let part = |table: &&str| {
-        format!("select '-- {table}' || E'\\n' || coalesce(string_agg({row}, E'\\n' order by to_jsonb(t)::text), '') from {table} t")
+        format!(
+            "select '-- {table}' || E'\\n' || coalesce(string_agg({row}, E'\\n' order by to_jsonb(t)::text), '') from {table} t"
+        )
     };
     let sql = MIRROR.iter().map(part).collect::<Vec<_>>().join(" union all ");
     let tables: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(owner).await.expect("a dump");
@@ -221,7 +223,8 @@ impl World {
 
     /// The ids of the organization's members with their roles, by the mirror.
     pub async fn members(&self, organization_id: &str) -> Vec<(String, String)> {
-        let sql = "select user_id, role from clerk.organization_memberships where organization_id = $1 order by user_id";
+        let sql =
+            "select user_id, role from clerk.organization_memberships where organization_id = $1 order by user_id";
         sqlx::query_as(sql).bind(organization_id).fetch_all(&mut self.database.owner().await).await.expect("members")
     }
 }

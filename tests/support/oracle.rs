@@ -66,7 +66,11 @@ impl Mirror {
     fn bury(&mut self, change: &Value, source: &str) {
         let (key, observed_at, inferred) = (key(change), change["observed_at"].as_i64().unwrap(), source != "webhook");
         match self.versions.get(&key) {
-            Some(known) if known.state == "deleted" && (!inferred, observed_at) <= (!known.inferred, known.observed_at) => return,
+            Some(known)
+                if known.state == "deleted" && (!inferred, observed_at) <= (!known.inferred, known.observed_at) =>
+            {
+                return;
+            }
             Some(known) if known.state != "deleted" && inferred && known.observed_at > observed_at => return,
             _ => {}
         }
@@ -97,7 +101,8 @@ impl Mirror {
     /// R1, R2, R3, R5, R7
     fn live(&mut self, change: &Value, source: &str) {
         let (key, from_webhook) = (key(change), source == "webhook");
-        let (updated_at, observed_at) = (change["updated_at"].as_i64().unwrap(), change["observed_at"].as_i64().unwrap());
+        let (updated_at, observed_at) =
+            (change["updated_at"].as_i64().unwrap(), change["observed_at"].as_i64().unwrap());
         let content = change["content"].as_i64();
         let mut known = self.versions.get(&key).cloned();
         if let Some(tombstone) = known.as_ref().filter(|known| known.state == "deleted") {
@@ -151,7 +156,8 @@ impl Mirror {
             self.pending.insert(key.clone());
         }
         let updated_at = Some(updated_at);
-        self.versions.insert(key.clone(), Version { state: "live", updated_at, observed_at, content, floor, inferred: false });
+        self.versions
+            .insert(key.clone(), Version { state: "live", updated_at, observed_at, content, floor, inferred: false });
         self.rows.insert(key, row(change));
     }
 
