@@ -3,5 +3,6 @@
 //! Nothing of our own is simulated: the stand-ins are reached over a socket, as the real ones are.
 
 pub mod clerk;
+pub mod installation;
 pub mod postgres;
 pub mod supabase;

@@ -4,6 +4,7 @@
 //! closes, and the shell stops the server and removes its folder. It runs in a process group of its own, so that Ctrl-C
 //! reaches us and not the server. Started as root, it runs as an unprivileged user, because Postgres refuses root.
 
+use super::installation;
 use anyhow::{Context as _, bail};
 use std::ffi::OsStr;
 use std::io::{self, Write as _};
@@ -12,17 +13,13 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// Names the folder with `initdb` and `postgres` to use, before all others.
-pub const BIN_VARIABLE: &str = "CLERK_SYNC_POSTGRES_BIN";
-
 /// The superuser, as on Supabase; its `postgres` is none.
 pub const SUPERUSER: &str = "supabase_admin";
 
-/// Data that needs to survive nothing: the server is fast, and as small as it gets.
+/// Data that needs to survive a crash of the server but none of the machine: fast, and as small as it gets.
 const SETTINGS: &str = "
 listen_addresses = ''
 fsync = off
-synchronous_commit = off
 full_page_writes = off
 shared_buffers = 64MB
 max_connections = 200
@@ -52,7 +49,7 @@ impl Cluster {
     /// # Errors
     /// No Postgres was found, or it did not start; the sentence says what to do, with the end of the server's log.
     pub fn start() -> anyhow::Result<Cluster> {
-        let bin = find_binaries()?;
+        let bin = installation::find()?;
         let user = unprivileged_user()?;
         let dir = make_dir(user)?;
         let mut leash = run_as(user, "sh");
@@ -181,44 +178,4 @@ fn make_dir(user: Option<User>) -> anyhow::Result<PathBuf> {
         }
     }
     bail!("cannot make a folder in {base}")
-}
-
-/// The folder with the programs: the one that the variable names, else the newest of those in the usual places.
-fn find_binaries() -> anyhow::Result<PathBuf> {
-    if let Some(bin) = std::env::var_os(BIN_VARIABLE) {
-        return usable(Path::new(&bin))
-            .with_context(|| format!("{BIN_VARIABLE} names no folder with initdb and postgres"));
-    }
-    let on_path = std::env::var_os("PATH").unwrap_or_default();
-    let versioned = [
-        "/usr/lib/postgresql",
-        "/Applications/Postgres.app/Contents/Versions",
-        "/usr",
-        "/opt/homebrew/opt",
-        "/usr/local/opt",
-    ];
-    let mut found: Vec<(u32, PathBuf)> = versioned
-        .iter()
-        .filter_map(|folder| std::fs::read_dir(folder).ok())
-        .flatten()
-        .flatten()
-        .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            let digits =
-                name.trim_start_matches("postgresql").trim_start_matches("pgsql").trim_start_matches(['@', '-']);
-            Some((digits.parse().ok()?, usable(&entry.path().join("bin"))?))
-        })
-        .collect();
-    found.sort();
-    let newest = found.pop().map(|(_, bin)| bin);
-    std::env::split_paths(&on_path)
-        .find_map(|folder| usable(&folder))
-        .or(newest)
-        .context("no Postgres found: install one (Debian: apt-get install postgresql; macOS: brew install postgresql), or run ./x, which gets one")
-}
-
-/// The real folder of `initdb`, if `postgres` is there too: it looks for its own files beside its real path.
-fn usable(bin: &Path) -> Option<PathBuf> {
-    let real = bin.join("initdb").canonicalize().ok()?.parent()?.to_owned();
-    real.join("postgres").is_file().then_some(real)
 }
