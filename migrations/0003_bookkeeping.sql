@@ -72,9 +72,11 @@ create table clerk_sync.receipts (
   entity_id   text,
   outcome     text not null,
   reason      text,
+  flaws       text[] not null,
   event_at    timestamptz,
   received_at timestamptz not null default now()
 );
+comment on column clerk_sync.receipts.flaws is 'Fields that could not be taken as they came (left out, or characters replaced), and why.';
 comment on table clerk_sync.receipts is
   'One row per message received, without its payload. Tells a repetition from a reused id; decides nothing about the mirror.';
 

@@ -23,7 +23,7 @@ create type clerk_sync.change as (
 );
 create type clerk_sync.naming as (organization_id text, user_id text, membership_id text, created_at bigint);
 create type clerk_sync.message as (
-  n integer, message_id text, body_hash text, event_type text, entity_id text, instance_id text, event_at bigint
+  n integer, message_id text, body_hash text, event_type text, entity_id text, instance_id text, event_at bigint, flaws text[]
 );
 create type clerk_sync.outcome as (n integer, outcome text, reason text);
 revoke all on type clerk_sync.change, clerk_sync.naming, clerk_sync.message, clerk_sync.outcome from public;
@@ -341,8 +341,8 @@ begin
           union all select 4, 'stale', 'a newer change came with it'
         ) r(rank, outcome, reason) order by r.rank limit 1
       ) done);
-  insert into clerk_sync.receipts (message_id, body_hash, event_type, entity_id, outcome, reason, event_at)
-    select distinct on (m.message_id) m.message_id, m.body_hash, m.event_type, m.entity_id, r.outcome, r.reason, clerk_sync.at(m.event_at)
+  insert into clerk_sync.receipts (message_id, body_hash, event_type, entity_id, outcome, reason, flaws, event_at)
+    select distinct on (m.message_id) m.message_id, m.body_hash, m.event_type, m.entity_id, r.outcome, r.reason, m.flaws, clerk_sync.at(m.event_at)
       from unnest(messages) m join unnest(results) r on r.n = m.n
      where not m.message_id = any (seen)
      order by m.message_id, m.n

@@ -31,6 +31,10 @@ pub struct Environment {
     /// Listen on this port of every address, as platforms ask; the address above wins
     #[arg(long, env = "PORT", value_name = "PORT")]
     pub port: Option<String>,
+
+    /// Where to serve metrics, for operators alone; unset: `127.0.0.1:9091`
+    #[arg(long, env = "OPS_ADDR", value_name = "ADDRESS")]
+    pub ops_addr: Option<String>,
 }
 
 /// The checked form.
@@ -40,7 +44,12 @@ pub struct Config {
     pub verifier: Verifier,
     pub instance: InstanceCheck,
     pub listen_addr: SocketAddr,
+    /// `None`: the default address, if it is free.
+    pub ops_addr: Option<SocketAddr>,
 }
+
+/// Where metrics are served if nobody says otherwise.
+pub const DEFAULT_OPS_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9091);
 
 /// One variable and what is wrong with it.
 #[derive(Debug, PartialEq, Eq)]
@@ -77,6 +86,9 @@ impl Environment {
             id => Ok(InstanceCheck::Pinned(id.map(InstanceId::from))),
         };
         let instance = note(&mut mistakes, "CLERK_INSTANCE_ID", instance);
+        let ops_addr = given(self.ops_addr.as_deref())
+            .map(|address| address.parse().map_err(|_| "is no address with a port, such as 127.0.0.1:9091".to_owned()));
+        let ops_addr = note(&mut mistakes, "OPS_ADDR", ops_addr.transpose());
         let (variable, listen_addr) = match (given(self.listen_addr.as_deref()), given(self.port.as_deref())) {
             (Some(address), _) => (
                 "LISTEN_ADDR",
@@ -88,9 +100,9 @@ impl Environment {
             (None, None) => ("LISTEN_ADDR", Ok(on_every_address(8080))),
         };
         let listen_addr = note(&mut mistakes, variable, listen_addr);
-        match (database, verifier, instance, listen_addr) {
-            (Some(database), Some(verifier), Some(instance), Some(listen_addr)) => {
-                Ok(Config { database, verifier, instance, listen_addr })
+        match (database, verifier, instance, listen_addr, ops_addr) {
+            (Some(database), Some(verifier), Some(instance), Some(listen_addr), Some(ops_addr)) => {
+                Ok(Config { database, verifier, instance, listen_addr, ops_addr })
             }
             _ => Err(mistakes),
         }
@@ -132,6 +144,7 @@ mod tests {
             instance_id: None,
             listen_addr: None,
             port: None,
+            ops_addr: None,
         }
     }
 
@@ -151,11 +164,15 @@ mod tests {
             signing_secret: Some("whsec_%%%".to_owned()),
             instance_id: Some("sk_live_oops".to_owned()),
             listen_addr: Some("nonsense".to_owned()),
+            ops_addr: Some("9091".to_owned()),
             port: None,
         };
         let mistakes = environment.check().unwrap_err();
         let names: Vec<_> = mistakes.iter().map(|mistake| mistake.variable).collect();
-        assert_eq!(names, ["DATABASE_URL", "CLERK_WEBHOOK_SIGNING_SECRET", "CLERK_INSTANCE_ID", "LISTEN_ADDR"]);
+        assert_eq!(
+            names,
+            ["DATABASE_URL", "CLERK_WEBHOOK_SIGNING_SECRET", "CLERK_INSTANCE_ID", "OPS_ADDR", "LISTEN_ADDR"]
+        );
         let text: String = mistakes.iter().map(ToString::to_string).collect();
         for value in ["s3cret", "%%%", "oops", "nonsense"] {
             assert!(!text.contains(value), "{text}");

@@ -21,7 +21,7 @@
 //! | [`clerk`] | what Clerk's JSON says, turned into `model`; pure |
 //! | [`store`] | Postgres: sessions as the worker's role, the one call that writes, migrations |
 //! | [`webhook`] | one delivery: who sent it, what it says, the writer task, the answer |
-//! | [`health`] | `/livez` and `/readyz` |
+//! | [`health`], [`ops`] | `/livez` and `/readyz` for the platform; `/metrics`, on a listener of its own |
 //! | [`app`] | listener, routes and writer put together, and stopped in order |
 //! | [`config`] | every environment variable of `serve`, checked as a whole |
 //! | [`telemetry`], [`clock`] | where logs go; the one place that reads the wall clock |
@@ -86,6 +86,7 @@ pub mod config;
 pub mod demo;
 pub mod health;
 pub mod model;
+pub mod ops;
 pub mod replay;
 pub mod sender;
 pub mod store;

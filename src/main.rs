@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use clerk_sync::config::{self, Environment};
 use clerk_sync::model::InstanceId;
 use clerk_sync::replay::Replay;
-use clerk_sync::{app, store, telemetry};
+use clerk_sync::{app, ops, store, telemetry};
 use std::process::ExitCode;
 
 /// Keeps Clerk's users, organizations and memberships in a Supabase Postgres, correctly enough that Row-Level-Security
@@ -111,6 +111,13 @@ async fn serve(environment: Environment) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("cannot listen on {}", config.listen_addr))?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
+    let counts = ops::start_counting()?;
+    if let Err(error) = ops::listen(config.ops_addr.unwrap_or(config::DEFAULT_OPS_ADDR), counts).await {
+        if config.ops_addr.is_some() {
+            return Err(error.context("OPS_ADDR"));
+        }
+        tracing::warn!("no metrics are served: {error:#}; set OPS_ADDR to another address");
+    }
     app::serve(config, listener, stop_signal()?).await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)

@@ -26,6 +26,8 @@ pub struct Event {
     pub event_at: Option<Millis>,
     /// `None`: the type says nothing about what we mirror.
     pub change: Option<Change>,
+    /// Fields that could not be taken as they came, and why; values never.
+    pub flaws: Vec<String>,
 }
 
 /// A body that cannot be used and names nothing that could be read instead.
@@ -56,36 +58,44 @@ pub fn parse(body: &[u8], attempted_at: Millis) -> Result<Event, Unusable> {
     if envelope.get("object").is_some() && envelope.text("object").as_deref() != Some("event") {
         return Err(unusable("object is not event"));
     }
-    let instance_id = envelope.text("instance_id").map(InstanceId);
+    let instance_id = envelope.id("instance_id").map(InstanceId);
+    if instance_id.is_none() && envelope.get("instance_id").is_some() {
+        return Err(unusable("instance_id is no id"));
+    }
     let span = envelope.integer("timestamp").and_then(Millis::span);
 
-    let (entity, change) = match Subject::of(&event_type) {
-        None => (None, None),
+    let mut event = Event {
+        event_type: event_type.clone(),
+        instance_id,
+        entity: None,
+        event_at: span.map(|(from, _)| from),
+        change: None,
+        flaws: Vec::new(),
+    };
+    match Subject::of(&event_type) {
+        None => {}
         Some(Subject::Roles) => {
-            let event_at = span.map_or(attempted_at, |(from, _)| from);
-            (None, Some(unclear(Kind::Membership, event_at, "a role or permission changed")))
+            let event_at = event.event_at.unwrap_or(attempted_at);
+            event.change = Some(unclear(Kind::Membership, event_at, "a role or permission changed"));
         }
         Some(Subject::Entity { kind, deleted }) => {
             let data = envelope.object("data").ok_or_else(|| unusable("data is missing or no object"))?;
-            let Some(id) = data.id("id").filter(|id| !kind.contradicts(id)) else {
-                if deleted && data.get("id").is_none() {
-                    let event_at = span.map_or(attempted_at, |(_, to)| to);
-                    let change = unclear(kind, event_at, "a delete without an id");
-                    return Ok(Event {
-                        event_type,
-                        instance_id,
-                        entity: None,
-                        event_at: Some(event_at),
-                        change: Some(change),
-                    });
+            match data.id("id").filter(|id| !kind.contradicts(id)) {
+                Some(id) => {
+                    let entity = EntityRef { kind, id };
+                    event.change = Some(observe(&data, entity.clone(), deleted, span, attempted_at));
+                    event.entity = Some(entity);
                 }
-                return Err(unusable("data.id is missing or no id of this kind"));
-            };
-            let change = observe(&data, EntityRef { kind, id: id.clone() }, deleted, span, attempted_at);
-            (Some(EntityRef { kind, id }), Some(change))
+                None if deleted && data.get("id").is_none() => {
+                    event.change =
+                        Some(unclear(kind, event.event_at.unwrap_or(attempted_at), "a delete without an id"));
+                }
+                None => return Err(unusable("data.id is missing or no id of this kind")),
+            }
+            event.flaws = data.flaws();
         }
-    };
-    Ok(Event { event_type, instance_id, entity, event_at: span.map(|(from, _)| from), change })
+    }
+    Ok(event)
 }
 
 /// What an event type is about.

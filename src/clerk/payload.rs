@@ -7,10 +7,18 @@ use crate::model::{
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt;
 
+/// How many flaws of one object are told: a list can have any number.
+const MAX_FLAWS: usize = 16;
+
 /// A JSON object whose members are still raw. Only an object will do: an array of the values in field order is refused.
-pub(super) struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+pub(super) struct Object<'a> {
+    members: Vec<(Cow<'a, str>, &'a RawValue)>,
+    /// What could not be taken as it came, by field; values never.
+    flaws: RefCell<Vec<String>>,
+}
 
 impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -27,7 +35,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
                 while let Some(Key(key)) = map.next_key()? {
                     members.push((key, map.next_value()?));
                 }
-                Ok(Object(members))
+                Ok(Object { members, flaws: RefCell::default() })
             }
         }
         deserializer.deserialize_map(Members)
@@ -69,17 +77,45 @@ impl<'a> Object<'a> {
 
     /// The member of that name; of several the last, as in Postgres. `null` counts as absent.
     pub(super) fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| *raw).filter(|raw| raw.get() != "null")
+        self.members.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| *raw).filter(|raw| raw.get() != "null")
     }
 
     /// Whether a member of that name stands twice.
     pub(super) fn repeats(&self, name: &str) -> bool {
-        self.0.iter().filter(|(key, _)| key == name).count() > 1
+        self.members.iter().filter(|(key, _)| key == name).count() > 1
+    }
+
+    /// What was wrong with the fields read so far.
+    pub(super) fn flaws(&self) -> Vec<String> {
+        self.flaws.take()
+    }
+
+    fn flaw(&self, name: &str, what: impl fmt::Display) {
+        let mut flaws = self.flaws.borrow_mut();
+        if flaws.len() < MAX_FLAWS {
+            flaws.push(format!("{name}: {what}"));
+        }
+    }
+
+    /// The member as `read` takes it; if it is there and will not do, that is a flaw.
+    fn read<T>(&self, name: &str, expected: &str, read: impl FnOnce(&'a str) -> Option<T>) -> Option<T> {
+        let value = read(self.get(name)?.get());
+        if value.is_none() {
+            self.flaw(name, format_args!("not {expected}"));
+        }
+        value
+    }
+
+    fn string(&self, name: &str, literal: &'a str) -> String {
+        let (text, replaced) = decode_string(literal);
+        if replaced > 0 {
+            self.flaw(name, format_args!("{replaced} characters replaced"));
+        }
+        text.into_owned()
     }
 
     pub(super) fn text(&self, name: &str) -> Option<String> {
-        let raw = self.get(name)?.get();
-        raw.starts_with('"').then(|| decode_string(raw).into_owned())
+        self.read(name, "text", |raw| raw.starts_with('"').then(|| self.string(name, raw)))
     }
 
     /// An identifier: text of 1 to 255 bytes that Postgres can hold as it is.
@@ -88,53 +124,59 @@ impl<'a> Object<'a> {
     }
 
     pub(super) fn boolean(&self, name: &str) -> Option<bool> {
-        match self.get(name)?.get() {
-            "true" => Some(true),
-            "false" => Some(false),
-            _ => None,
-        }
+        self.read(name, "true or false", |raw| raw.parse().ok())
     }
 
     /// A whole number, also where it is written as a float (`1.7e12`).
     pub(super) fn integer(&self, name: &str) -> Option<i64> {
-        const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53: beyond it a float has no whole-number precision
-        let raw = self.get(name)?.get();
-        raw.parse().ok().or_else(|| {
-            let float: f64 = raw.parse().ok()?;
-            #[expect(clippy::cast_possible_truncation, reason = "whole and within 2^53")]
-            (float.fract() == 0.0 && float.abs() < EXACT).then_some(float as i64)
-        })
+        self.read(name, "a whole number", integer)
     }
 
     pub(super) fn millis(&self, name: &str) -> Option<Millis> {
-        Millis::new(self.integer(name)?)
+        self.read(name, "a time in milliseconds", |raw| Millis::new(integer(raw)?))
     }
 
     pub(super) fn object(&self, name: &str) -> Option<Object<'a>> {
         Object::parse(self.get(name)?.get().as_bytes()).ok()
     }
 
+    fn items(&self, name: &str) -> Vec<&'a RawValue> {
+        self.read(name, "a list", |raw| serde_json::from_str(raw).ok()).unwrap_or_default()
+    }
+
     fn objects(&self, name: &str) -> Vec<Object<'a>> {
-        let Some(raw) = self.get(name) else { return Vec::new() };
-        let items: Vec<&'a RawValue> = serde_json::from_str(raw.get()).unwrap_or_default();
-        items.into_iter().filter_map(|item| Object::parse(item.get().as_bytes()).ok()).collect()
+        self.items(name).into_iter().filter_map(|item| Object::parse(item.get().as_bytes()).ok()).collect()
     }
 
     /// Metadata is an object or nothing.
     fn metadata(&self, name: &str) -> Option<Json> {
-        let raw = self.get(name)?.get();
-        raw.starts_with('{').then(|| Json::canonical(raw))
+        let raw = self.read(name, "an object", |raw| raw.starts_with('{').then_some(raw))?;
+        match Json::canonical(raw) {
+            Ok((json, 0)) => Some(json),
+            Ok((json, replaced)) => {
+                self.flaw(name, format_args!("{replaced} characters replaced"));
+                Some(json)
+            }
+            Err(unstorable) => {
+                self.flaw(name, format_args!("left out: {unstorable}"));
+                None
+            }
+        }
     }
 
     fn texts(&self, name: &str) -> Vec<String> {
-        let Some(raw) = self.get(name) else { return Vec::new() };
-        let items: Vec<&RawValue> = serde_json::from_str(raw.get()).unwrap_or_default();
-        items
-            .into_iter()
-            .filter(|raw| raw.get().starts_with('"'))
-            .map(|raw| decode_string(raw.get()).into_owned())
-            .collect()
+        let texts = self.items(name).into_iter().filter(|raw| raw.get().starts_with('"'));
+        texts.map(|raw| self.string(name, raw.get())).collect()
     }
+}
+
+fn integer(raw: &str) -> Option<i64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53: beyond it a float has no whole-number precision
+    raw.parse().ok().or_else(|| {
+        let float: f64 = raw.parse().ok()?;
+        #[expect(clippy::cast_possible_truncation, reason = "whole and within 2^53")]
+        (float.fract() == 0.0 && float.abs() < EXACT).then_some(float as i64)
+    })
 }
 
 /// A whole user.

@@ -23,6 +23,8 @@ pub struct Message {
     pub entity_id: Option<String>,
     pub instance_id: Option<InstanceId>,
     pub event_at: Option<Millis>,
+    /// Fields that could not be taken as they came, and why; values never.
+    pub flaws: Vec<String>,
 }
 
 /// A message that cannot be used, kept whole.
@@ -72,6 +74,7 @@ struct MessageRow<'a> {
     entity_id: Option<&'a str>,
     instance_id: Option<&'a InstanceId>,
     event_at: Option<Millis>,
+    flaws: &'a [String],
 }
 
 /// The change that counts for an object, or the stub that counts for a parent.
@@ -244,6 +247,7 @@ impl<'a> MessageRow<'a> {
             entity_id: message.entity_id.as_deref(),
             instance_id: message.instance_id.as_ref(),
             event_at: message.event_at,
+            flaws: &message.flaws,
         }
     }
 }

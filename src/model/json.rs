@@ -18,11 +18,33 @@ impl PartialEq for Json {
     }
 }
 
+/// Levels of nesting that are kept. Metadata has at most 8 kB, which hold no more than 4,000; Postgres parses 10,000
+/// (20,000 end in 54001, stack depth).
+const DEPTH: usize = 4_096;
+
+/// Digits on one side of the decimal point that are kept. Postgres takes 131,072 before it and 16,383 behind.
+const DIGITS: i64 = 16_000;
+
+/// Why a value was left out: no database could hold it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unstorable {
+    #[error("nested deeper than 4,096 levels")]
+    Depth,
+    #[error("a number of more than 16,000 digits")]
+    Number,
+}
+
 impl Json {
-    /// The canonical form of `raw`, which must be valid JSON (as every [`RawValue`] is).
-    pub fn canonical(raw: &str) -> Json {
-        let text = Canonical::default().run(raw);
-        Json(RawValue::from_string(text).expect("the canonical form of valid JSON is valid JSON"))
+    /// The canonical form of `raw`, which must be valid JSON (as every [`RawValue`] is), and how many characters that no
+    /// database can hold were replaced in it.
+    ///
+    /// # Errors
+    /// The value is one that Postgres refuses as a whole.
+    pub fn canonical(raw: &str) -> Result<(Json, usize), Unstorable> {
+        let mut canonical = Canonical::default();
+        canonical.run(raw)?;
+        let text = RawValue::from_string(canonical.out).expect("the canonical form of valid JSON is valid JSON");
+        Ok((Json(text), canonical.replaced))
     }
 
     pub fn as_str(&self) -> &str {
@@ -48,10 +70,11 @@ enum Open {
 struct Canonical {
     open: Vec<Open>,
     out: String,
+    replaced: usize,
 }
 
 impl Canonical {
-    fn run(mut self, raw: &str) -> String {
+    fn run(&mut self, raw: &str) -> Result<(), Unstorable> {
         let bytes = raw.as_bytes();
         let mut at = 0;
         while at < bytes.len() {
@@ -86,7 +109,8 @@ impl Canonical {
                 }
                 b'"' => {
                     let end = string_end(bytes, at);
-                    let text = decode_string(&raw[at..end]);
+                    let (text, replaced) = decode_string(&raw[at..end]);
+                    self.replaced += replaced;
                     if let Some(Open::Object { key: key @ None, .. }) = self.open.last_mut() {
                         *key = Some(text.into_owned());
                     } else {
@@ -96,12 +120,18 @@ impl Canonical {
                 }
                 _ => {
                     let end = scalar_end(bytes, at);
+                    if !is_storable(&raw[at..end]) {
+                        return Err(Unstorable::Number);
+                    }
                     self.out.push_str(&raw[at..end]);
                     at = end;
                 }
             }
+            if self.open.len() > DEPTH {
+                return Err(Unstorable::Depth);
+            }
         }
-        self.out
+        Ok(())
     }
 
     /// The value of the current key is complete: keep both.
@@ -149,13 +179,27 @@ fn scalar_end(bytes: &[u8], at: usize) -> usize {
     bytes[at..].iter().position(is_end).map_or(bytes.len(), |n| at + n)
 }
 
+/// Whether a number has no more digits, written out, than are kept. `true`, `false` and `null` have none.
+fn is_storable(scalar: &str) -> bool {
+    if scalar.starts_with(['t', 'f', 'n']) {
+        return true;
+    }
+    let (mantissa, exponent) = scalar.split_once(['e', 'E']).unwrap_or((scalar, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let length = |digits: &str| i64::try_from(digits.len()).unwrap_or(i64::MAX);
+    exponent.parse::<i64>().is_ok_and(|exponent| {
+        length(whole).saturating_add(exponent) <= DIGITS && length(fraction).saturating_sub(exponent) <= DIGITS
+    })
+}
+
 /// The text of a JSON string literal (with its quotes; valid JSON). What Postgres cannot hold, NUL and half of a surrogate
-/// pair, becomes U+FFFD.
-pub fn decode_string(literal: &str) -> Cow<'_, str> {
+/// pair, becomes U+FFFD, and is counted.
+pub fn decode_string(literal: &str) -> (Cow<'_, str>, usize) {
     let inner = &literal[1..literal.len() - 1];
     if !inner.contains('\\') {
-        return Cow::Borrowed(inner);
+        return (Cow::Borrowed(inner), 0);
     }
+    let mut replaced = 0;
     let mut text = String::with_capacity(inner.len());
     let mut rest = inner;
     while let Some(at) = rest.find('\\') {
@@ -175,21 +219,22 @@ pub fn decode_string(literal: &str) -> Cow<'_, str> {
                     0xd800..=0xdbff if rest[used..].starts_with("\\u") => hex4(&rest[used + 2..]),
                     _ => 0,
                 };
-                if (0xdc00..=0xdfff).contains(&low) {
+                let code = if (0xdc00..=0xdfff).contains(&low) {
                     used += 6;
-                    let code = 0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00);
-                    text.push(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
+                    0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00)
                 } else {
-                    let char = char::from_u32(high).filter(|c| *c != '\0');
-                    text.push(char.unwrap_or(char::REPLACEMENT_CHARACTER));
-                }
+                    high
+                };
+                let char = char::from_u32(code).filter(|char| *char != '\0');
+                replaced += usize::from(char.is_none());
+                text.push(char.unwrap_or(char::REPLACEMENT_CHARACTER));
             }
             other => text.push(char::from(other)),
         }
         rest = &rest[used..];
     }
     text.push_str(rest);
-    Cow::Owned(text)
+    (Cow::Owned(text), replaced)
 }
 
 fn hex4(text: &str) -> u32 {
@@ -206,7 +251,7 @@ mod tests {
 
     fn canonical(raw: &str) -> String {
         serde_json::from_str::<&RawValue>(raw).expect("the test's input is valid JSON");
-        Json::canonical(raw).as_str().to_owned()
+        Json::canonical(raw).expect("storable").0.as_str().to_owned()
     }
 
     #[test]
@@ -239,9 +284,22 @@ mod tests {
     }
 
     #[test]
-    fn depth_costs_no_stack() {
-        let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
-        assert_eq!(Json::canonical(&deep).as_str(), deep);
+    fn what_postgres_refuses_as_a_whole_is_named() {
+        let nested = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+        assert_eq!(canonical(&nested(4_096)), nested(4_096));
+        assert_eq!(Json::canonical(&nested(4_097)).err(), Some(Unstorable::Depth));
+        assert_eq!(Json::canonical(&nested(1_000_000)).err(), Some(Unstorable::Depth));
+        let refused = ["1e200000", "1E+16001", "1e-16001", "-1e99999999999999999999", "[0.5e-16000]"];
+        for number in refused.map(str::to_owned).into_iter().chain(["9".repeat(16_001)]) {
+            assert_eq!(Json::canonical(&number).err(), Some(Unstorable::Number), "{number}");
+        }
+        assert_eq!(canonical("1e-15000"), "1e-15000");
+    }
+
+    #[test]
+    fn replaced_characters_are_counted() {
+        let (_, replaced) = Json::canonical(r#"{"\u0000":["\ud800","\ud83d\ude00","\u0000\u0000"]}"#).unwrap();
+        assert_eq!(replaced, 4);
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub use change::{Change, Claim, Naming, Outcome, Source, Verdict, WantedRead};
 pub use entity::{Entity, Membership, Organization, User};
 pub use fold::{Batch, DeadLetter, Delivery, Item, Message};
 pub use id::{EntityRef, InstanceId, Kind, MembershipId, MessageId, OrganizationId, UserId};
-pub use json::{Json, decode_string};
+pub use json::{Json, Unstorable, decode_string};
 pub use time::Millis;
 
 /// Bytes in hexadecimal, as Postgres and the field's hashes are written.

@@ -41,6 +41,20 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether something in the batch is what Postgres refuses, whatever the state of the world: a value that it cannot
+    /// hold (SQLSTATE class 22), or that is too large or too deep for it (54000, 54001). Everything else may work later.
+    pub fn is_poison(&self) -> bool {
+        self.sqlstate().is_some_and(|code| code.starts_with("22") || code == "54000" || code == "54001")
+    }
+
+    /// The server's code for what it refused.
+    pub fn sqlstate(&self) -> Option<String> {
+        match self {
+            Error::Refused(sqlx::Error::Database(error)) => error.code().map(std::borrow::Cow::into_owned),
+            _ => None,
+        }
+    }
+
     /// Whether the connection itself is gone, so that a call on a fresh one may succeed. Every call is idempotent: trying
     /// it again settles an outcome that is unknown.
     pub fn is_connection_lost(&self) -> bool {

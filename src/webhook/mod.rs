@@ -3,6 +3,7 @@
 //!
 //! Statuses are chosen in [`receive`] alone. 2xx means durable: Svix will not send that message again.
 
+pub mod budget;
 pub mod receive;
 pub mod verify;
 pub mod writer;

@@ -1,12 +1,14 @@
 //! What becomes of a verified delivery. The only place where statuses are chosen for one.
 
+use super::budget::Budget;
 use super::verify::{Verified, Verifier};
-use super::writer::{Unavailable, Writer};
+use super::writer::{Raw, Unavailable, Writer};
 use crate::clerk::event::{self, Event, Unusable};
-use crate::model::{DeadLetter, Delivery, EntityRef, Item, Message, MessageId, Outcome, Verdict, hex};
+use crate::model::{Delivery, EntityRef, Item, Message, MessageId, Outcome, Verdict, hex};
+use crate::telemetry::{DELIVERIES, FLAWS, IGNORED, Throttle, UNAVAILABLE};
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header::RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode, header::RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -26,15 +28,20 @@ const RETRY_AFTER_S: u64 = 5;
 pub struct Receiver {
     verifier: Verifier,
     writer: Writer,
+    budget: Budget,
 }
 
 impl Receiver {
     pub fn new(verifier: Verifier, writer: Writer) -> Receiver {
-        Receiver { verifier, writer }
+        Receiver { verifier, writer, budget: Budget::default() }
     }
 
     pub(super) fn verifier(&self) -> &Verifier {
         &self.verifier
+    }
+
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     pub fn writer(&self) -> &Writer {
@@ -45,24 +52,26 @@ impl Receiver {
 /// `POST /webhooks/clerk`
 pub async fn receive(State(receiver): State<Receiver>, verified: Verified) -> Response {
     let started = Instant::now();
-    let read = event::parse(&verified.body, verified.attempted_at);
-    let (event_type, entity) = match &read {
-        Ok(event) => (Some(event.event_type.clone()), event.entity.clone()),
-        Err(unusable) => (unusable.event_type.clone(), None),
+    let line = Line::of(&verified);
+    let (line, result) = match event::parse(&verified.body, verified.attempted_at) {
+        Ok(Event { change: None, event_type, .. }) => {
+            metrics::counter!(IGNORED, "event_type" => known(&event_type)).increment(1);
+            (line.about(Some(event_type), None, &[]), Ok(Verdict { outcome: Outcome::Ignored, reason: None }))
+        }
+        read => {
+            let line = match &read {
+                Ok(event) => line.about(Some(event.event_type.clone()), event.entity.clone(), &event.flaws),
+                Err(unusable) => line.about(unusable.event_type.clone(), None, &[]),
+            };
+            (line, write(&receiver.writer, verified, read).await)
+        }
     };
-    let message_id = verified.message_id.clone();
-    let result = match read {
-        Ok(Event { change: None, .. }) => Ok(Verdict { outcome: Outcome::Ignored, reason: None }),
-        read => write(&receiver.writer, verified, read).await,
-    };
-    log(&message_id, event_type.as_deref(), entity.as_ref(), &result, started.elapsed());
+    line.log(&result, started.elapsed());
     respond(result)
 }
 
 /// Hands the delivery to the writer and waits for the commit.
 async fn write(writer: &Writer, verified: Verified, read: Result<Event, Unusable>) -> Result<Verdict, Unavailable> {
-    let mut raw =
-        DeadLetter { reason: String::new(), headers: printable(&verified.headers), body: verified.body.to_vec() };
     let mut message = Message {
         id: verified.message_id,
         body_hash: hex(&Sha256::digest(&verified.body)),
@@ -70,22 +79,22 @@ async fn write(writer: &Writer, verified: Verified, read: Result<Event, Unusable
         entity_id: None,
         instance_id: None,
         event_at: None,
+        flaws: Vec::new(),
     };
+    let raw = Raw { headers: verified.headers, body: verified.body, reserved: verified.reserved };
     let item = match read {
-        Ok(event) => {
-            message.event_type = event.event_type;
-            message.entity_id = event.entity.map(|entity| entity.id);
-            message.instance_id = event.instance_id;
-            message.event_at = event.event_at;
-            let Some(change) = event.change else {
-                return Ok(Verdict { outcome: Outcome::Ignored, reason: None });
-            };
+        Ok(Event { change: None, .. }) => return Ok(Verdict { outcome: Outcome::Ignored, reason: None }),
+        Ok(Event { change: Some(change), event_type, instance_id, entity, event_at, flaws }) => {
+            message.event_type = event_type;
+            message.entity_id = entity.map(|entity| entity.id);
+            message.instance_id = instance_id;
+            message.event_at = event_at;
+            message.flaws = flaws;
             Item::Change(Box::new(change))
         }
         Err(unusable) => {
             message.event_type = unusable.event_type.unwrap_or_default();
-            raw.reason = unusable.reason;
-            Item::DeadLetter(raw.clone())
+            Item::DeadLetter(raw.dead_letter(unusable.reason))
         }
     };
     let written = writer.write(Delivery { message: Some(message), item }, raw);
@@ -104,12 +113,15 @@ fn respond(result: Result<Verdict, Unavailable>) -> Response {
             (StatusCode::OK, headers, Json(json!({ "outcome": outcome.as_str(), "reason": reason }))).into_response()
         }
         Ok(Verdict { outcome, .. }) => (StatusCode::NO_CONTENT, [(OUTCOME_HEADER, outcome.as_str())]).into_response(),
-        Err(unavailable) => {
-            let mut response = refusal(StatusCode::SERVICE_UNAVAILABLE, unavailable.as_str());
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
-            response
-        }
+        Err(unavailable) => try_again(unavailable.as_str()),
     }
+}
+
+/// An answer that makes the sender come again.
+pub(super) fn try_again(error: &str) -> Response {
+    let mut response = refusal(StatusCode::SERVICE_UNAVAILABLE, error);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+    response
 }
 
 /// An answer that says no, with one word why.
@@ -117,35 +129,77 @@ pub(super) fn refusal(status: StatusCode, error: &str) -> Response {
     (status, Json(json!({ "error": error }))).into_response()
 }
 
-/// One line for a delivery: ids, no personal data.
-fn log(
-    message_id: &MessageId,
-    event_type: Option<&str>,
-    entity: Option<&EntityRef>,
-    result: &Result<Verdict, Unavailable>,
-    duration: Duration,
-) {
-    let entity_id = entity.map(|entity| entity.id.as_str());
-    let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    match result {
-        Ok(Verdict { outcome, reason }) => {
-            let (outcome, reason) = (outcome.as_str(), reason.as_deref());
-            match outcome {
-                "dead_letter" | "foreign" => {
-                    tracing::error!(%message_id, event_type, entity_id, outcome, reason, duration_ms, "delivery");
-                }
-                _ => tracing::info!(%message_id, event_type, entity_id, outcome, reason, duration_ms, "delivery"),
-            }
-        }
-        Err(unavailable) => {
-            let reason = unavailable.as_str();
-            tracing::warn!(%message_id, event_type, entity_id, outcome = "unavailable", reason, duration_ms, "delivery");
-        }
-    }
+/// The event types of Clerk's that we know of, for a label; all others are one.
+fn known(event_type: &str) -> &'static str {
+    const SUBJECTS: [&str; 12] = [
+        "session",
+        "email",
+        "sms",
+        "organizationInvitation",
+        "organizationDomain",
+        "invitation",
+        "waitlistEntry",
+        "subscription",
+        "subscriptionItem",
+        "paymentAttempt",
+        "user",
+        "organization",
+    ];
+    let subject = event_type.split('.').next().unwrap_or_default();
+    SUBJECTS.into_iter().find(|known| *known == subject).unwrap_or("other")
 }
 
-/// Headers as text, for a dead letter. Bytes that are no ASCII are escaped.
-fn printable(headers: &HeaderMap) -> Vec<(String, String)> {
-    let text = |value: &HeaderValue| value.as_bytes().escape_ascii().to_string();
-    headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect()
+/// The log line of one delivery: ids, no personal data.
+struct Line {
+    message_id: MessageId,
+    event_type: Option<String>,
+    entity: Option<EntityRef>,
+}
+
+impl Line {
+    fn of(verified: &Verified) -> Line {
+        Line { message_id: verified.message_id.clone(), event_type: None, entity: None }
+    }
+
+    fn about(self, event_type: Option<String>, entity: Option<EntityRef>, flaws: &[String]) -> Line {
+        static WARNED: Throttle = Throttle::new();
+        if !flaws.is_empty() {
+            metrics::counter!(FLAWS).increment(flaws.len() as u64);
+            if let Some(held_back) = WARNED.pass() {
+                let message_id = &self.message_id;
+                tracing::warn!(%message_id, event_type, ?flaws, held_back, "fields could not be taken as they came");
+            }
+        }
+        Line { message_id: self.message_id, event_type, entity }
+    }
+
+    fn log(&self, result: &Result<Verdict, Unavailable>, duration: Duration) {
+        static WARNED: Throttle = Throttle::new();
+        let Line { message_id, event_type, entity } = self;
+        let (event_type, entity_id) = (event_type.as_deref(), entity.as_ref().map(|entity| entity.id.as_str()));
+        let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        match result {
+            Ok(Verdict { outcome, reason }) => {
+                metrics::counter!(DELIVERIES, "outcome" => outcome.as_str()).increment(1);
+                let (outcome, reason) = (*outcome, reason.as_deref());
+                match outcome {
+                    Outcome::DeadLetter | Outcome::Foreign => {
+                        tracing::error!(%message_id, event_type, entity_id, %outcome, reason, duration_ms, "delivery");
+                    }
+                    Outcome::Applied | Outcome::Pending => {
+                        tracing::info!(%message_id, event_type, entity_id, %outcome, reason, duration_ms, "delivery");
+                    }
+                    _ => tracing::debug!(%message_id, event_type, entity_id, %outcome, reason, duration_ms, "delivery"),
+                }
+            }
+            Err(unavailable) => {
+                let reason = unavailable.as_str();
+                metrics::counter!(UNAVAILABLE, "reason" => reason).increment(1);
+                if let Some(held_back) = WARNED.pass() {
+                    let outcome = "unavailable";
+                    tracing::warn!(%message_id, event_type, entity_id, outcome, reason, duration_ms, held_back, "delivery");
+                }
+            }
+        }
+    }
 }

@@ -4,12 +4,16 @@
 //! `spec/standard-webhooks.md`). The `svix` crate checks it; around it stand three things that it leaves open: a clock that
 //! can be stopped, several secrets (during a rotation both sign), and ids that could be read two ways.
 
+use super::budget::{Budget, Exhausted, Reserved};
 use super::receive::Receiver;
 use crate::model::{MessageId, Millis};
-use axum::body::Bytes;
+use crate::telemetry::{REJECTED, Throttle};
+use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bytes::BytesMut;
+use http_body_util::BodyExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 use svix::webhooks::{Webhook, WebhookError};
@@ -125,6 +129,10 @@ pub enum Rejection {
     TooSlow,
     #[error("the body broke off")]
     Incomplete,
+    #[error("the body is compressed, and is not unpacked before its signature is checked")]
+    Encoded,
+    #[error("too many bodies are held in memory")]
+    Busy,
 }
 
 impl Rejection {
@@ -142,6 +150,8 @@ impl Rejection {
             Rejection::TooLarge => "too_large",
             Rejection::TooSlow => "too_slow",
             Rejection::Incomplete => "incomplete",
+            Rejection::Encoded => "content_encoding",
+            Rejection::Busy => "busy",
         }
     }
 
@@ -149,6 +159,8 @@ impl Rejection {
         match self {
             Rejection::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Rejection::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Rejection::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Rejection::Busy => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_REQUEST,
         }
     }
@@ -156,7 +168,10 @@ impl Rejection {
 
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
-        super::receive::refusal(self.status(), self.as_str())
+        match self {
+            Rejection::Busy => super::receive::try_again(self.as_str()),
+            _ => super::receive::refusal(self.status(), self.as_str()),
+        }
     }
 }
 
@@ -168,40 +183,51 @@ pub struct Verified {
     pub attempted_at: Millis,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// The body's share of the memory for all of them.
+    pub reserved: Reserved,
 }
 
 impl FromRequest<Receiver> for Verified {
     type Rejection = Rejection;
 
     async fn from_request(request: Request, receiver: &Receiver) -> Result<Verified, Rejection> {
+        static WARNED: Throttle = Throttle::new();
         let (parts, body) = request.into_parts();
-        let verified = read(&parts.headers, body).await.and_then(|body| {
+        let verified = read(&parts.headers, body, receiver.budget()).await.and_then(|(body, reserved)| {
             let (message_id, attempted_at) = receiver.verifier().verify(&parts.headers, &body, crate::clock::now())?;
-            Ok(Verified { message_id, attempted_at, headers: parts.headers, body })
+            Ok(Verified { message_id, attempted_at, headers: parts.headers, body, reserved })
         });
-        verified.inspect_err(|rejection| tracing::warn!(reason = rejection.as_str(), "refused a request: {rejection}"))
+        verified.inspect_err(|rejection| {
+            let reason = rejection.as_str();
+            metrics::counter!(REJECTED, "reason" => reason).increment(1);
+            if let Some(held_back) = WARNED.pass() {
+                tracing::warn!(reason, held_back, "refused a request: {rejection}");
+            }
+        })
     }
 }
 
-async fn read(headers: &HeaderMap, body: axum::body::Body) -> Result<Bytes, Rejection> {
-    let announced = headers.get("content-length").and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > BODY_LIMIT) {
+/// The whole body, within the limits of size, time and memory. It is held as it comes: a length that is announced and never
+/// sent takes no room.
+async fn read(headers: &HeaderMap, body: Body, budget: &Budget) -> Result<(Bytes, Reserved), Rejection> {
+    if headers.get("content-encoding").is_some_and(|encoding| encoding != "identity") {
+        return Err(Rejection::Encoded);
+    }
+    if body.size_hint().lower() > BODY_LIMIT as u64 {
         return Err(Rejection::TooLarge);
     }
-    match tokio::time::timeout(BODY_DEADLINE, axum::body::to_bytes(body, BODY_LIMIT)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => Err(if is_too_large(&error) { Rejection::TooLarge } else { Rejection::Incomplete }),
-        Err(_) => Err(Rejection::TooSlow),
-    }
-}
-
-fn is_too_large(error: &axum::Error) -> bool {
-    let mut source: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = source {
-        if error.is::<http_body_util::LengthLimitError>() {
-            return true;
+    let reading = async {
+        let mut body = body;
+        let (mut bytes, mut reserved) = (BytesMut::new(), Reserved::default());
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| Rejection::Incomplete)?.into_data() else { continue };
+            if bytes.len() + data.len() > BODY_LIMIT {
+                return Err(Rejection::TooLarge);
+            }
+            budget.take(&mut reserved, data.len()).map_err(|Exhausted| Rejection::Busy)?;
+            bytes.extend_from_slice(&data);
         }
-        source = error.source();
-    }
-    false
+        Ok((bytes.freeze(), reserved))
+    };
+    tokio::time::timeout(BODY_DEADLINE, reading).await.unwrap_or(Err(Rejection::TooSlow))
 }

@@ -3,20 +3,31 @@
 //! Requests hand over what they have and wait. While one batch is in flight the next one gathers, so that the batch grows
 //! with the load and a lone event waits for nobody. The task is detached from the requests: a client that hangs up cannot
 //! cancel database work that has begun.
+//!
+//! A batch fails as a whole. If the database refuses it for what is *in* it, halves are tried until the culprit is alone and
+//! kept as a dead letter; the rest commits. For any other failure everybody is told to come again.
 
+use super::budget::Reserved;
 use crate::model::{Batch, DeadLetter, Delivery, InstanceId, Item, Outcome, Source, Verdict};
 use crate::store::{Database, Error, Session};
-use std::time::Duration;
+use crate::telemetry::{POISON, Throttle};
+use axum::body::Bytes;
+use axum::http::HeaderMap;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// Deliveries that may wait: some five times what one Svix worker has in flight at most (500).
 const QUEUE: usize = 2_500;
-/// Deliveries in one statement, so that it stays far under its time limit.
+/// Deliveries in one statement, and bytes of their bodies, so that it stays far under its time limit.
 const BATCH: usize = 256;
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// How often an idle connection is tried, so that `/readyz` tells the truth without traffic.
 const PING: Duration = Duration::from_secs(5);
+/// How long an object that poisoned a batch is written alone: what was sent once will come again.
+const QUARANTINE: Duration = Duration::from_secs(600);
 
 /// Hands deliveries to the task. Cheap to clone; when the last one is dropped, the task drains its queue and ends.
 #[derive(Clone, Debug)]
@@ -61,11 +72,48 @@ pub struct Health {
     pub foreign: Option<InstanceId>,
 }
 
+/// A message as it came, should it have to be kept whole.
+#[derive(Debug)]
+pub struct Raw {
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    /// Freed with the rest once the delivery is answered.
+    pub reserved: Reserved,
+}
+
+impl Raw {
+    /// The message, kept whole. Bytes of headers that are no ASCII are escaped.
+    pub fn dead_letter(&self, reason: String) -> DeadLetter {
+        let text = |value: &axum::http::HeaderValue| value.as_bytes().escape_ascii().to_string();
+        let headers = self.headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
+        DeadLetter { reason, headers, body: self.body.to_vec() }
+    }
+}
+
 struct Request {
     delivery: Delivery,
-    /// The message as it came, should it have to be kept whole.
-    raw: DeadLetter,
+    raw: Raw,
     answer: oneshot::Sender<Result<Verdict, Unavailable>>,
+}
+
+impl Request {
+    /// Whom it is about: the object where one is named, else the message itself.
+    fn subject(&self) -> &str {
+        self.delivery.message.as_ref().map_or("", |message| message.entity_id.as_deref().unwrap_or(message.id.as_str()))
+    }
+
+    fn condemn(&mut self, reason: String) {
+        self.delivery.item = Item::DeadLetter(self.raw.dead_letter(reason));
+    }
+
+    /// Has it sent again.
+    fn refuse(self) {
+        let _ = self.answer.send(Err(Unavailable::Database));
+    }
+
+    fn is_dead_letter(&self) -> bool {
+        matches!(self.delivery.item, Item::DeadLetter(_))
+    }
 }
 
 /// Which Clerk instance the messages must belong to.
@@ -83,7 +131,7 @@ impl Writer {
         let (queue, requests) = mpsc::channel(QUEUE);
         let starting = Health { fault: Some("not tried yet".to_owned()), ..Health::default() };
         let (publish, health) = watch::channel(starting);
-        let task = Task { database, check, session: None, health: publish };
+        let task = Task { database, check, session: None, health: publish, suspects: HashMap::new() };
         (Writer { queue, health }, tokio::spawn(task.run(requests)))
     }
 
@@ -91,7 +139,7 @@ impl Writer {
     ///
     /// # Errors
     /// It is not durable, or nobody knows: have it sent again.
-    pub async fn write(&self, delivery: Delivery, raw: DeadLetter) -> Result<Verdict, Unavailable> {
+    pub async fn write(&self, delivery: Delivery, raw: Raw) -> Result<Verdict, Unavailable> {
         let (answer, answered) = oneshot::channel();
         self.queue.try_send(Request { delivery, raw, answer }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Unavailable::QueueFull,
@@ -105,11 +153,16 @@ impl Writer {
     }
 }
 
+/// The database could not be written to.
+struct Away;
+
 struct Task {
     database: Database,
     check: InstanceCheck,
     session: Option<Session>,
     health: watch::Sender<Health>,
+    /// Whose change was poison, and when.
+    suspects: HashMap<String, Instant>,
 }
 
 impl Task {
@@ -120,10 +173,17 @@ impl Task {
         loop {
             tokio::select! {
                 biased;
-                count = requests.recv_many(&mut gathered, BATCH) => match count {
-                    0 => break,
-                    _ => self.write(std::mem::take(&mut gathered)).await,
-                },
+                count = requests.recv_many(&mut gathered, BATCH) => {
+                    if count == 0 {
+                        break;
+                    }
+                    if self.write_all(std::mem::take(&mut gathered)).await.is_err() {
+                        // Whoever came meanwhile would wait in vain as well: now is better than late.
+                        while let Ok(request) = requests.try_recv() {
+                            request.refuse();
+                        }
+                    }
+                }
                 _ = ping.tick() => self.ping().await,
             }
         }
@@ -132,25 +192,72 @@ impl Task {
         }
     }
 
-    /// Writes one batch and answers all of its requests. What must not be applied is taken out first, and the rest sent
-    /// again: such an item might have beaten an honest one when the batch was folded.
-    async fn write(&mut self, mut requests: Vec<Request>) {
-        while !requests.is_empty() {
-            let verdicts = match self.apply(&requests).await {
-                Ok(verdicts) => verdicts,
+    /// Writes everything that gathered, in batches of bounded size, suspects alone. `Err`: the database is away, and all
+    /// were told so.
+    async fn write_all(&mut self, mut requests: Vec<Request>) -> Result<(), Away> {
+        self.suspects.retain(|_, since| since.elapsed() < QUARANTINE);
+        // Nobody waits for these any more: their senders will come again.
+        requests.retain(|request| !request.answer.is_closed());
+        let mut batches: Vec<Vec<Request>> = Vec::new();
+        let mut room = 0;
+        for request in requests {
+            let alone = self.suspects.contains_key(request.subject());
+            let size = request.raw.body.len();
+            match batches.last_mut() {
+                Some(batch) if !alone && size <= room => {
+                    room -= size;
+                    batch.push(request);
+                }
+                _ => {
+                    room = if alone { 0 } else { BATCH_BYTES.saturating_sub(size) };
+                    batches.push(vec![request]);
+                }
+            }
+        }
+        batches.reverse(); // the oldest is the last, and goes first
+        self.write(batches).await
+    }
+
+    /// Writes batches, the last one first, and answers all of their requests. What must not be applied is taken out first,
+    /// and the rest of its batch sent again: it might have beaten an honest one when the batch was folded.
+    async fn write(&mut self, mut batches: Vec<Vec<Request>>) -> Result<(), Away> {
+        while let Some(mut requests) = batches.pop() {
+            if requests.is_empty() {
+                continue;
+            }
+            match self.apply(&requests).await {
+                Ok(verdicts) => {
+                    self.report(None);
+                    let refused = verdicts.iter().flatten().any(|verdict| is_refusal(verdict.outcome));
+                    let answered = requests.into_iter().zip(verdicts);
+                    batches.push(
+                        answered.filter_map(|(request, verdict)| self.settle(request, verdict, refused)).collect(),
+                    );
+                }
+                Err(error) if error.is_poison() && requests.len() > 1 => {
+                    batches.push(requests.split_off(requests.len() / 2));
+                    batches.push(requests);
+                }
+                Err(error) if error.is_poison() && !requests[0].is_dead_letter() => {
+                    let code = error.sqlstate().unwrap_or_default();
+                    tracing::error!(
+                        subject = requests[0].subject(),
+                        code,
+                        "the database refuses a message for what is in it"
+                    );
+                    metrics::counter!(POISON).increment(1);
+                    self.suspects.insert(requests[0].subject().to_owned(), Instant::now());
+                    requests[0].condemn(format!("the database refuses it: SQLSTATE {code}"));
+                    batches.push(requests);
+                }
                 Err(error) => {
                     self.report(Some(&error));
-                    for request in requests {
-                        let _ = request.answer.send(Err(Unavailable::Database));
-                    }
-                    return;
+                    batches.into_iter().flatten().chain(requests).for_each(Request::refuse);
+                    return Err(Away);
                 }
-            };
-            self.report(None);
-            let refused = verdicts.iter().flatten().any(|verdict| is_refusal(verdict.outcome));
-            let answered = requests.into_iter().zip(verdicts);
-            requests = answered.filter_map(|(request, verdict)| self.settle(request, verdict, refused)).collect();
+            }
         }
+        Ok(())
     }
 
     /// Answers one request, or gives it back to be sent again.
@@ -162,8 +269,7 @@ impl Task {
                 None
             }
             Some(verdict) if verdict.outcome == Outcome::Reused => {
-                request.raw.reason = "its message id came before with another body".to_owned();
-                request.delivery.item = Item::DeadLetter(request.raw.clone());
+                request.condemn("its message id came before with another body".to_owned());
                 Some(request)
             }
             Some(verdict) => {
@@ -196,9 +302,12 @@ impl Task {
 
     async fn apply_once(&mut self, batch: &Batch<'_>, items: usize) -> Result<Vec<Option<Verdict>>, Error> {
         let mut session = self.session().await?;
-        let verdicts = session.apply(batch, items).await?;
-        self.session = Some(session);
-        Ok(verdicts)
+        let result = session.apply(batch, items).await;
+        // A statement that was refused leaves a connection as good as before; anything else leaves it in doubt.
+        if result.as_ref().err().is_none_or(|error| error.sqlstate().is_some() && !error.is_connection_lost()) {
+            self.session = Some(session);
+        }
+        result
     }
 
     /// The session, taken out: whoever gets an error from it does not put it back.
@@ -229,13 +338,18 @@ impl Task {
 
     /// Publishes whether the database can be written to, and logs when that changes.
     fn report(&self, error: Option<&Error>) {
+        static LOGGED: Throttle = Throttle::new();
         let fault = error.map(chain);
         self.health.send_if_modified(|health| {
             if health.fault == fault {
                 return false;
             }
             match (&fault, &health.fault) {
-                (Some(fault), _) => tracing::error!(error = fault, "the database cannot be written to"),
+                (Some(fault), _) => {
+                    if let Some(held_back) = LOGGED.pass() {
+                        tracing::error!(error = fault, held_back, "the database cannot be written to");
+                    }
+                }
                 (None, Some(_)) => tracing::info!("the database can be written to"),
                 (None, None) => {}
             }
