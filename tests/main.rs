@@ -8,6 +8,7 @@ mod fixtures;
 mod layering;
 mod migrating;
 mod mirroring;
+mod outages;
 mod policies;
 mod receiving;
 mod replaying;

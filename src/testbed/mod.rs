@@ -5,4 +5,5 @@
 pub mod clerk;
 pub mod installation;
 pub mod postgres;
+pub mod proxy;
 pub mod supabase;

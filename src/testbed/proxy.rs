@@ -1,0 +1,158 @@
+//! A TCP proxy with faults: between the worker and Postgres, or between the worker and Clerk.
+//!
+//! Faults can be changed while connections are open, and are drawn from a seed where they are random.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::watch;
+
+/// What is wrong with the network.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fault {
+    None,
+    /// Every chunk arrives this much later, in both directions.
+    Delay(Duration),
+    /// Connections stay open and carry nothing, until the fault ends.
+    BlackHole,
+    /// New connections are closed at once; open ones are cut.
+    Refuse,
+    /// What we ask arrives, and the answers are lost: each connection is cut when the next one comes. A commit that was
+    /// under way is done, and nobody here knows.
+    CutReplies,
+    /// Each connection is cut after so many more bytes of answers.
+    CutAfter(u64),
+    /// Each chunk of an answer is lost with its connection, with this chance in a thousand.
+    CutSometimes(u16),
+}
+
+/// Where the proxy leads to.
+#[derive(Clone, Debug)]
+pub enum Upstream {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+/// A running proxy on a port of this machine. Dropping it cuts everything.
+#[derive(Debug)]
+pub struct Proxy {
+    pub address: SocketAddr,
+    fault: watch::Sender<Fault>,
+    open: Arc<AtomicUsize>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Proxy {
+    /// # Errors
+    /// No port is free.
+    pub async fn start(upstream: Upstream, seed: u64) -> std::io::Result<Proxy> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let (fault, faults) = watch::channel(Fault::None);
+        let open = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&open);
+        let accepting = tokio::spawn(async move {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            while let Ok((client, _)) = listener.accept().await {
+                let (upstream, faults, seed, counted) = (upstream.clone(), faults.clone(), rng.u64(..), Arc::clone(&counted));
+                tokio::spawn(async move {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    carry(client, upstream, faults, seed).await;
+                    counted.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+        });
+        Ok(Proxy { address, fault, open, accepting })
+    }
+
+    /// From now on, for open connections too.
+    pub fn set(&self, fault: Fault) {
+        self.fault.send_replace(fault);
+    }
+
+    /// Connections that are open now.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.fault.send_replace(Fault::Refuse);
+    }
+}
+
+async fn carry(client: TcpStream, upstream: Upstream, faults: watch::Receiver<Fault>, seed: u64) {
+    let _ = client.set_nodelay(true);
+    match upstream {
+        Upstream::Unix(path) => {
+            if let Ok(server) = UnixStream::connect(path).await {
+                both_ways(client, server, faults, seed).await;
+            }
+        }
+        Upstream::Tcp(address) => {
+            if let Ok(server) = TcpStream::connect(address).await {
+                both_ways(client, server, faults, seed).await;
+            }
+        }
+    }
+}
+
+async fn both_ways(
+    client: TcpStream,
+    server: impl AsyncRead + AsyncWrite,
+    faults: watch::Receiver<Fault>,
+    seed: u64,
+) {
+    let (from_client, to_client) = tokio::io::split(client);
+    let (from_server, to_server) = tokio::io::split(server);
+    let mut refused = faults.clone();
+    tokio::select! {
+        () = pump(from_client, to_server, faults.clone(), None) => {}
+        () = pump(from_server, to_client, faults, Some(fastrand::Rng::with_seed(seed))) => {}
+        _ = refused.wait_for(|fault| *fault == Fault::Refuse) => {}
+    }
+}
+
+/// Carries one direction until it ends or a fault cuts it. `replies`: this is the direction of the answers.
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut faults: watch::Receiver<Fault>,
+    mut replies: Option<fastrand::Rng>,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut carried = 0;
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        let fault = *faults.borrow_and_update();
+        match (fault, &mut replies) {
+            (Fault::Delay(delay), _) => tokio::time::sleep(delay).await,
+            (Fault::BlackHole, _) => {
+                if faults.wait_for(|fault| *fault != Fault::BlackHole).await.is_err() {
+                    return;
+                }
+            }
+            (Fault::CutReplies, Some(_)) => return,
+            (Fault::CutAfter(bytes), Some(_)) => {
+                carried += length as u64;
+                if carried > bytes {
+                    return;
+                }
+            }
+            (Fault::CutSometimes(chance), Some(rng)) => {
+                if rng.u16(0..1_000) < chance {
+                    return;
+                }
+            }
+            _ => {}
+        }
+        if to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
+}
