@@ -137,7 +137,10 @@ async fn a_locked_table_is_503_and_then_drains() {
 #[tokio::test]
 async fn a_database_that_is_read_only_or_out_of_connections_is_503_until_it_is_not() {
     let cases = [
-        ("alter database \"{}\" set default_transaction_read_only = on", "alter database \"{}\" reset default_transaction_read_only"),
+        (
+            "alter database \"{}\" set default_transaction_read_only = on",
+            "alter database \"{}\" reset default_transaction_read_only",
+        ),
         ("alter database \"{}\" connection limit 0", "alter database \"{}\" connection limit -1"),
     ];
     for (ailment, cure) in cases {
@@ -159,11 +162,13 @@ async fn a_database_that_is_read_only_or_out_of_connections_is_503_until_it_is_n
 
 async fn disconnect_workers(database: &TestDatabase) {
     let mut superuser = supabase().connect("supabase_admin", "postgres").await.unwrap();
-    sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1 and application_name = 'clerk-sync'")
-        .bind(&database.name)
-        .execute(&mut superuser)
-        .await
-        .unwrap();
+    sqlx::query(
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1 and application_name = 'clerk-sync'",
+    )
+    .bind(&database.name)
+    .execute(&mut superuser)
+    .await
+    .unwrap();
 }
 
 /// What Postgres refuses is mended before it gets there; so poison is made by a trigger.

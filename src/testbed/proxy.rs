@@ -58,7 +58,8 @@ impl Proxy {
         let accepting = tokio::spawn(async move {
             let mut rng = fastrand::Rng::with_seed(seed);
             while let Ok((client, _)) = listener.accept().await {
-                let (upstream, faults, seed, counted) = (upstream.clone(), faults.clone(), rng.u64(..), Arc::clone(&counted));
+                let (upstream, faults, seed, counted) =
+                    (upstream.clone(), faults.clone(), rng.u64(..), Arc::clone(&counted));
                 tokio::spawn(async move {
                     counted.fetch_add(1, Ordering::Relaxed);
                     carry(client, upstream, faults, seed).await;
@@ -103,12 +104,7 @@ async fn carry(client: TcpStream, upstream: Upstream, faults: watch::Receiver<Fa
     }
 }
 
-async fn both_ways(
-    client: TcpStream,
-    server: impl AsyncRead + AsyncWrite,
-    faults: watch::Receiver<Fault>,
-    seed: u64,
-) {
+async fn both_ways(client: TcpStream, server: impl AsyncRead + AsyncWrite, faults: watch::Receiver<Fault>, seed: u64) {
     let (from_client, to_client) = tokio::io::split(client);
     let (from_server, to_server) = tokio::io::split(server);
     let mut refused = faults.clone();
