@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 /// How long a sender may take for a request's head, and how long a connection may lie idle.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// Connections at once. Svix opens some 500 at most; the rest wait to be accepted.
-const CONNECTIONS: usize = 2_000;
+const CONNECTIONS: usize = 2_048;
 /// How long stopping may take: requests under way are answered first.
 const SHUTDOWN: Duration = Duration::from_secs(9);
 

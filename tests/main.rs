@@ -15,3 +15,4 @@ mod receiving;
 mod replaying;
 mod rules;
 mod signatures;
+mod storms;
