@@ -15,13 +15,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 
 /// How long a sender may take for a request's head, and how long a connection may lie idle.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// Connections at once. Svix opens some 500 at most; the rest wait to be accepted.
 const CONNECTIONS: usize = 2_048;
-/// How long stopping may take: requests under way are answered first.
-const SHUTDOWN: Duration = Duration::from_secs(9);
+/// How long stopping may take in all: requests under way are answered first, then the writer drains its queue. A platform
+/// that is asked for 10 s gets an end before it makes one.
+const SHUTDOWN: Duration = Duration::from_millis(9_500);
 
 /// Serves on `listener` until `shutdown` completes, then answers what is under way and ends.
 pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<Output = ()>) {
@@ -29,9 +31,14 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
         tracing::warn!("CLERK_INSTANCE_ID is *: events of any Clerk instance are applied");
     }
     let (writer, writing) = Writer::start(config.database, config.instance.clone());
-    accept(listener, router(config.verifier, writer, config.instance), shutdown).await;
-    // The router is gone, and with it every handle to the writer: the task drains its queue and ends.
-    if tokio::time::timeout(SHUTDOWN, writing).await.is_err() {
+    let open = accept(listener, router(config.verifier, writer, config.instance), shutdown).await;
+    let end = Instant::now() + SHUTDOWN;
+    tracing::info!("stopping: answering what is under way");
+    if timeout_at(end, open.shutdown()).await.is_err() {
+        tracing::warn!("some connections did not end in time");
+    }
+    // With the last connection goes the last handle to the writer: the task drains its queue and ends.
+    if timeout_at(end, writing).await.is_err() {
         tracing::error!("the writer did not stop in time");
     }
 }
@@ -44,9 +51,9 @@ fn router(verifier: crate::webhook::verify::Verifier, writer: Writer, check: Ins
         .with_state(Receiver::new(verifier, writer))
 }
 
-/// Accepts connections until `shutdown`. axum's own server has no limit on time for heads and idle connections
+/// Accepts connections until `shutdown`, and returns those that are open. axum's own server has no limit on time for heads and idle connections
 /// (`tokio-rs/axum` pull request 3478), hence hyper's.
-async fn accept(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
+async fn accept(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) -> GracefulShutdown {
     let mut server = auto::Builder::new(TokioExecutor::new()).http1_only();
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
     let places = Arc::new(Semaphore::new(CONNECTIONS));
@@ -78,9 +85,5 @@ async fn accept(listener: TcpListener, router: Router, shutdown: impl Future<Out
             drop(place);
         });
     }
-    drop(listener);
-    tracing::info!("stopping: answering what is under way");
-    if tokio::time::timeout(SHUTDOWN, graceful.shutdown()).await.is_err() {
-        tracing::warn!("some connections did not end in time");
-    }
+    graceful
 }

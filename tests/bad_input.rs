@@ -451,7 +451,7 @@ async fn signatures(bench: &mut Bench) {
     ] {
         let mut headers = signed("msg_34", &body);
         headers[2].1 = odd.clone().into_bytes();
-        bench.refused(34, &format!("signature {:.12}…", odd), &post(headers, &body), &[400]).await;
+        bench.refused(34, &format!("signature {odd:.12}…"), &post(headers, &body), &[400]).await;
     }
     let mut asymmetric = signed("msg_35", &body);
     asymmetric[2].1 = format!("v1a,{bare}").into_bytes();
@@ -551,7 +551,7 @@ async fn signatures(bench: &mut Bench) {
             mistakes.starts_with("CLERK_WEBHOOK_SIGNING_SECRET") && (secret.is_empty() || !mistakes.contains(secret));
         bench.note(
             45,
-            &format!("secret {:.5}… at start", secret),
+            &format!("secret {secret:.5}… at start"),
             "named, not shown",
             &mistakes.chars().take(40).collect::<String>(),
             right,
@@ -573,7 +573,7 @@ async fn encoding(bench: &mut Bench) {
         bench.message(49, "a raw control byte in a string", raw, dead, None).await;
     }
     for odd in ["", "hello", "{", "{\"a\":1,}", "{'a':1}", "// c\n{}", "{\"a\":NaN}", "{}{}", "{}\0"] {
-        bench.message(50, &format!("{:?}", odd), odd, dead, None).await;
+        bench.message(50, &format!("{odd:?}"), odd, dead, None).await;
     }
     for odd in ["null", "true", "1", "\"x\"", "[]"] {
         bench.message(51, odd, odd, dead, None).await;
@@ -759,7 +759,7 @@ async fn values(bench: &mut Bench) {
     bench.message(79, "8 kB of quotes and backslashes", event.to_string(), "applied", Some(check)).await;
     for url in ["javascript:alert(1)".to_owned(), "x".repeat(100_000)] {
         let event = edited(|event| event["data"]["image_url"] = json!(url));
-        bench.message(80, &format!("image_url {:.12}…", url), event.to_string(), "applied", None).await;
+        bench.message(80, &format!("image_url {url:.12}…"), event.to_string(), "applied", None).await;
     }
 }
 

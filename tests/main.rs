@@ -1,4 +1,5 @@
 //! One binary, so that it links once. A file is a behaviour; a test's name is the sentence that it proves.
+#![expect(clippy::print_stdout, reason = "tests print their figures")]
 #![expect(unreachable_pub, reason = "in a binary nothing is reachable; pub marks what support offers")]
 
 mod support;

@@ -126,26 +126,22 @@ async fn pump(
     let mut carried = 0;
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         let fault = *faults.borrow_and_update();
-        match (fault, &mut replies) {
-            (Fault::Delay(delay), _) => tokio::time::sleep(delay).await,
-            (Fault::BlackHole, _) => {
-                if faults.wait_for(|fault| *fault != Fault::BlackHole).await.is_err() {
-                    return;
-                }
+        let cut = match (fault, &mut replies) {
+            (Fault::Delay(delay), _) => {
+                tokio::time::sleep(delay).await;
+                false
             }
-            (Fault::CutReplies, Some(_)) => return,
+            (Fault::BlackHole, _) => faults.wait_for(|fault| *fault != Fault::BlackHole).await.is_err(),
+            (Fault::CutReplies, Some(_)) => true,
             (Fault::CutAfter(bytes), Some(_)) => {
                 carried += length as u64;
-                if carried > bytes {
-                    return;
-                }
+                carried > bytes
             }
-            (Fault::CutSometimes(chance), Some(rng)) => {
-                if rng.u16(0..1_000) < chance {
-                    return;
-                }
-            }
-            _ => {}
+            (Fault::CutSometimes(chance), Some(rng)) => rng.u16(0..1_000) < chance,
+            _ => false,
+        };
+        if cut {
+            return;
         }
         if to.write_all(&buffer[..length]).await.is_err() {
             return;

@@ -1,0 +1,95 @@
+//! Verify, parse and fold whatever comes: bodies, parted by the byte 0xff (which no text has), and headers.
+#![no_main]
+
+use axum::http::{HeaderMap, HeaderValue};
+use clerk_sync::clerk::event;
+use clerk_sync::model::{Batch, Delivery, Item, Message, Millis, Source};
+use clerk_sync::webhook::verify::Verifier;
+use serde_json::Value;
+use std::collections::HashSet;
+use std::sync::LazyLock;
+use svix::webhooks::Webhook;
+
+const SECRET: &str = "whsec_dGhlIGZ1enplciBzaWducyB3aXRoIHRoaXM=";
+const SECONDS: i64 = 1_760_000_000;
+
+static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| Verifier::new([SECRET]).expect("a secret"));
+static WEBHOOK: LazyLock<Webhook> = LazyLock::new(|| Webhook::new(SECRET).expect("a secret"));
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let now = Millis::new(SECONDS * 1000).expect("a time");
+    let mut deliveries = Vec::new();
+    for (n, body) in data.split(|byte| *byte == 0xff).enumerate() {
+        unsigned_is_refused(body, now);
+        let id = format!("msg_{n}");
+        let Ok(signature) = WEBHOOK.sign(&id, SECONDS, body) else { continue };
+        let headers = headers(id.as_bytes(), SECONDS.to_string().as_bytes(), signature.as_bytes()).expect("headers");
+        let (message_id, attempted_at) = VERIFIER.verify(&headers, body, now).expect("a good signature is accepted");
+        let Ok(event) = event::parse(body, attempted_at) else { continue };
+        let Some(change) = event.change else { continue };
+        let message = Message {
+            id: message_id,
+            body_hash: n.to_string(),
+            event_type: event.event_type,
+            entity_id: event.entity.map(|entity| entity.id),
+            instance_id: event.instance_id,
+            event_at: event.event_at,
+            flaws: event.flaws,
+        };
+        deliveries.push(Delivery { message: Some(message), item: Item::Change(Box::new(change)) });
+    }
+    let text = serde_json::to_string(&Batch::fold(Source::Webhook, true, deliveries.iter())).expect("JSON");
+    fits_postgres(&text);
+    // Far below what serde_json refuses to read back: metadata alone may be deeper.
+    if let Ok(batch) = serde_json::from_str::<Value>(&text) {
+        one_winner_each(&batch);
+    }
+});
+
+/// The input as headers: nothing that was not signed passes.
+fn unsigned_is_refused(body: &[u8], now: Millis) {
+    let mut parts = body.splitn(3, |byte| *byte == b'\n');
+    let (id, timestamp, signature) = (parts.next(), parts.next(), parts.next());
+    if let Some(headers) = headers(id.unwrap_or(b"msg_1"), timestamp.unwrap_or(b"1760000000"), signature.unwrap_or(b"v1,")) {
+        assert!(VERIFIER.verify(&headers, body, now).is_err());
+    }
+}
+
+fn headers(id: &[u8], timestamp: &[u8], signature: &[u8]) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    headers.insert("svix-id", HeaderValue::from_bytes(id).ok()?);
+    headers.insert("svix-timestamp", HeaderValue::from_bytes(timestamp).ok()?);
+    headers.insert("svix-signature", HeaderValue::from_bytes(signature).ok()?);
+    Some(headers)
+}
+
+/// No NUL in any spelling, and no deeper than Postgres parses.
+fn fits_postgres(batch: &str) {
+    assert!(!batch.contains('\0'));
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for (at, byte) in batch.bytes().enumerate() {
+        match (in_string, byte) {
+            (true, _) if escaped => {
+                assert!(byte != b'u' || &batch[at + 1..at + 5] != "0000", "an escaped NUL");
+                escaped = false;
+            }
+            (true, b'\\') => escaped = true,
+            (_, b'"') => in_string = !in_string,
+            (false, b'{' | b'[') => depth += 1,
+            (false, b'}' | b']') => depth -= 1,
+            _ => {}
+        }
+        assert!(depth < 4_200);
+    }
+}
+
+fn one_winner_each(batch: &Value) {
+    for list in ["changes", "stubs"] {
+        let mut seen = HashSet::new();
+        for row in batch[list].as_array().expect("a list") {
+            assert!(seen.insert((row["kind"].to_string(), row["id"].to_string())), "two winners");
+            assert!(row["id"].as_str().is_some_and(|id| !id.is_empty() && id.len() <= 255));
+        }
+    }
+}
+
