@@ -28,11 +28,6 @@ create type clerk_sync.message as (
 create type clerk_sync.outcome as (n integer, outcome text, reason text);
 revoke all on type clerk_sync.change, clerk_sync.naming, clerk_sync.message, clerk_sync.outcome from public;
 
-create function clerk_sync.at(ms bigint) returns timestamptz
-  language sql immutable strict parallel safe set search_path = ''
-  as $$ select pg_catalog.to_timestamp(ms / 1000.0) $$;
-revoke all on function clerk_sync.at(bigint) from public;
-
 -- Removes membership rows with their versions, so that nothing remembers a row that is not there. A tombstone stays.
 create function clerk_sync.end_memberships(ids text[]) returns void
   language sql volatile set search_path = '' as $$
@@ -43,7 +38,13 @@ revoke all on function clerk_sync.end_memberships(text[]) from public;
 
 create function clerk_sync.apply(batch jsonb)
   returns table (n integer, outcome text, reason text)
-  language plpgsql volatile security definer set search_path = '' as $$
+  language plpgsql volatile security definer set search_path = ''
+  -- A session plans once and keeps its plans, perhaps from when the tables were empty. Every look-up below is one by key,
+  -- written as a lateral query that cannot be turned into a join of whole tables, and this makes it use the index. The
+  -- price that it puts on other plans must not call for compiling them.
+  set enable_seqscan = off
+  set jit = off
+  as $$
 #variable_conflict use_column
 declare
   margin constant bigint := 300000;           -- ms; R2, R4, R7: more than any clock or queue between Clerk and us is off
@@ -77,17 +78,18 @@ begin
   end if;
 
   -- Messages that must not be applied at all: of another instance, or with an id that came with another body.
-  with refused as (
-    select m.n,
-           case when (batch ->> 'check_instance')::boolean and m.instance_id <> i.instance_id then 'foreign' else 'reused' end as outcome,
-           i.instance_id as pinned
+  with message as (
+    select m.n, m.message_id, m.body_hash, (batch ->> 'check_instance')::boolean and m.instance_id <> i.instance_id as is_foreign,
+           i.instance_id as pinned, r.body_hash as received_hash,
+           first_value(m.body_hash) over (partition by m.message_id order by m.n) as first_hash,
+           m.n = any (array(select (d ->> 'n')::integer from pg_catalog.jsonb_array_elements(batch -> 'dead_letters') d)) as is_dead
       from unnest(messages) m
       left join clerk_sync.instance i on true
-      left join clerk_sync.receipts r on r.message_id = m.message_id and r.body_hash <> m.body_hash
-     where ((batch ->> 'check_instance')::boolean and m.instance_id <> i.instance_id)
-        or ((r.message_id is not null
-             or exists (select from unnest(messages) b where b.message_id = m.message_id and b.body_hash <> m.body_hash and b.n < m.n))
-            and not exists (select from pg_catalog.jsonb_array_elements(batch -> 'dead_letters') d where (d ->> 'n')::integer = m.n))
+      left join lateral (select body_hash from clerk_sync.receipts where message_id = m.message_id offset 0) r on true
+  ), refused as (
+    select n, case when is_foreign then 'foreign' else 'reused' end as outcome, pinned
+      from message
+     where is_foreign or (not is_dead and body_hash <> coalesce(received_hash, first_hash))
   )
   select coalesce(array_agg(row(n, outcome, case outcome when 'foreign' then pinned end)::clerk_sync.outcome), '{}')
     into results from refused;
@@ -96,7 +98,8 @@ begin
     return;
   end if;
 
-  seen := array(select r.message_id from clerk_sync.receipts r join unnest(messages) m using (message_id));
+  seen := array(select r.message_id from unnest(messages) m
+                 cross join lateral (select message_id from clerk_sync.receipts where message_id = m.message_id offset 0) r);
 
   -- R5: the greatest membership ever named for a pair is remembered, whatever else the observation is good for, and ends
   -- every older one.
@@ -109,8 +112,10 @@ begin
     where (excluded.created_at, excluded.membership_id collate "C") > (g.created_at, g.membership_id collate "C");
   ended := array(
     select m.id from (select distinct organization_id, user_id from unnest(namings)) named
-      join clerk_sync.generations g using (organization_id, user_id)
-      join clerk.organization_memberships m using (organization_id, user_id)
+     cross join lateral (select membership_id from clerk_sync.generations
+                          where organization_id = named.organization_id and user_id = named.user_id offset 0) g
+     cross join lateral (select id from clerk.organization_memberships
+                          where organization_id = named.organization_id and user_id = named.user_id offset 0) m
      where m.id <> g.membership_id);
   if cardinality(ended) > 0 then
     perform clerk_sync.end_memberships(ended);
@@ -119,7 +124,8 @@ begin
   -- R4: a delete leaves a tombstone, also for an id never seen. One that is inferred yields to whatever was observed later.
   with gone as (
     select c.n, c.kind, c.id, c.observed_at, v.state, v.observed_at as known_at, v.inferred
-      from unnest(changes) c left join clerk_sync.versions v using (kind, id)
+      from unnest(changes) c
+      left join lateral (select * from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
      where c.gone
   ), decided as (
     select *,
@@ -139,14 +145,14 @@ begin
   ), emptied_users as (
     -- The identity stays, for the application's foreign keys; everything else about the user goes.
     insert into clerk.users as u (id, deleted_at)
-      select id, clerk_sync.at(observed_at) from decided where kind = 'user' and verdict in ('applied', 'later')
+      select id, pg_catalog.to_timestamp(observed_at / 1000.0) from decided where kind = 'user' and verdict in ('applied', 'later')
       on conflict (id) do update
         set first_name = null, last_name = null, username = null, image_url = null, has_image = null, deleted_at = excluded.deleted_at
   ), emptied_details as (
     delete from clerk.user_details u using decided d where d.kind = 'user' and d.verdict = 'applied' and u.id = d.id
   ), emptied_organizations as (
     insert into clerk.organizations as o (id, deleted_at)
-      select id, clerk_sync.at(observed_at) from decided where kind = 'organization' and verdict in ('applied', 'later')
+      select id, pg_catalog.to_timestamp(observed_at / 1000.0) from decided where kind = 'organization' and verdict in ('applied', 'later')
       on conflict (id) do update
         set name = null, slug = null, image_url = null, has_image = null, max_allowed_memberships = null,
             public_metadata = null, created_at = null, updated_at = null, deleted_at = excluded.deleted_at
@@ -174,85 +180,83 @@ begin
 
   -- R6: a parent that is missing is stubbed from what the membership embeds; R7: unless a pass has read that kind since.
   with candidate as (
-    select c as change, v.state, v.observed_at as known_at, v.content as known_content,
+    select c.kind, c.id, c.observed_at, c.content, c as change, v.state, v.observed_at as known_at, v.content as known_content,
            from_webhook and c.observed_at < k.started_at - margin as doubtful
       from unnest(stubs) c
-      left join clerk_sync.versions v using (kind, id)
-      left join clerk_sync.marks k on k.kind = c.kind
+      left join lateral (select * from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
+      left join lateral (select started_at from clerk_sync.marks where kind = c.kind offset 0) k on true
      where v.state is null or v.state = 'stub'
   ), written as (
     insert into clerk_sync.versions (kind, id, state, observed_at, content)
-      select (change).kind, (change).id, 'stub', (change).observed_at, (change).content from candidate
+      select kind, id, 'stub', observed_at, content from candidate
        where (state is null and doubtful is not true)
-          or (state = 'stub' and ((change).observed_at, (change).content) > (known_at, known_content))
+          or (state = 'stub' and (observed_at, content) > (known_at, known_content))
       on conflict (kind, id) do update set observed_at = excluded.observed_at, content = excluded.content
       returning kind, id
   ), asked as (
     insert into clerk_sync.pending_reads (kind, id, reason)
-      select (change).kind, (change).id, 'named by a membership older than the last pass' from candidate where state is null and doubtful
+      select kind, id, 'named by a membership older than the last pass' from candidate where state is null and doubtful
       on conflict do nothing
   )
-  select coalesce(array_agg(change), '{}') into accepted_stubs
-    from candidate join written w on w.kind = (change).kind and w.id = (change).id;
+  select coalesce(array_agg(change), '{}') into accepted_stubs from candidate join written using (kind, id);
 
   -- R1 to R5 and R7: which live observations win.
   with candidate as (
-    select c as change, v.state, v.updated_at as known_updated_at, v.observed_at as known_at, v.content as known_content,
-           v.inferred, coalesce(v.floor, 0) as known_floor,
+    select c.n, c.kind, c.id, c.observed_at, c.updated_at, c.content, c.organization_id, c.user_id, c.banned, c as change,
+           v.state, v.updated_at as known_updated_at, v.observed_at as known_at, v.content as known_content, v.inferred,
+           coalesce(v.floor, 0) as known_floor,
            case when from_webhook then coalesce(v.floor, 0) else greatest(coalesce(v.floor, 0), c.observed_at - margin) end as floor,
            k.started_at, g.membership_id as generation, po.state as organization_state, pu.state as user_state
       from unnest(changes) c
-      left join clerk_sync.versions v using (kind, id)
-      left join clerk_sync.marks k on k.kind = c.kind
-      left join clerk_sync.generations g on c.kind = 'membership' and g.organization_id = c.organization_id and g.user_id = c.user_id
-      left join clerk_sync.versions po on c.kind = 'membership' and po.kind = 'organization' and po.id = c.organization_id
-      left join clerk_sync.versions pu on c.kind = 'membership' and pu.kind = 'user' and pu.id = c.user_id
+      left join lateral (select * from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
+      left join lateral (select started_at from clerk_sync.marks where kind = c.kind offset 0) k on true
+      left join lateral (select membership_id from clerk_sync.generations
+                          where organization_id = c.organization_id and user_id = c.user_id offset 0) g on true
+      left join lateral (select state from clerk_sync.versions where kind = 'organization' and id = c.organization_id offset 0) po on true
+      left join lateral (select state from clerk_sync.versions where kind = 'user' and id = c.user_id offset 0) pu on true
      where not c.gone
   ), judged as (
     select *,
       case
         when state = 'deleted'                                                                              -- R4
-             and not (from_read and (change).observed_at > known_at + margin)
-             and not (from_webhook and inferred and (change).updated_at > known_at) then 'deleted'
-        when from_webhook and (change).observed_at < started_at - margin then                               -- R7
+             and not (from_read and observed_at > known_at + margin)
+             and not (from_webhook and inferred and updated_at > known_at) then 'deleted'
+        when from_webhook and observed_at < started_at - margin then                                        -- R7
           case when state = 'live' then 'read since' else 'doubtful' end
-        when (change).kind = 'membership' and (organization_state = 'deleted' or user_state = 'deleted') then 'parent deleted'
-        when (change).kind = 'membership' and generation <> (change).id then 'newer membership known'        -- R5
-        when (change).kind = 'membership' and (organization_state is null or user_state is null) then 'parent doubtful'
+        when kind = 'membership' and (organization_state = 'deleted' or user_state = 'deleted') then 'parent deleted'
+        when kind = 'membership' and generation <> id then 'newer membership known'                          -- R5
+        when kind = 'membership' and (organization_state is null or user_state is null) then 'parent doubtful'
         when state is distinct from 'live' then 'new'
-        when batch ->> 'source' = 'list' and known_content = (change).content
-             and known_updated_at = (change).updated_at then 'same'                                          -- R3
-        when (known_updated_at, known_at, known_content)
-             = ((change).updated_at, (change).observed_at, (change).content) then 'same'
-        when (known_at < floor) <> ((change).observed_at < floor) then                                       -- R2
+        when batch ->> 'source' = 'list' and known_content = content and known_updated_at = updated_at then 'same'  -- R3
+        when (known_updated_at, known_at, known_content) = (updated_at, observed_at, content) then 'same'
+        when (known_at < floor) <> (observed_at < floor) then                                                -- R2
           case when known_at < floor then 'newer' else 'read since' end
-        when ((change).updated_at, (change).observed_at, (change).content)
-             > (known_updated_at, known_at, known_content) then 'newer'                                      -- R1
+        when (updated_at, observed_at, content) > (known_updated_at, known_at, known_content) then 'newer'   -- R1
         else 'older'
       end as verdict
       from candidate
   ), written as (
     insert into clerk_sync.versions (kind, id, state, updated_at, observed_at, content, floor)
-      select (change).kind, (change).id, 'live', (change).updated_at, (change).observed_at, (change).content,
-             case when state = 'live' then floor when from_webhook then 0 else (change).observed_at - margin end
+      select kind, id, 'live', updated_at, observed_at, content,
+             case when state = 'live' then floor when from_webhook then 0 else observed_at - margin end
         from judged where verdict in ('new', 'newer')
       on conflict (kind, id) do update
         set state = 'live', updated_at = excluded.updated_at, observed_at = excluded.observed_at,
             content = excluded.content, floor = excluded.floor, inferred = false
   ), raised as (
-    update clerk_sync.versions v set floor = j.floor from judged j
-     where j.verdict in ('older', 'read since') and j.state = 'live' and j.floor > j.known_floor
-       and v.kind = (j.change).kind and v.id = (j.change).id
+    insert into clerk_sync.versions (kind, id, state, observed_at, floor)
+      select kind, id, state, known_at, floor from judged
+       where verdict in ('older', 'read since') and state = 'live' and floor > known_floor
+      on conflict (kind, id) do update set floor = excluded.floor
   ), asked as (
     insert into clerk_sync.pending_reads (kind, id, organization_id, user_id, reason)
-      select (change).kind, (change).id, (change).organization_id, (change).user_id,
-             case when verdict in ('new', 'newer') then 'banned is missing' else verdict end
+      select kind, id, organization_id, user_id, case when verdict in ('new', 'newer') then 'banned is missing' else verdict end
         from judged
        where verdict in ('doubtful', 'parent doubtful')
-          or (verdict in ('new', 'newer') and (change).kind = 'user' and (change).banned is null)
+          or (verdict in ('new', 'newer') and kind = 'user' and banned is null)
       on conflict do nothing
   )
-  select coalesce(array_agg(row((change).n, case
+  select coalesce(array_agg(row(n, case
              when verdict in ('new', 'newer') then 'applied'
              when verdict = 'same' then 'unchanged'
              when verdict in ('doubtful', 'parent doubtful') then 'pending'
@@ -275,7 +279,7 @@ begin
   insert into clerk.user_details as d (id, email_address, email_address_verified, phone_number, phone_number_verified, external_id,
                                        banned, locked, deprovisioned, public_metadata, unsafe_metadata, created_at, updated_at)
     select distinct on (id) id, email_address, email_address_verified, phone_number, phone_number_verified, external_id,
-           banned, locked, deprovisioned, public_metadata, unsafe_metadata, clerk_sync.at(created_at), clerk_sync.at(updated_at)
+           banned, locked, deprovisioned, public_metadata, unsafe_metadata, pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
       from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
      where kind = 'user' order by id, stub
     on conflict (id) do update
@@ -287,7 +291,7 @@ begin
     where d.* is distinct from excluded.*;
   insert into clerk.organizations as o (id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata, created_at, updated_at)
     select distinct on (id) id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata,
-           clerk_sync.at(created_at), clerk_sync.at(updated_at)
+           pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
       from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
      where kind = 'organization' order by id, stub
     on conflict (id) do update
@@ -296,7 +300,7 @@ begin
           created_at = excluded.created_at, updated_at = excluded.updated_at, deleted_at = null
     where o.* is distinct from excluded.*;
   insert into clerk.organization_memberships as m (id, organization_id, user_id, role, permissions, public_metadata, created_at, updated_at)
-    select id, organization_id, user_id, role, permissions, public_metadata, clerk_sync.at(created_at), clerk_sync.at(updated_at)
+    select id, organization_id, user_id, role, permissions, public_metadata, pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
       from unnest(accepted) where kind = 'membership'
     on conflict (id) do update
       set organization_id = excluded.organization_id, user_id = excluded.user_id, role = excluded.role,
@@ -308,7 +312,8 @@ begin
   insert into clerk_sync.pending_reads (kind, id, organization_id, user_id, reason)
     select distinct on (r.kind, r.id) r.kind, r.id, r.organization_id, r.user_id, r.reason
       from pg_catalog.jsonb_to_recordset(batch -> 'reads') r(n integer, kind text, id text, organization_id text, user_id text, reason text)
-     where not exists (select from clerk_sync.versions v where v.kind = r.kind and v.id = r.id and v.state = 'deleted' and not v.inferred)
+      left join lateral (select state, inferred from clerk_sync.versions where kind = r.kind and id = r.id offset 0) v on true
+     where (v.state = 'deleted' and not v.inferred) is not true
     on conflict do nothing;
   insert into clerk_sync.pending_passes (kind, reason)
     select distinct on (p.kind) p.kind, p.reason
@@ -321,28 +326,23 @@ begin
     on conflict do nothing;
 
   -- One answer for each item. A message whose change lost to another one of the batch is stale.
-  results := array(
-    select row(item.n,
-               case when done.outcome in ('unchanged', 'stale')
-                         and (m.message_id = any (seen)
-                              or exists (select from unnest(messages) b where b.message_id = m.message_id and b.n < m.n))
-                    then 'duplicate' else done.outcome end,
-               done.reason)::clerk_sync.outcome
-      from (select n from unnest(changes) union select n from unnest(messages)
-            union select (r ->> 'n')::integer from pg_catalog.jsonb_array_elements(batch -> 'reads') r
-            union select (p ->> 'n')::integer from pg_catalog.jsonb_array_elements(batch -> 'passes') p) item
-      left join unnest(messages) m on m.n = item.n
-      cross join lateral (
-        select r.outcome, r.reason from (
-          select 0, x.outcome, x.reason from unnest(results) x where x.n = item.n
-          union all select 1, 'dead_letter', x ->> 'reason' from pg_catalog.jsonb_array_elements(batch -> 'dead_letters') x where (x ->> 'n')::integer = item.n
-          union all select 2, 'pending', x ->> 'reason' from pg_catalog.jsonb_array_elements(batch -> 'reads') x where (x ->> 'n')::integer = item.n
-          union all select 3, 'pending', x ->> 'reason' from pg_catalog.jsonb_array_elements(batch -> 'passes') x where (x ->> 'n')::integer = item.n
-          union all select 4, 'stale', 'a newer change came with it'
-        ) r(rank, outcome, reason) order by r.rank limit 1
-      ) done);
+  with answer as (
+    select r.n, 0 as rank, r.outcome, r.reason from unnest(results) r
+    union all select (d ->> 'n')::integer, 1, 'dead_letter', d ->> 'reason' from pg_catalog.jsonb_array_elements(batch -> 'dead_letters') d
+    union all select (r ->> 'n')::integer, 2, 'pending', r ->> 'reason' from pg_catalog.jsonb_array_elements(batch -> 'reads') r
+    union all select (p ->> 'n')::integer, 3, 'pending', p ->> 'reason' from pg_catalog.jsonb_array_elements(batch -> 'passes') p
+    union all select m.n, 4, 'stale', 'a newer change came with it' from unnest(messages) m
+  ), first_answer as (
+    select distinct on (n) n, outcome, reason from answer order by n, rank
+  ), message as (
+    select m.n, m.message_id = any (seen) or row_number() over (partition by m.message_id order by m.n) > 1 as is_repeated
+      from unnest(messages) m
+  )
+  select coalesce(array_agg(row(n, case when outcome in ('unchanged', 'stale') and is_repeated then 'duplicate' else outcome end,
+                                reason)::clerk_sync.outcome), '{}')
+    into results from first_answer left join message using (n);
   insert into clerk_sync.receipts (message_id, body_hash, event_type, entity_id, outcome, reason, flaws, event_at)
-    select distinct on (m.message_id) m.message_id, m.body_hash, m.event_type, m.entity_id, r.outcome, r.reason, m.flaws, clerk_sync.at(m.event_at)
+    select distinct on (m.message_id) m.message_id, m.body_hash, m.event_type, m.entity_id, r.outcome, r.reason, m.flaws, pg_catalog.to_timestamp(m.event_at / 1000.0)
       from unnest(messages) m join unnest(results) r on r.n = m.n
      where not m.message_id = any (seen)
      order by m.message_id, m.n
