@@ -2,8 +2,8 @@
 FROM rust:1.95-slim-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends cmake g++ && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
-COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src tests && echo 'fn main() {}' > src/main.rs && touch src/lib.rs tests/main.rs \
+COPY Cargo.toml Cargo.lock build.rs ./
+RUN mkdir -p src tests migrations && echo 'fn main() {}' > src/main.rs && touch src/lib.rs tests/main.rs \
  && cargo build --release --locked --no-default-features && rm -rf src tests
 COPY migrations migrations
 COPY src src

@@ -10,6 +10,9 @@
 -- Outcomes: applied, unchanged, stale, duplicate, pending, dead_letter; and two that leave the whole batch unwritten, for
 -- the caller to take the item out and send the rest again: foreign, reused.
 
+-- Bodies name every type with its schema: with an empty search_path a caller's temporary types still come first, and a
+-- domain of his would run his code as the owner. (integer, bigint and boolean are words of the grammar, not names.)
+
 create type clerk_sync.change as (
   n integer, kind text, id text, gone boolean, observed_at bigint, updated_at bigint, content bigint, created_at bigint,
   -- users
@@ -26,7 +29,8 @@ create type clerk_sync.message as (
   n integer, message_id text, body_hash text, event_type text, entity_id text, instance_id text, event_at bigint, flaws text[]
 );
 create type clerk_sync.outcome as (n integer, outcome text, reason text);
-revoke all on type clerk_sync.change, clerk_sync.naming, clerk_sync.message, clerk_sync.outcome from public;
+revoke all on type clerk_sync.change, clerk_sync.naming, clerk_sync.message, clerk_sync.outcome
+  from public, anon, authenticated, service_role;
 
 -- Removes membership rows with their versions, so that nothing remembers a row that is not there. A tombstone stays.
 create function clerk_sync.end_memberships(ids text[]) returns void
@@ -34,7 +38,7 @@ create function clerk_sync.end_memberships(ids text[]) returns void
   delete from clerk.organization_memberships where id = any (ids);
   delete from clerk_sync.versions where kind = 'membership' and id = any (ids) and state <> 'deleted';
 $$;
-revoke all on function clerk_sync.end_memberships(text[]) from public;
+revoke all on function clerk_sync.end_memberships(text[]) from public, anon, authenticated, service_role;
 
 create function clerk_sync.apply(batch jsonb)
   returns table (n integer, outcome text, reason text)
@@ -54,13 +58,18 @@ declare
   stubs clerk_sync.change[];
   namings clerk_sync.naming[];
   messages clerk_sync.message[];
-  seen text[];                                -- ids of messages that we hold a receipt for
-  accepted clerk_sync.change[] := '{}';       -- what is to be written to the mirror
+  seen pg_catalog.text[];                                -- ids of messages that we hold a receipt for
+  accepted clerk_sync.change[];               -- what is to be written to the mirror
   accepted_stubs clerk_sync.change[] := '{}';
   results clerk_sync.outcome[] := '{}';
   these_results clerk_sync.outcome[];
-  ended text[];
+  ended pg_catalog.text[];
+  of_memberships boolean;
 begin
+  -- With an older snapshot than the lock, the statements below would not see what the writer before us did.
+  if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'clerk_sync.apply needs the isolation level read committed';
+  end if;
   -- Writers take turns, over all replicas: no deadlock, and no member added while the organization is deleted.
   -- Every step below is a statement of its own, so it sees what was committed before the lock was granted.
   perform pg_catalog.pg_advisory_xact_lock(7250325107101);
@@ -183,7 +192,12 @@ begin
     select c.kind, c.id, c.observed_at, c.content, c as change, v.state, v.observed_at as known_at, v.content as known_content,
            from_webhook and c.observed_at < k.started_at - margin as doubtful
       from unnest(stubs) c
-      left join lateral (select * from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
+      -- A version whose row somebody removed by hand counts for nothing: the foreign keys need the row.
+      left join lateral (select * from clerk_sync.versions
+                          where kind = c.kind and id = c.id
+                            and (state = 'deleted' or exists (select from clerk.users where id = c.id and c.kind = 'user')
+                                 or exists (select from clerk.organizations where id = c.id and c.kind = 'organization'))
+                         offset 0) v on true
       left join lateral (select started_at from clerk_sync.marks where kind = c.kind offset 0) k on true
      where v.state is null or v.state = 'stub'
   ), written as (
@@ -191,7 +205,8 @@ begin
       select kind, id, 'stub', observed_at, content from candidate
        where (state is null and doubtful is not true)
           or (state = 'stub' and (observed_at, content) > (known_at, known_content))
-      on conflict (kind, id) do update set observed_at = excluded.observed_at, content = excluded.content
+      on conflict (kind, id) do update
+        set state = 'stub', observed_at = excluded.observed_at, content = excluded.content, updated_at = null, floor = 0
       returning kind, id
   ), asked as (
     insert into clerk_sync.pending_reads (kind, id, reason)
@@ -200,128 +215,148 @@ begin
   )
   select coalesce(array_agg(change), '{}') into accepted_stubs from candidate join written using (kind, id);
 
-  -- R1 to R5 and R7: which live observations win.
-  with candidate as (
-    select c.n, c.kind, c.id, c.observed_at, c.updated_at, c.content, c.organization_id, c.user_id, c.banned, c as change,
-           v.state, v.updated_at as known_updated_at, v.observed_at as known_at, v.content as known_content, v.inferred,
-           coalesce(v.floor, 0) as known_floor,
-           case when from_webhook then coalesce(v.floor, 0) else greatest(coalesce(v.floor, 0), c.observed_at - margin) end as floor,
-           k.started_at, g.membership_id as generation, po.state as organization_state, pu.state as user_state
-      from unnest(changes) c
-      left join lateral (select * from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
-      left join lateral (select started_at from clerk_sync.marks where kind = c.kind offset 0) k on true
-      left join lateral (select membership_id from clerk_sync.generations
-                          where organization_id = c.organization_id and user_id = c.user_id offset 0) g on true
-      left join lateral (select state from clerk_sync.versions where kind = 'organization' and id = c.organization_id offset 0) po on true
-      left join lateral (select state from clerk_sync.versions where kind = 'user' and id = c.user_id offset 0) pu on true
-     where not c.gone
-  ), judged as (
-    select *,
-      case
-        when state = 'deleted'                                                                              -- R4
-             and not (from_read and observed_at > known_at + margin)
-             and not (from_webhook and inferred and updated_at > known_at) then 'deleted'
-        when from_webhook and observed_at < started_at - margin then                                        -- R7
-          case when state = 'live' then 'read since' else 'doubtful' end
-        when kind = 'membership' and (organization_state = 'deleted' or user_state = 'deleted') then 'parent deleted'
-        when kind = 'membership' and generation <> id then 'newer membership known'                          -- R5
-        when kind = 'membership' and (organization_state is null or user_state is null) then 'parent doubtful'
-        when state is distinct from 'live' then 'new'
-        when batch ->> 'source' = 'list' and known_content = content and known_updated_at = updated_at then 'same'  -- R3
-        when (known_updated_at, known_at, known_content) = (updated_at, observed_at, content) then 'same'
-        when (known_at < floor) <> (observed_at < floor) then                                                -- R2
-          case when known_at < floor then 'newer' else 'read since' end
-        when (updated_at, observed_at, content) > (known_updated_at, known_at, known_content) then 'newer'   -- R1
-        else 'older'
-      end as verdict
-      from candidate
-  ), written as (
-    insert into clerk_sync.versions (kind, id, state, updated_at, observed_at, content, floor)
-      select kind, id, 'live', updated_at, observed_at, content,
-             case when state = 'live' then floor when from_webhook then 0 else observed_at - margin end
-        from judged where verdict in ('new', 'newer')
-      on conflict (kind, id) do update
-        set state = 'live', updated_at = excluded.updated_at, observed_at = excluded.observed_at,
-            content = excluded.content, floor = excluded.floor, inferred = false
-  ), raised as (
-    insert into clerk_sync.versions (kind, id, state, observed_at, floor)
-      select kind, id, state, known_at, floor from judged
-       where verdict in ('older', 'read since') and state = 'live' and floor > known_floor
-      on conflict (kind, id) do update set floor = excluded.floor
-  ), asked as (
-    insert into clerk_sync.pending_reads (kind, id, organization_id, user_id, reason)
-      select kind, id, organization_id, user_id, case when verdict in ('new', 'newer') then 'banned is missing' else verdict end
-        from judged
-       where verdict in ('doubtful', 'parent doubtful')
-          or (verdict in ('new', 'newer') and kind = 'user' and banned is null)
-      on conflict do nothing
-  )
-  select coalesce(array_agg(row(n, case
-             when verdict in ('new', 'newer') then 'applied'
-             when verdict = 'same' then 'unchanged'
-             when verdict in ('doubtful', 'parent doubtful') then 'pending'
-             else 'stale' end, verdict)::clerk_sync.outcome), '{}'),
-         -- A read that finds nothing new still mends a row that somebody changed by hand.
-         coalesce(array_agg(change) filter (where verdict in ('new', 'newer') or (verdict = 'same' and not from_webhook)), '{}')
-    into these_results, accepted from judged;
-  results := results || these_results;
+  -- R1 to R5 and R7: which live observations win. Parents first: what a membership may rest on is then decided and written.
+  foreach of_memberships in array array[false, true] loop
+    with candidate as (
+      select c.n, c.kind, c.id, c.observed_at, c.updated_at, c.content, c.organization_id, c.user_id, c.banned, c as change,
+             v.state, v.updated_at as known_updated_at, v.observed_at as known_at, v.content as known_content, v.inferred,
+             coalesce(v.floor, 0) as known_floor,
+             case when from_webhook then coalesce(v.floor, 0) else greatest(coalesce(v.floor, 0), c.observed_at - margin) end as floor,
+             k.started_at, g.membership_id as generation, po.state as organization_state, pu.state as user_state,
+             coalesce(po.inferred, false) or coalesce(pu.inferred, false) as parent_inferred
+        from unnest(changes) c
+        left join lateral (select * from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
+        left join lateral (select started_at from clerk_sync.marks where kind = c.kind offset 0) k on true
+        left join lateral (select membership_id from clerk_sync.generations
+                            where organization_id = c.organization_id and user_id = c.user_id offset 0) g on true
+        left join lateral (select state, inferred from clerk_sync.versions
+                            where kind = 'organization' and id = c.organization_id
+                              and (state = 'deleted' or exists (select from clerk.organizations where id = c.organization_id))
+                           offset 0) po on true
+        left join lateral (select state, inferred from clerk_sync.versions
+                            where kind = 'user' and id = c.user_id
+                              and (state = 'deleted' or exists (select from clerk.users where id = c.user_id))
+                           offset 0) pu on true
+       where not c.gone and (c.kind = 'membership') = of_memberships
+    ), judged as (
+      select *,
+        case
+          when state = 'deleted'                                                                              -- R4
+               and not (from_read and observed_at > known_at + margin)
+               and not (from_webhook and inferred and updated_at > known_at) then 'deleted'
+          when from_webhook and observed_at < started_at - margin then                                        -- R7
+            case when state = 'live' then 'read since' else 'doubtful' end
+          when kind = 'membership' and (organization_state = 'deleted' or user_state = 'deleted') then         -- R6
+            -- A tombstone that no event announced may yet be undone, and then this membership counts.
+            case when parent_inferred then 'parent doubtful' else 'parent deleted' end
+          when kind = 'membership' and generation <> id then 'newer membership known'                          -- R5
+          when kind = 'membership' and (organization_state is null or user_state is null) then 'parent doubtful'
+          when state is distinct from 'live' then 'new'
+          when batch ->> 'source' = 'list' and known_content = content and known_updated_at = updated_at then 'same'  -- R3
+          when (known_updated_at, known_at, known_content) = (updated_at, observed_at, content) then 'same'
+          when (known_at < floor) <> (observed_at < floor) then                                                -- R2
+            case when known_at < floor then 'newer' else 'read since' end
+          when (updated_at, observed_at, content) > (known_updated_at, known_at, known_content) then 'newer'   -- R1
+          else 'older'
+        end as verdict
+        from candidate
+    ), written as (
+      insert into clerk_sync.versions (kind, id, state, updated_at, observed_at, content, floor)
+        select kind, id, 'live', updated_at, observed_at, content,
+               case when state = 'live' then floor when from_webhook then 0 else observed_at - margin end
+          from judged where verdict in ('new', 'newer')
+        on conflict (kind, id) do update
+          set state = 'live', updated_at = excluded.updated_at, observed_at = excluded.observed_at,
+              content = excluded.content, floor = excluded.floor, inferred = false
+    ), raised as (
+      insert into clerk_sync.versions (kind, id, state, observed_at, floor)
+        select kind, id, state, known_at, floor from judged
+         where verdict in ('older', 'read since') and state = 'live' and floor > known_floor
+        on conflict (kind, id) do update set floor = excluded.floor
+    ), asked as (
+      insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason)
+        select kind, id, organization_id, user_id, case when verdict in ('new', 'newer') then 'banned is missing' else verdict end
+          from judged
+         where verdict in ('doubtful', 'parent doubtful')
+            or (verdict in ('new', 'newer') and kind = 'user' and banned is null)
+        on conflict (kind, id) do update
+          set organization_id = coalesce(p.organization_id, excluded.organization_id), user_id = coalesce(p.user_id, excluded.user_id)
+        where p.organization_id is null or p.user_id is null
+    )
+    select coalesce(array_agg(row(n, case
+               when verdict in ('new', 'newer') then 'applied'
+               when verdict = 'same' then 'unchanged'
+               when verdict in ('doubtful', 'parent doubtful') then 'pending'
+               else 'stale' end, verdict)::clerk_sync.outcome), '{}'),
+           -- A read that finds nothing new still mends a row that somebody changed by hand.
+           coalesce(array_agg(change) filter (where verdict in ('new', 'newer') or (verdict = 'same' and not from_webhook)), '{}')
+      into these_results, accepted from judged;
+    results := results || these_results;
 
-  -- The mirror itself. A row that is equal already is not written.
-  insert into clerk.users as u (id, first_name, last_name, username, image_url, has_image)
-    select distinct on (id) id, first_name, last_name, username, image_url, has_image
-      from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
-     where kind = 'user' order by id, stub
-    on conflict (id) do update
-      set first_name = excluded.first_name, last_name = excluded.last_name, username = excluded.username,
-          image_url = excluded.image_url, has_image = excluded.has_image, deleted_at = null
-    where (u.first_name, u.last_name, u.username, u.image_url, u.has_image, u.deleted_at)
-          is distinct from (excluded.first_name, excluded.last_name, excluded.username, excluded.image_url, excluded.has_image, null);
-  insert into clerk.user_details as d (id, email_address, email_address_verified, phone_number, phone_number_verified, external_id,
-                                       banned, locked, deprovisioned, public_metadata, unsafe_metadata, created_at, updated_at)
-    select distinct on (id) id, email_address, email_address_verified, phone_number, phone_number_verified, external_id,
-           banned, locked, deprovisioned, public_metadata, unsafe_metadata, pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
-      from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
-     where kind = 'user' order by id, stub
-    on conflict (id) do update
-      set email_address = excluded.email_address, email_address_verified = excluded.email_address_verified,
-          phone_number = excluded.phone_number, phone_number_verified = excluded.phone_number_verified,
-          external_id = excluded.external_id, banned = excluded.banned, locked = excluded.locked,
-          deprovisioned = excluded.deprovisioned, public_metadata = excluded.public_metadata,
-          unsafe_metadata = excluded.unsafe_metadata, created_at = excluded.created_at, updated_at = excluded.updated_at
-    where d.* is distinct from excluded.*;
-  insert into clerk.organizations as o (id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata, created_at, updated_at)
-    select distinct on (id) id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata,
-           pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
-      from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
-     where kind = 'organization' order by id, stub
-    on conflict (id) do update
-      set name = excluded.name, slug = excluded.slug, image_url = excluded.image_url, has_image = excluded.has_image,
-          max_allowed_memberships = excluded.max_allowed_memberships, public_metadata = excluded.public_metadata,
-          created_at = excluded.created_at, updated_at = excluded.updated_at, deleted_at = null
-    where o.* is distinct from excluded.*;
-  insert into clerk.organization_memberships as m (id, organization_id, user_id, role, permissions, public_metadata, created_at, updated_at)
-    select id, organization_id, user_id, role, permissions, public_metadata, pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
-      from unnest(accepted) where kind = 'membership'
-    on conflict (id) do update
-      set organization_id = excluded.organization_id, user_id = excluded.user_id, role = excluded.role,
-          permissions = excluded.permissions, public_metadata = excluded.public_metadata,
-          created_at = excluded.created_at, updated_at = excluded.updated_at
-    where m.* is distinct from excluded.*;
+    -- The mirror itself. A row that is equal already is not written.
+    if of_memberships then
+      insert into clerk.organization_memberships as m (id, organization_id, user_id, role, permissions, public_metadata, created_at, updated_at)
+        select id, organization_id, user_id, role, permissions, public_metadata, pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
+          from unnest(accepted) where kind = 'membership'
+        on conflict (id) do update
+          set organization_id = excluded.organization_id, user_id = excluded.user_id, role = excluded.role,
+              permissions = excluded.permissions, public_metadata = excluded.public_metadata,
+              created_at = excluded.created_at, updated_at = excluded.updated_at
+        where m.* is distinct from excluded.*;
+    else
+      insert into clerk.users as u (id, first_name, last_name, username, image_url, has_image)
+        select distinct on (id) id, first_name, last_name, username, image_url, has_image
+          from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
+         where kind = 'user' order by id, stub
+        on conflict (id) do update
+          set first_name = excluded.first_name, last_name = excluded.last_name, username = excluded.username,
+              image_url = excluded.image_url, has_image = excluded.has_image, deleted_at = null
+        where (u.first_name, u.last_name, u.username, u.image_url, u.has_image, u.deleted_at)
+              is distinct from (excluded.first_name, excluded.last_name, excluded.username, excluded.image_url, excluded.has_image, null);
+      insert into clerk.user_details as d (id, email_address, email_address_verified, phone_number, phone_number_verified, external_id,
+                                           banned, locked, deprovisioned, public_metadata, unsafe_metadata, created_at, updated_at)
+        select distinct on (id) id, email_address, email_address_verified, phone_number, phone_number_verified, external_id,
+               banned, locked, deprovisioned, public_metadata, unsafe_metadata, pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
+          from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
+         where kind = 'user' order by id, stub
+        on conflict (id) do update
+          set email_address = excluded.email_address, email_address_verified = excluded.email_address_verified,
+              phone_number = excluded.phone_number, phone_number_verified = excluded.phone_number_verified,
+              external_id = excluded.external_id, banned = excluded.banned, locked = excluded.locked,
+              deprovisioned = excluded.deprovisioned, public_metadata = excluded.public_metadata,
+              unsafe_metadata = excluded.unsafe_metadata, created_at = excluded.created_at, updated_at = excluded.updated_at
+        where d.* is distinct from excluded.*;
+      insert into clerk.organizations as o (id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata, created_at, updated_at)
+        select distinct on (id) id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata,
+               pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
+          from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
+         where kind = 'organization' order by id, stub
+        on conflict (id) do update
+          set name = excluded.name, slug = excluded.slug, image_url = excluded.image_url, has_image = excluded.has_image,
+              max_allowed_memberships = excluded.max_allowed_memberships, public_metadata = excluded.public_metadata,
+              created_at = excluded.created_at, updated_at = excluded.updated_at, deleted_at = null
+        where o.* is distinct from excluded.*;
+    end if;
+  end loop;
 
   -- What could not be decided here is kept for those who can: a read by id, a pass, a person.
-  insert into clerk_sync.pending_reads (kind, id, organization_id, user_id, reason)
+  insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason)
     select distinct on (r.kind, r.id) r.kind, r.id, r.organization_id, r.user_id, r.reason
-      from pg_catalog.jsonb_to_recordset(batch -> 'reads') r(n integer, kind text, id text, organization_id text, user_id text, reason text)
+      from pg_catalog.jsonb_to_recordset(batch -> 'reads') r(n integer, kind pg_catalog.text, id pg_catalog.text, organization_id pg_catalog.text,
+                                                                 user_id pg_catalog.text, reason pg_catalog.text)
       left join lateral (select state, inferred from clerk_sync.versions where kind = r.kind and id = r.id offset 0) v on true
      where (v.state = 'deleted' and not v.inferred) is not true
-    on conflict do nothing;
+     order by r.kind, r.id, r.organization_id is null or r.user_id is null
+    on conflict (kind, id) do update
+      set organization_id = coalesce(p.organization_id, excluded.organization_id), user_id = coalesce(p.user_id, excluded.user_id)
+    where p.organization_id is null or p.user_id is null;
   insert into clerk_sync.pending_passes (kind, reason)
     select distinct on (p.kind) p.kind, p.reason
-      from pg_catalog.jsonb_to_recordset(batch -> 'passes') p(n integer, kind text, reason text)
+      from pg_catalog.jsonb_to_recordset(batch -> 'passes') p(n integer, kind pg_catalog.text, reason pg_catalog.text)
     on conflict do nothing;
   insert into clerk_sync.dead_letters (message_id, body_hash, event_type, reason, headers, body)
     select m.message_id, m.body_hash, m.event_type, d.reason, d.headers, pg_catalog.decode(d.body_hex, 'hex')
-      from pg_catalog.jsonb_to_recordset(batch -> 'dead_letters') d(n integer, reason text, headers jsonb, body_hex text)
+      from pg_catalog.jsonb_to_recordset(batch -> 'dead_letters') d(n integer, reason pg_catalog.text, headers pg_catalog.jsonb, body_hex pg_catalog.text)
       join unnest(messages) m on m.n = d.n
     on conflict do nothing;
 
@@ -329,7 +364,11 @@ begin
   with answer as (
     select r.n, 0 as rank, r.outcome, r.reason from unnest(results) r
     union all select (d ->> 'n')::integer, 1, 'dead_letter', d ->> 'reason' from pg_catalog.jsonb_array_elements(batch -> 'dead_letters') d
-    union all select (r ->> 'n')::integer, 2, 'pending', r ->> 'reason' from pg_catalog.jsonb_array_elements(batch -> 'reads') r
+    union all select (r ->> 'n')::integer, 2, case when v.is_final then 'stale' else 'pending' end,
+                     case when v.is_final then 'deleted' else r ->> 'reason' end
+                from pg_catalog.jsonb_array_elements(batch -> 'reads') r
+                left join lateral (select state = 'deleted' and not inferred as is_final from clerk_sync.versions
+                                    where kind = r ->> 'kind' and id = r ->> 'id' offset 0) v on true
     union all select (p ->> 'n')::integer, 3, 'pending', p ->> 'reason' from pg_catalog.jsonb_array_elements(batch -> 'passes') p
     union all select m.n, 4, 'stale', 'a newer change came with it' from unnest(messages) m
   ), first_answer as (
@@ -351,7 +390,7 @@ begin
   return query select * from unnest(results);
 end
 $$;
-revoke all on function clerk_sync.apply(jsonb) from public;
+revoke all on function clerk_sync.apply(jsonb) from public, anon, authenticated, service_role;
 grant execute on function clerk_sync.apply(jsonb) to clerk_sync_worker;
 comment on function clerk_sync.apply(jsonb) is 'Applies one folded batch of observations: the only writer of the mirror.';
 
@@ -368,5 +407,5 @@ begin
   return (select instance_id from clerk_sync.instance);
 end
 $$;
-revoke all on function clerk_sync.pin_instance(text, text) from public;
+revoke all on function clerk_sync.pin_instance(text, text) from public, anon, authenticated, service_role;
 grant execute on function clerk_sync.pin_instance(text, text) to clerk_sync_worker;

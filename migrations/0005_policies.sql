@@ -5,7 +5,7 @@
 
 create function clerk_rls.claims() returns jsonb
   language sql stable security definer set search_path = ''
-  as $$ select nullif(pg_catalog.current_setting('request.jwt.claims', true), '')::jsonb $$;
+  as $$ select nullif(pg_catalog.current_setting('request.jwt.claims', true), '')::pg_catalog.jsonb $$;
 
 create function clerk_rls.user_id() returns text
   language sql stable security definer set search_path = '' as $$

@@ -83,7 +83,7 @@
 //! * Nothing but `clerk_sync.apply` writes a row of `clerk.*`; the worker's role has no right to.
 //! * Nothing is ordered by our own clock, nor by the time of an attempt. `model` reads no clock at all.
 //! * No access field is guessed: without a role or a user a membership waits for a read; an unknown ban counts as a ban.
-//! * No status for a delivery is chosen outside [`webhook::receive`], and 2xx is never answered before the commit.
+//! * No status for a verified delivery is chosen outside [`webhook::receive`], and 2xx is never answered before the commit.
 //! * No transaction is begun from Rust: each write is one statement, so a lost connection leaves nothing half done.
 //! * No secret and no personal data is in a log line, an error or an answer.
 #![recursion_limit = "256"] // for the JSON of a whole user in testbed

@@ -72,10 +72,10 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::new(error).context("cannot start")),
     };
-    match runtime.block_on(run(cli.command)) {
-        Ok(code) => code,
-        Err(error) => fail(&error),
-    }
+    let result = runtime.block_on(run(cli.command));
+    // A name that is being looked up cannot be cancelled, and must not hold up the end.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    result.unwrap_or_else(|error| fail(&error))
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

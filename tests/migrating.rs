@@ -161,3 +161,49 @@ async fn a_server_before_the_migrations_says_what_to_do() {
     let error = project.database().connect().await.err().expect("an error").to_string();
     assert!(error.contains("clerk-sync migrate"), "{error}");
 }
+
+/// With an empty search path a caller's temporary types still come first: a domain of that name would run the caller's code.
+#[tokio::test]
+async fn temporary_types_of_a_caller_run_nothing_as_the_owner() {
+    let mut world = crate::support::World::new().await;
+    world.clerk.create_user("Ada", "Lovelace");
+    world.deliver().await;
+    for (role, call) in [
+        ("authenticated", "select count(*) from clerk.users"),
+        (
+            "clerk_sync_worker",
+            "select count(*) from clerk_sync.apply('{\"source\": \"webhook\", \"messages\": [], \"reads\": \
+            [{\"n\": 0, \"kind\": \"user\", \"id\": \"user_1\", \"reason\": \"x\"}], \"passes\": [{\"n\": 1, \"kind\": \"user\", \"reason\": \"x\"}]}'::pg_catalog.jsonb)",
+        ),
+        ("clerk_sync_worker", "select clerk_sync.pin_instance('ins_1', 'environment')"),
+    ] {
+        let mut caller = world.database.owner().await;
+        let plant = ["text", "jsonb", "timestamptz", "bytea"]
+            .map(|name| format!("create domain pg_temp.{name} as pg_catalog.{name} check (pg_temp.planted());"));
+        let sql = format!(
+            "set role {role}; \
+             create function pg_temp.planted() returns boolean language plpgsql as $$ begin raise exception 'ran as %', current_user; end $$; \
+             {} select pg_catalog.set_config('request.jwt.claims', '{{\"sub\": \"user_1\"}}', false); {call}",
+            plant.concat()
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+            .execute(&mut caller)
+            .await
+            .unwrap_or_else(|error| panic!("{role}: {error}"));
+    }
+}
+
+#[tokio::test]
+async fn the_writer_refuses_a_snapshot_older_than_its_lock() {
+    let database = database().await;
+    let mut worker = database.worker().await;
+    let sql = "begin isolation level repeatable read; select * from clerk_sync.apply('{\"source\": \"webhook\"}')";
+    let error = sqlx::raw_sql(sql).execute(&mut worker).await.unwrap_err().to_string();
+    assert!(error.contains("read committed"), "{error}");
+    database
+        .execute(&format!("alter database \"{}\" set default_transaction_isolation = 'repeatable read'", database.name))
+        .await;
+    let mut session = database.database().connect().await.unwrap();
+    let nothing = clerk_sync::model::Batch::fold(clerk_sync::model::Source::Webhook, true, std::iter::empty());
+    assert!(session.apply(&nothing, 0).await.is_ok(), "a session of ours chooses its own");
+}

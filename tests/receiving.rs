@@ -117,7 +117,11 @@ async fn an_event_of_another_instance_is_answered_403_and_named_by_readyz() {
     let attempt = world.attempt("msg_1", body.to_string().as_bytes()).await;
     assert_eq!((attempt.status, attempt.outcome.as_deref()), (403, Some("foreign_instance")));
     assert!(attempt.body.contains("ins_production"), "{}", attempt.body);
+    body["data"] = json!(null);
+    assert_eq!(world.attempt("msg_2", body.to_string().as_bytes()).await.status, 403, "usable or not");
     nothing_is_stored(&world).await;
+    body = user_created();
+    body["instance_id"] = json!("ins_development");
     let (status, ready) = world.server.get("/readyz").await;
     assert_eq!(status, 503);
     assert_eq!(ready["reasons"][0]["webhook_instance"], "ins_development");

@@ -425,3 +425,67 @@ async fn apply(world: &World, batch: &Value) -> Vec<String> {
     let sql = "select outcome from clerk_sync.apply($1::jsonb) order by n";
     sqlx::query_scalar(sql).bind(batch.to_string()).fetch_all(&mut world.database.worker().await).await.unwrap()
 }
+
+#[tokio::test]
+async fn r1_a_time_far_ahead_is_not_believed_without_an_envelope_either() {
+    let (mut world, _, ada, _) = acme().await;
+    world.clerk.update_user(&ada, |user| user.first_name = "Future".to_owned());
+    for timestamp in [Value::Null, json!("soon"), json!(i64::MIN)] {
+        let mistaken = edited(&world.clerk.outbox[0].clone(), |body| {
+            body["timestamp"] = timestamp;
+            body["data"]["updated_at"] = json!(4_100_000_000_000_i64);
+        });
+        assert_eq!(world.send(&mistaken).await, "pending");
+    }
+    assert_eq!(first_name(&world, &ada).await.as_deref(), Some("Ada"));
+}
+
+#[tokio::test]
+async fn r4_a_parent_that_comes_back_brings_its_membership_in_the_same_batch() {
+    let (mut world, acme, _, ben) = acme().await;
+    let absent = json!({ "source": "list", "changes": [{ "n": 0, "kind": "user", "id": ben, "gone": true, "observed_at": START + 600_000 }] });
+    assert_eq!(apply(&world, &absent).await, ["applied"]);
+    world.clerk.now = START + 700_000;
+    world.clerk.add_member(&acme, &ben, "org:member");
+    let joined = one(&mut world);
+    assert_eq!(world.send(&joined).await, "pending", "nobody announced that he was gone: he may come back");
+    let membership = json!({ "kind": "membership", "id": joined.entity_id });
+    assert_eq!(world.database.rows("select kind, id from clerk_sync.pending_reads").await, [membership.clone()]);
+    let back = |n: i64, kind: &str, id: &str| {
+        json!({ "n": n, "kind": kind, "id": id, "gone": false, "observed_at": START + 700_010, "updated_at": START + 700_000, "content": 1,
+                "first_name": "Ben", "banned": false, "organization_id": acme, "user_id": ben, "role": "org:member", "permissions": [],
+                "created_at": START + 700_000 })
+    };
+    let both =
+        json!({ "source": "webhook", "changes": [back(0, "membership", &joined.entity_id), back(1, "user", &ben)] });
+    assert_eq!(apply(&world, &both).await, ["applied", "applied"]);
+    assert_eq!(world.members(&acme).await.len(), 2);
+}
+
+#[tokio::test]
+async fn r6_a_parent_removed_by_hand_is_stubbed_again() {
+    let (mut world, acme, ada, ben) = acme().await;
+    world.database.execute(&format!("delete from clerk.users where id = '{ben}'")).await;
+    world.clerk.now += 1_000;
+    world.clerk.add_member(&acme, &ben, "org:member");
+    world.deliver().await;
+    assert_eq!(members(&world, &acme, &ada).await, [(ben, "org:member".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_pending_read_learns_what_later_events_know_and_is_not_asked_of_the_dead() {
+    let (mut world, acme, _, ben) = acme().await;
+    world.clerk.add_member(&acme, &ben, "org:member");
+    let joined = one(&mut world);
+    let drop = |name: &'static str| move |body: &mut Value| drop(body["data"].as_object_mut().unwrap().remove(name));
+    assert_eq!(world.send(&edited(&joined, drop("public_user_data"))).await, "pending");
+    assert_eq!(world.send(&edited(&joined, drop("role"))).await, "pending");
+    let asked = "select organization_id, user_id from clerk_sync.pending_reads";
+    assert_eq!(world.database.rows(asked).await, [json!({ "organization_id": acme, "user_id": ben })]);
+    world.clerk.now += 1_000;
+    world.clerk.remove_member(&joined.entity_id);
+    world.deliver().await;
+    assert_eq!(world.database.rows(asked).await, Vec::<Value>::new(), "the delete settles it");
+    assert_eq!(world.send(&edited(&joined, drop("role"))).await, "stale");
+    assert_eq!(world.database.rows(asked).await, Vec::<Value>::new());
+}

@@ -36,6 +36,8 @@ pub struct Event {
 pub struct Unusable {
     /// As far as it could be read.
     pub event_type: Option<String>,
+    /// Likewise: a body of another instance is no business of ours, usable or not.
+    pub instance_id: Option<InstanceId>,
     /// Names a place in the body, never a value.
     pub reason: String,
 }
@@ -45,7 +47,7 @@ pub struct Unusable {
 /// # Errors
 /// The body cannot be used at all: keep it as a dead letter.
 pub fn parse(body: &[u8], attempted_at: Millis) -> Result<Event, Unusable> {
-    let unusable = |reason: String| Unusable { event_type: None, reason };
+    let unusable = |reason: String| Unusable { event_type: None, instance_id: None, reason };
     let envelope = Object::parse(body).map_err(unusable)?;
     if let Some(name) = ENVELOPE.into_iter().find(|name| envelope.repeats(name)) {
         return Err(unusable(format!("{name} stands twice")));
@@ -54,11 +56,15 @@ pub fn parse(body: &[u8], attempted_at: Millis) -> Result<Event, Unusable> {
         .text("type")
         .filter(|event_type| !event_type.is_empty() && event_type.len() <= 255)
         .ok_or_else(|| unusable("type is missing or no event type".to_owned()))?;
-    let unusable = |reason: &str| Unusable { event_type: Some(event_type.clone()), reason: reason.to_owned() };
+    let instance_id = envelope.id("instance_id").map(InstanceId);
+    let unusable = |reason: &str| Unusable {
+        event_type: Some(event_type.clone()),
+        instance_id: instance_id.clone(),
+        reason: reason.to_owned(),
+    };
     if envelope.get("object").is_some() && envelope.text("object").as_deref() != Some("event") {
         return Err(unusable("object is not event"));
     }
-    let instance_id = envelope.id("instance_id").map(InstanceId);
     if instance_id.is_none() && envelope.get("instance_id").is_some() {
         return Err(unusable("instance_id is no id"));
     }
@@ -66,7 +72,7 @@ pub fn parse(body: &[u8], attempted_at: Millis) -> Result<Event, Unusable> {
 
     let mut event = Event {
         event_type: event_type.clone(),
-        instance_id,
+        instance_id: instance_id.clone(),
         entity: None,
         event_at: span.map(|(from, _)| from),
         change: None,
@@ -149,7 +155,7 @@ fn observe(
     let observed_at = match span {
         Some((from, to)) if sane => Some(if deleted { to } else { from }),
         Some(_) => None,
-        None => updated_at.filter(|_| !deleted),
+        None => updated_at.filter(|at| !deleted && *at <= attempted_at.plus(AHEAD)),
     };
     let unusable = |reason| {
         let (organization_id, user_id) = match entity.kind {
@@ -159,7 +165,8 @@ fn observe(
         Claim::Unusable(WantedRead { kind: entity.kind, id: entity.id.clone(), organization_id, user_id, reason })
     };
     let Some(observed_at) = observed_at else {
-        let reason = if sane { "the event's time is missing" } else { "the event's time is ahead of Clerk's clock" };
+        let reason =
+            if span.is_none() { "the event's time is missing" } else { "the event's time is ahead of Clerk's clock" };
         // What it embeds cannot be dated, so it names a membership but stubs no parent that anything dated has stubbed.
         return Change { observed_at: Millis::MIN, claim: unusable(reason), naming };
     };

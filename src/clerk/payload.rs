@@ -144,8 +144,9 @@ impl<'a> Object<'a> {
         self.read(name, "a list", |raw| serde_json::from_str(raw).ok()).unwrap_or_default()
     }
 
-    fn objects(&self, name: &str) -> Vec<Object<'a>> {
-        self.items(name).into_iter().filter_map(|item| Object::parse(item.get().as_bytes()).ok()).collect()
+    /// One after the other: a list may have any number.
+    fn objects(&self, name: &str) -> impl Iterator<Item = Object<'a>> {
+        self.items(name).into_iter().filter_map(|item| Object::parse(item.get().as_bytes()).ok())
     }
 
     /// Metadata is an object or nothing.
@@ -209,7 +210,7 @@ pub(super) fn user(data: &Object<'_>, id: UserId) -> Entity {
 /// The address that the id in `pointer` names, and whether it is verified. The id may be null or point nowhere.
 fn primary(data: &Object<'_>, pointer: &str, list: &str, field: &str) -> (Option<String>, Option<bool>) {
     let Some(id) = data.text(pointer) else { return (None, None) };
-    let Some(address) = data.objects(list).into_iter().find(|item| item.text("id").as_ref() == Some(&id)) else {
+    let Some(address) = data.objects(list).find(|item| item.text("id").as_ref() == Some(&id)) else {
         return (None, None);
     };
     let status = address.object("verification").and_then(|verification| verification.text("status"));

@@ -31,7 +31,7 @@ pub struct Message {
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
     pub reason: String,
-    /// Names and values as they came; none of them is a secret of ours.
+    /// Names and values of those that tell something of the message.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }

@@ -41,6 +41,9 @@ impl Millis {
 
     /// A wire time that may be in seconds: the first and the last millisecond that it can mean.
     pub fn span(wire: i64) -> Option<(Millis, Millis)> {
+        if wire < 0 {
+            return None;
+        }
         let (from, to) = if wire < Millis::SECONDS_BELOW { (wire * 1000, wire * 1000 + 999) } else { (wire, wire) };
         Some((Millis::new(from)?, Millis::new(to)?))
     }
@@ -57,6 +60,7 @@ mod tests {
         assert_eq!(Millis::span(1_716_883_200_123), Some((ms(1_716_883_200_123), ms(1_716_883_200_123))));
         assert_eq!(Millis::span(-1), None);
         assert_eq!(Millis::span(i64::MAX), None);
+        assert_eq!(Millis::span(i64::MIN), None);
         assert_eq!(Millis::span(0), Some((ms(0), ms(999))));
     }
 }

@@ -22,7 +22,8 @@ const CONNECT: Duration = Duration::from_secs(2);
 const CALL: Duration = Duration::from_secs(4);
 
 /// For every session: limits on the server's side, and the worker's role.
-const SESSION: &str = "set role clerk_sync_worker; set search_path = ''; set statement_timeout = '3s'; \
+const SESSION: &str = "set role clerk_sync_worker; set search_path = ''; \
+     set default_transaction_isolation = 'read committed'; set statement_timeout = '3s'; \
      set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '5s'";
 
 /// What went wrong with the database.
@@ -45,6 +46,14 @@ impl Error {
     /// hold (SQLSTATE class 22), or that is too large or too deep for it (54000, 54001). Everything else may work later.
     pub fn is_poison(&self) -> bool {
         self.sqlstate().is_some_and(|code| code.starts_with("22") || code == "54000" || code == "54001")
+    }
+
+    /// What is wrong, for anybody to read: no name of a role or host, no text of the server's.
+    pub fn summary(&self) -> String {
+        match self.sqlstate() {
+            Some(code) => format!("{self} (SQLSTATE {code})"),
+            None => self.to_string(),
+        }
     }
 
     /// The server's code for what it refused.
@@ -88,8 +97,9 @@ impl Database {
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err("is no URL that begins with postgres://".to_owned());
         }
-        let options: PgConnectOptions = url
-            .parse()
+        // sqlx warns of parameters that it does not know, with their values: a mistyped password would be logged.
+        let parsed = tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::default(), || url.parse());
+        let options: PgConnectOptions = parsed
             .map_err(|_| "is no valid Postgres URL; percent-encode special characters in the password".to_owned())?;
         if options.get_port() == 6543 || url.contains("pgbouncer=true") {
             return Err(

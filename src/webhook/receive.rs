@@ -94,6 +94,7 @@ async fn write(writer: &Writer, verified: Verified, read: Result<Event, Unusable
         }
         Err(unusable) => {
             message.event_type = unusable.event_type.unwrap_or_default();
+            message.instance_id = unusable.instance_id;
             Item::DeadLetter(raw.dead_letter(unusable.reason))
         }
     };

@@ -82,10 +82,15 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// The message, kept whole. Bytes of headers that are no ASCII are escaped.
+    /// The message, kept whole, with the headers that say something of it: an endpoint's owner may have it sent others,
+    /// and they may be secrets. Bytes that are no ASCII are escaped.
     pub fn dead_letter(&self, reason: String) -> DeadLetter {
         let text = |value: &axum::http::HeaderValue| value.as_bytes().escape_ascii().to_string();
-        let headers = self.headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
+        let telling = |name: &str| {
+            name.starts_with("svix-") || name.starts_with("webhook-") || matches!(name, "content-type" | "user-agent")
+        };
+        let headers = self.headers.iter().filter(|(name, _)| telling(name.as_str()));
+        let headers = headers.map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
         DeadLetter { reason, headers, body: self.body.to_vec() }
     }
 }
@@ -336,18 +341,18 @@ impl Task {
         self.report(result.as_ref().err());
     }
 
-    /// Publishes whether the database can be written to, and logs when that changes.
+    /// Publishes whether the database can be written to, and logs when that changes: there with all causes.
     fn report(&self, error: Option<&Error>) {
         static LOGGED: Throttle = Throttle::new();
-        let fault = error.map(chain);
+        let fault = error.map(Error::summary);
         self.health.send_if_modified(|health| {
             if health.fault == fault {
                 return false;
             }
-            match (&fault, &health.fault) {
-                (Some(fault), _) => {
+            match (error, &health.fault) {
+                (Some(error), _) => {
                     if let Some(held_back) = LOGGED.pass() {
-                        tracing::error!(error = fault, held_back, "the database cannot be written to");
+                        tracing::error!(error = chain(error), held_back, "the database cannot be written to");
                     }
                 }
                 (None, Some(_)) => tracing::info!("the database can be written to"),

@@ -52,8 +52,11 @@ impl Mirror {
         for stub in items(batch, "stubs") {
             self.stub(stub, &source);
         }
-        for change in items(batch, "changes").iter().filter(|change| change["gone"] == false) {
-            self.live(change, &source);
+        for of_memberships in [false, true] {
+            let live = items(batch, "changes").iter().filter(|change| change["gone"] == false);
+            for change in live.filter(|change| (change["kind"] == "membership") == of_memberships) {
+                self.live(change, &source);
+            }
         }
         self.end_dead_memberships();
     }
@@ -121,6 +124,10 @@ impl Mirror {
         if key.0 == "membership" {
             let pair = (text(change, "organization_id"), text(change, "user_id"));
             if self.is_buried("organization", &pair.0) || self.is_buried("user", &pair.1) {
+                let parents = [("organization".to_owned(), pair.0), ("user".to_owned(), pair.1)];
+                if parents.iter().any(|parent| self.versions.get(parent).is_some_and(|version| version.inferred)) {
+                    self.pending.insert(key);
+                }
                 return;
             }
             if self.generations.get(&pair).is_some_and(|(_, id)| *id != key.1) {
