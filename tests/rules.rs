@@ -449,8 +449,8 @@ async fn r4_a_parent_that_comes_back_brings_its_membership_in_the_same_batch() {
     world.clerk.add_member(&acme, &ben, "org:member");
     let joined = one(&mut world);
     assert_eq!(world.send(&joined).await, "pending", "nobody announced that he was gone: he may come back");
-    let membership = json!({ "kind": "membership", "id": joined.entity_id });
-    assert_eq!(world.database.rows("select kind, id from clerk_sync.pending_reads").await, [membership.clone()]);
+    let asked = json!({ "kind": "membership", "id": joined.entity_id });
+    assert_eq!(world.database.rows("select kind, id from clerk_sync.pending_reads").await, [asked]);
     let back = |n: i64, kind: &str, id: &str| {
         json!({ "n": n, "kind": kind, "id": id, "gone": false, "observed_at": START + 700_010, "updated_at": START + 700_000, "content": 1,
                 "first_name": "Ben", "banned": false, "organization_id": acme, "user_id": ben, "role": "org:member", "permissions": [],
