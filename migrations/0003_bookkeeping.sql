@@ -78,7 +78,7 @@ create table clerk_sync.receipts (
 );
 comment on column clerk_sync.receipts.flaws is 'Fields that could not be taken as they came (left out, or characters replaced), and why.';
 comment on table clerk_sync.receipts is
-  'One row per message received, without its payload. Tells a repetition from a reused id; decides nothing about the mirror.';
+  'One row per message received, without its payload. Tells a repetition from a reused id, which is refused; decides nothing else about the mirror.';
 
 create table clerk_sync.dead_letters (
   message_id  text not null,

@@ -158,7 +158,7 @@ begin
       on conflict (id) do update
         set first_name = null, last_name = null, username = null, image_url = null, has_image = null, deleted_at = excluded.deleted_at
   ), emptied_details as (
-    delete from clerk.user_details u using decided d where d.kind = 'user' and d.verdict = 'applied' and u.id = d.id
+    delete from clerk.user_details where id = any (array(select id from decided where kind = 'user' and verdict = 'applied'))
   ), emptied_organizations as (
     insert into clerk.organizations as o (id, deleted_at)
       select id, pg_catalog.to_timestamp(observed_at / 1000.0) from decided where kind = 'organization' and verdict in ('applied', 'later')
@@ -172,11 +172,12 @@ begin
                         when 'unchanged' then 'deleted already' else 'deleted' end)::clerk_sync.outcome), '{}')
     into results from decided;
   ended := array(
-    select m.id from unnest(changes) c join clerk.organization_memberships m on m.id = c.id where c.gone and c.kind = 'membership'
-    union all
-    select m.id from unnest(changes) c join clerk.organization_memberships m on m.organization_id = c.id where c.gone and c.kind = 'organization'
-    union all
-    select m.id from unnest(changes) c join clerk.organization_memberships m on m.user_id = c.id where c.gone and c.kind = 'user');
+    select m.id from unnest(changes) c
+     cross join lateral (
+       select id from clerk.organization_memberships where c.kind = 'membership' and id = c.id
+       union all select id from clerk.organization_memberships where c.kind = 'organization' and organization_id = c.id
+       union all select id from clerk.organization_memberships where c.kind = 'user' and user_id = c.id) m
+     where c.gone);
   if cardinality(ended) > 0 then
     -- Only of what is a tombstone now: a stale inferred delete ends nothing.
     perform clerk_sync.end_memberships(array(
@@ -296,8 +297,9 @@ begin
     -- The mirror itself. A row that is equal already is not written.
     if of_memberships then
       insert into clerk.organization_memberships as m (id, organization_id, user_id, role, permissions, public_metadata, created_at, updated_at)
-        select id, organization_id, user_id, role, permissions, public_metadata, pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
-          from unnest(accepted) where kind = 'membership'
+        select id, organization_id, user_id, role, permissions, public_metadata,
+               pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
+          from unnest(accepted)
         on conflict (id) do update
           set organization_id = excluded.organization_id, user_id = excluded.user_id, role = excluded.role,
               permissions = excluded.permissions, public_metadata = excluded.public_metadata,
@@ -316,7 +318,8 @@ begin
       insert into clerk.user_details as d (id, email_address, email_address_verified, phone_number, phone_number_verified, external_id,
                                            banned, locked, deprovisioned, public_metadata, unsafe_metadata, created_at, updated_at)
         select distinct on (id) id, email_address, email_address_verified, phone_number, phone_number_verified, external_id,
-               banned, locked, deprovisioned, public_metadata, unsafe_metadata, pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
+               banned, locked, deprovisioned, public_metadata, unsafe_metadata,
+               pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
           from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
          where kind = 'user' order by id, stub
         on conflict (id) do update
