@@ -13,7 +13,7 @@
 //!
 //! # The map
 //!
-//! Dependencies point one way: `main → app → { webhook, health } → { clerk, store } → model`.
+//! Dependencies point one way: `main → { app, ops } → { webhook, health } → { clerk, store } → model`.
 //!
 //! | module | what it is for |
 //! | --- | --- |
@@ -27,6 +27,7 @@
 //! | [`telemetry`], [`clock`] | where logs go; the one place that reads the wall clock |
 //! | [`sender`], [`replay`] | signing and posting as Svix does; the command that posts files |
 //! | `testbed`, `demo` (feature `demo`) | a private Postgres, a simulated Clerk, and the show that they give |
+//! | `fuzz/` | verify, parse and fold under a fuzzer, with its corpus |
 //! | `migrations/` | the schemas, and the writer itself, `clerk_sync.apply` in `0004_apply.sql` |
 //!
 //! # The way of a webhook
@@ -62,7 +63,7 @@
 //!   is remembered, and only that membership may be live: an old admin membership never outlives the newer one, whatever
 //!   was lost.
 //! * **R6 Stubs.** A membership makes its missing parents from what it embeds. Any full observation beats any stub. A
-//!   membership of a deleted parent is not stored.
+//!   membership of a deleted parent is not stored; if no event announced that delete, it waits for a read by id.
 //! * **R7 Memory of a pass.** A webhook from before the last complete pass of its kind is stale where we hold the row; where
 //!   we do not, it waits for a read by id.
 //! * **R8 Fold is a join.** Applying a folded batch gives what applying one by one would: losers leave behind what they

@@ -77,14 +77,17 @@ async fn a_silent_database_gets_everybody_a_503_in_time_and_recovers_at_once() {
 #[tokio::test]
 async fn an_answer_that_is_lost_is_settled_by_asking_again() {
     let detour = Detour::new().await;
-    let events = sign_ups(3);
+    let events = sign_ups(4);
     assert!(detour.is_accepted(&events[0]).await);
-    detour.proxy.set(Fault::CutReplies);
-    assert!(!detour.is_accepted(&events[1]).await, "nobody knows: 503");
-    detour.proxy.set(Fault::None);
-    assert!(detour.is_accepted(&events[1]).await, "sent again, applied once");
-    assert_eq!(detour.database.count("clerk.users").await, 2);
-    assert_eq!(detour.database.count("clerk_sync.receipts").await, 2);
+    // Lost after the commit; lost on the way; nobody there at all.
+    for (fault, event) in [Fault::CutReplies, Fault::CutAfter(10), Fault::Refuse].into_iter().zip(&events[1..]) {
+        detour.proxy.set(fault);
+        assert!(!detour.is_accepted(event).await, "{fault:?}: nobody knows, so 503");
+        detour.proxy.set(Fault::None);
+        assert!(detour.is_accepted(event).await, "{fault:?}: sent again, applied once");
+    }
+    assert_eq!(detour.database.count("clerk.users").await, 4);
+    assert_eq!(detour.database.count("clerk_sync.receipts").await, 4);
 }
 
 #[tokio::test]
