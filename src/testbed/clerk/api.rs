@@ -77,8 +77,13 @@ impl Refusal {
         Refusal::parameter(name, "form_param_unknown", "is unknown", &why)
     }
 
-    /// The answer to too many calls names no error: clients must live by its status and head alone.
     pub(super) fn too_many() -> Refusal {
+        let (message, long_message) = ("Too many requests", "Too many requests, retry later");
+        Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message, long_message)
+    }
+
+    /// The same as it is seen too, with no error named: clients must live by its status and head alone.
+    pub(super) fn too_many_in_no_words() -> Refusal {
         Refusal::new(StatusCode::TOO_MANY_REQUESTS, "", "", "")
     }
 

@@ -320,7 +320,8 @@ impl Clerk {
 
     // Memberships
 
-    /// A user who is a member already stays the member he is. Returns the membership's id.
+    /// A user who is a member already stays the member he is; nothing happens where there is no such user or organization.
+    /// Returns the membership's id.
     pub fn add_member(&mut self, organization_id: &str, user_id: &str, role: &str) -> String {
         if let Some(existing) = self.links.between(organization_id, user_id) {
             return existing.to_string();
@@ -335,8 +336,10 @@ impl Clerk {
             ..Membership::default()
         };
         let id = membership.id.clone();
-        self.emit_membership("organizationMembership.created", &membership);
-        self.insert_membership(membership);
+        if self.membership_body(&membership).is_some() {
+            self.emit_membership("organizationMembership.created", &membership);
+            self.insert_membership(membership);
+        }
         id
     }
 

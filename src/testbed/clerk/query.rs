@@ -9,6 +9,8 @@ use std::collections::HashSet;
 
 /// How many values a filter takes.
 const VALUES: usize = 100;
+/// The filters that exclude what has a `-`.
+const SIGNED: [&str; 3] = ["user_id", "organization_id", "external_id"];
 
 /// The parameters of a request, decoded, in their order.
 pub(super) struct Params(Vec<(String, String)>);
@@ -138,11 +140,15 @@ impl Params {
         if allowed.contains(&by) { Ok((by, descending)) } else { Err(Refusal::invalid("order_by")) }
     }
 
-    /// The values of a filter: to be included (none: everything), to be excluded.
+    /// The values of a filter: to be included (none: everything), to be excluded. Only ids carry such a sign: a phone
+    /// number's `+` is its own.
     pub(super) fn values(&self, name: &str) -> Result<(HashSet<&str>, HashSet<&str>), Refusal> {
         let all: Vec<&str> = self.all(name).filter(|value| !value.is_empty()).collect();
         if all.len() > VALUES {
             return Err(Refusal::invalid(name));
+        }
+        if !SIGNED.contains(&name) {
+            return Ok((all.into_iter().collect(), HashSet::new()));
         }
         let (excluded, included) = all.into_iter().partition::<Vec<&str>, _>(|value| value.starts_with('-'));
         Ok((

@@ -181,6 +181,7 @@ async fn answer(
         }
         lock(&shared.0.requests).push(asked);
         let reply = match (&fault, refused) {
+            (Some(Fault::TooManyRequests(_)), _) => Err(Refusal::too_many_in_no_words()),
             (_, Some(_)) => Err(Refusal::too_many()),
             (Some(Fault::Status(status)), _) => {
                 Err(Refusal::server(StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)))
