@@ -372,7 +372,7 @@ impl<'a> Api<'a> {
         let among = Some(clerk.memberships_of(id).collect());
         let question = Question { among, limit, offset, ..Question::about(Vec::new()) };
         let rows = self.rows(&question, &clerk.memberships);
-        let body = |row| Some(json::MembershipBody { user: None, ..clerk.membership_body(row)? });
-        page(rows.into_iter().filter_map(body).collect(), self.total(&question, &clerk.memberships))
+        let data = rows.into_iter().filter_map(|row| clerk.membership_body(row)).collect();
+        page(data, self.total(&question, &clerk.memberships))
     }
 }

@@ -383,11 +383,9 @@ impl Clerk {
 
     fn emit_membership(&mut self, event_type: &'static str, membership: &Membership) {
         let Some(body) = self.membership_body(membership) else { return };
-        let (organization, user) = (body.organization.clone(), self.users[&membership.user_id].clone());
-        let role = body.role.cloned();
+        let (organization, user, role) = (body.organization.clone(), body.user.clone(), body.role.cloned());
         let subject = format!("{} in {} as {}", user.first_name, organization.name, membership.role);
-        let data =
-            json::MembershipBody { membership, organization: &organization, user: Some(&user), role: role.as_ref() };
+        let data = json::MembershipBody { membership, organization: &organization, user: &user, role: role.as_ref() };
         self.emit(event_type, &membership.id, subject, &data);
     }
 
@@ -396,7 +394,7 @@ impl Clerk {
         Some(json::MembershipBody {
             membership,
             organization: self.organizations.get(&membership.organization_id)?,
-            user: Some(self.users.get(&membership.user_id)?),
+            user: self.users.get(&membership.user_id)?,
             role: self.roles.get(&membership.role),
         })
     }

@@ -53,14 +53,15 @@ impl Clerk {
             organization_ids.push(organization.id.clone());
             self.organizations.insert(organization);
         }
-        // Turn by turn each organization gets its next member, the one behind its last.
+        // Turn by turn each organization gets its next member; the members of one stand beside those of the next.
+        let members = memberships.div_ceil(organizations.max(1));
         for index in 0..memberships.min(users * organizations) {
             let (turn, organization) = (index / organizations, index % organizations);
             let created_at = created_at(users + organizations + index);
             let membership = Membership {
                 id: self.id("orgmem"),
                 organization_id: organization_ids[organization].clone(),
-                user_id: user_ids[(organization + turn) % users].clone(),
+                user_id: user_ids[(organization * members + turn) % users].clone(),
                 role: if turn == 0 { "org:admin" } else { "org:member" }.to_owned(),
                 created_at,
                 updated_at: created_at,
