@@ -408,6 +408,21 @@ async fn each_fault_shows_on_the_wire() {
     assert_eq!((answer.status, answer.headers.get("date")), (200, None));
 }
 
+#[test]
+fn a_seed_makes_the_same_population_without_an_event() {
+    let population = |seed| {
+        let mut clerk = Clerk::new(seed, START);
+        clerk.populate(50, 5, 40, 7);
+        assert!(clerk.outbox.is_empty());
+        let pairs: BTreeSet<(String, String)> =
+            clerk.memberships.values().map(|m| (m.organization_id.clone(), m.user_id.clone())).collect();
+        assert_eq!((clerk.users.len(), clerk.organizations.len(), pairs.len()), (50, 5, 40));
+        clerk.memberships.values().cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(population(1), population(1));
+    assert_ne!(population(1), population(2));
+}
+
 #[tokio::test]
 async fn events_and_answers_show_an_object_alike() {
     let mut clerk = Clerk::new(1, START);

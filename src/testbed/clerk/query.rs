@@ -50,38 +50,47 @@ impl<'a, T: Row> Question<'a, T> {
         Question { among: None, tests, order, descending: true, after: None, limit: 10, offset: 0 }
     }
 
-    /// All rows that are asked for, in order, whatever the window.
-    fn all(&self, table: &'a Table<T>) -> Box<dyn Iterator<Item = &'a T> + '_> {
-        let wanted = |row: &&T| self.tests.iter().all(|test| test(row));
+    /// The rows of the window, in order.
+    pub(super) fn page(&self, table: &'a Table<T>) -> Vec<&'a T> {
+        if let (None, Order::Time(time)) = (&self.among, &self.order) {
+            let walk = |skipped| table.walk(*time, self.descending, self.after, skipped);
+            return if self.tests.is_empty() {
+                walk(self.offset).take(self.limit).collect()
+            } else {
+                walk(0).filter(|row| self.wants(row)).skip(self.offset).take(self.limit).collect()
+            };
+        }
         let key = |row: &'a T| match &self.order {
             Order::Time(Time::Created) => Key::Number(Some(row.created_at())),
             Order::Time(Time::Updated) => Key::Number(Some(row.updated_at())),
             Order::By(key) => key(row),
         };
-        let mut rows: Vec<&'a T> = match (&self.among, &self.order) {
-            (None, Order::Time(time)) => {
-                return Box::new(table.walk(*time, self.descending, self.after).filter(wanted));
-            }
-            (None, Order::By(_)) => table.values().filter(wanted).collect(),
-            (Some(among), _) => among.iter().copied().filter(wanted).collect(),
-        };
         let place = |row: &'a T| (key(row), tie(row.id()), row.id());
-        rows.sort_unstable_by_key(|row| place(row));
+        let mut rows: Vec<&'a T> = self.candidates(table).collect();
+        rows.sort_by_cached_key(|row| place(row));
         if self.descending {
             rows.reverse();
         }
         if let Some(after) = self.after {
             rows.retain(|row| if self.descending { place(row) < place(after) } else { place(row) > place(after) });
         }
-        Box::new(rows.into_iter())
+        rows.into_iter().skip(self.offset).take(self.limit).collect()
     }
 
-    pub(super) fn page(&self, table: &'a Table<T>) -> Vec<&'a T> {
-        self.all(table).skip(self.offset).take(self.limit).collect()
-    }
-
+    /// How many rows are asked for, whatever the window.
     pub(super) fn count(&self, table: &'a Table<T>) -> usize {
-        if self.among.is_none() && self.tests.is_empty() { table.len() } else { self.all(table).count() }
+        if self.among.is_none() && self.tests.is_empty() { table.len() } else { self.candidates(table).count() }
+    }
+
+    /// All rows that are asked for, in no order.
+    fn candidates(&self, table: &'a Table<T>) -> impl Iterator<Item = &'a T> {
+        let everything = self.among.is_none().then(|| table.values());
+        let rows = self.among.iter().flatten().copied().chain(everything.into_iter().flatten());
+        rows.filter(|row| self.wants(row))
+    }
+
+    fn wants(&self, row: &T) -> bool {
+        self.tests.iter().all(|test| test(row))
     }
 }
 

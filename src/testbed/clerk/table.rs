@@ -115,8 +115,15 @@ impl<T: Row> Table<T> {
         Some(result)
     }
 
-    /// The rows in the order of a time, from the one behind `after` on.
-    pub(super) fn walk(&self, time: Time, descending: bool, after: Option<&T>) -> Box<dyn Iterator<Item = &T> + '_> {
+    /// The rows in the order of a time, from the one behind `after` on, without the first of them. Those are passed over
+    /// in the index alone: the last page of a long list is not to cost as much as all pages.
+    pub(super) fn walk(
+        &self,
+        time: Time,
+        descending: bool,
+        after: Option<&T>,
+        skipped: usize,
+    ) -> Box<dyn Iterator<Item = &T> + '_> {
         use std::ops::Bound::{Excluded, Unbounded};
         let (places, at): (_, fn(&T) -> i64) = match time {
             Time::Created => (&self.by_created_at, T::created_at),
@@ -125,9 +132,9 @@ impl<T: Row> Table<T> {
         let bound = after.map_or(Unbounded, |row| Excluded(Place::new(at(row), &Arc::from(row.id()))));
         let row = |place: &Place| self.rows.get(&place.id);
         if descending {
-            Box::new(places.range((Unbounded, bound)).rev().filter_map(row))
+            Box::new(places.range((Unbounded, bound)).rev().skip(skipped).filter_map(row))
         } else {
-            Box::new(places.range((bound, Unbounded)).filter_map(row))
+            Box::new(places.range((bound, Unbounded)).skip(skipped).filter_map(row))
         }
     }
 }
