@@ -14,6 +14,7 @@ const VERSIONS: [&str; 5] = ["2021-02-05", "2024-10-01", "2025-04-10", "2025-11-
 const WINDOW: &[&str] = &["limit", "offset"];
 const ORDER: &[&str] = &["order_by"];
 const USERS: &[&str] = &query::USER_FILTERS;
+const INCLUDE: &[&str] = &["include_members_count", "include_missing_member_with_elevated_permissions"];
 
 /// An error in Clerk's words.
 #[derive(Debug)]
@@ -158,8 +159,6 @@ pub(super) fn answer(clerk: &Clerk, request: &Parts, fault: Option<&Fault>) -> R
         _ => Err(Refusal::not_found("The resource was not found.")),
     }
 }
-
-const INCLUDE: &[&str] = &["include_members_count", "include_missing_member_with_elevated_permissions"];
 
 fn check_version(request: &Parts) -> Result<(), Refusal> {
     let header = request.headers.get("clerk-api-version").map(|value| value.to_str().unwrap_or_default());
