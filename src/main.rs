@@ -33,6 +33,9 @@ enum Command {
     /// Show the whole job without any account: a private Postgres, a simulated Clerk, webhooks lost, late and doubled
     #[cfg(feature = "demo")]
     Demo(clerk_sync::demo::Demo),
+    /// Serve the Backend API of a simulated Clerk, for tests in other languages and for measuring
+    #[cfg(feature = "demo")]
+    Simulate(clerk_sync::demo::Simulate),
 }
 
 #[derive(clap::Args)]
@@ -94,6 +97,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         #[cfg(feature = "demo")]
         Command::Demo(demo) => demo.run().await,
+        #[cfg(feature = "demo")]
+        Command::Simulate(simulate) => simulate.run(stop_signal()?).await,
     }
 }
 

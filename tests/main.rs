@@ -16,4 +16,5 @@ mod receiving;
 mod replaying;
 mod rules;
 mod signatures;
+mod simulated_clerk;
 mod storms;

@@ -7,7 +7,10 @@
 mod compare;
 mod delivery;
 mod naive;
+mod simulate;
 mod story;
+
+pub use simulate::Simulate;
 
 use crate::app;
 use crate::config::Config;
@@ -60,18 +63,19 @@ impl Demo {
         store::migrate(&database).await?;
 
         let clerk = Shared::new(Clerk::new(self.seed, crate::clock::now().get() - story::LASTS));
-        let (clerk_url, _clerk) = listen(clerk::router(clerk.clone())).await?;
+        let source = clerk::Server::start(clerk.clone(), LOOPBACK).await?;
         let (naive_url, _naive) = listen(naive::router(&supabase.url(DATABASE)).await?).await?;
         let ours = Ours::start(database).await?;
-        say(&format!("A simulated Clerk answers on {clerk_url}, and sends each webhook to two receivers:"));
+        say(&format!("A simulated Clerk answers on {}, and sends each webhook to two receivers:", source.url));
         say(&format!("  clerk-sync         {}", ours.url));
         say(&format!("  the usual handler  {naive_url} (upsert by id, delete by id)\n"));
 
+        let secret_key = clerk.lock().secret_key.clone();
         let told = story::tell(&clerk, self.changes, self.seed);
         let names = compare::Names::of(&told);
         let receivers = delivery::Receivers::new(&ours.url, &naive_url, SECRET)?;
         let lost = delivery::deliver_all(told, &receivers, self.lose, self.seed).await?;
-        let report = compare::compare(&clerk_url, &supabase.url(DATABASE), &lost, &names).await?;
+        let report = compare::compare(&source.url, &secret_key, &supabase.url(DATABASE), &lost, &names).await?;
         say(&report.to_string());
 
         let code = if report.is_explained() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
