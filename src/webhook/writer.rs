@@ -325,7 +325,7 @@ impl Task {
             InstanceCheck::Pinned(wanted) => wanted.as_ref(),
             InstanceCheck::Off => None,
         };
-        let pinned = session.pin_instance(wanted).await?;
+        let pinned = session.pin_instance(wanted, "environment").await?;
         self.health.send_modify(|health| health.pinned = pinned);
         Ok(session)
     }
