@@ -434,7 +434,8 @@ begin
   if wanted is not null then
     insert into clerk_sync.instance as i (instance_id, pinned_by) values (wanted, source)
       on conflict (only_row) do update set instance_id = excluded.instance_id, pinned_by = excluded.pinned_by, pinned_at = now()
-      where i.instance_id <> excluded.instance_id and not exists (select from clerk_sync.versions);
+      where i.instance_id <> excluded.instance_id and not exists (select from clerk_sync.versions)
+        and (source <> 'api' or i.pinned_by = 'webhook');   -- what a person said counts for more
   end if;
   return (select instance_id from clerk_sync.instance);
 end

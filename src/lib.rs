@@ -92,12 +92,14 @@
 pub mod app;
 pub mod clerk;
 pub mod clock;
+pub mod command;
 pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod health;
 pub mod model;
 pub mod ops;
+pub mod reconcile;
 pub mod replay;
 pub mod sender;
 pub mod store;

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use clerk_sync::config::{self, Environment};
 use clerk_sync::model::InstanceId;
 use clerk_sync::replay::Replay;
-use clerk_sync::{app, ops, store, telemetry};
+use clerk_sync::{app, command, ops, store, telemetry};
 use std::process::ExitCode;
 
 /// Keeps Clerk's users, organizations and memberships in a Supabase Postgres, correctly enough that Row-Level-Security
@@ -28,6 +28,8 @@ enum Command {
     Serve(Box<Environment>),
     /// Create or upgrade the schemas in the database
     Migrate(Migrate),
+    Reconcile(Box<command::Reconcile>),
+    Refresh(Box<command::Refresh>),
     /// Sign JSON bodies as Clerk's webhooks are signed, and post them to a running server
     Replay(Replay),
     /// Show the whole job without any account: a private Postgres, a simulated Clerk, webhooks lost, late and doubled
@@ -90,6 +92,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(environment) => serve(*environment).await,
         Command::Migrate(migrate) => migrate.run().await.map(|()| ExitCode::SUCCESS),
+        Command::Reconcile(reconcile) => reconcile.run().await,
+        Command::Refresh(refresh) => refresh.run().await,
         Command::Replay(replay) => {
             let summary = replay.run().await?;
             print!("{summary}");

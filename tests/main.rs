@@ -13,6 +13,7 @@ mod mirroring;
 mod outages;
 mod policies;
 mod receiving;
+mod reconciling;
 mod replaying;
 mod rules;
 mod signatures;

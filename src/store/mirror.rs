@@ -184,6 +184,21 @@ impl Session {
         rows.iter().map(standing).collect::<Result<_, _>>().map_err(Error::Refused)
     }
 
+    /// The memberships of a user or an organization, as reads.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn memberships_of(&mut self, parent: Kind, id: &str) -> Result<Vec<WantedRead>, Error> {
+        let sql = if parent == Kind::User {
+            "select id, organization_id, user_id from clerk.organization_memberships where user_id = $1"
+        } else {
+            "select id, organization_id, user_id from clerk.organization_memberships where organization_id = $1"
+        };
+        let rows = self.call(async |connection| sqlx::query(sql).bind(id).fetch_all(connection).await).await?;
+        let wanted = |row: &PgRow| wanted(Kind::Membership, row, "not in the listing");
+        rows.iter().map(wanted).collect::<Result<_, _>>().map_err(Error::Refused)
+    }
+
     /// How many rows of a kind stand, stubs left out.
     ///
     /// # Errors

@@ -237,23 +237,6 @@ impl Session {
         Ok(at.map(|at| Millis::MIN.plus(at)))
     }
 
-    /// The findings of a pass from its beginning, at most so many, as JSON.
-    ///
-    /// # Errors
-    /// The database could not be asked.
-    pub async fn findings(&mut self, pass: i64, limit: i64) -> Result<Vec<serde_json::Value>, Error> {
-        let sql = "select jsonb_build_object('kind', kind, 'entity_id', entity_id, 'drift', drift, 'fields', fields, \
-                          'since', (extract(epoch from since) * 1000)::bigint, 'webhook_at', webhook_at, \
-                          'webhook_outcome', webhook_outcome, 'cause', cause)::text \
-                     from clerk_sync.findings where pass_id = $1 order by id limit $2";
-        let rows: Vec<String> = self
-            .call(async |connection| sqlx::query_scalar(sql).bind(pass).bind(limit).fetch_all(connection).await)
-            .await?;
-        rows.iter()
-            .map(|row| serde_json::from_str(row).map_err(|error| Error::Answer(error.to_string())))
-            .collect()
-    }
-
     /// Asks for a pass of a kind.
     ///
     /// # Errors

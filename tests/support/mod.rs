@@ -149,7 +149,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let listen_addr = listener.local_addr().expect("an address");
         let config =
-            Config { database, verifier: Verifier::new([SECRET]).unwrap(), instance, listen_addr, ops_addr: None };
+            Config { database, verifier: Verifier::new([SECRET]).unwrap(), instance, listen_addr, ops_addr: None, reconcile: None };
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(app::serve(config, listener, async move {
             let _ = stopped.await;
