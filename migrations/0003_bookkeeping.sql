@@ -110,7 +110,7 @@ create table clerk_sync.passes (
   id            bigint generated always as identity primary key,
   scope         text not null check (scope in ('user', 'organization', 'membership', 'quick')),
   reason        text not null,
-  state         text not null check (state in ('running', 'complete', 'incomplete', 'braked', 'skipped')),
+  state         text not null check (state in ('running', 'complete', 'incomplete', 'void', 'braked', 'skipped')),
   problem       text,
   step          text not null default 'list' check (step in ('list', 'confirm', 'reads')),
   position      jsonb,
@@ -131,7 +131,7 @@ create index passes_scope_idx on clerk_sync.passes (scope, id desc);
 comment on table clerk_sync.passes is 'Each comparison of the mirror with Clerk, one per kind: what it found, and how far it has come.';
 comment on column clerk_sync.passes.scope is 'A kind: all of it. quick: users changed lately, and the counts of all kinds.';
 comment on column clerk_sync.passes.state is
-  'complete: the mirror equals Clerk. incomplete: it could not end, deleted nothing that it had not confirmed, and the next one goes on from here. braked: too much would have been deleted. skipped: the feature is off at Clerk.';
+  'complete: the mirror equals Clerk. incomplete: it could not end, deleted nothing that it had not confirmed, and the next one goes on from here. void: its listing contradicts itself, and the next one begins anew. braked: too much would have been deleted. skipped: the feature is off at Clerk.';
 comment on column clerk_sync.passes.backfill is 'The first of its kind: what it adds was never here, and is no finding.';
 comment on column clerk_sync.passes.position is 'Where the listing goes on.';
 comment on column clerk_sync.passes.observed_from is 'Clerk''s clock when it began, in ms.';

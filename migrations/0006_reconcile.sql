@@ -101,7 +101,7 @@ begin
                f(n integer, kind pg_catalog.text, entity_id pg_catalog.text, drift pg_catalog.text, fields pg_catalog.text[], since bigint,
                  webhook_at pg_catalog.timestamptz, webhook_outcome pg_catalog.text, cause pg_catalog.text)
         join unnest(results) r on r.n = f.n
-       where r.outcome = 'applied' or (r.outcome = 'unchanged' and f.drift = 'differing')
+       where r.outcome in ('applied', 'unchanged')   -- unchanged: the version was known, and the row was not what it says
     returning drift
   ), counted as (
     select count(*) filter (where drift = 'missing') as missing, count(*) filter (where drift = 'differing') as differing,
@@ -136,8 +136,10 @@ begin
      set state = state, problem = problem, counts = counts, ended_at = pg_catalog.now()
    where p.id = pass_id
   returning p.* into pass;
-  if state in ('complete', 'skipped') then
+  if state in ('complete', 'skipped', 'void') then
     delete from clerk_sync.absentees a where a.pass_id = pass_id;
+  end if;
+  if state in ('complete', 'skipped') then
     delete from clerk_sync.pending_passes w where w.kind = pass.scope and w.asked_at < pass.started_at;
   end if;
   if state = 'complete' and pass.scope <> 'quick' then

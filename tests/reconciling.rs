@@ -17,13 +17,14 @@ struct Bench {
     database: TestDatabase,
     clerk: Shared,
     api: Server,
+    patience: Duration,
 }
 
 impl Bench {
     async fn new() -> Bench {
         let clerk = Shared::new(Clerk::new(7, START));
         let api = Server::start(clerk.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
-        Bench { database: database().await, clerk, api }
+        Bench { database: database().await, clerk, api, patience: Duration::from_secs(2) }
     }
 
     /// With so many rows, all of them mirrored already.
@@ -41,7 +42,7 @@ impl Bench {
             base_url: self.api.url.clone(),
             secret_key: self.clerk.lock().secret_key.clone().into(),
             rate: None,
-            patience: Duration::from_secs(2),
+            patience: self.patience,
         };
         let times = Times { lease: Duration::from_secs(2), patience: Duration::from_secs(4), ..Times::default() };
         let clerk = Arc::new(Client::new(options).unwrap());
@@ -100,6 +101,8 @@ impl Bench {
 
     /// One pass must mend it; the next one writes nothing.
     async fn mends(&self) -> Vec<Report> {
+        // What changed within the lag of R1 has a version that is not settled yet.
+        self.later();
         let reports = self.complete().await;
         self.equals_source().await;
         let before = self.database.written().await;
@@ -116,11 +119,11 @@ impl Bench {
     fn any(&self, kind: Kind, n: usize) -> String {
         let clerk = self.clerk.lock();
         let id = match kind {
-            Kind::User => clerk.users.keys().nth(n).cloned(),
-            Kind::Organization => clerk.organizations.keys().nth(n).cloned(),
-            Kind::Membership => clerk.memberships.keys().nth(n).cloned(),
+            Kind::User => clerk.users.keys().nth(n),
+            Kind::Organization => clerk.organizations.keys().nth(n),
+            Kind::Membership => clerk.memberships.keys().nth(n),
         };
-        id.expect("so many")
+        id.expect("so many").to_string()
     }
 }
 
@@ -159,7 +162,6 @@ async fn each_kind_of_drift_is_told_and_repaired() {
     let membership = bench.any(Kind::Membership, 9);
     let organization = bench.clerk.lock().memberships[&membership].organization_id.clone();
     let told = async |expected: (&str, &str, &[&str], &str)| {
-        bench.later();
         let reports = bench.mends().await;
         let (id, drift, fields, cause) = only(&reports);
         assert_eq!((id.as_str(), drift, fields.as_slice(), cause), expected);
@@ -240,7 +242,7 @@ async fn numbers_that_postgres_spells_its_own_way_are_no_drift() {
 async fn one_percent_of_drift_of_all_kinds_is_repaired_in_one_pass() {
     let bench = Bench::filled(10_000, 300, 4_000, 40).await;
     bench.silently(|clerk| {
-        let users: Vec<String> = clerk.users.keys().cloned().collect();
+        let users: Vec<String> = clerk.users.keys().map(ToString::to_string).collect();
         for (n, id) in users.iter().enumerate().filter(|(n, _)| n % 97 == 0) {
             match n % 4 {
                 0 => clerk.delete_user(id),
@@ -249,7 +251,7 @@ async fn one_percent_of_drift_of_all_kinds_is_repaired_in_one_pass() {
                 _ => drop(clerk.create_user("New", "Comer")),
             }
         }
-        let memberships: Vec<String> = clerk.memberships.keys().cloned().collect();
+        let memberships: Vec<String> = clerk.memberships.keys().map(ToString::to_string).collect();
         for (n, id) in memberships.iter().enumerate().filter(|(n, _)| n % 89 == 0) {
             if n % 2 == 0 {
                 clerk.remove_member(id);
@@ -325,7 +327,8 @@ async fn a_third_of_calls_failing_slows_a_pass_and_does_not_stop_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_that_clerk_asks_for_is_kept() {
-    let bench = Bench::filled(1_100, 4, 7, 3).await;
+    let mut bench = Bench::filled(1_100, 4, 7, 3).await;
+    bench.patience = Duration::from_secs(6);
     bench.clerk.add_fault(Rule::on("*", Fault::TooManyRequests(1)).from(2).times(2));
     bench.complete().await;
     assert_eq!(bench.clerk.too_early(), 0);
@@ -378,13 +381,17 @@ async fn lists_that_shift_between_pages_delete_nobody() {
     let wrongly_gone: Vec<_> = source.intersection(&before).filter(|row| !mirrored.contains(*row)).collect();
     assert!(wrongly_gone.is_empty(), "{wrongly_gone:?}");
     bench.later();
+    // So many were deleted that somebody has to say yes.
+    while let Some(report) = bench.run().await.unwrap().iter().find(|report| report.state == State::Braked) {
+        bench.reconciler().run(&Wanted::Approved(report.pass.unwrap()), "test", false, &mut Silent).await.unwrap();
+    }
     bench.mends().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_deletions_stop_a_pass_until_somebody_approves() {
     let bench = Bench::filled(60, 6, 80, 1).await;
-    let gone: Vec<String> = bench.clerk.lock().users.keys().take(11).cloned().collect();
+    let gone: Vec<String> = bench.clerk.lock().users.keys().take(11).map(ToString::to_string).collect();
     bench.silently(|clerk| gone.iter().for_each(|id| clerk.delete_user(id)));
     let before = bench.database.mirror().await;
     let reports = bench.run().await.unwrap();
@@ -397,7 +404,6 @@ async fn too_many_deletions_stop_a_pass_until_somebody_approves() {
     let approved = approve(pass).await.unwrap();
     assert_eq!((approved[0].state, approved[0].extra), (State::Complete, 11));
     assert!(matches!(approve(pass).await, Err(Error::NotBraked(_))));
-    bench.later();
     bench.mends().await;
 }
 
@@ -405,7 +411,7 @@ async fn too_many_deletions_stop_a_pass_until_somebody_approves() {
 async fn memberships_that_would_end_with_an_organization_weigh_too() {
     let bench = Bench::filled(200, 30, 120, 1).await;
     let big = bench.any(Kind::Organization, 0);
-    let users: Vec<String> = bench.clerk.lock().users.keys().take(100).cloned().collect();
+    let users: Vec<String> = bench.clerk.lock().users.keys().take(100).map(ToString::to_string).collect();
     bench.silently(|clerk| users.iter().for_each(|user| drop(clerk.add_member(&big, user, "org:member"))));
     bench.complete().await;
     bench.later();
@@ -425,7 +431,7 @@ async fn a_pass_that_is_cut_at_any_call_is_gone_on_with() {
             clerk.delete_user(&id);
         });
         bench.later();
-        let (hit, cutting) = tokio::sync::oneshot::channel();
+        let (hit, cutting) = tokio::sync::oneshot::channel::<()>();
         let (mut calls, mut hit) = (0, Some(hit));
         bench.clerk.before_each(move |_, _| {
             calls += 1;
@@ -486,12 +492,10 @@ async fn a_dry_run_finds_the_same_and_writes_nothing() {
         clerk.update_user(&changed, |user| user.first_name = "Yara".to_owned());
         clerk.delete_user(&gone);
     });
-    let everything = "select relname, n_tup_ins + n_tup_upd + n_tup_del as writes from pg_stat_xact_user_tables";
     let before = (bench.database.written().await, bench.database.rows("select * from clerk_sync.passes").await);
     let dry = bench.reconciler().run(&Wanted::Kinds(vec![Kind::User]), "test", true, &mut Silent).await.unwrap();
     let after = (bench.database.written().await, bench.database.rows("select * from clerk_sync.passes").await);
     assert!(before == after, "a dry run wrote");
-    let _ = everything;
     let wet = bench.reconciler().run(&Wanted::Kinds(vec![Kind::User]), "test", false, &mut Silent).await.unwrap();
     let told = |reports: &[Report]| {
         reports[0].findings.iter().map(|finding| (finding.entity_id.clone(), finding.drift)).collect::<BTreeSet<_>>()

@@ -350,8 +350,8 @@ impl<'a> Run<'a> {
         let batch = (!deliveries.is_empty()).then_some(&batch);
         let verdicts = self.session.record_page(&record, batch, deliveries.len()).await?;
         findings.retain(|finding| {
-            let outcome = finding.n.and_then(|n| verdicts.get(n)?.as_ref()).map(|verdict| verdict.outcome);
-            outcome == Some(Outcome::Applied) || (outcome == Some(Outcome::Unchanged) && finding.drift == "differing")
+            let verdict = finding.n.and_then(|n| verdicts.get(n)?.as_ref());
+            verdict.is_some_and(|verdict| matches!(verdict.outcome, Outcome::Applied | Outcome::Unchanged))
         });
         self.count(&findings);
         self.keep(findings);
@@ -402,9 +402,11 @@ impl<'a> Run<'a> {
 
     /// Writes down how the pass ended, and reports it. An error of ours or Clerk's makes it incomplete, not fail.
     pub(super) async fn end(mut self, result: Result<State, Error>, counts: Option<Value>) -> Result<Report, Error> {
+        // What a list said that contradicts itself must not be gone on with.
+        let void = matches!(result, Err(Error::Contradiction(_) | Error::OutOfOrder(_))) && self.row.step == "list";
         let state = match result {
             Ok(state) => state,
-            Err(Error::Clerk(client::Error::OrganizationsOff)) => {
+            Err(Error::Clerk(client::Error::OrganizationsOff)) if self.row.kind != Some(Kind::User) => {
                 self.row.problem = Some("organizations are switched off in this Clerk instance".to_owned());
                 State::Skipped
             }
@@ -416,6 +418,7 @@ impl<'a> Run<'a> {
         };
         let spelled = match state {
             State::Complete => "complete",
+            State::Incomplete if void => "void",
             State::Incomplete => "incomplete",
             State::Braked => "braked",
             State::Skipped => "skipped",
