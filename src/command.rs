@@ -137,7 +137,11 @@ impl Refresh {
     /// Clerk or the database does not answer.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         for (id, verdict) in self.access.reconciler()?.refresh(&self.id).await? {
-            println!("{id}  {}{}", verdict.outcome, verdict.reason.map(|reason| format!(" ({reason})")).unwrap_or_default());
+            println!(
+                "{id}  {}{}",
+                verdict.outcome,
+                verdict.reason.map(|reason| format!(" ({reason})")).unwrap_or_default()
+            );
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -183,10 +187,11 @@ struct Bar {
 
 impl Bar {
     fn new() -> Bar {
-        let style = ProgressStyle::with_template("{msg:<13} {bar:30} {human_pos}/{human_len} rows, {per_sec}, {eta} left");
-        let bar = std::io::stderr().is_terminal().then(|| {
-            style.map_or_else(|_| ProgressBar::new(0), |style| ProgressBar::new(0).with_style(style))
-        });
+        let style =
+            ProgressStyle::with_template("{msg:<13} {bar:30} {human_pos}/{human_len} rows, {per_sec}, {eta} left");
+        let bar = std::io::stderr()
+            .is_terminal()
+            .then(|| style.map_or_else(|_| ProgressBar::new(0), |style| ProgressBar::new(0).with_style(style)));
         Bar { bar, said: Instant::now() }
     }
 

@@ -85,7 +85,9 @@ impl ClerkEnvironment {
                 Err("is no URL that begins with https://".to_owned())
             }
             // The version is ours to say; documentation has the address with and without it.
-            url => Ok(url.unwrap_or(client::Options::DEFAULT_URL).trim_end_matches('/').trim_end_matches("/v1").to_owned()),
+            url => {
+                Ok(url.unwrap_or(client::Options::DEFAULT_URL).trim_end_matches('/').trim_end_matches("/v1").to_owned())
+            }
         };
         let url = note(mistakes, "CLERK_API_URL", url);
         let share = match given(self.rate_share.as_deref()) {
@@ -115,7 +117,8 @@ impl ClerkEnvironment {
         match self.check(&mut mistakes) {
             Some(Some(options)) => Ok(options),
             Some(None) => {
-                let problem = "is not set: copy it from the dashboard's page of API keys (it begins with sk_)".to_owned();
+                let problem =
+                    "is not set: copy it from the dashboard's page of API keys (it begins with sk_)".to_owned();
                 Err(vec![Mistake { variable: "CLERK_SECRET_KEY", problem }])
             }
             None => Err(mistakes),
@@ -198,7 +201,8 @@ impl Environment {
         let clerk = self.clerk.check(&mut mistakes);
         let cron = |value: &Option<String>, default| Cron::parse(given(value.as_deref()).unwrap_or(default));
         let full = note(&mut mistakes, "RECONCILE_CRON", cron(&self.reconcile_cron, schedule::DEFAULT_FULL));
-        let quick = note(&mut mistakes, "RECONCILE_QUICK_CRON", cron(&self.reconcile_quick_cron, schedule::DEFAULT_QUICK));
+        let quick =
+            note(&mut mistakes, "RECONCILE_QUICK_CRON", cron(&self.reconcile_quick_cron, schedule::DEFAULT_QUICK));
         let reconcile = clerk.zip(full).zip(quick).map(|((clerk, full), quick)| {
             clerk.map(|clerk| Reconcile { timetable: Timetable { full, quick, rate: clerk.rate }, clerk })
         });

@@ -139,7 +139,15 @@ async fn the_pin_changes_only_while_the_mirror_is_empty_or_by_repin() {
     let database = database().await;
     let pinned = async |wanted: Option<&str>| {
         let wanted = wanted.map(InstanceId::from);
-        database.database().connect().await.unwrap().pin_instance(wanted.as_ref(), "environment").await.unwrap().map(|id| id.0)
+        database
+            .database()
+            .connect()
+            .await
+            .unwrap()
+            .pin_instance(wanted.as_ref(), "environment")
+            .await
+            .unwrap()
+            .map(|id| id.0)
     };
     assert_eq!(pinned(None).await, None);
     assert_eq!(pinned(Some("ins_1")).await.as_deref(), Some("ins_1"));

@@ -359,10 +359,9 @@ impl Failure {
             404 => permanent(Error::NotFound(what)),
             422 if complaint.parameter.as_deref() == Some("starting_after") => permanent(Error::CursorGone),
             // A pause that is not told is a second at least.
-            429 => Failure {
-                error: Error::Unavailable(what),
-                again: Some(Some(told().unwrap_or(Duration::from_secs(1)))),
-            },
+            429 => {
+                Failure { error: Error::Unavailable(what), again: Some(Some(told().unwrap_or(Duration::from_secs(1)))) }
+            }
             408 | 500..=599 => Failure { error: Error::Unavailable(what), again: Some(told()) },
             _ => permanent(Error::Refused(what)),
         }

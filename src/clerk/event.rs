@@ -158,10 +158,6 @@ fn observe(
         // What it embeds cannot be dated, so it names a membership but stubs no parent that anything dated has stubbed.
         return Change { observed_at: Millis::MIN, claim: payload::unusable(data, &entity, reason), naming };
     };
-    let claim = if deleted {
-        Claim::Gone(entity)
-    } else {
-        payload::live(data, &entity, naming.as_ref(), observed_at)
-    };
+    let claim = if deleted { Claim::Gone(entity) } else { payload::live(data, &entity, naming.as_ref(), observed_at) };
     Change { observed_at, claim, naming }
 }

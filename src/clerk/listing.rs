@@ -110,12 +110,27 @@ mod tests {
         let good = page(format!("[{user}]").as_bytes(), Kind::User, at).unwrap();
         assert!(matches!(good.changes[0].claim, Claim::Live { .. }));
         for bad in [
-            "", "[", "{}", "<html>", "null", r#"[{"id":"org_1"}]"#, "[{}]", "[null]", &format!("[{user}"), &format!("[{user}]x"),
+            "",
+            "[",
+            "{}",
+            "<html>",
+            "null",
+            r#"[{"id":"org_1"}]"#,
+            "[{}]",
+            "[null]",
+            &format!("[{user}"),
+            &format!("[{user}]x"),
             r#"{"errors":[]}"#,
         ] {
             assert!(page(bad.as_bytes(), Kind::User, at).is_err(), "{bad}");
         }
-        for bad in ["[]", r#"{"data":[]}"#, r#"{"data":{},"total_count":0}"#, r#"{"total_count":3}"#, r#"{"data":[{"id":"org_1"}],"total_count":0}"#] {
+        for bad in [
+            "[]",
+            r#"{"data":[]}"#,
+            r#"{"data":{},"total_count":0}"#,
+            r#"{"total_count":3}"#,
+            r#"{"data":[{"id":"org_1"}],"total_count":0}"#,
+        ] {
             assert!(page(bad.as_bytes(), Kind::Organization, at).is_err(), "{bad}");
         }
         assert_eq!(page(br#"{"data":[],"total_count":3}"#, Kind::Organization, at).unwrap().total, Some(3));

@@ -102,7 +102,14 @@ impl Ours {
         let listener = TcpListener::bind(LOOPBACK).await?;
         let listen_addr = listener.local_addr()?;
         let verifier = Verifier::new([SECRET]).context("the demo's secret")?;
-        let config = Config { database, verifier, instance: InstanceCheck::Pinned(None), listen_addr, ops_addr: None, reconcile: None };
+        let config = Config {
+            database,
+            verifier,
+            instance: InstanceCheck::Pinned(None),
+            listen_addr,
+            ops_addr: None,
+            reconcile: None,
+        };
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(app::serve(config, listener, async move {
             let _ = stopped.await;

@@ -31,9 +31,7 @@ pub(super) async fn run(
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
     let row = match fence {
-        Some(fence) => {
-            session.open_pass(fence, Some(kind), reason, began_at, reconciler.times.resume_within).await?
-        }
+        Some(fence) => session.open_pass(fence, Some(kind), reason, began_at, reconciler.times.resume_within).await?,
         None => dry(Some(kind), session.mark(kind).await?.is_none(), began_at),
     };
     finish(Run::new(&reconciler.clerk, session, fence, row), kind, progress).await
@@ -207,11 +205,20 @@ impl<'a> Run<'a> {
     }
 
     /// The next absentees whose rows still stand and were not observed since the pass began, and the last id looked at.
-    async fn absentees(&mut self, kind: Kind, after: &str, limit: usize) -> Result<Option<(String, Vec<Standing>)>, Error> {
+    async fn absentees(
+        &mut self,
+        kind: Kind,
+        after: &str,
+        limit: usize,
+    ) -> Result<Option<(String, Vec<Standing>)>, Error> {
         let ids: Vec<String> = if self.fence.is_some() {
             self.session.absentees(self.row.id, after, i64::try_from(limit).unwrap_or(i64::MAX)).await?
         } else {
-            self.absent.range::<str, _>((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded)).take(limit).cloned().collect()
+            self.absent
+                .range::<str, _>((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded))
+                .take(limit)
+                .cloned()
+                .collect()
         };
         let Some(last) = ids.last().cloned() else { return Ok(None) };
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
@@ -245,7 +252,11 @@ impl<'a> Run<'a> {
             "{} of {} {kind}s are not at Clerk any more{}: nothing was deleted; if that is right, {approve} lets it happen",
             own.absent,
             own.rows,
-            if memberships.absent > 0 { format!(", and {} memberships with them", memberships.absent) } else { String::new() },
+            if memberships.absent > 0 {
+                format!(", and {} memberships with them", memberships.absent)
+            } else {
+                String::new()
+            },
         ));
         Ok(true)
     }
@@ -287,7 +298,12 @@ impl<'a> Run<'a> {
     }
 
     /// Compares what was seen with the mirror, writes what differs, and remembers how far the pass has come.
-    pub(super) async fn observe(&mut self, source: Source, changes: &[Change], observed: Observed<'_>) -> Result<(), Error> {
+    pub(super) async fn observe(
+        &mut self,
+        source: Source,
+        changes: &[Change],
+        observed: Observed<'_>,
+    ) -> Result<(), Error> {
         let kind = self.row.kind.unwrap_or(Kind::User);
         let ids: Vec<&str> = changes.iter().filter(|change| !is_gone(change)).filter_map(Change::id).collect();
         let mirrored = if ids.is_empty() { Vec::new() } else { self.session.mirrored(kind, &ids).await? };
@@ -386,7 +402,8 @@ impl<'a> Run<'a> {
 
     fn count(&mut self, findings: &[Finding]) {
         for finding in findings {
-            metrics::counter!("clerk_sync_drift_total", "kind" => finding.kind.as_str(), "drift" => finding.drift).increment(1);
+            metrics::counter!("clerk_sync_drift_total", "kind" => finding.kind.as_str(), "drift" => finding.drift)
+                .increment(1);
             match finding.drift {
                 "missing" => self.row.missing += 1,
                 "differing" => self.row.differing += 1,
@@ -470,7 +487,9 @@ impl<'a> Run<'a> {
 fn contradiction(kind: Kind, counted: u64, listed: u64) -> Result<(), Error> {
     let allowed = if listed == 0 { 0 } else { (counted / 100).max(10) };
     if counted > listed.saturating_add(allowed) {
-        return Err(Error::Contradiction(format!("Clerk counts {counted} {kind}s and lists {listed}: nothing was deleted")));
+        return Err(Error::Contradiction(format!(
+            "Clerk counts {counted} {kind}s and lists {listed}: nothing was deleted"
+        )));
     }
     Ok(())
 }

@@ -25,8 +25,7 @@ impl Reconciler {
             let read = standing.into_iter().next().ok_or_else(|| Error::UnknownMembership(id.to_owned()))?.read;
             return self.read(&mut session, kind, &[read]).await;
         }
-        let wanted =
-            WantedRead { kind, id: id.to_owned(), organization_id: None, user_id: None, reason: "refresh" };
+        let wanted = WantedRead { kind, id: id.to_owned(), organization_id: None, user_id: None, reason: "refresh" };
         let mut verdicts = self.read(&mut session, kind, &[wanted]).await?;
         let listed = match self.clerk.memberships_of(kind, id).await {
             Ok(listed) => listed,
@@ -79,10 +78,8 @@ impl Reconciler {
 }
 
 async fn apply(session: &mut Session, source: Source, changes: Vec<Change>) -> Result<Vec<(String, Verdict)>, Error> {
-    let deliveries: Vec<Delivery> = changes
-        .into_iter()
-        .map(|change| Delivery { message: None, item: Item::Change(Box::new(change)) })
-        .collect();
+    let deliveries: Vec<Delivery> =
+        changes.into_iter().map(|change| Delivery { message: None, item: Item::Change(Box::new(change)) }).collect();
     let mut answers = Vec::with_capacity(deliveries.len());
     for deliveries in deliveries.chunks(client::PAGE) {
         let verdicts = session.apply(&Batch::fold(source, false, deliveries.iter()), deliveries.len()).await?;

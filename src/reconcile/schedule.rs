@@ -221,9 +221,15 @@ impl Passes {
                 self.off.insert(kind);
             }
             (State::Braked, _) => {
-                tracing::error!(pass = report.pass, problem = report.problem, "a pass was stopped before it deleted too much");
+                tracing::error!(
+                    pass = report.pass,
+                    problem = report.problem,
+                    "a pass was stopped before it deleted too much"
+                );
             }
-            (State::Incomplete, _) => tracing::warn!(pass = report.pass, problem = report.problem, "a pass could not end"),
+            (State::Incomplete, _) => {
+                tracing::warn!(pass = report.pass, problem = report.problem, "a pass could not end")
+            }
             _ => {}
         }
     }

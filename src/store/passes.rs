@@ -133,11 +133,13 @@ impl Session {
     pub async fn approve_pass(&mut self, fence: i64, id: i64) -> Result<Option<Pass>, Error> {
         let row = self
             .call(async |connection| {
-                sqlx::query(sqlx::AssertSqlSafe(format!("select {PASS} from clerk_sync.approve_pass($1, $2) where id is not null")))
-                    .bind(fence)
-                    .bind(id)
-                    .fetch_optional(connection)
-                    .await
+                sqlx::query(sqlx::AssertSqlSafe(format!(
+                    "select {PASS} from clerk_sync.approve_pass($1, $2) where id is not null"
+                )))
+                .bind(fence)
+                .bind(id)
+                .fetch_optional(connection)
+                .await
             })
             .await?;
         row.as_ref().map(pass).transpose().map_err(Error::Refused)
@@ -154,7 +156,8 @@ impl Session {
         items: usize,
     ) -> Result<Vec<Option<Verdict>>, Error> {
         let page = serde_json::to_string(page).expect("a page is plain data and always serializes");
-        let batch = batch.map(|batch| serde_json::to_string(batch).expect("a batch is plain data and always serializes"));
+        let batch =
+            batch.map(|batch| serde_json::to_string(batch).expect("a batch is plain data and always serializes"));
         let rows = self
             .call(async |connection| {
                 sqlx::query("select n, outcome, reason from clerk_sync.record_page($1::jsonb, $2::jsonb)")
@@ -181,14 +184,16 @@ impl Session {
     ) -> Result<Pass, Error> {
         let row = self
             .call(async |connection| {
-                sqlx::query(sqlx::AssertSqlSafe(format!("select {PASS} from clerk_sync.end_pass($1, $2, $3, $4, $5::jsonb)")))
-                    .bind(fence)
-                    .bind(id)
-                    .bind(state)
-                    .bind(problem)
-                    .bind(counts.map(ToString::to_string))
-                    .fetch_one(connection)
-                    .await
+                sqlx::query(sqlx::AssertSqlSafe(format!(
+                    "select {PASS} from clerk_sync.end_pass($1, $2, $3, $4, $5::jsonb)"
+                )))
+                .bind(fence)
+                .bind(id)
+                .bind(state)
+                .bind(problem)
+                .bind(counts.map(ToString::to_string))
+                .fetch_one(connection)
+                .await
             })
             .await?;
         pass(&row).map_err(Error::Refused)
@@ -217,12 +222,9 @@ impl Session {
         let sql = "select observed_from, counts::text from clerk_sync.passes \
                     where scope = $1 and state = 'complete' order by id desc limit 1";
         let scope = scope.map_or("quick", Kind::as_str);
-        let row: Option<(i64, Option<String>)> = self
-            .call(async |connection| sqlx::query_as(sql).bind(scope).fetch_optional(connection).await)
-            .await?;
-        Ok(row.map(|(at, counts)| {
-            (Millis::MIN.plus(at), counts.and_then(|counts| serde_json::from_str(&counts).ok()))
-        }))
+        let row: Option<(i64, Option<String>)> =
+            self.call(async |connection| sqlx::query_as(sql).bind(scope).fetch_optional(connection).await).await?;
+        Ok(row.map(|(at, counts)| (Millis::MIN.plus(at), counts.and_then(|counts| serde_json::from_str(&counts).ok()))))
     }
 
     /// The start of the last complete pass of a kind (R7).
