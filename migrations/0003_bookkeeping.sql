@@ -175,3 +175,4 @@ begin
   end loop;
 end
 $$;
+revoke all on sequence clerk_sync.passes_id_seq, clerk_sync.findings_id_seq from public, anon, authenticated, service_role;

@@ -56,7 +56,7 @@ fn read(kind: &str, id: &str, organization_id: Value, user_id: Value, reason: &s
 /// File, outcome, query, rows.
 fn table() -> Vec<(&'static str, &'static str, &'static str, Value)> {
     let no_address = json!({ "email_address": null, "email_verified": null });
-    let permissions = ["org:sys_memberships:read", "org:invoices:read"];
+    let permissions = ["org:invoices:read", "org:sys_memberships:read"];
     let gone = |at: &str| json!([{ "id": "user_2fxMira", "first_name": null, "deleted_at": at }]);
     let membership = "orgmem_2fxMiraAtHarbor";
     vec![

@@ -19,7 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("ops", &[]),
     ("testbed", &[]),
-    ("demo", &["app", "clock", "config", "model", "sender", "store", "testbed", "webhook"]),
+    ("demo", &["app", "clerk", "clock", "config", "model", "reconcile", "sender", "store", "testbed", "webhook"]),
 ];
 
 fn source_files(folder: &Path, files: &mut Vec<PathBuf>) {

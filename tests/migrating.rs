@@ -85,7 +85,10 @@ async fn each_role_may_do_exactly_what_is_written_here() {
     let read = "select clerk.organization_memberships, select clerk.organizations, select clerk.user_details, select clerk.users";
     let expected = [
         json!({ "may": format!("authenticated: {read}") }),
-        json!({ "may": format!("clerk_sync_worker: {read}, select clerk_sync.instance, select clerk_sync.versions") }),
+        json!({ "may": format!(
+            "clerk_sync_worker: {read}, select clerk_sync.absentees, select clerk_sync.findings, select clerk_sync.instance, \
+             select clerk_sync.lease, select clerk_sync.passes, select clerk_sync.versions"
+        ) }),
         json!({ "may": format!("service_role: {read}") }),
     ];
     assert_eq!(database.rows(tables).await, expected);
@@ -94,9 +97,20 @@ async fn each_role_may_do_exactly_what_is_written_here() {
          join pg_namespace n on n.oid = p.pronamespace where n.nspname in ('clerk', 'clerk_sync') and has_function_privilege(r.rolname, p.oid, 'execute') \
          order by 1, 2";
     let expected = [
-        json!({ "role": "clerk_sync_worker", "function": "clerk_sync.apply(jsonb)" }),
-        json!({ "role": "clerk_sync_worker", "function": "clerk_sync.pin_instance(text,text)" }),
+        "apply(jsonb)",
+        "approve_pass(bigint,bigint)",
+        "ask_for_pass(text,text)",
+        "end_lease(bigint)",
+        "end_pass(bigint,bigint,text,text,jsonb)",
+        "keep_lease(bigint,integer)",
+        "note_tried(text,text[])",
+        "open_pass(bigint,text,text,bigint,integer)",
+        "pin_instance(text,text)",
+        "record_page(jsonb,jsonb)",
+        "take_lease(text,integer)",
     ];
+    let expected =
+        expected.map(|function| json!({ "role": "clerk_sync_worker", "function": format!("clerk_sync.{function}") }));
     assert_eq!(database.rows(functions).await, expected);
 }
 

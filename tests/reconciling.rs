@@ -186,7 +186,7 @@ async fn each_kind_of_drift_is_told_and_repaired() {
     told((&user, "differing", &["deprovisioned"], late)).await;
 
     bench.silently(|clerk| {
-        clerk.update_organization(&organization, |organization| organization.name = "Other".to_owned())
+        clerk.update_organization(&organization, |organization| organization.name = "Other".to_owned());
     });
     told((&organization, "differing", &["name"], late)).await;
 
@@ -790,7 +790,8 @@ async fn serve_backfills_and_reads_what_webhooks_leave_open() {
         .clerk
         .lock()
         .set_role_permissions("org:member", &["org:sys_memberships:read", "org:sys_domains:read", "org:docs:read"]);
-    for event in std::mem::take(&mut bench.clerk.lock().outbox) {
+    let events = std::mem::take(&mut bench.clerk.lock().outbox);
+    for event in events {
         assert_eq!(event.event_type, "role.updated");
         sender.send(&event.message_id, event.body.as_bytes()).await.unwrap();
     }

@@ -1,5 +1,7 @@
-//! Clerk's Backend API, asked. Reads alone, each with a limit on time, a share of the rate limit, and a bounded number of
-//! tries. What it answers is a value of [`crate::model`] with the moment of Clerk's clock at which it was true.
+//! Clerk's Backend API, asked.
+//!
+//! Reads alone, each with a limit on time, a share of the rate limit, and a bounded number of tries. What it answers is a
+//! value of [`crate::model`] with the moment of Clerk's clock at which it was true.
 //!
 //! An error is never an empty list. `clerk/openapi-specs` `bapi/2026-05-12.yml` has the operations; the JS SDK's
 //! `api/request.ts` the shapes of errors.

@@ -176,6 +176,11 @@ async fn list(
 }
 
 impl Report {
+    /// How many rows of ours are wrong.
+    pub(super) fn wrong(&self) -> usize {
+        self.ours.len()
+    }
+
     /// Whether each wrong row of ours is one that a lost webhook made wrong.
     pub(super) fn is_explained(&self) -> bool {
         self.ours.iter().all(|fault| fault.lost.is_some())

@@ -215,7 +215,7 @@ impl Reconciler {
                     let go_on = matches!(report.state, State::Complete | State::Skipped);
                     reports.push(report);
                     // Children rest on their parents; a dry run only looks.
-                    if !go_on && !matches!(fence, None) {
+                    if !go_on && fence.is_some() {
                         break;
                     }
                 }

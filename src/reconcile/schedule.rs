@@ -228,7 +228,7 @@ impl Passes {
                 );
             }
             (State::Incomplete, _) => {
-                tracing::warn!(pass = report.pass, problem = report.problem, "a pass could not end")
+                tracing::warn!(pass = report.pass, problem = report.problem, "a pass could not end");
             }
             _ => {}
         }

@@ -63,6 +63,8 @@ const MEMBERSHIPS: &str = "select m.id, organization_id, user_id, role, permissi
      cross join lateral (select * from clerk.organization_memberships where id = w.id offset 0) m \
      left join lateral (select * from clerk_sync.versions where kind = 'membership' and id = w.id offset 0) v on true";
 
+type ReadRow = fn(&PgRow) -> Result<Entity, sqlx::Error>;
+
 /// The table that holds a kind's rows with the time of their making, and which of them are live.
 const fn timed_table(kind: Kind) -> (&'static str, &'static str) {
     match kind {
@@ -78,7 +80,7 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub async fn mirrored(&mut self, kind: Kind, ids: &[&str]) -> Result<Vec<Mirrored>, Error> {
-        let (sql, read): (_, fn(&PgRow) -> Result<Entity, sqlx::Error>) = match kind {
+        let (sql, read): (_, ReadRow) = match kind {
             Kind::User => (USERS, user),
             Kind::Organization => (ORGANIZATIONS, organization),
             Kind::Membership => (MEMBERSHIPS, membership),
