@@ -1,51 +1,93 @@
 -- What policies call. Access is decided by rows, never by what a token says about organizations and roles: the token names
 -- the user, and the organization that the user has chosen to work in.
 --
--- All are security definer: a policy's subquery runs as the caller, and would see no membership at all without.
+-- The functions are security definer, and the views run as their owner, too: a policy's subquery runs as the caller, and
+-- would see no membership at all without. They are PL/pgSQL because that keeps its plans for the session; a function in SQL
+-- is planned anew by each query. Bodies name every type with its schema, as 0004 does.
+
+-- Who may act at all. A ban that is not known yet counts as one. A deleted user has no details.
+create view clerk_rls.able_users as
+  select d.id from clerk.user_details d where d.banned is false and d.deprovisioned is not true;
+
+-- Where anybody may act.
+create view clerk_rls.live_memberships as
+  select m.user_id, m.organization_id, m.role, m.permissions
+    from clerk.organization_memberships m
+    join clerk.organizations o on o.id = m.organization_id
+   where o.deleted_at is null;
 
 create function clerk_rls.claims() returns jsonb
-  language sql stable security definer set search_path = ''
-  as $$ select nullif(pg_catalog.current_setting('request.jwt.claims', true), '')::pg_catalog.jsonb $$;
+  language plpgsql stable security definer set search_path = '' as $$
+begin
+  -- A setting of an ended transaction reads as an empty string.
+  return nullif(pg_catalog.current_setting('request.jwt.claims', true), '')::pg_catalog.jsonb;
+end
+$$;
 
 create function clerk_rls.user_id() returns text
-  language sql stable security definer set search_path = '' as $$
-  select d.id from clerk.user_details d
-   where d.id = clerk_rls.claims() ->> 'sub'
-     and d.banned is false                    -- null is "not known": no access until it is
-     and d.deprovisioned is not true
+  language plpgsql stable security definer set search_path = '' as $$
+declare
+  claims constant pg_catalog.jsonb := clerk_rls.claims();
+begin
+  -- A pending session still owes Clerk a task, such as a second factor; Clerk's libraries take it for signed out.
+  return (select u.id from clerk_rls.able_users u where u.id = claims ->> 'sub' and claims ->> 'sts' is distinct from 'pending');
+end
 $$;
 
 create function clerk_rls.organization_ids() returns setof text
-  language sql stable security definer set search_path = '' as $$
-  select m.organization_id from clerk.organization_memberships m where m.user_id = clerk_rls.user_id()
+  language plpgsql stable security definer set search_path = '' as $$
+declare
+  me constant pg_catalog.text := clerk_rls.user_id();
+begin
+  return query select m.organization_id from clerk_rls.live_memberships m where m.user_id = me;
+end
 $$;
 
 create function clerk_rls.organization_ids_by_role(role text) returns setof text
-  language sql stable strict security definer set search_path = '' as $$
-  select m.organization_id from clerk.organization_memberships m where m.user_id = clerk_rls.user_id() and m.role = $1
+  language plpgsql stable strict security definer set search_path = '' as $$
+declare
+  me constant pg_catalog.text := clerk_rls.user_id();
+begin
+  return query select m.organization_id from clerk_rls.live_memberships m where m.user_id = me and m.role = $1;
+end
 $$;
 
 create function clerk_rls.organization_ids_by_permission(permission text) returns setof text
-  language sql stable strict security definer set search_path = '' as $$
-  select m.organization_id from clerk.organization_memberships m where m.user_id = clerk_rls.user_id() and $1 = any (m.permissions)
+  language plpgsql stable strict security definer set search_path = '' as $$
+declare
+  me constant pg_catalog.text := clerk_rls.user_id();
+begin
+  return query select m.organization_id from clerk_rls.live_memberships m where m.user_id = me and $1 = any (m.permissions);
+end
 $$;
 
--- A session token of version 2 has the organization in "o"; version 1 and the JWT template have it in "org_id".
 create function clerk_rls.active_organization_id() returns text
-  language sql stable security definer set search_path = '' as $$
-  select m.organization_id from clerk.organization_memberships m
-   where m.user_id = clerk_rls.user_id()
-     and m.organization_id = case when clerk_rls.claims() ->> 'v' = '2' then clerk_rls.claims() -> 'o' ->> 'id'
-                                  else clerk_rls.claims() ->> 'org_id' end
+  language plpgsql stable security definer set search_path = '' as $$
+declare
+  me constant pg_catalog.text := clerk_rls.user_id();
+  claims constant pg_catalog.jsonb := clerk_rls.claims();
+  -- A session token of version 2 has the organization in "o"; version 1 and the JWT template have it in "org_id".
+  named constant pg_catalog.text :=
+    case when claims ->> 'v' = '2' then claims -> 'o' ->> 'id' else claims ->> 'org_id' end;
+begin
+  return (select m.organization_id from clerk_rls.live_memberships m where m.user_id = me and m.organization_id = named);
+end
 $$;
 
 create function clerk_rls.active_organization_role() returns text
-  language sql stable security definer set search_path = '' as $$
-  select m.role from clerk.organization_memberships m
-   where m.user_id = clerk_rls.user_id() and m.organization_id = clerk_rls.active_organization_id()
+  language plpgsql stable security definer set search_path = '' as $$
+declare
+  me constant pg_catalog.text := clerk_rls.user_id();
+  active constant pg_catalog.text := clerk_rls.active_organization_id();
+begin
+  return (select m.role from clerk_rls.live_memberships m where m.user_id = me and m.organization_id = active);
+end
 $$;
 
-comment on function clerk_rls.user_id() is 'The caller''s Clerk user id; null unless the mirror has that user, not deleted, banned or deprovisioned.';
+comment on view clerk_rls.able_users is 'Users that are not deleted, banned or deprovisioned.';
+comment on view clerk_rls.live_memberships is 'Memberships in organizations that are not deleted.';
+comment on function clerk_rls.user_id() is
+  'The caller''s Clerk user id; null unless the mirror has that user, not deleted, banned or deprovisioned, and the session is not pending.';
 comment on function clerk_rls.organization_ids() is 'All organizations that the caller is a member of now.';
 comment on function clerk_rls.organization_ids_by_role(text) is 'Those in which the caller has this role, such as org:admin.';
 comment on function clerk_rls.organization_ids_by_permission(text) is 'Those in which the caller''s role has this permission, such as org:invoices:read.';
@@ -63,15 +105,17 @@ begin
   end loop;
 end
 $$;
+revoke all on table clerk_rls.able_users, clerk_rls.live_memberships from public, anon, authenticated, service_role;
+grant select on table clerk_rls.able_users to authenticated;    -- for the policy below; without usage on the schema, for no query
 
--- Our own tables, for the Data API and for plain joins in your policies: a user sees himself, his organizations and the
--- people in them.
-create policy members_read on clerk.users for select to authenticated
-  using (id = (select clerk_rls.user_id())
-         or id in (select m.user_id from clerk.organization_memberships m));
-create policy own_read on clerk.user_details for select to authenticated
-  using (id = (select clerk_rls.user_id()));
+-- Our own tables, for the Data API and for plain joins in your policies: a user sees his organizations, the memberships in
+-- them of whoever may act, those people, and himself. The arrays are computed once for each query and looked up in an index.
 create policy members_read on clerk.organizations for select to authenticated
   using (id = any (array(select clerk_rls.organization_ids())));
 create policy members_read on clerk.organization_memberships for select to authenticated
-  using (organization_id = any (array(select clerk_rls.organization_ids())));
+  using (organization_id = any (array(select clerk_rls.organization_ids()))
+         and exists (select from clerk_rls.able_users u where u.id = organization_memberships.user_id));
+create policy members_read on clerk.users for select to authenticated
+  using (id = any (array(select m.user_id from clerk.organization_memberships m union select clerk_rls.user_id())));
+create policy own_read on clerk.user_details for select to authenticated
+  using (id = (select clerk_rls.user_id()));

@@ -62,7 +62,7 @@ async fn every_object_has_an_explicit_acl_and_every_table_rls() {
     let database = database().await;
     let open = "select c.oid::regclass::text as object from pg_class c join pg_namespace n on n.oid = c.relnamespace \
          where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') and c.relkind in ('r', 'v', 'm', 'S', 'p') \
-           and (c.relacl is null or not c.relrowsecurity or c.relforcerowsecurity) \
+           and (c.relacl is null or (c.relkind <> 'v' and not c.relrowsecurity) or c.relforcerowsecurity) \
          union all select p.oid::regprocedure::text from pg_proc p join pg_namespace n on n.oid = p.pronamespace \
          where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') and (p.proacl is null or p.proconfig is null) \
          union all select t.typname from pg_type t join pg_namespace n on n.oid = t.typnamespace left join pg_class c on c.oid = t.typrelid \
@@ -78,22 +78,28 @@ async fn each_role_may_do_exactly_what_is_written_here() {
          from (values ('anon'), ('authenticated'), ('service_role'), ('clerk_sync_worker')) r (rolname) \
          cross join (values ('select'), ('insert'), ('update'), ('delete'), ('truncate'), ('references'), ('trigger')) p (privilege) \
          cross join pg_class c join pg_namespace n on n.oid = c.relnamespace \
-         where n.nspname in ('clerk', 'clerk_sync') and c.relkind = 'r' and has_table_privilege(r.rolname, c.oid, p.privilege) \
+         where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') and c.relkind in ('r', 'v') and has_table_privilege(r.rolname, c.oid, p.privilege) \
            and n.nspname || '.' || c.relname <> all (array['clerk_sync.receipts', 'clerk_sync.dead_letters', 'clerk_sync.marks', \
                'clerk_sync.generations', 'clerk_sync.pending_reads', 'clerk_sync.pending_passes', 'clerk_sync._sqlx_migrations']) \
          group by r.rolname order by r.rolname";
     let read = "select clerk.organization_memberships, select clerk.organizations, select clerk.user_details, select clerk.users";
     let expected = [
-        json!({ "may": format!("authenticated: {read}") }),
+        json!({ "may": format!("authenticated: {read}, select clerk_rls.able_users") }),
         json!({ "may": format!("clerk_sync_worker: {read}, select clerk_sync.instance, select clerk_sync.versions") }),
         json!({ "may": format!("service_role: {read}") }),
     ];
     assert_eq!(database.rows(tables).await, expected);
     let functions = "select r.rolname as role, p.oid::regprocedure::text as function \
          from (values ('anon'), ('authenticated'), ('service_role'), ('clerk_sync_worker')) r (rolname) cross join pg_proc p \
-         join pg_namespace n on n.oid = p.pronamespace where n.nspname in ('clerk', 'clerk_sync') and has_function_privilege(r.rolname, p.oid, 'execute') \
+         join pg_namespace n on n.oid = p.pronamespace where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') and has_function_privilege(r.rolname, p.oid, 'execute') \
          order by 1, 2";
     let expected = [
+        json!({ "role": "authenticated", "function": "clerk_rls.active_organization_id()" }),
+        json!({ "role": "authenticated", "function": "clerk_rls.active_organization_role()" }),
+        json!({ "role": "authenticated", "function": "clerk_rls.organization_ids()" }),
+        json!({ "role": "authenticated", "function": "clerk_rls.organization_ids_by_permission(text)" }),
+        json!({ "role": "authenticated", "function": "clerk_rls.organization_ids_by_role(text)" }),
+        json!({ "role": "authenticated", "function": "clerk_rls.user_id()" }),
         json!({ "role": "clerk_sync_worker", "function": "clerk_sync.apply(jsonb)" }),
         json!({ "role": "clerk_sync_worker", "function": "clerk_sync.pin_instance(text,text)" }),
     ];
