@@ -24,6 +24,7 @@
 //! | [`health`], [`ops`] | `/livez` and `/readyz` for the platform; `/metrics`, on a listener of its own |
 //! | [`app`] | listener, routes and writer put together, and stopped in order |
 //! | [`config`] | every environment variable of `serve`, checked as a whole |
+//! | [`policy`] | policies for the application's own tables: writing them, finding what is wrong with them |
 //! | [`telemetry`], [`clock`] | where logs go; the one place that reads the wall clock |
 //! | [`sender`], [`replay`] | signing and posting as Svix does; the command that posts files |
 //! | `testbed`, `demo` (feature `demo`) | a private Postgres, a simulated Clerk, and the show that they give |
@@ -98,6 +99,7 @@ pub mod demo;
 pub mod health;
 pub mod model;
 pub mod ops;
+pub mod policy;
 pub mod replay;
 pub mod sender;
 pub mod store;

@@ -1,10 +1,11 @@
-//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage.
+//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage, or, by `policy check`, findings.
 #![expect(clippy::print_stdout, reason = "commands answer on standard output")]
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
 use clerk_sync::config::{self, Environment};
 use clerk_sync::model::InstanceId;
+use clerk_sync::policy::Policy;
 use clerk_sync::replay::Replay;
 use clerk_sync::{app, ops, store, telemetry};
 use std::process::ExitCode;
@@ -30,6 +31,9 @@ enum Command {
     Migrate(Migrate),
     /// Sign JSON bodies as Clerk's webhooks are signed, and post them to a running server
     Replay(Replay),
+    /// Policies for your own tables: write them, check them
+    #[command(subcommand)]
+    Policy(Policy),
     /// Show the whole job without any account: a private Postgres, a simulated Clerk, webhooks lost, late and doubled
     #[cfg(feature = "demo")]
     Demo(clerk_sync::demo::Demo),
@@ -92,6 +96,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             print!("{summary}");
             Ok(if summary.all_accepted() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Command::Policy(policy) => policy.run().await,
         #[cfg(feature = "demo")]
         Command::Demo(demo) => demo.run().await,
     }

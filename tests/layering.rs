@@ -14,6 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("app", &["config", "health", "webhook"]),
     ("sender", &["clock", "webhook"]),
     ("replay", &["model", "sender"]),
+    ("policy", &["config", "store"]),
     ("telemetry", &[]),
     ("ops", &[]),
     ("testbed", &[]),

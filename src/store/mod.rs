@@ -7,6 +7,7 @@
 
 mod apply;
 mod migrate;
+pub mod policies;
 
 pub use migrate::{migrate, printed_migrations, repin};
 
