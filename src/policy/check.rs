@@ -63,7 +63,10 @@ pub fn findings(table: &Table) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut add = |policy: Option<&Policy>, code, problem: String, advice: String| {
         let policy = policy.map(|policy| policy.name.clone());
-        found.push(Finding { table: table.name.clone(), policy, code, problem, advice });
+        let finding = Finding { table: table.name.clone(), policy, code, problem, advice };
+        if !found.contains(&finding) {
+            found.push(finding);
+        }
     };
     if !table.row_security {
         let problem =
@@ -95,7 +98,8 @@ pub fn findings(table: &Table) -> Vec<Finding> {
             );
         }
         for (code, problem, advice) in of_policy(table, policy) {
-            add(Some(policy), code, problem, advice);
+            // One index serves all policies.
+            add((code != Code::NoIndex).then_some(policy), code, problem, advice);
         }
     }
     found
