@@ -37,6 +37,10 @@ enum Command {
     /// Show the whole job without any account: a private Postgres, a simulated Clerk, webhooks lost, late and doubled
     #[cfg(feature = "demo")]
     Demo(clerk_sync::demo::Demo),
+    /// A private Postgres with the roles of a Supabase project, for as long as standard input is open
+    #[cfg(feature = "demo")]
+    #[command(hide = true)]
+    Testbed,
 }
 
 #[derive(clap::Args)]
@@ -99,6 +103,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Policy(policy) => policy.run().await,
         #[cfg(feature = "demo")]
         Command::Demo(demo) => demo.run().await,
+        #[cfg(feature = "demo")]
+        Command::Testbed => clerk_sync::testbed::open::open().await,
     }
 }
 
