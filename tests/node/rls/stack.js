@@ -23,7 +23,7 @@ const HOST = '127.0.0.1'
 export const PUBLISHABLE_KEY = 'sb_publishable_tests'
 
 /** A free port: asked for, then given back. */
-async function freePort() {
+export async function freePort() {
   const server = createTcpServer().listen(0, HOST)
   await once(server, 'listening')
   const { port } = server.address()
@@ -32,7 +32,7 @@ async function freePort() {
   return port
 }
 
-async function until(what, ready) {
+export async function until(what, ready) {
   for (const end = Date.now() + 20_000; Date.now() < end; await new Promise((resolve) => setTimeout(resolve, 50))) {
     if (await ready().catch(() => false)) return
   }
