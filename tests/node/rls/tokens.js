@@ -9,7 +9,7 @@ const KEY_ID = 'ins_1'
 const SECRET = new TextEncoder().encode('a secret of at least thirty-two characters')
 
 export async function issuer() {
-  const session = await generateKeyPair('RS256', { extractable: true })
+  const session = await generateKeyPair('RS256')
   const forger = await generateKeyPair('RS256')
   const sign = (claims, key, algorithm) =>
     new SignJWT(claims)
@@ -20,15 +20,12 @@ export async function issuer() {
       .setExpirationTime((claims.iat ?? now()) + 60)
       .sign(key)
   const common = (user) => ({ sub: user, sid: `sess_${user}`, azp: 'https://app.example.com', fva: [3, -1] })
+  const published = { ...(await exportJWK(session.publicKey)), kid: KEY_ID, alg: 'RS256', use: 'sig' }
   return {
-    session,
-    /** What the platform builds from the Clerk domain's keys and the project's secret. */
-    jwks: {
-      keys: [
-        { ...(await exportJWK(session.publicKey)), kid: KEY_ID, alg: 'RS256', use: 'sig' },
-        { kty: 'oct', k: Buffer.from(SECRET).toString('base64url'), alg: 'HS256' },
-      ],
-    },
+    /** What Clerk publishes. */
+    clerkKeys: { keys: [published] },
+    /** What the platform builds from it and the project's secret. */
+    jwks: { keys: [published, { kty: 'oct', k: Buffer.from(SECRET).toString('base64url'), alg: 'HS256' }] },
     /** A session token of version 2: the active organization is in `o`, its role without the prefix. */
     v2: (user, { organization, role = 'member', claims } = {}) =>
       sign(
