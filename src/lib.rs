@@ -29,6 +29,7 @@
 //! | [`sender`], [`replay`] | signing and posting as Svix does; the command that posts files |
 //! | `testbed`, `demo` (feature `demo`) | a private Postgres, a simulated Clerk, and the show that they give |
 //! | `fuzz/` | verify, parse and fold under a fuzzer, with its corpus |
+//! | `tests/node/rls/` | policies as Supabase's own programs run them, and `examples/` as Next.js does |
 //! | `migrations/` | the schemas, and the writer itself, `clerk_sync.apply` in `0004_apply.sql` |
 //!
 //! # The way of a webhook

@@ -15,7 +15,8 @@ use std::process::ExitCode;
 pub async fn open() -> anyhow::Result<ExitCode> {
     let supabase = tokio::task::spawn_blocking(Supabase::start).await??;
     let proxy = Proxy::start(Upstream::Unix(supabase.cluster().dir().join(".s.PGSQL.5432")), 0).await?;
-    println!("{}", json!({ "port": proxy.address.port(), "superuser": SUPERUSER, "owner": OWNER }));
+    let socket = supabase.cluster().dir();
+    println!("{}", json!({ "port": proxy.address.port(), "socket": socket, "superuser": SUPERUSER, "owner": OWNER }));
     tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink())).await??;
     Ok(ExitCode::SUCCESS)
 }

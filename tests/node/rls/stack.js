@@ -146,8 +146,8 @@ export class Stack {
 }
 
 class Postgres {
-  constructor(stack, { port, superuser, owner }) {
-    Object.assign(this, { stack, port, superuser, owner })
+  constructor(stack, { port, socket, superuser, owner }) {
+    Object.assign(this, { stack, port, socket, superuser, owner })
   }
 
   /** A new project, with new tables granted to the API's roles or not, and our schemas in it or not. */
