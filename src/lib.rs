@@ -28,10 +28,12 @@
 //! | [`health`], [`ops`] | `/livez` and `/readyz` for the platform; `/metrics`, on a listener of its own |
 //! | [`app`] | listener, routes and writer put together, and stopped in order |
 //! | [`config`] | every environment variable of `serve`, checked as a whole |
+//! | [`policy`] | policies for the application's own tables: writing them, finding what is wrong with them |
 //! | [`telemetry`], [`clock`] | where logs go; the one place that reads the wall clock |
 //! | [`sender`], [`replay`] | signing and posting as Svix does; the command that posts files |
 //! | `testbed`, `demo` (feature `demo`) | a private Postgres, a simulated Clerk, and the show that they give |
 //! | `fuzz/` | verify, parse and fold under a fuzzer, with its corpus |
+//! | `tests/node/rls/` | policies as Supabase's own programs run them, and `examples/` as Next.js does |
 //! | `migrations/` | the schemas, and the writer itself, `clerk_sync.apply` in `0004_apply.sql` |
 //!
 //! # The way of a webhook
@@ -120,6 +122,7 @@ pub mod demo;
 pub mod health;
 pub mod model;
 pub mod ops;
+pub mod policy;
 pub mod reconcile;
 pub mod replay;
 pub mod sender;

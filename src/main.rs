@@ -1,10 +1,11 @@
-//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage.
+//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage, or, by `policy check`, findings.
 #![expect(clippy::print_stdout, reason = "commands answer on standard output")]
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
 use clerk_sync::config::{self, Environment};
 use clerk_sync::model::InstanceId;
+use clerk_sync::policy::Policy;
 use clerk_sync::replay::Replay;
 use clerk_sync::{app, command, ops, store, telemetry};
 use std::process::ExitCode;
@@ -32,12 +33,19 @@ enum Command {
     Refresh(Box<command::Refresh>),
     /// Sign JSON bodies as Clerk's webhooks are signed, and post them to a running server
     Replay(Replay),
+    /// Policies for your own tables: write them, check them
+    #[command(subcommand)]
+    Policy(Policy),
     /// Show the whole job without any account: a private Postgres, a simulated Clerk, webhooks lost, late and doubled
     #[cfg(feature = "demo")]
     Demo(clerk_sync::demo::Demo),
     /// Serve the Backend API of a simulated Clerk, for tests in other languages and for measuring
     #[cfg(feature = "demo")]
     Simulate(clerk_sync::demo::Simulate),
+    /// A private Postgres with the roles of a Supabase project, for as long as standard input is open
+    #[cfg(feature = "demo")]
+    #[command(hide = true)]
+    Testbed,
 }
 
 #[derive(clap::Args)]
@@ -99,10 +107,12 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             print!("{summary}");
             Ok(if summary.all_accepted() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Command::Policy(policy) => policy.run().await,
         #[cfg(feature = "demo")]
         Command::Demo(demo) => demo.run().await,
         #[cfg(feature = "demo")]
         Command::Simulate(simulate) => simulate.run(stop_signal()?).await,
+        Command::Testbed => clerk_sync::testbed::open::open().await,
     }
 }
 

@@ -16,6 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("command", &["clerk", "config", "model", "reconcile"]),
     ("sender", &["clock", "webhook"]),
     ("replay", &["model", "sender"]),
+    ("policy", &["config", "store"]),
     ("telemetry", &[]),
     ("ops", &[]),
     ("testbed", &[]),

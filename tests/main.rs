@@ -5,6 +5,7 @@
 mod support;
 
 mod bad_input;
+mod checking;
 mod convergence;
 mod fixtures;
 mod layering;

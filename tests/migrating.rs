@@ -62,7 +62,7 @@ async fn every_object_has_an_explicit_acl_and_every_table_rls() {
     let database = database().await;
     let open = "select c.oid::regclass::text as object from pg_class c join pg_namespace n on n.oid = c.relnamespace \
          where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') and c.relkind in ('r', 'v', 'm', 'S', 'p') \
-           and (c.relacl is null or not c.relrowsecurity or c.relforcerowsecurity) \
+           and (c.relacl is null or (c.relkind in ('r', 'p') and not c.relrowsecurity) or c.relforcerowsecurity) \
          union all select p.oid::regprocedure::text from pg_proc p join pg_namespace n on n.oid = p.pronamespace \
          where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') and (p.proacl is null or p.proconfig is null) \
          union all select t.typname from pg_type t join pg_namespace n on n.oid = t.typnamespace left join pg_class c on c.oid = t.typrelid \
@@ -78,13 +78,13 @@ async fn each_role_may_do_exactly_what_is_written_here() {
          from (values ('anon'), ('authenticated'), ('service_role'), ('clerk_sync_worker')) r (rolname) \
          cross join (values ('select'), ('insert'), ('update'), ('delete'), ('truncate'), ('references'), ('trigger')) p (privilege) \
          cross join pg_class c join pg_namespace n on n.oid = c.relnamespace \
-         where n.nspname in ('clerk', 'clerk_sync') and c.relkind = 'r' and has_table_privilege(r.rolname, c.oid, p.privilege) \
+         where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') and c.relkind in ('r', 'v') and has_table_privilege(r.rolname, c.oid, p.privilege) \
            and n.nspname || '.' || c.relname <> all (array['clerk_sync.receipts', 'clerk_sync.dead_letters', 'clerk_sync.marks', \
                'clerk_sync.generations', 'clerk_sync.pending_reads', 'clerk_sync.pending_passes', 'clerk_sync._sqlx_migrations']) \
          group by r.rolname order by r.rolname";
     let read = "select clerk.organization_memberships, select clerk.organizations, select clerk.user_details, select clerk.users";
     let expected = [
-        json!({ "may": format!("authenticated: {read}") }),
+        json!({ "may": format!("authenticated: {read}, select clerk_rls.able_users") }),
         json!({ "may": format!(
             "clerk_sync_worker: {read}, select clerk_sync.absentees, select clerk_sync.findings, select clerk_sync.instance, \
              select clerk_sync.lease, select clerk_sync.passes, select clerk_sync.versions"
@@ -94,23 +94,28 @@ async fn each_role_may_do_exactly_what_is_written_here() {
     assert_eq!(database.rows(tables).await, expected);
     let functions = "select r.rolname as role, p.oid::regprocedure::text as function \
          from (values ('anon'), ('authenticated'), ('service_role'), ('clerk_sync_worker')) r (rolname) cross join pg_proc p \
-         join pg_namespace n on n.oid = p.pronamespace where n.nspname in ('clerk', 'clerk_sync') and has_function_privilege(r.rolname, p.oid, 'execute') \
+         join pg_namespace n on n.oid = p.pronamespace where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') and has_function_privilege(r.rolname, p.oid, 'execute') \
          order by 1, 2";
     let expected = [
-        "apply(jsonb)",
-        "approve_pass(bigint,bigint)",
-        "ask_for_pass(text,text)",
-        "end_lease(bigint)",
-        "end_pass(bigint,bigint,text,text,jsonb)",
-        "keep_lease(bigint,integer)",
-        "note_tried(text,text[])",
-        "open_pass(bigint,text,text,bigint,integer)",
-        "pin_instance(text,text)",
-        "record_page(jsonb,jsonb)",
-        "take_lease(text,integer)",
+        ("authenticated", "clerk_rls.active_organization_id()"),
+        ("authenticated", "clerk_rls.active_organization_role()"),
+        ("authenticated", "clerk_rls.organization_ids()"),
+        ("authenticated", "clerk_rls.organization_ids_by_permission(text)"),
+        ("authenticated", "clerk_rls.organization_ids_by_role(text)"),
+        ("authenticated", "clerk_rls.user_id()"),
+        ("clerk_sync_worker", "clerk_sync.apply(jsonb)"),
+        ("clerk_sync_worker", "clerk_sync.approve_pass(bigint,bigint)"),
+        ("clerk_sync_worker", "clerk_sync.ask_for_pass(text,text)"),
+        ("clerk_sync_worker", "clerk_sync.end_lease(bigint)"),
+        ("clerk_sync_worker", "clerk_sync.end_pass(bigint,bigint,text,text,jsonb)"),
+        ("clerk_sync_worker", "clerk_sync.keep_lease(bigint,integer)"),
+        ("clerk_sync_worker", "clerk_sync.note_tried(text,text[])"),
+        ("clerk_sync_worker", "clerk_sync.open_pass(bigint,text,text,bigint,integer)"),
+        ("clerk_sync_worker", "clerk_sync.pin_instance(text,text)"),
+        ("clerk_sync_worker", "clerk_sync.record_page(jsonb,jsonb)"),
+        ("clerk_sync_worker", "clerk_sync.take_lease(text,integer)"),
     ];
-    let expected =
-        expected.map(|function| json!({ "role": "clerk_sync_worker", "function": format!("clerk_sync.{function}") }));
+    let expected = expected.map(|(role, function)| json!({ "role": role, "function": function }));
     assert_eq!(database.rows(functions).await, expected);
 }
 

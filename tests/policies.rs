@@ -3,7 +3,7 @@
 
 use crate::support::{World, rows};
 use serde_json::{Value, json};
-use sqlx::Connection as _;
+use sqlx::{Connection as _, Executor as _};
 
 /// Documents of two organizations under the one-line policy of the README, and under a plain join.
 async fn documents(world: &World, acme: &str, other: &str) {
@@ -108,6 +108,134 @@ async fn banned_deprovisioned_and_deleted_users_and_members_of_deleted_organizat
         world.deliver().await;
         assert_eq!(sees(&world, &ben).await, NOTHING, "{case}");
     }
+}
+
+/// What a policy says of *other* people must hold too: here a note shows while its author belongs to the reader's organization.
+#[tokio::test]
+async fn a_plain_join_is_not_misled_by_memberships_of_people_who_may_not_act() {
+    for case in ["nothing happens", "banned", "ban not known", "deprovisioned", "reader banned", "organization deleted"]
+    {
+        let Tenants { mut world, acme, ada, ben, .. } = tenants().await;
+        world
+            .database
+            .execute(&format!(
+                "create table public.notes (author text); insert into public.notes values ('{ben}');
+                 alter table public.notes enable row level security;
+                 create policy colleagues on public.notes for select to authenticated
+                   using (exists (select from clerk.organization_memberships m where m.user_id = author));"
+            ))
+            .await;
+        world.clerk.now += 1_000;
+        match case {
+            "banned" => world.clerk.update_user(&ben, |user| user.banned = true),
+            "deprovisioned" => world.clerk.update_user(&ben, |user| user.deprovisioned = true),
+            "reader banned" => world.clerk.update_user(&ada, |user| user.banned = true),
+            _ => {}
+        }
+        world.deliver().await;
+        match case {
+            "ban not known" => {
+                let sql = format!("update clerk.user_details set banned = null where id = '{ben}'");
+                world.database.execute(&sql).await;
+            }
+            // The writer would have ended its memberships; a row that a person restored by hand must not count either.
+            "organization deleted" => {
+                let sql = format!("update clerk.organizations set deleted_at = now() where id = '{acme}'");
+                world.database.execute(&sql).await;
+            }
+            _ => {}
+        }
+        let expected = usize::from(case == "nothing happens");
+        assert_eq!(seen(&world, &token(&ada), "select author from public.notes").await.len(), expected, "{case}");
+        if case != "nothing happens" {
+            let memberships = format!("select id from clerk.organization_memberships where user_id = '{ben}'");
+            assert_eq!(seen(&world, &token(&ada), &memberships).await.len(), 0, "{case}");
+        }
+        if matches!(case, "reader banned" | "organization deleted") {
+            assert_eq!(sees(&world, &ada).await, NOTHING, "{case}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pending_session_sees_nothing() {
+    let Tenants { world, ada, .. } = tenants().await;
+    let pending = json!({ "role": "authenticated", "sub": ada, "v": 2, "sts": "pending" });
+    for table in ["public.documents", "public.joined", "clerk.users", "clerk.organization_memberships"] {
+        assert_eq!(seen(&world, &pending, &format!("select * from {table}")).await.len(), 0, "{table}");
+    }
+    let active = json!({ "role": "authenticated", "sub": ada, "v": 2, "sts": "active" });
+    assert_eq!(seen(&world, &active, "select id from public.documents").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_role_or_permission_counts_where_the_row_has_it_and_null_never_does() {
+    let Tenants { world, ada, ben, .. } = tenants().await;
+    let sees = async |user: &str, organizations: &str| {
+        let policy = format!(
+            "drop policy members on public.documents; create policy members on public.documents for select to authenticated \
+             using (organization_id = any (array(select clerk_rls.{organizations})))"
+        );
+        world.database.execute(&policy).await;
+        seen(&world, &token(user), "select id from public.documents").await.len()
+    };
+    for (organizations, of_ada, of_ben) in [
+        ("organization_ids_by_role('org:admin')", 1, 0),
+        ("organization_ids_by_role('org:member')", 0, 1),
+        ("organization_ids_by_role(null)", 0, 0),
+        ("organization_ids_by_permission('org:sys_memberships:read')", 1, 1),
+        ("organization_ids_by_permission('org:sys_memberships:manage')", 1, 0),
+        ("organization_ids_by_permission(null)", 0, 0),
+    ] {
+        assert_eq!(
+            (sees(&ada, organizations).await, sees(&ben, organizations).await),
+            (of_ada, of_ben),
+            "{organizations}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_policy_runs_the_functions_and_a_direct_call_is_refused() {
+    let Tenants { world, ada, .. } = tenants().await;
+    assert_eq!(sees(&world, &ada).await, [vec![1], vec![1]]);
+    let mut caller = world.database.owner().await;
+    caller.execute("set role authenticated").await.unwrap();
+    for sql in
+        ["select clerk_rls.user_id()", "select * from clerk_rls.able_users", "select * from clerk_rls.live_memberships"]
+    {
+        let error = caller.execute(sql).await.unwrap_err().to_string();
+        assert!(error.contains("permission denied for schema clerk_rls"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_policy_of_the_kit_reads_by_the_index_and_calls_its_function_once() {
+    let Tenants { world, ada, .. } = tenants().await;
+    world
+        .database
+        .execute(
+            "insert into public.documents select n, 'org_' || n % 500 from generate_series(10, 20000) n;
+             create index on public.documents (organization_id); analyze public.documents;",
+        )
+        .await;
+    let mut owner = world.database.owner().await;
+    let mut request = owner.begin().await.unwrap();
+    sqlx::query("select set_config('request.jwt.claims', $1, true), set_config('role', 'authenticated', true)")
+        .bind(token(&ada).to_string())
+        .execute(&mut *request)
+        .await
+        .unwrap();
+    let plan: Vec<String> =
+        sqlx::query_scalar("explain (analyze, costs off, timing off) select * from public.documents")
+            .fetch_all(&mut *request)
+            .await
+            .unwrap();
+    let plan = plan.join("\n");
+    assert!(plan.contains("Index Cond: (organization_id = ANY"), "{plan}");
+    assert!(!plan.contains("Seq Scan"), "{plan}");
+    let calls = plan.lines().find(|line| line.contains("ProjectSet")).expect("the call");
+    assert!(calls.contains("loops=1"), "{plan}");
 }
 
 #[tokio::test]

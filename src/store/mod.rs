@@ -9,6 +9,7 @@ mod apply;
 mod migrate;
 mod mirror;
 mod passes;
+pub mod policies;
 
 pub use migrate::{migrate, printed_migrations, repin};
 pub use mirror::{Mirrored, Receipt, Standing, Version};

@@ -4,6 +4,7 @@
 
 pub mod clerk;
 pub mod installation;
+pub mod open;
 pub mod postgres;
 pub mod proxy;
 pub mod supabase;

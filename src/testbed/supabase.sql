@@ -42,6 +42,21 @@ alter default privileges for role postgres in schema public grant all on tables 
 alter default privileges for role postgres in schema public grant all on sequences to anon, authenticated, service_role;
 alter default privileges for role postgres in schema public grant all on functions to anon, authenticated, service_role;
 
+-- A project with "Default privileges for new entities" switched off (set shim.auto_expose = 'off' before): what the switch
+-- takes back, and no more.
+do $$
+begin
+  if current_setting('shim.auto_expose', true) = 'off' then
+    alter default privileges for role postgres in schema public
+      revoke select, insert, update, delete on tables from anon, authenticated, service_role;
+    alter default privileges for role postgres in schema public
+      revoke usage, select on sequences from anon, authenticated, service_role;
+    alter default privileges for role postgres in schema public
+      revoke execute on functions from anon, authenticated, service_role;
+  end if;
+end
+$$;
+
 -- An empty string counts as absent: that is what a setting of an ended transaction reads as.
 create or replace function auth.jwt() returns jsonb language sql stable as $$
   select coalesce(nullif(current_setting('request.jwt.claim', true), ''),

@@ -1,0 +1,201 @@
+//! `clerk-sync policy print`: policies in the form that keeps the index, asks the mirror once for each query, and leaves the
+//! Advisor nothing to say.
+
+use super::TableName;
+use std::fmt::Write as _;
+
+/// Whom the rows of a table are for.
+#[derive(clap::Args, Clone, Debug)]
+#[group(skip)]
+pub struct Policies {
+    /// The table: documents, or app.documents
+    pub(super) table: TableName,
+
+    #[command(flatten)]
+    owner: Owner,
+
+    /// Only members with this role, such as `org:admin`
+    #[arg(long, conflicts_with_all = ["permission", "user_column"])]
+    role: Option<String>,
+
+    /// Only members whose role has this permission, such as `org:invoices:read`
+    #[arg(long, conflicts_with = "user_column")]
+    permission: Option<String>,
+
+    /// Commands to write policies for
+    #[arg(long = "for", value_name = "COMMANDS", value_delimiter = ',', default_value = "select,insert,update,delete")]
+    commands: Vec<Command>,
+
+    /// Narrow what other policies of the table allow, and allow nothing by themselves
+    #[arg(long)]
+    restrictive: bool,
+}
+
+#[derive(clap::Args, Clone, Debug)]
+#[group(required = true, multiple = false)]
+struct Owner {
+    /// The column that holds the id of the organization whose row it is
+    #[arg(long, value_name = "COLUMN")]
+    organization_column: Option<String>,
+
+    /// The column that holds the id of the user whose row it is
+    #[arg(long, value_name = "COLUMN")]
+    user_column: Option<String>,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Command {
+    Select,
+    Insert,
+    Update,
+    Delete,
+}
+
+impl Command {
+    fn name(self) -> &'static str {
+        match self {
+            Command::Select => "select",
+            Command::Insert => "insert",
+            Command::Update => "update",
+            Command::Delete => "delete",
+        }
+    }
+}
+
+/// Whether an index begins with the column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Index {
+    There,
+    Missing,
+    /// No database was asked.
+    Unknown,
+}
+
+impl Policies {
+    /// The column that says whose a row is.
+    pub fn column(&self) -> &str {
+        let Owner { organization_column, user_column } = &self.owner;
+        organization_column.as_deref().or(user_column.as_deref()).expect("one of both is required")
+    }
+
+    /// The statements.
+    pub fn sql(&self, index: Index) -> String {
+        let table = &self.table;
+        let column = identifier(self.column());
+        let (who, condition) = match (&self.owner.organization_column, &self.role, &self.permission) {
+            (None, ..) => ("owner".to_owned(), format!("{column} = (select clerk_rls.user_id())")),
+            (Some(_), None, None) => ("members".to_owned(), is_any(&column, "organization_ids()")),
+            (Some(_), Some(role), _) => {
+                (role.clone(), is_any(&column, &format!("organization_ids_by_role({})", literal(role))))
+            }
+            (Some(_), None, Some(permission)) => {
+                let call = format!("organization_ids_by_permission({})", literal(permission));
+                (permission.clone(), is_any(&column, &call))
+            }
+        };
+        let names: Vec<&str> = self.commands.iter().map(|command| command.name()).collect();
+        let mut sql = format!(
+            "alter table {table} enable row level security;\n\
+             grant {} on table {table} to authenticated;  -- some projects grant new tables by themselves, some do not\n",
+            names.join(", ")
+        );
+        let (kind, by) = if self.restrictive { (" as restrictive", "only by") } else { ("", "by") };
+        for command in &self.commands {
+            let name = command.name();
+            let policy = identifier(&format!("{name} {by} {who}"));
+            let expressions = match command {
+                Command::Select | Command::Delete => format!("using ({condition})"),
+                Command::Insert => format!("with check ({condition})"),
+                Command::Update => format!("using ({condition})\n  with check ({condition})"),
+            };
+            write!(sql, "\ncreate policy {policy} on {table}{kind} for {name} to authenticated\n  {expressions};\n")
+                .expect("writing to a string cannot fail");
+        }
+        let reason = match index {
+            Index::There => return sql,
+            Index::Missing => "Without it each query reads the whole table.",
+            Index::Unknown => {
+                "Without it each query reads the whole table. Leave it out if an index begins with that column already."
+            }
+        };
+        writeln!(sql, "\n-- {reason}\ncreate index on {table} ({column});").expect("writing to a string cannot fail");
+        sql
+    }
+}
+
+/// The one form that uses an index on the column and calls the function once.
+fn is_any(column: &str, call: &str) -> String {
+    format!("{column} = any (array(select clerk_rls.{call}))")
+}
+
+/// A name as SQL takes it: in quotes, unless that can make no difference.
+pub(super) fn identifier(name: &str) -> String {
+    let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    let keyword = sqlparser::keywords::ALL_KEYWORDS.binary_search(&name.to_ascii_uppercase().as_str()).is_ok();
+    if plain && (!keyword || name == "public") { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        policies: Policies,
+    }
+
+    fn parse(arguments: &str) -> Result<Policies, clap::Error> {
+        Cli::try_parse_from(std::iter::once("print").chain(arguments.split(' '))).map(|cli| cli.policies)
+    }
+
+    #[test]
+    fn the_members_policies_read_as_the_readme_has_them() {
+        let sql = parse("documents --organization-column org_id --for select,update").unwrap().sql(Index::Missing);
+        let expected = "\
+alter table public.documents enable row level security;
+grant select, update on table public.documents to authenticated;  -- some projects grant new tables by themselves, some do not
+
+create policy \"select by members\" on public.documents for select to authenticated
+  using (org_id = any (array(select clerk_rls.organization_ids())));
+
+create policy \"update by members\" on public.documents for update to authenticated
+  using (org_id = any (array(select clerk_rls.organization_ids())))
+  with check (org_id = any (array(select clerk_rls.organization_ids())));
+
+-- Without it each query reads the whole table.
+create index on public.documents (org_id);
+";
+        assert_eq!(sql, expected);
+    }
+
+    #[test]
+    fn names_and_values_cannot_leave_their_quotes() {
+        let sql = parse("App.order --organization-column a\"b --role x';drop").unwrap().sql(Index::There);
+        assert!(sql.contains("on \"App\".\"order\" for select"), "{sql}");
+        assert!(
+            sql.contains("using (\"a\"\"b\" = any (array(select clerk_rls.organization_ids_by_role('x'';drop'))))"),
+            "{sql}"
+        );
+        assert!(!sql.contains("create index"), "{sql}");
+    }
+
+    #[test]
+    fn a_role_needs_an_organization_and_one_column_is_required() {
+        for wrong in [
+            "documents",
+            "documents --user-column u --organization-column o",
+            "documents --user-column u --role org:admin",
+            "documents --organization-column o --role r --permission p",
+            ". --user-column u",
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! `clerk-sync testbed`, for tests that are not in Rust: the private Postgres on a port of this machine, for as long as
+//! standard input is open.
+
+use super::postgres::SUPERUSER;
+use super::proxy::{Proxy, Upstream};
+use super::supabase::{OWNER, Supabase};
+use serde_json::json;
+use std::process::ExitCode;
+
+/// Starts it, says on one line of JSON where it is, and waits.
+///
+/// # Errors
+/// No Postgres was found, or it did not start.
+#[expect(clippy::print_stdout, reason = "the command answers on standard output")]
+pub async fn open() -> anyhow::Result<ExitCode> {
+    let supabase = tokio::task::spawn_blocking(Supabase::start).await??;
+    let proxy = Proxy::start(Upstream::Unix(supabase.cluster().dir().join(".s.PGSQL.5432")), 0).await?;
+    let socket = supabase.cluster().dir();
+    println!("{}", json!({ "port": proxy.address.port(), "socket": socket, "superuser": SUPERUSER, "owner": OWNER }));
+    tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink())).await??;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,130 @@
+//! `clerk-sync policy print` and `policy check`, as a person runs them: what is printed is right as it is, and each fault that
+//! is planted is found.
+
+use crate::support::{TestDatabase, database};
+use serde_json::Value;
+use std::process::Output;
+
+fn clerk_sync(database: &TestDatabase, arguments: &str) -> Output {
+    std::process::Command::new(env!("CARGO_BIN_EXE_clerk-sync"))
+        .args(arguments.split(' '))
+        .env("DATABASE_URL", database.url())
+        .output()
+        .expect("the program runs")
+}
+
+fn printed(database: &TestDatabase, arguments: &str) -> String {
+    let output = clerk_sync(database, &format!("policy print {arguments}"));
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The codes of what is found, with the exit code.
+fn found(database: &TestDatabase, table: &str) -> (Option<i32>, Vec<String>) {
+    let output = clerk_sync(database, format!("policy check --json {table}").trim_end());
+    let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    (output.status.code(), findings.iter().map(|finding| finding["code"].as_str().unwrap().to_owned()).collect())
+}
+
+/// A table with the printed policies.
+async fn documents() -> TestDatabase {
+    let database = database().await;
+    database
+        .execute(
+            "create table public.documents (id int primary key, org_id text, author text, kind text, public_id uuid)",
+        )
+        .await;
+    database.execute(&printed(&database, "documents --organization-column org_id")).await;
+    database
+}
+
+#[tokio::test]
+async fn what_is_printed_is_applied_as_it_is_and_leaves_nothing_to_find() {
+    let database = documents().await;
+    assert_eq!(found(&database, "documents"), (Some(0), vec![]));
+    let again = printed(&database, "documents --organization-column org_id");
+    assert!(!again.contains("create index"), "the index is there by now: {again}");
+    database.execute("create table public.\"Notes\" (\"user\" text)").await;
+    database.execute(&printed(&database, "Notes --user-column user")).await;
+    let narrowing =
+        printed(&database, "documents --organization-column org_id --role org:admin --for delete --restrictive");
+    database.execute(&narrowing).await;
+    assert_eq!(found(&database, ""), (Some(0), vec![]), "our own tables are looked at, too");
+    let output = clerk_sync(&database, "policy check");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text, "Tables looked at: 6. Findings: 0.\n");
+}
+
+#[tokio::test]
+async fn each_planted_fault_is_found_and_nothing_else() {
+    let select = "drop policy \"select by members\" on documents; create policy fault on documents for select";
+    let faults = [
+        ("rls-off", "alter table documents disable row level security".to_owned()),
+        ("rls-forced", "alter table documents force row level security".to_owned()),
+        ("widened", "create policy fault on documents for select to authenticated using (kind = 'public')".to_owned()),
+        ("widened", "create policy fault on documents to authenticated using (org_id = (select clerk_rls.active_organization_id()))".to_owned()),
+        ("no-index", "drop index documents_org_id_idx".to_owned()),
+        ("no-index", format!("{select} to authenticated using (author = (select clerk_rls.user_id()))")),
+        ("for-anon", format!("{select} using (org_id = any (array(select clerk_rls.organization_ids())))")),
+        ("per-row-function", format!("{select} to authenticated using (org_id = clerk_rls.active_organization_id())")),
+        (
+            "per-row-function",
+            format!(
+                "create function is_member(o text) returns boolean language sql stable as 'select true'; \
+                 {select} to authenticated using (org_id is not null and (select public.is_member(org_id)))"
+            ),
+        ),
+        ("per-row-function", format!("{select} to authenticated using (org_id = (auth.jwt() ->> 'org_id'))")),
+        ("auth-uid", format!("{select} to authenticated using (public_id = (select auth.uid()) and org_id = (select clerk_rls.active_organization_id()))")),
+        ("in-select", format!("{select} to authenticated using (org_id in (select clerk_rls.organization_ids()))")),
+        (
+            "in-select",
+            format!(
+                "{select} to authenticated using (org_id in (select m.organization_id from clerk.organization_memberships m \
+                 join clerk.organizations o on o.id = m.organization_id where m.user_id = (select clerk_rls.user_id())))"
+            ),
+        ),
+        ("advisor-spelling", format!("{select} to authenticated using (org_id = (select auth.jwt() ->> 'org_id'))")),
+        (
+            "unsafe-metadata",
+            format!("{select} to authenticated using (org_id = (select unsafe_metadata ->> 'org' from clerk.user_details))"),
+        ),
+        ("unsafe-metadata", format!("{select} to authenticated using (org_id = ((select auth.jwt()) -> 'unsafe_metadata' ->> 'org'))")),
+    ];
+    for (code, plant) in faults {
+        let database = documents().await;
+        database.execute(&plant).await;
+        assert_eq!(found(&database, ""), (Some(2), vec![code.to_owned()]), "{plant}");
+    }
+}
+
+#[tokio::test]
+async fn good_policies_of_every_usual_form_are_left_alone() {
+    for using in [
+        "org_id = (select clerk_rls.active_organization_id()) and (select clerk_rls.active_organization_role()) = 'org:admin'",
+        "org_id = ((select auth.jwt()) -> 'o' ->> 'id')",
+        "org_id = any (array(select clerk_rls.organization_ids_by_permission('org:invoices:read'))) and kind = 'invoice'",
+        "exists (select from clerk.organization_memberships m where m.organization_id = org_id and m.user_id = (select clerk_rls.user_id()))",
+        "org_id = any (array(select m.organization_id from clerk.organization_memberships m where m.user_id = ((select auth.jwt()) ->> 'sub')))",
+        "lower(kind) = 'public' or coalesce(org_id, '') = 'x' or org_id = any (array(select clerk_rls.organization_ids()))",
+    ] {
+        let database = documents().await;
+        let sql = format!(
+            "drop policy \"select by members\" on documents; create policy good on documents for select to authenticated using ({using})"
+        );
+        database.execute(&sql).await;
+        assert_eq!(found(&database, "public.documents"), (Some(0), vec![]), "{using}");
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_is_not_there_or_a_database_that_does_not_answer_is_an_error() {
+    let database = database().await;
+    for arguments in ["policy check nowhere", "policy print nowhere --user-column id"] {
+        let output = clerk_sync(&database, arguments);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("there is no table public.nowhere"), "{output:?}");
+    }
+    let gone = TestDatabase { name: "gone".to_owned() };
+    assert_eq!(clerk_sync(&gone, "policy check").status.code(), Some(1));
+}
