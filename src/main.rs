@@ -112,6 +112,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(demo) => demo.run().await,
         #[cfg(feature = "demo")]
         Command::Simulate(simulate) => simulate.run(stop_signal()?).await,
+        #[cfg(feature = "demo")]
         Command::Testbed => clerk_sync::testbed::open::open().await,
     }
 }
