@@ -72,6 +72,10 @@ create table clerk.organization_memberships (
   unique (user_id, organization_id)
 );
 create index organization_memberships_organization_id_idx on clerk.organization_memberships (organization_id);
+-- A reconcile pass walks each table in the order in which Clerk lists it.
+create index user_details_created_at_idx on clerk.user_details (created_at, id);
+create index organizations_created_at_idx on clerk.organizations (created_at, id) where deleted_at is null;
+create index organization_memberships_created_at_idx on clerk.organization_memberships (created_at, id);
 comment on table clerk.organization_memberships is
   'Who belongs to which organization now. The row of an ended membership is gone: no row, no access.';
 comment on column clerk.organization_memberships.role is 'The role''s key as Clerk''s API has it, such as org:admin (a token''s "o.rol" lacks the prefix).';

@@ -53,10 +53,13 @@ create table clerk_sync.pending_reads (
   user_id         text,
   reason          text not null,
   asked_at        timestamptz not null default now(),
+  tried_at        timestamptz,
   primary key (kind, id)
 );
+create index pending_reads_untried_idx on clerk_sync.pending_reads (asked_at) where tried_at is null;
 comment on table clerk_sync.pending_reads is 'Objects whose state only a read by id from Clerk''s API can settle.';
 comment on column clerk_sync.pending_reads.organization_id is 'Of a membership: with user_id, the only way to ask the API for it.';
+comment on column clerk_sync.pending_reads.tried_at is 'When a read was tried that settled nothing. The next pass tries again; nobody else does.';
 
 create table clerk_sync.pending_passes (
   kind     text primary key check (kind in ('user', 'organization', 'membership')),
@@ -76,6 +79,7 @@ create table clerk_sync.receipts (
   event_at    timestamptz,
   received_at timestamptz not null default now()
 );
+create index receipts_entity_id_idx on clerk_sync.receipts (entity_id, received_at desc) where entity_id is not null;
 comment on column clerk_sync.receipts.flaws is 'Fields that could not be taken as they came (left out, or characters replaced), and why.';
 comment on table clerk_sync.receipts is
   'One row per message received, without its payload. Tells a repetition from a reused id, which is refused; decides nothing else about the mirror.';
@@ -92,10 +96,78 @@ create table clerk_sync.dead_letters (
 );
 comment on table clerk_sync.dead_letters is 'Signed messages that could not be used, kept whole. Bodies may hold personal data.';
 
+-- One pass at a time, over all replicas and commands.
+create table clerk_sync.lease (
+  only_row   boolean primary key default true check (only_row),
+  token      bigint not null,
+  holder     text not null,
+  expires_at timestamptz not null
+);
+comment on table clerk_sync.lease is 'Who runs passes now. It ends by itself, so a holder that died holds up nobody for long.';
+comment on column clerk_sync.lease.token is 'Grows with each holder. A write that carries an older one is refused, however late it comes.';
+
+create table clerk_sync.passes (
+  id            bigint generated always as identity primary key,
+  scope         text not null check (scope in ('user', 'organization', 'membership', 'quick')),
+  reason        text not null,
+  state         text not null check (state in ('running', 'complete', 'incomplete', 'void', 'braked', 'skipped')),
+  problem       text,
+  step          text not null default 'list' check (step in ('list', 'confirm', 'reads')),
+  position      jsonb,
+  approved      boolean not null default false,
+  backfill      boolean not null,
+  observed_from bigint not null,
+  started_at    timestamptz not null default now(),
+  ended_at      timestamptz,
+  resumed       integer not null default 0,
+  listed        bigint not null default 0,
+  refreshed     bigint not null default 0,
+  missing       bigint not null default 0,
+  differing     bigint not null default 0,
+  extra         bigint not null default 0,
+  counts        jsonb
+);
+create index passes_scope_idx on clerk_sync.passes (scope, id desc);
+comment on table clerk_sync.passes is 'Each comparison of the mirror with Clerk, one per kind: what it found, and how far it has come.';
+comment on column clerk_sync.passes.scope is 'A kind: all of it. quick: users changed lately, and the counts of all kinds.';
+comment on column clerk_sync.passes.state is
+  'complete: the mirror equals Clerk. incomplete: it could not end, deleted nothing that it had not confirmed, and the next one goes on from here. void: its listing contradicts itself, and the next one begins anew. braked: too much would have been deleted. skipped: the feature is off at Clerk.';
+comment on column clerk_sync.passes.backfill is 'The first of its kind: what it adds was never here, and is no finding.';
+comment on column clerk_sync.passes.position is 'Where the listing goes on.';
+comment on column clerk_sync.passes.observed_from is 'Clerk''s clock when it began, in ms.';
+comment on column clerk_sync.passes.refreshed is 'Rows whose times alone had moved at Clerk: written, and no finding.';
+comment on column clerk_sync.passes.counts is 'Of a quick pass: rows here and at Clerk, by kind.';
+
+create table clerk_sync.absentees (
+  pass_id bigint not null references clerk_sync.passes on delete cascade,
+  id      text not null,
+  primary key (pass_id, id)
+);
+comment on table clerk_sync.absentees is 'Rows that a listing did not show: each is asked for by its id before it is believed to be gone.';
+
+create table clerk_sync.findings (
+  id              bigint generated always as identity primary key,
+  pass_id         bigint not null references clerk_sync.passes on delete cascade,
+  kind            text not null check (kind in ('user', 'organization', 'membership')),
+  entity_id       text not null,
+  drift           text not null check (drift in ('missing', 'differing', 'extra')),
+  fields          text[] not null,
+  since           timestamptz,
+  webhook_at      timestamptz,
+  webhook_outcome text,
+  cause           text not null,
+  repaired_at     timestamptz not null default now()
+);
+create index findings_pass_id_idx on clerk_sync.findings (pass_id, id);
+comment on table clerk_sync.findings is 'Every repair: what was wrong, since when, and whether a webhook had come for it. No values.';
+comment on column clerk_sync.findings.since is 'No earlier than this: when Clerk last changed it, or when we last saw it.';
+comment on column clerk_sync.findings.webhook_at is 'When the last webhook about it came; null: none did, as far as receipts reach.';
+
 do $$
 declare t text;
 begin
-  foreach t in array array['instance', 'versions', 'generations', 'marks', 'pending_reads', 'pending_passes', 'receipts', 'dead_letters'] loop
+  foreach t in array array['instance', 'versions', 'generations', 'marks', 'pending_reads', 'pending_passes', 'receipts', 'dead_letters',
+                           'lease', 'passes', 'absentees', 'findings'] loop
     execute format('alter table clerk_sync.%I enable row level security', t);
     execute format('revoke all on table clerk_sync.%I from public, anon, authenticated, service_role', t);
     execute format('grant select on table clerk_sync.%I to clerk_sync_worker', t);
@@ -103,3 +175,4 @@ begin
   end loop;
 end
 $$;
+revoke all on sequence clerk_sync.passes_id_seq, clerk_sync.findings_id_seq from public, anon, authenticated, service_role;

@@ -3,6 +3,7 @@
 --
 -- The batch is folded by the caller: at most one change per object and one stub per parent, all from one source.
 --   { "source": "webhook" | "list" | "read",       who observed: an event, a listing, a read of one object by its id
+--     "fence": token,                                of a pass: its lease's token; a lease that was lost writes nothing
 --     "check_instance": boolean,                   whether a message of another Clerk instance is refused
 --     "messages": [message], "changes": [change], "stubs": [change], "namings": [naming],
 --     "reads": [read], "passes": [pass], "dead_letters": [dead letter] }
@@ -40,6 +41,17 @@ create function clerk_sync.end_memberships(ids text[]) returns void
 $$;
 revoke all on function clerk_sync.end_memberships(text[]) from public, anon, authenticated, service_role;
 
+-- By the database's clock: a holder that was asleep while its lease ended does not know it.
+create function clerk_sync.check_fence(fence bigint) returns void
+  language plpgsql volatile set search_path = '' as $$
+begin
+  if not exists (select from clerk_sync.lease where token = fence and expires_at > pg_catalog.clock_timestamp()) then
+    raise exception 'the lease is lost' using errcode = 'CS001';
+  end if;
+end
+$$;
+revoke all on function clerk_sync.check_fence(bigint) from public, anon, authenticated, service_role;
+
 create function clerk_sync.apply(batch jsonb)
   returns table (n integer, outcome text, reason text)
   language plpgsql volatile security definer set search_path = ''
@@ -73,6 +85,9 @@ begin
   -- Writers take turns, over all replicas: no deadlock, and no member added while the organization is deleted.
   -- Every step below is a statement of its own, so it sees what was committed before the lock was granted.
   perform pg_catalog.pg_advisory_xact_lock(7250325107101);
+  if batch -> 'fence' <> 'null' then
+    perform clerk_sync.check_fence((batch ->> 'fence')::bigint);
+  end if;
 
   changes  := array(select pg_catalog.jsonb_populate_recordset(null::clerk_sync.change, batch -> 'changes'));
   stubs    := array(select pg_catalog.jsonb_populate_recordset(null::clerk_sync.change, batch -> 'stubs'));
@@ -211,7 +226,8 @@ begin
       returning kind, id
   ), asked as (
     insert into clerk_sync.pending_reads (kind, id, reason)
-      select kind, id, 'named by a membership older than the last pass' from candidate where state is null and doubtful
+      select kind, id, case when doubtful then 'named by a membership older than the last pass' else 'stub' end
+        from candidate where state is null
       on conflict do nothing
   )
   select coalesce(array_agg(change), '{}') into accepted_stubs from candidate join written using (kind, id);
@@ -274,15 +290,23 @@ begin
         select kind, id, state, known_at, floor from judged
          where verdict in ('older', 'read since') and state = 'live' and floor > known_floor
         on conflict (kind, id) do update set floor = excluded.floor
+    ), settled as (
+      -- A read has decided, unless it came too early to undo a tombstone; and a stub needs no read once it is whole.
+      delete from clerk_sync.pending_reads p using judged j
+       where p.kind = j.kind and p.id = j.id and (j.kind <> 'user' or j.banned is not null)
+         and case when from_read then j.verdict not in ('deleted', 'parent doubtful')
+                  else p.reason = 'stub' and j.state = 'stub' and j.verdict = 'new' end
     ), asked as (
       insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason)
         select kind, id, organization_id, user_id, case when verdict in ('new', 'newer') then 'banned is missing' else verdict end
           from judged
          where verdict in ('doubtful', 'parent doubtful')
             or (verdict in ('new', 'newer') and kind = 'user' and banned is null)
+            -- A listing proves nothing against what is known better; the object itself does.
+            or (verdict in ('deleted', 'parent deleted', 'newer membership known') and batch ->> 'source' = 'list')
         on conflict (kind, id) do update
-          set organization_id = coalesce(p.organization_id, excluded.organization_id), user_id = coalesce(p.user_id, excluded.user_id)
-        where p.organization_id is null or p.user_id is null
+          set organization_id = coalesce(p.organization_id, excluded.organization_id), user_id = coalesce(p.user_id, excluded.user_id),
+              tried_at = case when from_read then p.tried_at end
     )
     select coalesce(array_agg(row(n, case
                when verdict in ('new', 'newer') then 'applied'
@@ -351,12 +375,17 @@ begin
      where (v.state = 'deleted' and not v.inferred) is not true
      order by r.kind, r.id, r.organization_id is null or r.user_id is null
     on conflict (kind, id) do update
-      set organization_id = coalesce(p.organization_id, excluded.organization_id), user_id = coalesce(p.user_id, excluded.user_id)
-    where p.organization_id is null or p.user_id is null;
-  insert into clerk_sync.pending_passes (kind, reason)
-    select distinct on (p.kind) p.kind, p.reason
-      from pg_catalog.jsonb_to_recordset(batch -> 'passes') p(n integer, kind pg_catalog.text, reason pg_catalog.text)
-    on conflict do nothing;
+      set organization_id = coalesce(p.organization_id, excluded.organization_id), user_id = coalesce(p.user_id, excluded.user_id),
+          tried_at = case when from_read then p.tried_at end;
+  insert into clerk_sync.pending_passes as p (kind, reason)
+    select distinct on (w.kind) w.kind, w.reason
+      from (select kind, reason from pg_catalog.jsonb_to_recordset(batch -> 'passes') p(kind pg_catalog.text, reason pg_catalog.text)
+            -- Without its pair the API finds no membership: then all of them are listed.
+            union all select 'membership', 'a membership that must be read names no pair'
+              from pg_catalog.jsonb_to_recordset(batch -> 'reads') r(kind pg_catalog.text, organization_id pg_catalog.text, user_id pg_catalog.text)
+             where r.kind = 'membership' and (r.organization_id is null or r.user_id is null)) w
+    -- Asked again: a pass that is under way may have gone past it.
+    on conflict (kind) do update set asked_at = pg_catalog.now();
   insert into clerk_sync.dead_letters (message_id, body_hash, event_type, reason, headers, body)
     select m.message_id, m.body_hash, m.event_type, d.reason, d.headers, pg_catalog.decode(d.body_hex, 'hex')
       from pg_catalog.jsonb_to_recordset(batch -> 'dead_letters') d(n integer, reason pg_catalog.text, headers pg_catalog.jsonb, body_hex pg_catalog.text)
@@ -405,7 +434,8 @@ begin
   if wanted is not null then
     insert into clerk_sync.instance as i (instance_id, pinned_by) values (wanted, source)
       on conflict (only_row) do update set instance_id = excluded.instance_id, pinned_by = excluded.pinned_by, pinned_at = now()
-      where i.instance_id <> excluded.instance_id and not exists (select from clerk_sync.versions);
+      where i.instance_id <> excluded.instance_id and not exists (select from clerk_sync.versions)
+        and (source <> 'api' or i.pinned_by = 'webhook');   -- what a person said counts for more
   end if;
   return (select instance_id from clerk_sync.instance);
 end

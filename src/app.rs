@@ -1,7 +1,11 @@
 //! The parts of `serve`, put together: listener, routes, writer, and stopping in order.
 
-use crate::config::Config;
+use crate::clerk::client::Client;
+use crate::config::{Config, Reconcile};
 use crate::health;
+use crate::reconcile::schedule::{Foreign, Schedule};
+use crate::reconcile::{Reconciler, Times};
+use crate::store::Database;
 use crate::webhook::receive::{self, Receiver};
 use crate::webhook::writer::{InstanceCheck, Writer};
 use axum::Router;
@@ -14,7 +18,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
 /// How long a sender may take for a request's head, and how long a connection may lie idle.
@@ -30,8 +34,17 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     if config.instance == InstanceCheck::Off {
         tracing::warn!("CLERK_INSTANCE_ID is *: events of any Clerk instance are applied");
     }
-    let (writer, writing) = Writer::start(config.database, config.instance.clone());
-    let open = accept(listener, router(config.verifier, writer, config.instance), shutdown).await;
+    let (writer, writing) = Writer::start(config.database.clone(), config.instance.clone());
+    let schedule = match config.reconcile {
+        Some(reconcile) => start(reconcile, config.database, &config.instance, &writer),
+        None => {
+            tracing::warn!("CLERK_SECRET_KEY is not set: what webhooks miss is not repaired");
+            None
+        }
+    };
+    let foreign = schedule.as_ref().map(Schedule::foreign);
+    let open = accept(listener, router(config.verifier, writer, config.instance, foreign), shutdown).await;
+    drop(schedule);
     let end = Instant::now() + SHUTDOWN;
     tracing::info!("stopping: answering what is under way");
     if timeout_at(end, open.shutdown()).await.is_err() {
@@ -43,10 +56,36 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     }
 }
 
-fn router(verifier: crate::webhook::verify::Verifier, writer: Writer, check: InstanceCheck) -> Router {
+/// Passes by the clock, and as events ask for them.
+fn start(reconcile: Reconcile, database: Database, check: &InstanceCheck, writer: &Writer) -> Option<Schedule> {
+    let clerk = match Client::new(reconcile.clerk) {
+        Ok(clerk) => Arc::new(clerk),
+        Err(error) => {
+            tracing::error!(%error, "no pass will run: TLS cannot be set up");
+            return None;
+        }
+    };
+    let instance = match check {
+        InstanceCheck::Pinned(instance) => instance.clone(),
+        InstanceCheck::Off => None,
+    };
+    let reconciler = Reconciler { clerk, database, instance, times: Times::default() };
+    Some(Schedule::start(reconciler, reconcile.timetable, writer.pending()))
+}
+
+fn router(
+    verifier: crate::webhook::verify::Verifier,
+    writer: Writer,
+    check: InstanceCheck,
+    foreign: Option<watch::Receiver<Foreign>>,
+) -> Router {
+    let ready = move |state| {
+        let foreign = foreign.as_ref().and_then(|foreign| foreign.borrow().clone());
+        health::ready(state, check.clone(), foreign)
+    };
     Router::new()
         .route("/webhooks/clerk", post(receive::receive))
-        .route("/readyz", get(move |state| health::ready(state, check)))
+        .route("/readyz", get(ready))
         .route("/livez", get(health::live))
         .with_state(Receiver::new(verifier, writer))
 }

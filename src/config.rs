@@ -1,6 +1,8 @@
 //! What `serve` is told from outside, checked as a whole: every mistake at once, by the variable's name, never its value.
 
+use crate::clerk::client;
 use crate::model::InstanceId;
+use crate::reconcile::schedule::{self, Cron, Timetable};
 use crate::store::Database;
 use crate::webhook::verify::Verifier;
 use crate::webhook::writer::InstanceCheck;
@@ -11,7 +13,7 @@ const DATABASE_URL_HELP: &str = "Postgres, directly or by the session pooler: \
      postgres://USER:PASSWORD@HOST:5432/postgres?sslmode=verify-full&sslrootcert=FILE";
 
 /// The environment of `serve`, each with its flag. All are text here, so that one faulty value does not hide the next.
-#[derive(clap::Args, Clone)]
+#[derive(clap::Args, Clone, Default)]
 pub struct Environment {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", help = DATABASE_URL_HELP)]
     pub database_url: Option<String>,
@@ -35,6 +37,100 @@ pub struct Environment {
     /// Where to serve metrics, for operators alone; unset: `127.0.0.1:9091`
     #[arg(long, env = "OPS_ADDR", value_name = "ADDRESS")]
     pub ops_addr: Option<String>,
+
+    #[command(flatten)]
+    pub clerk: ClerkEnvironment,
+
+    /// When everything is compared with Clerk: minute, hour, day, month, weekday in UTC, or `off`; unset: `17 3 * * *`, and
+    /// memberships every hour
+    #[arg(long, env = "RECONCILE_CRON", value_name = "CRON")]
+    pub reconcile_cron: Option<String>,
+
+    /// When what changed lately is compared, and the counts; unset: `*/5 * * * *`
+    #[arg(long, env = "RECONCILE_QUICK_CRON", value_name = "CRON")]
+    pub reconcile_quick_cron: Option<String>,
+}
+
+/// How Clerk's Backend API is asked.
+#[derive(clap::Args, Clone, Default)]
+pub struct ClerkEnvironment {
+    /// The instance's secret key (`sk_live_…` or `sk_test_…`), with which what webhooks missed is repaired
+    #[arg(long, env = "CLERK_SECRET_KEY", hide_env_values = true, value_name = "KEY")]
+    pub secret_key: Option<String>,
+
+    /// Where the Backend API is; unset: `https://api.clerk.com`
+    #[arg(long, env = "CLERK_API_URL", value_name = "URL")]
+    pub api_url: Option<String>,
+
+    /// Percentage of the instance's rate limit that we take, 1 to 100, or `off` for no limit of ours; unset: 20
+    #[arg(long, env = "CLERK_RATE_SHARE", value_name = "PERCENT")]
+    pub rate_share: Option<String>,
+}
+
+/// Percent.
+const DEFAULT_RATE_SHARE: u32 = 20;
+
+impl ClerkEnvironment {
+    /// Checks all variables; `None` without a key.
+    fn check(&self, mistakes: &mut Vec<Mistake>) -> Option<Option<client::Options>> {
+        let key = match given(self.secret_key.as_deref()) {
+            Some(key) if !key.starts_with("sk_live_") && !key.starts_with("sk_test_") => {
+                Err("is no secret key: it begins with sk_live_ or sk_test_".to_owned())
+            }
+            key => Ok(key),
+        };
+        let key = note(mistakes, "CLERK_SECRET_KEY", key);
+        let url = match given(self.api_url.as_deref()) {
+            Some(url) if !url.starts_with("https://") && !url.starts_with("http://") => {
+                Err("is no URL that begins with https://".to_owned())
+            }
+            // The version is ours to say; documentation has the address with and without it.
+            url => {
+                Ok(url.unwrap_or(client::Options::DEFAULT_URL).trim_end_matches('/').trim_end_matches("/v1").to_owned())
+            }
+        };
+        let url = note(mistakes, "CLERK_API_URL", url);
+        let share = match given(self.rate_share.as_deref()) {
+            Some("off") => Ok(None),
+            Some(share) => match share.trim_end_matches('%').parse() {
+                Ok(share @ 1..=100) => Ok(Some(share)),
+                _ => Err("is no percentage from 1 to 100".to_owned()),
+            },
+            None => Ok(Some(DEFAULT_RATE_SHARE)),
+        };
+        let share = note(mistakes, "CLERK_RATE_SHARE", share);
+        let (key, base_url, share) = (key?, url?, share?);
+        Some(key.map(|key| client::Options {
+            base_url,
+            secret_key: key.to_owned().into(),
+            rate: share.map(|share: u32| client::Options::limit_of(key) * share / 100),
+            patience: client::Options::PATIENCE,
+        }))
+    }
+
+    /// For a command that cannot do without a key.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn check_key(&self) -> Result<client::Options, Vec<Mistake>> {
+        let mut mistakes = Vec::new();
+        match self.check(&mut mistakes) {
+            Some(Some(options)) => Ok(options),
+            Some(None) => {
+                let problem =
+                    "is not set: copy it from the dashboard's page of API keys (it begins with sk_)".to_owned();
+                Err(vec![Mistake { variable: "CLERK_SECRET_KEY", problem }])
+            }
+            None => Err(mistakes),
+        }
+    }
+}
+
+/// What `serve` needs to run passes.
+#[derive(Clone, Debug)]
+pub struct Reconcile {
+    pub clerk: client::Options,
+    pub timetable: Timetable,
 }
 
 /// The checked form.
@@ -46,6 +142,8 @@ pub struct Config {
     pub listen_addr: SocketAddr,
     /// `None`: the default address, if it is free.
     pub ops_addr: Option<SocketAddr>,
+    /// `None`: without a secret key nothing is repaired.
+    pub reconcile: Option<Reconcile>,
 }
 
 /// Where metrics are served if nobody says otherwise.
@@ -100,9 +198,17 @@ impl Environment {
             (None, None) => ("LISTEN_ADDR", Ok(on_every_address(8080))),
         };
         let listen_addr = note(&mut mistakes, variable, listen_addr);
-        match (database, verifier, instance, listen_addr, ops_addr) {
-            (Some(database), Some(verifier), Some(instance), Some(listen_addr), Some(ops_addr)) => {
-                Ok(Config { database, verifier, instance, listen_addr, ops_addr })
+        let clerk = self.clerk.check(&mut mistakes);
+        let cron = |value: &Option<String>, default| Cron::parse(given(value.as_deref()).unwrap_or(default));
+        let full = note(&mut mistakes, "RECONCILE_CRON", cron(&self.reconcile_cron, schedule::DEFAULT_FULL));
+        let quick =
+            note(&mut mistakes, "RECONCILE_QUICK_CRON", cron(&self.reconcile_quick_cron, schedule::DEFAULT_QUICK));
+        let reconcile = clerk.zip(full).zip(quick).map(|((clerk, full), quick)| {
+            clerk.map(|clerk| Reconcile { timetable: Timetable { full, quick, rate: clerk.rate }, clerk })
+        });
+        match (database, verifier, instance, listen_addr, ops_addr, reconcile) {
+            (Some(database), Some(verifier), Some(instance), Some(listen_addr), Some(ops_addr), Some(reconcile)) => {
+                Ok(Config { database, verifier, instance, listen_addr, ops_addr, reconcile })
             }
             _ => Err(mistakes),
         }
@@ -141,10 +247,7 @@ mod tests {
         Environment {
             database_url: Some("postgres://someone:s3cret@db.example.com:5432/postgres".to_owned()),
             signing_secret: Some("whsec_bm90IGEgcmVhbCBzZWNyZXQ=\n".to_owned()),
-            instance_id: None,
-            listen_addr: None,
-            port: None,
-            ops_addr: None,
+            ..Environment::default()
         }
     }
 
@@ -166,15 +269,32 @@ mod tests {
             listen_addr: Some("nonsense".to_owned()),
             ops_addr: Some("9091".to_owned()),
             port: None,
+            clerk: ClerkEnvironment {
+                secret_key: Some("pk_live_hidden".to_owned()),
+                api_url: Some("ftp://example.com".to_owned()),
+                rate_share: Some("200".to_owned()),
+            },
+            reconcile_cron: Some("nightly".to_owned()),
+            reconcile_quick_cron: Some("off".to_owned()),
         };
         let mistakes = environment.check().unwrap_err();
         let names: Vec<_> = mistakes.iter().map(|mistake| mistake.variable).collect();
         assert_eq!(
             names,
-            ["DATABASE_URL", "CLERK_WEBHOOK_SIGNING_SECRET", "CLERK_INSTANCE_ID", "OPS_ADDR", "LISTEN_ADDR"]
+            [
+                "DATABASE_URL",
+                "CLERK_WEBHOOK_SIGNING_SECRET",
+                "CLERK_INSTANCE_ID",
+                "OPS_ADDR",
+                "LISTEN_ADDR",
+                "CLERK_SECRET_KEY",
+                "CLERK_API_URL",
+                "CLERK_RATE_SHARE",
+                "RECONCILE_CRON"
+            ]
         );
         let text: String = mistakes.iter().map(ToString::to_string).collect();
-        for value in ["s3cret", "%%%", "oops", "nonsense"] {
+        for value in ["s3cret", "%%%", "oops", "nonsense", "hidden", "ftp", "nightly"] {
             assert!(!text.contains(value), "{text}");
         }
     }

@@ -3,6 +3,7 @@
 //! Fly routes on `/livez` alone. Were it to route on `/readyz`, it would answer Svix itself while the database is away, and
 //! an event could be lost to an answer that is not ours.
 
+use crate::reconcile::schedule::Foreign;
 use crate::webhook::receive::Receiver;
 use crate::webhook::writer::InstanceCheck;
 use axum::Json;
@@ -18,7 +19,7 @@ pub async fn live() -> &'static str {
 
 /// `GET /readyz`: 200 if deliveries can be written, else 503 with every reason.
 #[expect(clippy::unused_async, reason = "a handler is async")]
-pub async fn ready(State(receiver): State<Receiver>, check: InstanceCheck) -> Response {
+pub async fn ready(State(receiver): State<Receiver>, check: InstanceCheck, foreign: Foreign) -> Response {
     let health = receiver.writer().health();
     let mut reasons = Vec::new();
     if let Some(fault) = health.fault {
@@ -35,6 +36,9 @@ pub async fn ready(State(receiver): State<Receiver>, check: InstanceCheck) -> Re
         reasons.push(
             json!({ "error": "foreign_instance", "pinned_instance": health.pinned, "webhook_instance": foreign }),
         );
+    }
+    if let Some((pinned, of_key)) = foreign {
+        reasons.push(json!({ "error": "foreign_key", "pinned_instance": pinned, "key_instance": of_key }));
     }
     if reasons.is_empty() {
         (StatusCode::OK, Json(json!({ "ready": true }))).into_response()

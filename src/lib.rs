@@ -8,19 +8,23 @@
 //! parents then need no cases of their own.
 //!
 //! ```text
-//! webhook → verify → parse → Change → fold (one winner per object) → clerk_sync.apply(batch) → an outcome per change
+//! webhook   → verify → parse → Change ┐
+//!                                     ├→ fold (one winner per object) → clerk_sync.apply(batch) → an outcome per change
+//! reconcile → list → compare → Change ┘
 //! ```
 //!
 //! # The map
 //!
-//! Dependencies point one way: `main → { app, ops } → { webhook, health } → { clerk, store } → model`.
+//! Dependencies point one way: `main → { app, command, ops } → { webhook, reconcile, health } → { clerk, store } → model`.
 //!
 //! | module | what it is for |
 //! | --- | --- |
 //! | [`model`] | the vocabulary and the folding of batches; pure |
-//! | [`clerk`] | what Clerk's JSON says, turned into `model`; pure |
+//! | [`clerk`] | what Clerk's JSON says, turned into `model` (pure), and the client of its Backend API |
 //! | [`store`] | Postgres: sessions as the worker's role, the one call that writes, migrations |
 //! | [`webhook`] | one delivery: who sent it, what it says, the writer task, the answer |
+//! | [`reconcile`] | what webhooks missed, found and repaired: passes, their lease, when they run |
+//! | [`command`] | `reconcile` and `refresh` for a person |
 //! | [`health`], [`ops`] | `/livez` and `/readyz` for the platform; `/metrics`, on a listener of its own |
 //! | [`app`] | listener, routes and writer put together, and stopped in order |
 //! | [`config`] | every environment variable of `serve`, checked as a whole |
@@ -44,6 +48,21 @@
 //!    transaction: receipts, generations, tombstones, stubs, versions, rows, what is pending, dead letters.
 //! 6. [`webhook::receive`] answers after the commit: *when Clerk hears yes, policies already see it*. 2xx is durable; 503
 //!    means that Svix shall try again, and is the answer to everything that may work later.
+//!
+//! # The way of a pass
+//!
+//! 1. [`reconcile::schedule`] or [`command`] asks for it. [`reconcile::Reconciler::run`] checks that the key belongs to the
+//!    mirror's instance, and takes the lease: a token that every write of the pass carries, and that is refused once lost.
+//! 2. Pages of 500 come from [`clerk::client`], oldest first, within our share of the rate limit. Each is held against the
+//!    same rows here ([`reconcile::compare`]), and what differs is written with its findings and the pass's progress in one
+//!    statement (`clerk_sync.record_page`). A pass that is killed is gone on with.
+//! 3. Rows that the listing has gone past without showing them ([`reconcile::window`]) are asked for by id, unless there are
+//!    too many of them ([`reconcile::brake`]). Only what Clerk denies by id is deleted, with a tombstone that is *inferred*.
+//! 4. What waits for a read by id is read: stubs, and what a webhook left open. `serve` does that between passes too.
+//! 5. A pass that is complete moves its kind's mark (R7).
+//!
+//! An error, an empty or short answer or a count that contradicts never deletes anything: the pass says that it is
+//! incomplete.
 //!
 //! # Why order does not matter
 //!
@@ -77,7 +96,9 @@
 //!   on its own (2 s for a lock). Stopping takes 10 s at most.
 //! * Memory: 2 MiB for a body, 20 MiB for all bodies together ([`webhook::budget`]), 2,500 deliveries waiting, 2,048
 //!   connections. Beyond it the answer is 503 at once.
-//! * The database: one connection for each replica; a batch has at most 256 deliveries and 4 MiB.
+//! * The database: one connection for each replica, three more while it runs passes; a batch has at most 256 deliveries
+//!   and 4 MiB, a page of a pass 500 rows.
+//! * Clerk's API: a fifth of the rate limit, 30 s for a try, 3 minutes for a call with all its tries.
 //! * Poison: what Postgres would refuse in a payload is mended in [`model`] and told (*flaws*). Should it refuse a batch all
 //!   the same for what is in it, the batch is halved until the culprit is alone and kept as a dead letter.
 //!
@@ -94,6 +115,7 @@
 pub mod app;
 pub mod clerk;
 pub mod clock;
+pub mod command;
 pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
@@ -101,6 +123,7 @@ pub mod health;
 pub mod model;
 pub mod ops;
 pub mod policy;
+pub mod reconcile;
 pub mod replay;
 pub mod sender;
 pub mod store;

@@ -7,7 +7,7 @@ use clerk_sync::config::{self, Environment};
 use clerk_sync::model::InstanceId;
 use clerk_sync::policy::Policy;
 use clerk_sync::replay::Replay;
-use clerk_sync::{app, ops, store, telemetry};
+use clerk_sync::{app, command, ops, store, telemetry};
 use std::process::ExitCode;
 
 /// Keeps Clerk's users, organizations and memberships in a Supabase Postgres, correctly enough that Row-Level-Security
@@ -29,6 +29,8 @@ enum Command {
     Serve(Box<Environment>),
     /// Create or upgrade the schemas in the database
     Migrate(Migrate),
+    Reconcile(Box<command::Reconcile>),
+    Refresh(Box<command::Refresh>),
     /// Sign JSON bodies as Clerk's webhooks are signed, and post them to a running server
     Replay(Replay),
     /// Policies for your own tables: write them, check them
@@ -37,6 +39,9 @@ enum Command {
     /// Show the whole job without any account: a private Postgres, a simulated Clerk, webhooks lost, late and doubled
     #[cfg(feature = "demo")]
     Demo(clerk_sync::demo::Demo),
+    /// Serve the Backend API of a simulated Clerk, for tests in other languages and for measuring
+    #[cfg(feature = "demo")]
+    Simulate(clerk_sync::demo::Simulate),
     /// A private Postgres with the roles of a Supabase project, for as long as standard input is open
     #[cfg(feature = "demo")]
     #[command(hide = true)]
@@ -95,6 +100,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(environment) => serve(*environment).await,
         Command::Migrate(migrate) => migrate.run().await.map(|()| ExitCode::SUCCESS),
+        Command::Reconcile(reconcile) => reconcile.run().await,
+        Command::Refresh(refresh) => refresh.run().await,
         Command::Replay(replay) => {
             let summary = replay.run().await?;
             print!("{summary}");
@@ -103,6 +110,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Policy(policy) => policy.run().await,
         #[cfg(feature = "demo")]
         Command::Demo(demo) => demo.run().await,
+        #[cfg(feature = "demo")]
+        Command::Simulate(simulate) => simulate.run(stop_signal()?).await,
         #[cfg(feature = "demo")]
         Command::Testbed => clerk_sync::testbed::open::open().await,
     }

@@ -541,10 +541,7 @@ async fn signatures(bench: &mut Bench) {
         let environment = Environment {
             database_url: Some("postgres://localhost/x".to_owned()),
             signing_secret: Some(secret.to_owned()),
-            instance_id: None,
-            listen_addr: None,
-            port: None,
-            ops_addr: None,
+            ..Environment::default()
         };
         let mistakes = environment.check().err().map(|mistakes| mistakes[0].to_string()).unwrap_or_default();
         let right =

@@ -17,7 +17,8 @@ const ORGANIZATION: &str =
 const DELETED_ORGANIZATION: &str = "select id, name, deleted_at from clerk.organizations";
 const MEMBERSHIP: &str = "select m.role, m.permissions, m.public_metadata, u.first_name, o.name from clerk.organization_memberships m \
      join clerk.users u on u.id = m.user_id join clerk.organizations o on o.id = m.organization_id";
-const READS: &str = "select kind, id, organization_id, user_id, reason from clerk_sync.pending_reads";
+const READS: &str = "select kind, id, organization_id, user_id, reason from clerk_sync.pending_reads \
+     where reason <> 'stub'";
 const PASSES: &str = "select kind, reason from clerk_sync.pending_passes";
 const TOMBSTONES: &str = "select kind, id from clerk_sync.versions where state = 'deleted'";
 const EVERYTHING: &str = "select id from clerk.users union select id from clerk.organizations union select id from clerk_sync.versions \
@@ -56,7 +57,7 @@ fn read(kind: &str, id: &str, organization_id: Value, user_id: Value, reason: &s
 /// File, outcome, query, rows.
 fn table() -> Vec<(&'static str, &'static str, &'static str, Value)> {
     let no_address = json!({ "email_address": null, "email_verified": null });
-    let permissions = ["org:sys_memberships:read", "org:invoices:read"];
+    let permissions = ["org:invoices:read", "org:sys_memberships:read"];
     let gone = |at: &str| json!([{ "id": "user_2fxMira", "first_name": null, "deleted_at": at }]);
     let membership = "orgmem_2fxMiraAtHarbor";
     vec![

@@ -9,16 +9,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("clerk", &["model"]),
     ("store", &["model"]),
     ("webhook", &["clerk", "clock", "model", "store", "telemetry"]),
-    ("health", &["webhook"]),
-    ("config", &["model", "store", "webhook"]),
-    ("app", &["config", "health", "webhook"]),
+    ("reconcile", &["clerk", "model", "store"]),
+    ("health", &["reconcile", "webhook"]),
+    ("config", &["clerk", "model", "reconcile", "store", "webhook"]),
+    ("app", &["clerk", "config", "health", "reconcile", "store", "webhook"]),
+    ("command", &["clerk", "config", "model", "reconcile"]),
     ("sender", &["clock", "webhook"]),
     ("replay", &["model", "sender"]),
     ("policy", &["config", "store"]),
     ("telemetry", &[]),
     ("ops", &[]),
     ("testbed", &[]),
-    ("demo", &["app", "clock", "config", "model", "sender", "store", "testbed", "webhook"]),
+    ("demo", &["app", "clerk", "clock", "config", "model", "reconcile", "sender", "store", "testbed", "webhook"]),
 ];
 
 fn source_files(folder: &Path, files: &mut Vec<PathBuf>) {

@@ -62,7 +62,7 @@ async fn every_object_has_an_explicit_acl_and_every_table_rls() {
     let database = database().await;
     let open = "select c.oid::regclass::text as object from pg_class c join pg_namespace n on n.oid = c.relnamespace \
          where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') and c.relkind in ('r', 'v', 'm', 'S', 'p') \
-           and (c.relacl is null or (c.relkind <> 'v' and not c.relrowsecurity) or c.relforcerowsecurity) \
+           and (c.relacl is null or (c.relkind in ('r', 'p') and not c.relrowsecurity) or c.relforcerowsecurity) \
          union all select p.oid::regprocedure::text from pg_proc p join pg_namespace n on n.oid = p.pronamespace \
          where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') and (p.proacl is null or p.proconfig is null) \
          union all select t.typname from pg_type t join pg_namespace n on n.oid = t.typnamespace left join pg_class c on c.oid = t.typrelid \
@@ -85,7 +85,10 @@ async fn each_role_may_do_exactly_what_is_written_here() {
     let read = "select clerk.organization_memberships, select clerk.organizations, select clerk.user_details, select clerk.users";
     let expected = [
         json!({ "may": format!("authenticated: {read}, select clerk_rls.able_users") }),
-        json!({ "may": format!("clerk_sync_worker: {read}, select clerk_sync.instance, select clerk_sync.versions") }),
+        json!({ "may": format!(
+            "clerk_sync_worker: {read}, select clerk_sync.absentees, select clerk_sync.findings, select clerk_sync.instance, \
+             select clerk_sync.lease, select clerk_sync.passes, select clerk_sync.versions"
+        ) }),
         json!({ "may": format!("service_role: {read}") }),
     ];
     assert_eq!(database.rows(tables).await, expected);
@@ -94,15 +97,25 @@ async fn each_role_may_do_exactly_what_is_written_here() {
          join pg_namespace n on n.oid = p.pronamespace where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') and has_function_privilege(r.rolname, p.oid, 'execute') \
          order by 1, 2";
     let expected = [
-        json!({ "role": "authenticated", "function": "clerk_rls.active_organization_id()" }),
-        json!({ "role": "authenticated", "function": "clerk_rls.active_organization_role()" }),
-        json!({ "role": "authenticated", "function": "clerk_rls.organization_ids()" }),
-        json!({ "role": "authenticated", "function": "clerk_rls.organization_ids_by_permission(text)" }),
-        json!({ "role": "authenticated", "function": "clerk_rls.organization_ids_by_role(text)" }),
-        json!({ "role": "authenticated", "function": "clerk_rls.user_id()" }),
-        json!({ "role": "clerk_sync_worker", "function": "clerk_sync.apply(jsonb)" }),
-        json!({ "role": "clerk_sync_worker", "function": "clerk_sync.pin_instance(text,text)" }),
+        ("authenticated", "clerk_rls.active_organization_id()"),
+        ("authenticated", "clerk_rls.active_organization_role()"),
+        ("authenticated", "clerk_rls.organization_ids()"),
+        ("authenticated", "clerk_rls.organization_ids_by_permission(text)"),
+        ("authenticated", "clerk_rls.organization_ids_by_role(text)"),
+        ("authenticated", "clerk_rls.user_id()"),
+        ("clerk_sync_worker", "clerk_sync.apply(jsonb)"),
+        ("clerk_sync_worker", "clerk_sync.approve_pass(bigint,bigint)"),
+        ("clerk_sync_worker", "clerk_sync.ask_for_pass(text,text)"),
+        ("clerk_sync_worker", "clerk_sync.end_lease(bigint)"),
+        ("clerk_sync_worker", "clerk_sync.end_pass(bigint,bigint,text,text,jsonb)"),
+        ("clerk_sync_worker", "clerk_sync.keep_lease(bigint,integer)"),
+        ("clerk_sync_worker", "clerk_sync.note_tried(text,text[])"),
+        ("clerk_sync_worker", "clerk_sync.open_pass(bigint,text,text,bigint,integer)"),
+        ("clerk_sync_worker", "clerk_sync.pin_instance(text,text)"),
+        ("clerk_sync_worker", "clerk_sync.record_page(jsonb,jsonb)"),
+        ("clerk_sync_worker", "clerk_sync.take_lease(text,integer)"),
     ];
+    let expected = expected.map(|(role, function)| json!({ "role": role, "function": function }));
     assert_eq!(database.rows(functions).await, expected);
 }
 
@@ -145,7 +158,15 @@ async fn the_pin_changes_only_while_the_mirror_is_empty_or_by_repin() {
     let database = database().await;
     let pinned = async |wanted: Option<&str>| {
         let wanted = wanted.map(InstanceId::from);
-        database.database().connect().await.unwrap().pin_instance(wanted.as_ref()).await.unwrap().map(|id| id.0)
+        database
+            .database()
+            .connect()
+            .await
+            .unwrap()
+            .pin_instance(wanted.as_ref(), "environment")
+            .await
+            .unwrap()
+            .map(|id| id.0)
     };
     assert_eq!(pinned(None).await, None);
     assert_eq!(pinned(Some("ins_1")).await.as_deref(), Some("ins_1"));

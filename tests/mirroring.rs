@@ -29,7 +29,7 @@ async fn each_event_of_a_life_shows_in_the_rows() {
     world.deliver().await;
     let role = "select role, permissions from clerk.organization_memberships m join clerk.users u on u.id = m.user_id where first_name = 'Ben'";
     let admin =
-        json!({ "role": "org:admin", "permissions": ["org:sys_memberships:read", "org:sys_memberships:manage"] });
+        json!({ "role": "org:admin", "permissions": ["org:sys_memberships:manage", "org:sys_memberships:read"] });
     assert_eq!(world.database.rows(role).await, [admin]);
     assert_eq!(world.database.rows(organization).await[0]["name"], "Acme Gadgets");
 

@@ -374,7 +374,9 @@ async fn r7_a_doubtful_parent_is_read_instead_of_stubbed() {
     assert_eq!(world.members(&acme).await, []);
     let asked = world.database.rows("select kind, id from clerk_sync.pending_reads order by kind desc").await;
     assert_eq!(asked[0], json!({ "kind": "user", "id": ada }));
-    assert_eq!(asked.len(), 2, "and the membership waits for it");
+    assert_eq!(asked[1], json!({ "kind": "organization", "id": acme }), "a stub is to be read as well");
+    assert_eq!(asked[2]["kind"], "membership", "and the membership waits for its user");
+    assert_eq!(asked.len(), 3);
 }
 
 #[tokio::test]

@@ -4,9 +4,7 @@
 //! is named but not usable is to be read by its id; a body that names nothing becomes a dead letter.
 
 use super::payload::{self, Object};
-use crate::model::{
-    Change, Claim, EntityRef, InstanceId, Kind, MembershipId, Millis, OrganizationId, UserId, WantedRead,
-};
+use crate::model::{Change, Claim, EntityRef, InstanceId, Kind, Millis};
 
 /// How far ahead of the attempt an event's own time may lie, in ms: beyond it one of the two clocks is wrong, and ordering
 /// by that time would freeze the row.
@@ -145,10 +143,7 @@ fn observe(
     span: Option<(Millis, Millis)>,
     attempted_at: Millis,
 ) -> Change {
-    let naming = match entity.kind {
-        Kind::Membership => payload::naming(data, MembershipId(entity.id.clone())),
-        Kind::User | Kind::Organization => None,
-    };
+    let naming = payload::naming(data, &entity);
     let updated_at = data.millis("updated_at");
     let sane = span.is_none_or(|(from, _)| from <= attempted_at.plus(AHEAD));
     // R4: a delete in seconds counts as the second's end, so that it beats what was created within that second.
@@ -157,38 +152,12 @@ fn observe(
         Some(_) => None,
         None => updated_at.filter(|at| !deleted && *at <= attempted_at.plus(AHEAD)),
     };
-    let unusable = |reason| {
-        let (organization_id, user_id) = match entity.kind {
-            Kind::Membership => payload::pair(data),
-            Kind::User | Kind::Organization => (None, None),
-        };
-        Claim::Unusable(WantedRead { kind: entity.kind, id: entity.id.clone(), organization_id, user_id, reason })
-    };
     let Some(observed_at) = observed_at else {
         let reason =
             if span.is_none() { "the event's time is missing" } else { "the event's time is ahead of Clerk's clock" };
         // What it embeds cannot be dated, so it names a membership but stubs no parent that anything dated has stubbed.
-        return Change { observed_at: Millis::MIN, claim: unusable(reason), naming };
+        return Change { observed_at: Millis::MIN, claim: payload::unusable(data, &entity, reason), naming };
     };
-    let claim = if deleted {
-        Claim::Gone(entity)
-    } else {
-        let found = match entity.kind {
-            Kind::User => Some(payload::user(data, UserId(entity.id.clone()))),
-            Kind::Organization => {
-                Some(crate::model::Entity::Organization(payload::organization(data, OrganizationId(entity.id.clone()))))
-            }
-            Kind::Membership => naming.as_ref().and_then(|naming| payload::membership(data, naming)),
-        };
-        match (found, updated_at) {
-            (Some(found), Some(updated_at)) => {
-                // R1: a time far ahead must not keep every later change out.
-                let updated_at = updated_at.min(observed_at.plus(1_000));
-                Claim::Live { entity: found, updated_at }
-            }
-            (None, _) => unusable("role, user or organization is missing"),
-            (_, None) => unusable("updated_at is missing"),
-        }
-    };
+    let claim = if deleted { Claim::Gone(entity) } else { payload::live(data, &entity, naming.as_ref(), observed_at) };
     Change { observed_at, claim, naming }
 }

@@ -2,7 +2,8 @@
 //! (`clerk/openapi-specs`, `webhooks/2025-04-15.yml` and `bapi/2026-05-12.yml`).
 
 use crate::model::{
-    Entity, Json, Membership, MembershipId, Millis, Naming, Organization, OrganizationId, User, UserId, decode_string,
+    Claim, Entity, EntityRef, Json, Kind, Membership, MembershipId, Millis, Naming, Organization, OrganizationId, User,
+    UserId, WantedRead, decode_string,
 };
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -145,7 +146,7 @@ impl<'a> Object<'a> {
     }
 
     /// One after the other: a list may have any number.
-    fn objects(&self, name: &str) -> impl Iterator<Item = Object<'a>> {
+    pub(super) fn objects(&self, name: &str) -> impl Iterator<Item = Object<'a>> {
         self.items(name).into_iter().filter_map(|item| Object::parse(item.get().as_bytes()).ok())
     }
 
@@ -180,8 +181,34 @@ fn integer(raw: &str) -> Option<i64> {
     })
 }
 
+/// What the whole object in `data` says of itself. `naming` is what [`naming`] found in it.
+pub(super) fn live(data: &Object<'_>, entity: &EntityRef, naming: Option<&Naming>, observed_at: Millis) -> Claim {
+    let found = match entity.kind {
+        Kind::User => Some(user(data, UserId(entity.id.clone()))),
+        Kind::Organization => Some(Entity::Organization(organization(data, OrganizationId(entity.id.clone())))),
+        Kind::Membership => naming.and_then(|naming| membership(data, naming)),
+    };
+    match (found, data.millis("updated_at")) {
+        (Some(found), Some(updated_at)) => {
+            // R1: a time far ahead must not keep every later change out.
+            Claim::Live { entity: found, updated_at: updated_at.min(observed_at.plus(1_000)) }
+        }
+        (None, _) => unusable(data, entity, "role, user or organization is missing"),
+        (_, None) => unusable(data, entity, "updated_at is missing"),
+    }
+}
+
+/// That only a read by id can tell.
+pub(super) fn unusable(data: &Object<'_>, entity: &EntityRef, reason: &'static str) -> Claim {
+    let (organization_id, user_id) = match entity.kind {
+        Kind::Membership => pair(data),
+        Kind::User | Kind::Organization => (None, None),
+    };
+    Claim::Unusable(WantedRead { kind: entity.kind, id: entity.id.clone(), organization_id, user_id, reason })
+}
+
 /// A whole user.
-pub(super) fn user(data: &Object<'_>, id: UserId) -> Entity {
+fn user(data: &Object<'_>, id: UserId) -> Entity {
     let (email_address, email_address_verified) =
         primary(data, "primary_email_address_id", "email_addresses", "email_address");
     let (phone_number, phone_number_verified) =
@@ -218,7 +245,7 @@ fn primary(data: &Object<'_>, pointer: &str, list: &str, field: &str) -> (Option
 }
 
 /// A whole organization, or what a membership embeds of one.
-pub(super) fn organization(data: &Object<'_>, id: OrganizationId) -> Organization {
+fn organization(data: &Object<'_>, id: OrganizationId) -> Organization {
     Organization {
         id,
         name: data.text("name"),
@@ -255,19 +282,22 @@ fn user_stub(data: &Object<'_>, id: UserId) -> User {
 }
 
 /// The two ids of a membership's pair, as far as the body has them. The user's stands in `public_user_data` alone.
-pub(super) fn pair(data: &Object<'_>) -> (Option<OrganizationId>, Option<UserId>) {
+fn pair(data: &Object<'_>) -> (Option<OrganizationId>, Option<UserId>) {
     let organization = data.object("organization").and_then(|organization| organization.id("id")).map(OrganizationId);
     let user = data.object("public_user_data").and_then(|user| user.id("user_id")).map(UserId);
     (organization, user)
 }
 
 /// Which membership of which pair this is, with what it embeds of the two. `None` where the body lacks the pair or its
-/// creation time.
-pub(super) fn naming(data: &Object<'_>, id: MembershipId) -> Option<Naming> {
+/// creation time, or is of no membership.
+pub(super) fn naming(data: &Object<'_>, entity: &EntityRef) -> Option<Naming> {
+    if entity.kind != Kind::Membership {
+        return None;
+    }
     let (embedded_organization, public_user_data) = (data.object("organization")?, data.object("public_user_data")?);
     let (organization_id, user_id) = pair(data);
     Some(Naming {
-        membership_id: id,
+        membership_id: MembershipId(entity.id.clone()),
         created_at: data.millis("created_at")?,
         organization: organization(&embedded_organization, organization_id?),
         user: user_stub(&public_user_data, user_id?),
@@ -275,14 +305,21 @@ pub(super) fn naming(data: &Object<'_>, id: MembershipId) -> Option<Naming> {
 }
 
 /// A whole membership. `None` without a role: access is never guessed.
-pub(super) fn membership(data: &Object<'_>, naming: &Naming) -> Option<Entity> {
+fn membership(data: &Object<'_>, naming: &Naming) -> Option<Entity> {
     Some(Entity::Membership(Membership {
         id: naming.membership_id.clone(),
         organization_id: naming.organization.id.clone(),
         user_id: naming.user.id.clone(),
         role: data.text("role").filter(|role| !role.is_empty())?,
-        permissions: data.texts("permissions"),
+        permissions: sorted(data.texts("permissions")),
         public_metadata: data.metadata("public_metadata"),
         created_at: naming.created_at,
     }))
+}
+
+/// Permissions are a set; webhooks and the API need not list them in one order.
+fn sorted(mut permissions: Vec<String>) -> Vec<String> {
+    permissions.sort_unstable();
+    permissions.dedup();
+    permissions
 }

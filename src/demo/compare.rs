@@ -6,6 +6,7 @@ use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 /// How many wrong rows of one side are shown.
 const SHOWN: usize = 6;
@@ -75,11 +76,12 @@ impl Names {
 /// Reads the source over its API and both mirrors from the database.
 pub(super) async fn compare(
     clerk_url: &str,
+    secret_key: &str,
     database_url: &str,
     lost: &[Event],
     names: &Names,
 ) -> anyhow::Result<Report> {
-    let source = read_source(clerk_url).await?;
+    let source = read_source(clerk_url, secret_key).await?;
     let mut connection = PgConnection::connect(database_url).await?;
     let mut report = Report { source: [0, 0, 0], ours: Vec::new(), naive: Vec::new() };
     for (index, kind) in KINDS.into_iter().enumerate() {
@@ -125,7 +127,7 @@ async fn read_mirror(connection: &mut PgConnection, sql: &'static str) -> anyhow
         .collect())
 }
 
-async fn read_source(clerk_url: &str) -> anyhow::Result<[Rows; 3]> {
+async fn read_source(clerk_url: &str, secret_key: &str) -> anyhow::Result<[Rows; 3]> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let user = |data: &Value| {
         let primary = data["email_addresses"]
@@ -144,18 +146,25 @@ async fn read_source(clerk_url: &str) -> anyhow::Result<[Rows; 3]> {
         Some(Row { text: text(&data["role"]), organization_id, user_id })
     };
     Ok([
-        list(clerk_url, "users", user).await?,
-        list(clerk_url, "organizations", organization).await?,
-        list(clerk_url, "organization_memberships", membership).await?,
+        list(clerk_url, secret_key, "users", user).await?,
+        list(clerk_url, secret_key, "organizations", organization).await?,
+        list(clerk_url, secret_key, "organization_memberships", membership).await?,
     ])
 }
 
 /// All pages of a list.
-async fn list(clerk_url: &str, name: &str, row: impl Fn(&Value) -> Option<Row>) -> anyhow::Result<Rows> {
+async fn list(
+    clerk_url: &str,
+    secret_key: &str,
+    name: &str,
+    row: impl Fn(&Value) -> Option<Row>,
+) -> anyhow::Result<Rows> {
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build()?;
     let mut rows = Rows::new();
     loop {
         let url = format!("{clerk_url}/v1/{name}?limit=500&offset={}", rows.len());
-        let page: Value = serde_json::from_str(&reqwest::get(url).await?.error_for_status()?.text().await?)?;
+        let answer = client.get(url).bearer_auth(secret_key).send().await?.error_for_status()?;
+        let page: Value = serde_json::from_str(&answer.text().await?)?;
         let page = page.as_array().or_else(|| page["data"].as_array()).context("no list")?;
         if page.is_empty() {
             return Ok(rows);
@@ -167,6 +176,11 @@ async fn list(clerk_url: &str, name: &str, row: impl Fn(&Value) -> Option<Row>) 
 }
 
 impl Report {
+    /// How many rows of ours are wrong.
+    pub(super) fn wrong(&self) -> usize {
+        self.ours.len()
+    }
+
     /// Whether each wrong row of ours is one that a lost webhook made wrong.
     pub(super) fn is_explained(&self) -> bool {
         self.ours.iter().all(|fault| fault.lost.is_some())

@@ -7,10 +7,16 @@
 mod compare;
 mod delivery;
 mod naive;
+mod simulate;
 mod story;
 
+pub use simulate::Simulate;
+
 use crate::app;
+use crate::clerk::client::{Client, Options};
 use crate::config::Config;
+use crate::model::Kind;
+use crate::reconcile::{Reconciler, Silent, Times, Wanted};
 use crate::store::{self, Database};
 use crate::testbed::clerk::{self, Clerk, Shared};
 use crate::testbed::supabase::Supabase;
@@ -19,9 +25,12 @@ use crate::webhook::writer::InstanceCheck;
 use anyhow::Context as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+/// Findings of a pass that are shown.
+const FINDINGS: usize = 8;
 /// The database's name.
 const DATABASE: &str = "demo";
 /// Signs the demo's webhooks: no secret, since both ends are this process.
@@ -60,21 +69,32 @@ impl Demo {
         store::migrate(&database).await?;
 
         let clerk = Shared::new(Clerk::new(self.seed, crate::clock::now().get() - story::LASTS));
-        let (clerk_url, _clerk) = listen(clerk::router(clerk.clone())).await?;
+        let source = clerk::Server::start(clerk.clone(), LOOPBACK).await?;
         let (naive_url, _naive) = listen(naive::router(&supabase.url(DATABASE)).await?).await?;
-        let ours = Ours::start(database).await?;
-        say(&format!("A simulated Clerk answers on {clerk_url}, and sends each webhook to two receivers:"));
+        let ours = Ours::start(database.clone()).await?;
+        say(&format!("A simulated Clerk answers on {}, and sends each webhook to two receivers:", source.url));
         say(&format!("  clerk-sync         {}", ours.url));
         say(&format!("  the usual handler  {naive_url} (upsert by id, delete by id)\n"));
 
+        let secret_key = clerk.lock().secret_key.clone();
         let told = story::tell(&clerk, self.changes, self.seed);
         let names = compare::Names::of(&told);
         let receivers = delivery::Receivers::new(&ours.url, &naive_url, SECRET)?;
         let lost = delivery::deliver_all(told, &receivers, self.lose, self.seed).await?;
-        let report = compare::compare(&clerk_url, &supabase.url(DATABASE), &lost, &names).await?;
+        let report = compare::compare(&source.url, &secret_key, &supabase.url(DATABASE), &lost, &names).await?;
         say(&report.to_string());
 
-        let code = if report.is_explained() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        say("\nNow what runs every night, a pass over all that Clerk has:");
+        clerk.lock().now += 400_000;
+        reconcile(database, &source.url, &secret_key).await?;
+        let mended = compare::compare(&source.url, &secret_key, &supabase.url(DATABASE), &lost, &names).await?;
+        let wrong = mended.wrong();
+        say(&match wrong {
+            0 => "\nclerk-sync: every row equals the source.".to_owned(),
+            wrong => format!("\nclerk-sync: {wrong} rows are STILL WRONG."),
+        });
+
+        let code = if report.is_explained() && wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         if !self.exit {
             say("\nLook around, in the schemas clerk, clerk_sync and naive:");
             say(&format!("  psql -h {} -U postgres {DATABASE}", supabase.cluster().dir().display()));
@@ -84,6 +104,30 @@ impl Demo {
         ours.stop().await?;
         Ok(code)
     }
+}
+
+/// Finds and repairs what the lost webhooks left wrong, and tells why it was.
+async fn reconcile(database: Database, clerk_url: &str, secret_key: &str) -> anyhow::Result<()> {
+    let options = Options {
+        base_url: clerk_url.to_owned(),
+        secret_key: secret_key.to_owned().into(),
+        rate: None,
+        patience: Options::PATIENCE,
+    };
+    let clerk = Arc::new(Client::new(options)?);
+    let reconciler = Reconciler { clerk, database, instance: None, times: Times::default() };
+    let passes = reconciler.run(&Wanted::Kinds(Kind::ALL.to_vec()), "demo", false, &mut Silent).await?;
+    for pass in passes {
+        say(&format!(
+            "  {:<13} {} listed, {} missing, {} differing, {} extra: {:?}",
+            pass.scope, pass.listed, pass.missing, pass.differing, pass.extra, pass.state
+        ));
+        for finding in pass.findings.iter().take(FINDINGS) {
+            let fields = finding.fields.join(", ");
+            say(&format!("    {:<9} {} {fields}: {}", finding.drift, finding.entity_id, finding.cause));
+        }
+    }
+    Ok(())
 }
 
 /// Our own receiver, as `serve` runs it.
@@ -98,7 +142,14 @@ impl Ours {
         let listener = TcpListener::bind(LOOPBACK).await?;
         let listen_addr = listener.local_addr()?;
         let verifier = Verifier::new([SECRET]).context("the demo's secret")?;
-        let config = Config { database, verifier, instance: InstanceCheck::Pinned(None), listen_addr, ops_addr: None };
+        let config = Config {
+            database,
+            verifier,
+            instance: InstanceCheck::Pinned(None),
+            listen_addr,
+            ops_addr: None,
+            reconcile: None,
+        };
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(app::serve(config, listener, async move {
             let _ = stopped.await;

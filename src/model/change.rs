@@ -25,6 +25,28 @@ pub struct Change {
     pub naming: Option<Naming>,
 }
 
+impl Change {
+    /// The object that it is about, where it names one.
+    pub fn id(&self) -> Option<&str> {
+        match &self.claim {
+            Claim::Live { entity, .. } => Some(entity.id()),
+            Claim::Gone(entity) => Some(&entity.id),
+            Claim::Unusable(read) => Some(&read.id),
+            Claim::Unclear { .. } => None,
+        }
+    }
+
+    /// When Clerk made the object, as far as the observation tells.
+    pub fn created_at(&self) -> Option<Millis> {
+        match &self.claim {
+            Claim::Live { entity, .. } => entity.created_at(),
+            Claim::Gone(_) | Claim::Unusable(_) | Claim::Unclear { .. } => {
+                self.naming.as_ref().map(|naming| naming.created_at)
+            }
+        }
+    }
+}
+
 /// What the observation says.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Claim {

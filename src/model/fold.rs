@@ -55,6 +55,7 @@ pub struct Delivery {
 #[derive(Debug, Serialize)]
 pub struct Batch<'a> {
     source: Source,
+    fence: Option<i64>,
     check_instance: bool,
     messages: Vec<MessageRow<'a>>,
     changes: Vec<Winner<'a>>,
@@ -136,6 +137,7 @@ impl<'a> Batch<'a> {
     pub fn fold(source: Source, check_instance: bool, deliveries: impl Iterator<Item = &'a Delivery>) -> Batch<'a> {
         let mut batch = Batch {
             source,
+            fence: None,
             check_instance,
             messages: Vec::new(),
             changes: Vec::new(),
@@ -176,6 +178,14 @@ impl<'a> Batch<'a> {
         batch.stubs = stubs.into_values().collect();
         batch.stubs.sort_by_key(|stub| stub.n);
         batch
+    }
+}
+
+impl Batch<'_> {
+    /// Written only while the lease of this token is held.
+    #[must_use]
+    pub fn fenced(self, token: i64) -> Self {
+        Batch { fence: Some(token), ..self }
     }
 }
 

@@ -12,9 +12,10 @@ use std::borrow::Cow;
 #[derive(Clone, Debug)]
 pub struct Json(Box<RawValue>);
 
+/// Numbers count by their value: Postgres spells `1e2` as `100`.
 impl PartialEq for Json {
     fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str()
+        self.as_str() == other.as_str() || same_values(self.as_str(), other.as_str())
     }
 }
 
@@ -179,6 +180,50 @@ fn scalar_end(bytes: &[u8], at: usize) -> usize {
     bytes[at..].iter().position(is_end).map_or(bytes.len(), |n| at + n)
 }
 
+/// Whether two canonical texts differ in nothing but the spelling of numbers.
+fn same_values(a: &str, b: &str) -> bool {
+    let (mut i, mut j) = (0, 0);
+    while i < a.len() && j < b.len() {
+        let (x, y) = (a.as_bytes()[i], b.as_bytes()[j]);
+        let is_number = |byte: u8| byte == b'-' || byte.is_ascii_digit();
+        let (end_x, end_y) = if x == b'"' && y == b'"' {
+            (string_end(a.as_bytes(), i), string_end(b.as_bytes(), j))
+        } else if is_number(x) && is_number(y) {
+            (number_end(a.as_bytes(), i), number_end(b.as_bytes(), j))
+        } else {
+            (i + 1, j + 1)
+        };
+        let (left, right) = (&a.as_bytes()[i..end_x], &b.as_bytes()[j..end_y]);
+        if left != right && !(is_number(x) && is_number(y) && decimal(&a[i..end_x]) == decimal(&b[j..end_y])) {
+            return false;
+        }
+        (i, j) = (end_x, end_y);
+    }
+    i == a.len() && j == b.len()
+}
+
+/// One past the number that begins at `at`.
+fn number_end(bytes: &[u8], at: usize) -> usize {
+    let is_part = |b: &u8| matches!(b, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+    bytes[at..].iter().position(|b| !is_part(b)).map_or(bytes.len(), |n| at + n)
+}
+
+/// A number as sign, significant digits and power of ten, without writing it out: equal numbers are equal.
+fn decimal(number: &str) -> (bool, String, i64) {
+    let (negative, number) = number.strip_prefix('-').map_or((false, number), |rest| (true, rest));
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = [whole, fraction].concat();
+    let significant = digits.trim_start_matches('0').trim_end_matches('0');
+    if significant.is_empty() {
+        return (false, String::new(), 0);
+    }
+    let length = |text: &str| i64::try_from(text.len()).unwrap_or(i64::MAX);
+    let trailing = length(&digits) - length(digits.trim_end_matches('0'));
+    let power = exponent.parse::<i64>().unwrap_or(0).saturating_sub(length(fraction)).saturating_add(trailing);
+    (negative, significant.to_owned(), power)
+}
+
 /// Whether a number has no more digits, written out, than are kept. `true`, `false` and `null` have none.
 fn is_storable(scalar: &str) -> bool {
     if scalar.starts_with(['t', 'f', 'n']) {
@@ -300,6 +345,28 @@ mod tests {
     fn replaced_characters_are_counted() {
         let (_, replaced) = Json::canonical(r#"{"\u0000":["\ud800","\ud83d\ude00","\u0000\u0000"]}"#).unwrap();
         assert_eq!(replaced, 4);
+    }
+
+    #[test]
+    fn numbers_count_by_value_and_text_by_text() {
+        let json = |raw: &str| Json::canonical(raw).unwrap().0;
+        for (a, b) in
+            [("1e2", "100"), ("-0", "0"), ("1.50", "1.5"), ("[1E-3,{\"a\":12e1}]", "[0.001,{\"a\":120}]"), ("0e9", "0")]
+        {
+            assert_eq!(json(a), json(b));
+        }
+        for (a, b) in [
+            ("1", "10"),
+            ("1", "-1"),
+            ("1", "1.01"),
+            ("\"1e2\"", "\"100\""),
+            ("[1]", "[1,1]"),
+            ("{\"1\":1}", "{\"01\":1}"),
+            ("true", "null"),
+            ("1", "\"1\""),
+        ] {
+            assert_ne!(json(a), json(b));
+        }
     }
 
     #[test]

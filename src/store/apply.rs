@@ -3,6 +3,7 @@
 use super::{Error, Session};
 use crate::model::{Batch, Outcome, Verdict};
 use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 
 impl Session {
     /// Applies a folded batch in one statement, which is one transaction, and answers what became of each item, in the
@@ -21,17 +22,22 @@ impl Session {
                     .await
             })
             .await?;
-        let mut verdicts = vec![None; items];
-        for row in rows {
-            let n: i32 = row.try_get("n").map_err(Error::Refused)?;
-            let outcome: &str = row.try_get("outcome").map_err(Error::Refused)?;
-            let outcome =
-                Outcome::parse(outcome).ok_or_else(|| Error::Answer(format!("no outcome is called {outcome}")))?;
-            let reason = row.try_get("reason").map_err(Error::Refused)?;
-            let verdict = usize::try_from(n).ok().and_then(|n| verdicts.get_mut(n));
-            *verdict.ok_or_else(|| Error::Answer(format!("no item has the number {n}")))? =
-                Some(Verdict { outcome, reason });
-        }
-        Ok(verdicts)
+        verdicts(&rows, items)
     }
+}
+
+/// The answer of `clerk_sync.apply`, in the order of the batch.
+pub(super) fn verdicts(rows: &[PgRow], items: usize) -> Result<Vec<Option<Verdict>>, Error> {
+    let mut verdicts = vec![None; items];
+    for row in rows {
+        let n: i32 = row.try_get("n").map_err(Error::Refused)?;
+        let outcome: &str = row.try_get("outcome").map_err(Error::Refused)?;
+        let outcome =
+            Outcome::parse(outcome).ok_or_else(|| Error::Answer(format!("no outcome is called {outcome}")))?;
+        let reason = row.try_get("reason").map_err(Error::Refused)?;
+        let verdict = usize::try_from(n).ok().and_then(|n| verdicts.get_mut(n));
+        *verdict.ok_or_else(|| Error::Answer(format!("no item has the number {n}")))? =
+            Some(Verdict { outcome, reason });
+    }
+    Ok(verdicts)
 }

@@ -7,9 +7,13 @@
 
 mod apply;
 mod migrate;
+mod mirror;
+mod passes;
 pub mod policies;
 
 pub use migrate::{migrate, printed_migrations, repin};
+pub use mirror::{Mirrored, Receipt, Standing, Version};
+pub use passes::{PageRecord, Pass};
 
 use crate::model::InstanceId;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
@@ -21,6 +25,10 @@ use tokio::time::timeout;
 /// running into this means that nobody answers: the connection is dropped and the outcome unknown.
 const CONNECT: Duration = Duration::from_secs(2);
 const CALL: Duration = Duration::from_secs(4);
+
+/// The same for what a pass asks on the side: counting a million rows on a small disk takes its time.
+const PASS_CALL: Duration = Duration::from_secs(35);
+const PASS_SESSION: &str = "set statement_timeout = '30s'";
 
 /// For every session: limits on the server's side, and the worker's role.
 const SESSION: &str = "set role clerk_sync_worker; set search_path = ''; \
@@ -77,6 +85,11 @@ impl Error {
             _ => false,
         }
     }
+
+    /// Whether the lease of the pass that wrote is lost: somebody else runs passes now.
+    pub fn is_lease_lost(&self) -> bool {
+        self.sqlstate().as_deref() == Some("CS001")
+    }
 }
 
 /// How to reach the database. Prints no password.
@@ -129,7 +142,7 @@ impl Database {
     /// program.
     pub async fn connect(&self) -> Result<Session, Error> {
         let connection = self.connect_as_owner().await?;
-        let mut session = Session { connection };
+        let mut session = Session { connection, limit: CALL };
         session
             .call(async |connection| sqlx::raw_sql(SESSION).execute(connection).await.map(drop))
             .await
@@ -149,6 +162,19 @@ impl Database {
     }
 }
 
+impl Database {
+    /// A connection as the worker that may take 30 s for a statement.
+    ///
+    /// # Errors
+    /// As [`Database::connect`].
+    pub async fn connect_for_passes(&self) -> Result<Session, Error> {
+        let mut session = self.connect().await?;
+        session.call(async |connection| sqlx::raw_sql(PASS_SESSION).execute(connection).await.map(drop)).await?;
+        session.limit = PASS_CALL;
+        Ok(session)
+    }
+}
+
 /// A missing role, schema or table, or a right to them, means that the migrations have not been run.
 fn not_migrated(error: Error) -> Error {
     match error {
@@ -164,6 +190,7 @@ fn not_migrated(error: Error) -> Error {
 /// One connection as the worker's role. After an error, drop it: its state is unknown.
 pub struct Session {
     connection: PgConnection,
+    limit: Duration,
 }
 
 impl Session {
@@ -171,7 +198,8 @@ impl Session {
         &mut self,
         query: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, Error> {
-        timeout(CALL, query(&mut self.connection)).await.map_err(|_| Error::Silent(CALL))?.map_err(Error::Refused)
+        let limit = self.limit;
+        timeout(limit, query(&mut self.connection)).await.map_err(|_| Error::Silent(limit))?.map_err(Error::Refused)
     }
 
     /// Asks whether the database still answers.
@@ -182,15 +210,20 @@ impl Session {
         self.call(async |connection| connection.ping().await).await
     }
 
-    /// Pins the mirror to `wanted` if it is empty, and tells which Clerk instance it is pinned to, if any.
+    /// Pins the mirror to `wanted`, which `source` (`environment` or `api`) names, if it is empty, and tells which Clerk instance it is pinned to, if any.
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn pin_instance(&mut self, wanted: Option<&InstanceId>) -> Result<Option<InstanceId>, Error> {
+    pub async fn pin_instance(
+        &mut self,
+        wanted: Option<&InstanceId>,
+        source: &str,
+    ) -> Result<Option<InstanceId>, Error> {
         let wanted = wanted.map(InstanceId::as_str);
         self.call(async |connection| {
-            sqlx::query_scalar("select clerk_sync.pin_instance($1, 'environment')")
+            sqlx::query_scalar("select clerk_sync.pin_instance($1, $2)")
                 .bind(wanted)
+                .bind(source)
                 .fetch_one(connection)
                 .await
         })

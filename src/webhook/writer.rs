@@ -14,8 +14,9 @@ use crate::telemetry::{POISON, Throttle};
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -34,6 +35,7 @@ const QUARANTINE: Duration = Duration::from_secs(600);
 pub struct Writer {
     queue: mpsc::Sender<Request>,
     health: watch::Receiver<Health>,
+    pending: Arc<Notify>,
 }
 
 /// Nothing was written, or nobody knows: the sender shall try again.
@@ -136,8 +138,10 @@ impl Writer {
         let (queue, requests) = mpsc::channel(QUEUE);
         let starting = Health { fault: Some("not tried yet".to_owned()), ..Health::default() };
         let (publish, health) = watch::channel(starting);
-        let task = Task { database, check, session: None, health: publish, suspects: HashMap::new() };
-        (Writer { queue, health }, tokio::spawn(task.run(requests)))
+        let pending = Arc::new(Notify::new());
+        let told = Arc::clone(&pending);
+        let task = Task { database, check, session: None, health: publish, pending: told, suspects: HashMap::new() };
+        (Writer { queue, health, pending }, tokio::spawn(task.run(requests)))
     }
 
     /// Hands one delivery over and waits until it is durable. `raw` is kept if the message turns out to be unusable.
@@ -156,6 +160,11 @@ impl Writer {
     pub fn health(&self) -> Health {
         self.health.borrow().clone()
     }
+
+    /// Notified when a delivery waits for a read by id.
+    pub fn pending(&self) -> Arc<Notify> {
+        Arc::clone(&self.pending)
+    }
 }
 
 /// The database could not be written to.
@@ -166,6 +175,7 @@ struct Task {
     check: InstanceCheck,
     session: Option<Session>,
     health: watch::Sender<Health>,
+    pending: Arc<Notify>,
     /// Whose change was poison, and when.
     suspects: HashMap<String, Instant>,
 }
@@ -278,6 +288,9 @@ impl Task {
                 Some(request)
             }
             Some(verdict) => {
+                if verdict.outcome == Outcome::Pending {
+                    self.pending.notify_one();
+                }
                 if request.delivery.message.as_ref().is_some_and(|message| message.instance_id.is_some()) {
                     self.health.send_if_modified(|health| health.foreign.take().is_some());
                 }
@@ -325,7 +338,7 @@ impl Task {
             InstanceCheck::Pinned(wanted) => wanted.as_ref(),
             InstanceCheck::Off => None,
         };
-        let pinned = session.pin_instance(wanted).await?;
+        let pinned = session.pin_instance(wanted, "environment").await?;
         self.health.send_modify(|health| health.pinned = pinned);
         Ok(session)
     }

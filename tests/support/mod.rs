@@ -3,7 +3,7 @@
 pub mod oracle;
 
 use clerk_sync::app;
-use clerk_sync::config::Config;
+use clerk_sync::config::{Config, Reconcile};
 use clerk_sync::model::InstanceId;
 use clerk_sync::sender::{Attempt, Sender};
 use clerk_sync::store::{self, Database};
@@ -146,10 +146,25 @@ pub struct Server {
 
 impl Server {
     pub async fn start(database: Database, instance: InstanceCheck) -> Server {
+        Server::with(database, instance, None).await
+    }
+
+    /// One that runs passes as well.
+    pub async fn reconciling(database: Database, reconcile: Reconcile) -> Server {
+        Server::with(database, InstanceCheck::Pinned(None), Some(reconcile)).await
+    }
+
+    async fn with(database: Database, instance: InstanceCheck, reconcile: Option<Reconcile>) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let listen_addr = listener.local_addr().expect("an address");
-        let config =
-            Config { database, verifier: Verifier::new([SECRET]).unwrap(), instance, listen_addr, ops_addr: None };
+        let config = Config {
+            database,
+            verifier: Verifier::new([SECRET]).unwrap(),
+            instance,
+            listen_addr,
+            ops_addr: None,
+            reconcile,
+        };
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(app::serve(config, listener, async move {
             let _ = stopped.await;

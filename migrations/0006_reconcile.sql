@@ -1,0 +1,180 @@
+-- Reconcile's bookkeeping: the lease, and what a pass writes beside the mirror. All that a pass learns from one page, the
+-- changes, the findings, the absentees and how far it has come, is one statement: a pass that is killed leaves no gap.
+
+-- The new token, or null while somebody else holds the lease.
+create function clerk_sync.take_lease(holder text, ttl_ms integer) returns bigint
+  language sql volatile security definer set search_path = '' as $$
+  insert into clerk_sync.lease as l (token, holder, expires_at)
+    values (1, $1, pg_catalog.clock_timestamp() + $2 * interval '1 ms')
+    on conflict (only_row) do update
+      set token = l.token + 1, holder = excluded.holder, expires_at = excluded.expires_at
+    where l.expires_at <= pg_catalog.clock_timestamp()
+  returning l.token
+$$;
+
+-- False: it is lost, and stays so.
+create function clerk_sync.keep_lease(fence bigint, ttl_ms integer) returns boolean
+  language sql volatile security definer set search_path = '' as $$
+  with kept as (
+    update clerk_sync.lease set expires_at = pg_catalog.clock_timestamp() + $2 * interval '1 ms'
+     where token = $1 and expires_at > pg_catalog.clock_timestamp()
+    returning 1)
+  select exists (select from kept)
+$$;
+
+create function clerk_sync.end_lease(fence bigint) returns void
+  language sql volatile security definer set search_path = '' as $$
+  update clerk_sync.lease set expires_at = '-infinity' where token = $1
+$$;
+
+-- The pass to go on with: the last one of its scope if it did not end and is not too old, else a new one.
+create function clerk_sync.open_pass(fence bigint, scope text, reason text, observed_from bigint, resume_within_s integer)
+  returns clerk_sync.passes
+  language plpgsql volatile security definer set search_path = '' as $$
+#variable_conflict use_variable
+declare
+  pass clerk_sync.passes;
+begin
+  perform pg_catalog.pg_advisory_xact_lock(7250325107101);
+  perform clerk_sync.check_fence(fence);
+  select p.* into pass from clerk_sync.passes p where p.scope = scope order by p.id desc limit 1;
+  if pass.state in ('running', 'incomplete') and pass.started_at > pg_catalog.now() - resume_within_s * interval '1 s' then
+    update clerk_sync.passes p set state = 'running', resumed = p.resumed + 1, problem = null, ended_at = null
+     where p.id = pass.id returning p.* into pass;
+    return pass;
+  end if;
+  if pass.state = 'running' then
+    update clerk_sync.passes p set state = 'incomplete', problem = 'it was cut short', ended_at = pg_catalog.now() where p.id = pass.id;
+  end if;
+  delete from clerk_sync.absentees a using clerk_sync.passes p where a.pass_id = p.id and p.scope = scope;
+  insert into clerk_sync.passes as p (scope, reason, state, observed_from, backfill)
+    values (scope, reason, 'running', observed_from,
+            scope <> 'quick' and not exists (select from clerk_sync.marks m where m.kind = scope))
+  returning p.* into pass;
+  return pass;
+end
+$$;
+
+-- Lets a pass that was braked go on to its deletions; null if it is no such pass, or not the last of its scope.
+create function clerk_sync.approve_pass(fence bigint, pass_id bigint) returns clerk_sync.passes
+  language plpgsql volatile security definer set search_path = '' as $$
+#variable_conflict use_variable
+declare
+  pass clerk_sync.passes;
+begin
+  perform pg_catalog.pg_advisory_xact_lock(7250325107101);
+  perform clerk_sync.check_fence(fence);
+  update clerk_sync.passes p set state = 'running', approved = true, resumed = p.resumed + 1, problem = null, ended_at = null
+   where p.id = pass_id and p.state = 'braked'
+     and not exists (select from clerk_sync.passes l where l.scope = p.scope and l.id > p.id)
+  returning p.* into pass;
+  return pass;
+end
+$$;
+
+-- One page of a pass:
+--   { "id", "fence", "step", "position", "listed", "refreshed",
+--     "findings": [{ "n", "kind", "entity_id", "drift", "fields", "since", "webhook_at", "webhook_outcome", "cause" }],
+--     "absent": [id], "settled": [id] }     rows that the listing did not show, and those of them that are decided
+-- with the batch for clerk_sync.apply, whose answer is the answer. A finding counts if its change was needed after all: a
+-- webhook may have brought the same meanwhile.
+create function clerk_sync.record_page(page jsonb, batch jsonb)
+  returns table (n integer, outcome text, reason text)
+  language plpgsql volatile security definer set search_path = ''
+  set enable_seqscan = off
+  set jit = off
+  as $$
+#variable_conflict use_column
+declare
+  results clerk_sync.outcome[];
+  this_pass constant bigint := (page ->> 'id')::bigint;
+begin
+  perform pg_catalog.pg_advisory_xact_lock(7250325107101);
+  perform clerk_sync.check_fence((page ->> 'fence')::bigint);
+  if batch is not null then
+    results := array(select row(a.n, a.outcome, a.reason)::clerk_sync.outcome from clerk_sync.apply(batch) a);
+  end if;
+  with recorded as (
+    insert into clerk_sync.findings (pass_id, kind, entity_id, drift, fields, since, webhook_at, webhook_outcome, cause)
+      select this_pass, f.kind, f.entity_id, f.drift, f.fields, pg_catalog.to_timestamp(f.since / 1000.0), f.webhook_at, f.webhook_outcome, f.cause
+        from pg_catalog.jsonb_to_recordset(page -> 'findings')
+               f(n integer, kind pg_catalog.text, entity_id pg_catalog.text, drift pg_catalog.text, fields pg_catalog.text[], since bigint,
+                 webhook_at pg_catalog.timestamptz, webhook_outcome pg_catalog.text, cause pg_catalog.text)
+        join unnest(results) r on r.n = f.n
+       where r.outcome in ('applied', 'unchanged')   -- unchanged: the version was known, and the row was not what it says
+    returning drift
+  ), counted as (
+    select count(*) filter (where drift = 'missing') as missing, count(*) filter (where drift = 'differing') as differing,
+           count(*) filter (where drift = 'extra') as extra
+      from recorded
+  )
+  update clerk_sync.passes p
+     set step = page ->> 'step', position = nullif(page -> 'position', 'null'),
+         listed = p.listed + (page ->> 'listed')::bigint, refreshed = p.refreshed + (page ->> 'refreshed')::bigint,
+         missing = p.missing + c.missing, differing = p.differing + c.differing, extra = p.extra + c.extra
+    from counted c
+   where p.id = this_pass;
+  insert into clerk_sync.absentees (pass_id, id)
+    select this_pass, a from pg_catalog.jsonb_array_elements_text(page -> 'absent') a
+    on conflict do nothing;
+  delete from clerk_sync.absentees a
+   where a.pass_id = this_pass and a.id = any (array(select pg_catalog.jsonb_array_elements_text(page -> 'settled')));
+  return query select * from unnest(results);
+end
+$$;
+
+-- The end of a pass. A complete one of a kind moves the kind's mark (R7), and has done what was asked of it before it began.
+create function clerk_sync.end_pass(fence bigint, pass_id bigint, state text, problem text, counts jsonb) returns clerk_sync.passes
+  language plpgsql volatile security definer set search_path = '' as $$
+#variable_conflict use_variable
+declare
+  pass clerk_sync.passes;
+begin
+  perform pg_catalog.pg_advisory_xact_lock(7250325107101);
+  perform clerk_sync.check_fence(fence);
+  update clerk_sync.passes p
+     set state = state, problem = problem, counts = counts, ended_at = pg_catalog.now()
+   where p.id = pass_id
+  returning p.* into pass;
+  if state in ('complete', 'skipped', 'void') then
+    delete from clerk_sync.absentees a where a.pass_id = pass_id;
+  end if;
+  if state in ('complete', 'skipped') then
+    delete from clerk_sync.pending_passes w where w.kind = pass.scope and w.asked_at < pass.started_at;
+  end if;
+  if state = 'complete' and pass.scope <> 'quick' then
+    insert into clerk_sync.marks as m (kind, started_at) values (pass.scope, pass.observed_from)
+      on conflict (kind) do update set started_at = greatest(m.started_at, excluded.started_at);
+    delete from clerk_sync.pending_reads r
+     where pass.scope = 'membership' and r.kind = 'membership' and (r.organization_id is null or r.user_id is null)
+       and r.asked_at < pass.started_at;
+  end if;
+  return pass;
+end
+$$;
+
+-- Asks for a pass of a kind.
+create function clerk_sync.ask_for_pass(kind text, reason text) returns void
+  language sql volatile security definer set search_path = '' as $$
+  insert into clerk_sync.pending_passes (kind, reason) values ($1, $2)
+    on conflict (kind) do update set asked_at = pg_catalog.now()
+$$;
+
+-- Notes that reads were tried that may have settled nothing.
+create function clerk_sync.note_tried(kind text, ids text[]) returns void
+  language sql volatile security definer set search_path = '' as $$
+  update clerk_sync.pending_reads set tried_at = pg_catalog.now() where kind = $1 and id = any ($2)
+$$;
+
+do $$
+declare f regprocedure;
+begin
+  foreach f in array array['clerk_sync.take_lease(text, integer)', 'clerk_sync.keep_lease(bigint, integer)', 'clerk_sync.end_lease(bigint)',
+                           'clerk_sync.open_pass(bigint, text, text, bigint, integer)', 'clerk_sync.approve_pass(bigint, bigint)',
+                           'clerk_sync.record_page(jsonb, jsonb)', 'clerk_sync.end_pass(bigint, bigint, text, text, jsonb)',
+                           'clerk_sync.ask_for_pass(text, text)', 'clerk_sync.note_tried(text, text[])']::regprocedure[] loop
+    execute format('revoke all on function %s from public, anon, authenticated, service_role', f);
+    execute format('grant execute on function %s to clerk_sync_worker', f);
+  end loop;
+end
+$$;

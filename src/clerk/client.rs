@@ -1,0 +1,401 @@
+//! Clerk's Backend API, asked.
+//!
+//! Reads alone, each with a limit on time, a share of the rate limit, and a bounded number of tries. What it answers is a
+//! value of [`crate::model`] with the moment of Clerk's clock at which it was true.
+//!
+//! An error is never an empty list. `clerk/openapi-specs` `bapi/2026-05-12.yml` has the operations; the JS SDK's
+//! `api/request.ts` the shapes of errors.
+
+use super::budget::Budget;
+use super::listing::{self, Malformed, Page};
+use super::retry::Retries;
+use crate::model::{Change, Claim, EntityRef, InstanceId, Kind, Millis, WantedRead};
+use reqwest::StatusCode;
+use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
+use secrecy::{ExposeSecret as _, SecretString};
+use std::collections::{BTreeMap, HashSet};
+use std::time::{Duration, Instant};
+
+/// An unknown version is refused, none means the instance's own: so it is always sent.
+const VERSION: &str = "2026-05-12";
+/// Rows of a page; the API allows no more.
+pub const PAGE: usize = 500;
+/// Ids in one question; the API allows no more.
+pub const ASKED: usize = 100;
+/// What an answer is made older by: replicas of Clerk's database may lag behind its clock (R1).
+const LAG: i64 = 10_000;
+/// One try, from connecting to the last byte.
+const TRY: Duration = Duration::from_secs(30);
+/// A page of 500 users with all the metadata that Clerk allows has some 14 MB.
+const MAX_BODY: usize = 32 * 1024 * 1024;
+
+/// Where the API is asked, as whom, and how much.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Without the version: `https://api.clerk.com`.
+    pub base_url: String,
+    pub secret_key: SecretString,
+    /// Calls in 10 s; `None`: any number.
+    pub rate: Option<u32>,
+    /// For one call with all its tries.
+    pub patience: Duration,
+}
+
+impl Options {
+    pub const DEFAULT_URL: &'static str = "https://api.clerk.com";
+    /// Longer than any pause that Clerk is known to ask for.
+    pub const PATIENCE: Duration = Duration::from_secs(180);
+
+    /// The documented limit of a key's instance, in calls per 10 s (`clerk/clerk-docs`,
+    /// `guides/how-clerk-works/system-limits.mdx`).
+    pub fn limit_of(secret_key: &str) -> u32 {
+        if secret_key.starts_with("sk_live_") { 1_000 } else { 100 }
+    }
+}
+
+/// Why the API did not answer. Names no key and no value of a body.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("Clerk does not accept CLERK_SECRET_KEY ({0}): copy the key again from the dashboard's page of API keys")]
+    Key(String),
+    #[error("organizations are switched off in this Clerk instance")]
+    OrganizationsOff,
+    #[error("Clerk refuses the request: {0}")]
+    Refused(String),
+    #[error("Clerk does not know what was asked for: {0}")]
+    NotFound(String),
+    /// The user behind whom a page should begin is gone.
+    #[error("Clerk does not know the user behind whom the page begins")]
+    CursorGone,
+    #[error("Clerk's API does not answer as it should: {0}")]
+    Unavailable(String),
+    #[error("Clerk's answer makes no sense: {0}")]
+    Malformed(#[from] Malformed),
+}
+
+/// A page of a list that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum At {
+    /// Users, oldest first, behind that one.
+    After(Option<String>),
+    /// Organizations or memberships, oldest first.
+    Offset(usize),
+    /// Users, the last changed first.
+    Recent(usize),
+}
+
+/// The API of one instance.
+#[derive(Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    options: Options,
+    budget: Budget,
+}
+
+/// One try that failed.
+struct Failure {
+    error: Error,
+    /// Whether another try may succeed, and the pause that Clerk asks for.
+    again: Option<Option<Duration>>,
+}
+
+impl Client {
+    /// # Errors
+    /// The program's TLS cannot be set up.
+    pub fn new(options: Options) -> Result<Client, reqwest::Error> {
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("clerk-sync/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(Duration::from_secs(5))
+            .timeout(TRY.min(options.patience))
+            .build()?;
+        let budget = Budget::new(options.rate);
+        Ok(Client { http, options, budget })
+    }
+
+    /// Which instance the key belongs to, and the time by Clerk's clock (R1).
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn instance(&self) -> Result<(InstanceId, Millis), Error> {
+        self.get("/instance", &[], |body, at| Ok((listing::instance(body)?, at))).await
+    }
+
+    /// One page.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn page(&self, kind: Kind, at: &At) -> Result<Page, Error> {
+        let mut query = vec![("limit", PAGE.to_string())];
+        let (order, offset) = match at {
+            At::After(after) => {
+                query.extend(after.clone().map(|id| ("starting_after", id)));
+                ("+created_at", 0)
+            }
+            At::Offset(offset) => ("+created_at", *offset),
+            At::Recent(offset) => ("-updated_at", *offset),
+        };
+        query.push(("order_by", order.to_owned()));
+        if offset > 0 {
+            query.push(("offset", offset.to_string()));
+        }
+        self.get(path(kind), &query, |body, observed_at| {
+            let page = listing::page(body, kind, observed_at)?;
+            let (rows, end) = (page.changes.len(), offset + page.changes.len());
+            if rows < PAGE && page.total.is_some_and(|total| (end as u64) < total) {
+                return Err(Malformed(format!("a list of {kind}s: {rows} rows, though more are there")));
+            }
+            Ok(page)
+        })
+        .await
+    }
+
+    /// How many there are.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn count(&self, kind: Kind) -> Result<u64, Error> {
+        if kind == Kind::User {
+            return self.get("/users/count", &[], |body, _| listing::count(body)).await;
+        }
+        self.get(path(kind), &[("limit", "1".to_owned())], |body, _| listing::count(body)).await
+    }
+
+    /// Reads objects by their ids: one change for each that could be decided, present or gone. A membership is asked for by
+    /// its pair, and undecided without one; where the API does not know the organization at all, nothing is decided.
+    ///
+    /// # Errors
+    /// See [`Error`]. An answer that holds what was not asked for is one.
+    pub async fn read(&self, kind: Kind, wanted: &[WantedRead]) -> Result<Vec<Change>, Error> {
+        let mut changes = Vec::with_capacity(wanted.len());
+        if kind == Kind::Membership {
+            let mut by_organization: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
+            for read in wanted {
+                if let (Some(organization), Some(user)) = (&read.organization_id, &read.user_id) {
+                    by_organization.entry(organization.as_str()).or_default().push((user.as_str(), read.id.as_str()));
+                }
+            }
+            for (organization, asked) in by_organization {
+                for asked in asked.chunks(ASKED) {
+                    match self.members(organization, asked).await {
+                        Ok(read) => changes.extend(read),
+                        Err(Error::NotFound(_)) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+        } else {
+            for asked in wanted.chunks(ASKED) {
+                let ids: Vec<&str> = asked.iter().map(|read| read.id.as_str()).collect();
+                changes.extend(self.by_id(kind, &ids).await?);
+            }
+        }
+        Ok(changes)
+    }
+
+    async fn by_id(&self, kind: Kind, ids: &[&str]) -> Result<Vec<Change>, Error> {
+        let parameter = if kind == Kind::User { "user_id" } else { "organization_id" };
+        let mut query = vec![("limit", PAGE.to_string())];
+        query.extend(ids.iter().map(|id| (parameter, (*id).to_owned())));
+        self.get(path(kind), &query, |body, observed_at| {
+            let mut changes = listing::page(body, kind, observed_at)?.changes;
+            let mut absent: HashSet<&str> = ids.iter().copied().collect();
+            if !changes.iter().all(|change| change.id().is_some_and(|id| absent.remove(id))) {
+                return Err(Malformed(format!("a {kind} that was not asked for")));
+            }
+            changes.extend(absent.into_iter().map(|id| gone(kind, id, observed_at)));
+            Ok(changes)
+        })
+        .await
+    }
+
+    /// `asked`: users, and the memberships that they should have. A user may have another one by now.
+    async fn members(&self, organization: &str, asked: &[(&str, &str)]) -> Result<Vec<Change>, Error> {
+        let mut query = vec![("limit", PAGE.to_string())];
+        query.extend(asked.iter().map(|(user, _)| ("user_id", (*user).to_owned())));
+        let path = format!("/organizations/{}/memberships", segment(organization));
+        self.get(&path, &query, |body, observed_at| {
+            let mut changes = listing::page(body, Kind::Membership, observed_at)?.changes;
+            let users: HashSet<&str> = asked.iter().map(|(user, _)| *user).collect();
+            let of_asked = |change: &Change| {
+                change.naming.as_ref().is_some_and(|naming| {
+                    naming.organization.id.as_str() == organization && users.contains(naming.user.id.as_str())
+                })
+            };
+            if !changes.iter().all(of_asked) {
+                return Err(Malformed("a membership that was not asked for".to_owned()));
+            }
+            let present: HashSet<String> = changes.iter().filter_map(|change| change.id().map(str::to_owned)).collect();
+            let absent = asked.iter().filter(|(_, id)| !present.contains(*id));
+            changes.extend(absent.map(|(_, id)| gone(Kind::Membership, id, observed_at)));
+            Ok(changes)
+        })
+        .await
+    }
+
+    /// All memberships of an organization, or of a user.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Error::NotFound`] where Clerk does not know the parent.
+    pub async fn memberships_of(&self, parent: Kind, id: &str) -> Result<Vec<Change>, Error> {
+        let folder = if parent == Kind::User { "users" } else { "organizations" };
+        let name = if parent == Kind::User { "organization_memberships" } else { "memberships" };
+        let path = format!("/{folder}/{}/{name}", segment(id));
+        let mut changes: Vec<Change> = Vec::new();
+        loop {
+            let query = [("limit", PAGE.to_string()), ("offset", changes.len().to_string())];
+            let page = self.get(&path, &query, |body, at| listing::page(body, Kind::Membership, at)).await?;
+            let (rows, total) = (page.changes.len(), page.total.unwrap_or_default());
+            changes.extend(page.changes);
+            if changes.len() as u64 >= total {
+                return Ok(changes);
+            }
+            if rows == 0 {
+                return Err(Malformed("a list of memberships: no rows, though more are there".to_owned()).into());
+            }
+        }
+    }
+
+    /// One call with all its tries. `parse` gets the body and the moment that it was true at.
+    async fn get<T>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        parse: impl Fn(&[u8], Millis) -> Result<T, Malformed>,
+    ) -> Result<T, Error> {
+        let mut retries = Retries::within(self.options.patience);
+        loop {
+            self.budget.take().await;
+            let failure = match self.attempt(path, query).await {
+                Ok((body, observed_at)) => match parse(&body, observed_at) {
+                    Ok(value) => return Ok(value),
+                    // An error page of something between us and Clerk, most likely.
+                    Err(malformed) => Failure { error: malformed.into(), again: Some(None) },
+                },
+                Err(failure) => failure,
+            };
+            metrics::counter!("clerk_sync_clerk_api_failures_total").increment(1);
+            let Some(told) = failure.again else { return Err(failure.error) };
+            let Some(pause) = retries.pause(told) else { return Err(failure.error) };
+            tracing::debug!(path, error = %failure.error, pause_ms = pause.as_millis(), "a call to Clerk is tried again");
+            if told.is_some() {
+                self.budget.block(pause);
+            } else {
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+
+    async fn attempt(&self, path: &str, query: &[(&str, String)]) -> Result<(Vec<u8>, Millis), Failure> {
+        metrics::counter!("clerk_sync_clerk_api_calls_total").increment(1);
+        let began = Instant::now();
+        let mut url = format!("{}/v1{path}", self.options.base_url.trim_end_matches('/'));
+        for (index, (name, value)) in query.iter().enumerate() {
+            url.push(if index == 0 { '?' } else { '&' });
+            url.push_str(name);
+            url.push('=');
+            url.push_str(&segment(value));
+        }
+        let request = self
+            .http
+            .get(url)
+            .bearer_auth(self.options.secret_key.expose_secret())
+            .header("Clerk-API-Version", VERSION)
+            .header("Accept", "application/json");
+        let mut response = request.send().await.map_err(Failure::network)?;
+        let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(Failure::network)? {
+            if body.len() + chunk.len() > MAX_BODY {
+                return Err(Malformed("more than 32 MiB".to_owned()).into());
+            }
+            body.extend_from_slice(&chunk);
+        }
+        if status == StatusCode::OK {
+            let date = headers.get(DATE).and_then(|date| date.to_str().ok()).and_then(parse_date);
+            let date = date.ok_or_else(|| Failure::from(Malformed("no Date in its head".to_owned())))?;
+            let elapsed = i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX);
+            Ok((body, date.plus(-elapsed).plus(-LAG)))
+        } else {
+            Err(Failure::refused(status, &headers, &body))
+        }
+    }
+}
+
+impl From<Malformed> for Failure {
+    fn from(malformed: Malformed) -> Failure {
+        Failure { error: malformed.into(), again: Some(None) }
+    }
+}
+
+impl Failure {
+    fn network(error: reqwest::Error) -> Failure {
+        let what = if error.is_timeout() {
+            "no whole answer in time".to_owned()
+        } else if error.is_connect() {
+            "no connection".to_owned()
+        } else {
+            error.without_url().to_string()
+        };
+        Failure { error: Error::Unavailable(what), again: Some(None) }
+    }
+
+    fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
+        let complaint = listing::complaint(body);
+        let code = complaint.code.as_deref().unwrap_or("without a code");
+        let mut what = format!("{} {code}", status.as_u16());
+        if let Some(parameter) = &complaint.parameter {
+            what = format!("{what} ({parameter})");
+        }
+        if let Some(trace_id) = &complaint.trace_id {
+            what = format!("{what}, trace {trace_id}");
+        }
+        let told = || {
+            let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse::<u32>().ok()?;
+            Some(Duration::from_secs(seconds.into()))
+        };
+        let permanent = |error| Failure { error, again: None };
+        match status.as_u16() {
+            401 => permanent(Error::Key(what)),
+            403 if code == "organization_not_enabled_in_instance" => permanent(Error::OrganizationsOff),
+            404 => permanent(Error::NotFound(what)),
+            422 if complaint.parameter.as_deref() == Some("starting_after") => permanent(Error::CursorGone),
+            // A pause that is not told is a second at least.
+            429 => {
+                Failure { error: Error::Unavailable(what), again: Some(Some(told().unwrap_or(Duration::from_secs(1)))) }
+            }
+            408 | 500..=599 => Failure { error: Error::Unavailable(what), again: Some(told()) },
+            _ => permanent(Error::Refused(what)),
+        }
+    }
+}
+
+fn gone(kind: Kind, id: &str, observed_at: Millis) -> Change {
+    Change { observed_at, claim: Claim::Gone(EntityRef::new(kind, id)), naming: None }
+}
+
+const fn path(kind: Kind) -> &'static str {
+    match kind {
+        Kind::User => "/users",
+        Kind::Organization => "/organizations",
+        Kind::Membership => "/organization_memberships",
+    }
+}
+
+/// Percent-encoded, whatever stands in it: ids are opaque, and `+` means a space in a query.
+fn segment(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+/// The form of HTTP, such as `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn parse_date(date: &str) -> Option<Millis> {
+    Millis::new(chrono::DateTime::parse_from_rfc2822(date).ok()?.timestamp_millis())
+}

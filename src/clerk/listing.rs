@@ -1,0 +1,152 @@
+//! An answer of the Backend API that lists objects, turned into changes. Pure: bytes in, values out.
+//!
+//! Rows are read as webhooks are: a field that will not do spoils itself alone. But a page with a row that names nothing is
+//! no page: what is missing from it must not look like what Clerk has deleted.
+
+use super::payload::{self, Object};
+use crate::model::{Change, EntityRef, Kind, Millis};
+use serde_json::value::RawValue;
+
+/// One answer of a list.
+#[derive(Debug)]
+pub struct Page {
+    /// One for each row, in the order of the list.
+    pub changes: Vec<Change>,
+    /// How many rows Clerk says the whole list has. Lists of users do not tell.
+    pub total: Option<u64>,
+}
+
+/// The answer is none: cut short, of another shape, or not from Clerk. Says where, never what.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub String);
+
+/// Reads one page: a bare array of users, an object with `data` and `total_count` for the other kinds.
+///
+/// # Errors
+/// Any part of it makes no sense: then nothing of it counts.
+pub fn page(body: &[u8], kind: Kind, observed_at: Millis) -> Result<Page, Malformed> {
+    let malformed = |what: &str| Malformed(format!("a list of {kind}s: {what}"));
+    let (rows, total): (Vec<&RawValue>, _) = if kind == Kind::User {
+        (serde_json::from_slice(body).map_err(|_| malformed("not a JSON array"))?, None)
+    } else {
+        let envelope = Object::parse(body).map_err(|problem| malformed(&problem))?;
+        let total = total_count(&envelope).ok_or_else(|| malformed("total_count is missing"))?;
+        let data = envelope.get("data").ok_or_else(|| malformed("data is missing"))?;
+        (serde_json::from_str(data.get()).map_err(|_| malformed("data is no array"))?, Some(total))
+    };
+    let change = |(index, row): (usize, &&RawValue)| {
+        change(row, kind, observed_at).map_err(|problem| malformed(&format!("row {index}: {problem}")))
+    };
+    let changes = rows.iter().enumerate().map(change).collect::<Result<Vec<_>, _>>()?;
+    if total.is_some_and(|total| total < changes.len() as u64) {
+        return Err(malformed("total_count is less than its rows"));
+    }
+    Ok(Page { changes, total })
+}
+
+fn change(row: &RawValue, kind: Kind, observed_at: Millis) -> Result<Change, String> {
+    let data = Object::parse(row.get().as_bytes())?;
+    let id = data.id("id").filter(|id| !kind.contradicts(id)).ok_or("id is missing or of another kind")?;
+    let entity = EntityRef { kind, id };
+    let naming = payload::naming(&data, &entity);
+    let claim = payload::live(&data, &entity, naming.as_ref(), observed_at);
+    Ok(Change { observed_at, claim, naming })
+}
+
+/// `GET /users/count`, and the total of a list.
+///
+/// # Errors
+/// There is no count in it.
+pub fn count(body: &[u8]) -> Result<u64, Malformed> {
+    let malformed = |what: &str| Malformed(format!("a count: {what}"));
+    let envelope = Object::parse(body).map_err(|problem| malformed(&problem))?;
+    total_count(&envelope).ok_or_else(|| malformed("total_count is missing"))
+}
+
+fn total_count(envelope: &Object<'_>) -> Option<u64> {
+    envelope.integer("total_count").and_then(|count| u64::try_from(count).ok())
+}
+
+/// `GET /instance`: its id.
+///
+/// # Errors
+/// It names none.
+pub fn instance(body: &[u8]) -> Result<crate::model::InstanceId, Malformed> {
+    let envelope = Object::parse(body).map_err(|problem| Malformed(format!("an instance: {problem}")))?;
+    let id = envelope.id("id").filter(|id| id.starts_with("ins_"));
+    id.map(crate::model::InstanceId).ok_or_else(|| Malformed("an instance without an id".to_owned()))
+}
+
+/// What an error's body says: the first code, the parameter it is about, and Clerk's trace id. The body may be anything.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Complaint {
+    pub code: Option<String>,
+    pub parameter: Option<String>,
+    pub trace_id: Option<String>,
+}
+
+/// Reads an error's body as far as it goes.
+pub fn complaint(body: &[u8]) -> Complaint {
+    let Ok(envelope) = Object::parse(body) else { return Complaint::default() };
+    // Clerk's codes are words; anything else is not for our logs.
+    let word = |text: String| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_').then_some(text);
+    let first = envelope.objects("errors").next();
+    let code = first.as_ref().and_then(|error| error.text("code")).and_then(word);
+    let meta = first.as_ref().and_then(|error| error.object("meta"));
+    let parameter = meta.and_then(|meta| meta.text("param_name")).and_then(word);
+    Complaint { code, parameter, trace_id: envelope.text("clerk_trace_id").and_then(word) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Claim;
+
+    #[test]
+    fn a_page_is_whole_or_none() {
+        let at = Millis::new(1_760_000_000_000).unwrap();
+        let user = r#"{"id":"user_1","updated_at":1,"created_at":1,"banned":false}"#;
+        let good = page(format!("[{user}]").as_bytes(), Kind::User, at).unwrap();
+        assert!(matches!(good.changes[0].claim, Claim::Live { .. }));
+        for bad in [
+            "",
+            "[",
+            "{}",
+            "<html>",
+            "null",
+            r#"[{"id":"org_1"}]"#,
+            "[{}]",
+            "[null]",
+            &format!("[{user}"),
+            &format!("[{user}]x"),
+            r#"{"errors":[]}"#,
+        ] {
+            assert!(page(bad.as_bytes(), Kind::User, at).is_err(), "{bad}");
+        }
+        for bad in [
+            "[]",
+            r#"{"data":[]}"#,
+            r#"{"data":{},"total_count":0}"#,
+            r#"{"total_count":3}"#,
+            r#"{"data":[{"id":"org_1"}],"total_count":0}"#,
+        ] {
+            assert!(page(bad.as_bytes(), Kind::Organization, at).is_err(), "{bad}");
+        }
+        assert_eq!(page(br#"{"data":[],"total_count":3}"#, Kind::Organization, at).unwrap().total, Some(3));
+    }
+
+    #[test]
+    fn a_complaint_is_read_as_far_as_it_goes() {
+        let body = br#"{"errors":[{"message":"is invalid","code":"form_param_value_invalid","meta":{"param_name":"starting_after"}}],"clerk_trace_id":"0af"}"#;
+        let expected = Complaint {
+            code: Some("form_param_value_invalid".to_owned()),
+            parameter: Some("starting_after".to_owned()),
+            trace_id: Some("0af".to_owned()),
+        };
+        assert_eq!(complaint(body), expected);
+        for nothing in [&b"<html>"[..], b"", b"[]", br#"{"errors":[]}"#, br#"{"errors":[{"code":"<b> x"}]}"#] {
+            assert_eq!(complaint(nothing), Complaint::default());
+        }
+    }
+}

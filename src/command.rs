@@ -1,0 +1,219 @@
+//! `clerk-sync reconcile` and `clerk-sync refresh`: passes for a person, or for a schedule of his own.
+#![expect(clippy::print_stdout, reason = "commands answer on standard output")]
+
+use crate::clerk::client::Client;
+use crate::config::{self, ClerkEnvironment, Mistake};
+use crate::model::{InstanceId, Kind};
+use crate::reconcile::{Finding, Progress, Reconciler, Report, State, Times, Wanted};
+use anyhow::Context as _;
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Findings that are printed for people.
+const SHOWN: usize = 20;
+
+/// Compare the mirror with Clerk and repair what webhooks missed. Exit codes: 0 in step or repaired, 1 not finished, 2 drift
+/// found (--dry-run), 3 stopped because too much would have been deleted
+#[derive(clap::Args)]
+pub struct Reconcile {
+    #[command(flatten)]
+    access: Access,
+
+    /// This kind alone
+    #[arg(long, value_enum, value_name = "KIND")]
+    kind: Option<Kinds>,
+
+    /// Find and print, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Let a pass that was stopped for deleting too much go on; its number stands in its report
+    #[arg(long, value_name = "PASS", conflicts_with_all = ["kind", "dry_run", "quick"])]
+    approve: Option<i64>,
+
+    /// Only the users that changed lately, and the counts of all kinds
+    #[arg(long, conflicts_with = "kind")]
+    quick: bool,
+
+    /// One JSON object on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+/// Read one object again, with its memberships
+#[derive(clap::Args)]
+pub struct Refresh {
+    #[command(flatten)]
+    access: Access,
+
+    /// user_…, org_… or orgmem_…
+    id: String,
+}
+
+/// The database and Clerk.
+#[derive(clap::Args)]
+struct Access {
+    /// The database, as for serve
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<String>,
+
+    #[command(flatten)]
+    clerk: ClerkEnvironment,
+
+    /// The Clerk instance to mirror (ins_…). Unset: the secret key's
+    #[arg(long, env = "CLERK_INSTANCE_ID", value_name = "ID")]
+    instance_id: Option<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kinds {
+    Users,
+    Organizations,
+    Memberships,
+}
+
+impl Access {
+    fn reconciler(&self) -> anyhow::Result<Reconciler> {
+        let mut mistakes = Vec::new();
+        let database = config::database(self.database_url.as_deref())
+            .map_err(|problem| mistakes.push(Mistake { variable: "DATABASE_URL", problem }));
+        let options = self.clerk.check_key().map_err(|more| mistakes.extend(more));
+        let (Ok(database), Ok(options)) = (database, options) else {
+            let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+            anyhow::bail!("{}", mistakes.join("\nclerk-sync: "));
+        };
+        let clerk = Arc::new(Client::new(options).context("TLS cannot be set up")?);
+        let named = self.instance_id.as_deref().map(str::trim).filter(|id| !id.is_empty() && *id != "*");
+        let instance = named.map(InstanceId::from);
+        Ok(Reconciler { clerk, database, instance, times: Times::default() })
+    }
+}
+
+impl Reconcile {
+    /// Runs it, and prints what was found.
+    ///
+    /// # Errors
+    /// No pass could begin.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let wanted = match (self.approve, self.quick, self.kind) {
+            (Some(pass), _, _) => Wanted::Approved(pass),
+            (_, true, _) => Wanted::Quick,
+            (_, _, Some(Kinds::Users)) => Wanted::Kinds(vec![Kind::User]),
+            (_, _, Some(Kinds::Organizations)) => Wanted::Kinds(vec![Kind::Organization]),
+            (_, _, Some(Kinds::Memberships)) => Wanted::Kinds(vec![Kind::Membership]),
+            (_, _, None) => Wanted::Kinds(Kind::ALL.to_vec()),
+        };
+        let reconciler = self.access.reconciler()?;
+        let mut bar = Bar::new();
+        let reports = reconciler.run(&wanted, "command", self.dry_run, &mut bar).await;
+        bar.clear();
+        let reports = reports?;
+        if self.json {
+            println!("{}", serde_json::json!({ "dry_run": self.dry_run, "passes": reports }));
+        } else {
+            reports.iter().for_each(print);
+        }
+        let any = |state| reports.iter().any(|report| report.state == state);
+        Ok(if any(State::Incomplete) {
+            ExitCode::FAILURE
+        } else if any(State::Braked) {
+            ExitCode::from(3)
+        } else if self.dry_run && reports.iter().any(|report| report.drift() > 0) {
+            ExitCode::from(2)
+        } else {
+            ExitCode::SUCCESS
+        })
+    }
+}
+
+impl Refresh {
+    /// Runs it, and prints what became of each object.
+    ///
+    /// # Errors
+    /// Clerk or the database does not answer.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        for (id, verdict) in self.access.reconciler()?.refresh(&self.id).await? {
+            println!(
+                "{id}  {}{}",
+                verdict.outcome,
+                verdict.reason.map(|reason| format!(" ({reason})")).unwrap_or_default()
+            );
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn print(report: &Report) {
+    let state = match report.state {
+        State::Complete if report.dry_run && report.drift() > 0 => "drift",
+        State::Complete if report.drift() > 0 => "repaired",
+        State::Complete => "in step",
+        State::Incomplete => "INCOMPLETE",
+        State::Braked => "STOPPED",
+        State::Skipped => "skipped",
+    };
+    println!(
+        "{:<13} {state}: {} listed, {} missing, {} differing, {} extra, {} refreshed, {:.1} s{}",
+        report.scope,
+        report.listed,
+        report.missing,
+        report.differing,
+        report.extra,
+        report.refreshed,
+        report.seconds,
+        if report.backfill { " (the first pass: what it adds is not drift)" } else { "" },
+    );
+    if let Some(problem) = &report.problem {
+        println!("  {problem}");
+    }
+    for Finding { entity_id, drift, fields, cause, .. } in report.findings.iter().take(SHOWN) {
+        let fields = if fields.is_empty() { String::new() } else { format!(" ({})", fields.join(", ")) };
+        println!("  {drift:<9} {entity_id}{fields}: {cause}");
+    }
+    if report.findings.len() > SHOWN {
+        println!("  … and {} more; --json lists them", report.findings.len() - SHOWN);
+    }
+}
+
+/// Rows, rate and time left: a bar on a terminal, a line every ten seconds elsewhere.
+struct Bar {
+    bar: Option<ProgressBar>,
+    said: Instant,
+}
+
+impl Bar {
+    fn new() -> Bar {
+        let style =
+            ProgressStyle::with_template("{msg:<13} {bar:30} {human_pos}/{human_len} rows, {per_sec}, {eta} left");
+        let bar = std::io::stderr()
+            .is_terminal()
+            .then(|| style.map_or_else(|_| ProgressBar::new(0), |style| ProgressBar::new(0).with_style(style)));
+        Bar { bar, said: Instant::now() }
+    }
+
+    fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Progress for Bar {
+    fn listed(&mut self, kind: Kind, rows: u64, of: Option<u64>) {
+        if let Some(bar) = &self.bar {
+            if bar.message() != kind.as_str() {
+                bar.reset();
+                bar.set_message(kind.as_str());
+            }
+            bar.set_length(of.unwrap_or(rows).max(rows));
+            bar.set_position(rows);
+        } else if self.said.elapsed() > Duration::from_secs(10) {
+            self.said = Instant::now();
+            eprintln!("{kind}s: {rows} rows{}", of.map(|of| format!(" of about {of}")).unwrap_or_default());
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! One page of Clerk's against the same rows of the mirror. Pure.
+
+use crate::model::{Change, Claim};
+use crate::store::Mirrored;
+use std::collections::HashMap;
+
+/// A row that is to be written.
+#[derive(Debug)]
+pub struct Difference<'a> {
+    pub change: &'a Change,
+    pub drift: Drift<'a>,
+}
+
+/// In which way the mirror differs.
+#[derive(Debug)]
+pub enum Drift<'a> {
+    /// It has no such row, or a stub.
+    Missing,
+    /// These columns differ. By hand: we wrote what Clerk says, and somebody changed the row since.
+    Differing { fields: Vec<&'static str>, mirrored: &'a Mirrored, by_hand: bool },
+    /// Its content is right; its times, which Clerk moves at every sign-in, are not.
+    Refreshed,
+    /// The row cannot be used as it is listed: it is to be read by its id.
+    Unusable,
+}
+
+/// What differs, in the order of the page.
+pub fn compare<'a>(listed: &'a [Change], mirrored: &'a [Mirrored]) -> Vec<Difference<'a>> {
+    let by_id: HashMap<&str, &Mirrored> = mirrored.iter().map(|row| (row.entity.id(), row)).collect();
+    listed.iter().filter_map(|change| Some(Difference { change, drift: drift(change, &by_id)? })).collect()
+}
+
+fn drift<'a>(change: &Change, mirrored: &HashMap<&str, &'a Mirrored>) -> Option<Drift<'a>> {
+    let Claim::Live { entity, updated_at } = &change.claim else {
+        return matches!(change.claim, Claim::Unusable(_)).then_some(Drift::Unusable);
+    };
+    let Some(row) = mirrored.get(entity.id()) else { return Some(Drift::Missing) };
+    let fields = entity.differing_fields(&row.entity);
+    if !fields.is_empty() {
+        let by_hand = row.version.is_none_or(|version| version.content == entity.content());
+        return Some(Drift::Differing { fields, mirrored: row, by_hand });
+    }
+    row.version.is_none_or(|version| version.updated_at != *updated_at).then_some(Drift::Refreshed)
+}

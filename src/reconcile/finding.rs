@@ -1,0 +1,99 @@
+//! A difference, told to people: what, since when, whether a webhook had come for it, and most likely why. Pure.
+
+use super::compare::{Difference, Drift};
+use crate::model::{Change, Claim, Kind, Millis};
+use crate::store::{Receipt, Standing};
+use serde::Serialize;
+
+/// How long a webhook may be under way without being late, in ms.
+const UNDER_WAY: i64 = 300_000;
+
+/// A repair, or, in a dry run, what would be repaired. Names columns, never values.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// The change's position in its batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n: Option<usize>,
+    pub kind: Kind,
+    pub entity_id: String,
+    pub drift: &'static str,
+    pub fields: Vec<&'static str>,
+    /// No earlier than this: when Clerk last changed it, or when we last saw it.
+    pub since: Option<Millis>,
+    /// When the last webhook about it came, as far as receipts reach.
+    pub webhook_at: Option<String>,
+    pub webhook_outcome: Option<String>,
+    pub cause: &'static str,
+}
+
+impl Finding {
+    /// Of a row that differs; `None` where only its times moved, or where it cannot be used.
+    pub fn of(kind: Kind, difference: &Difference<'_>, receipts: &[Receipt]) -> Option<Finding> {
+        let Claim::Live { entity, updated_at } = &difference.change.claim else { return None };
+        let receipt = receipts.iter().find(|receipt| receipt.entity_id == entity.id());
+        let is_recent = difference.change.observed_at.plus(-UNDER_WAY) < *updated_at;
+        let (drift, fields, since, cause) = match &difference.drift {
+            Drift::Missing => {
+                let cause = match receipt.map(|receipt| receipt.outcome.as_str()) {
+                    None if is_recent => "its webhook may still be under way",
+                    None => "no webhook about it came",
+                    Some("dead_letter") => "its webhook could not be used",
+                    Some(_) => "its last webhook did not bring it",
+                };
+                ("missing", Vec::new(), entity.created_at(), cause)
+            }
+            Drift::Differing { fields, mirrored, by_hand } => {
+                let moved = mirrored.version.is_some_and(|version| *updated_at > version.updated_at);
+                let cause = match receipt.map(|receipt| receipt.outcome.as_str()) {
+                    _ if *by_hand => "the row was changed in the database by hand",
+                    Some("dead_letter") => "its last webhook could not be used",
+                    _ if !moved => "Clerk changed it without a newer updated_at",
+                    _ if is_recent => "its webhook may still be under way",
+                    _ => "the webhook of its last change did not come",
+                };
+                let since = if *by_hand { None } else { Some(*updated_at) };
+                ("differing", fields.clone(), since, cause)
+            }
+            Drift::Refreshed | Drift::Unusable => return None,
+        };
+        Some(Finding::new(kind, entity.id(), drift, fields, since, cause, receipt))
+    }
+
+    /// Of a row that Clerk has no more.
+    pub fn extra(kind: Kind, standing: &Standing, receipts: &[Receipt]) -> Finding {
+        let receipt = receipts.iter().find(|receipt| receipt.entity_id == standing.read.id);
+        let cause = match (standing.observed_at, receipt.map(|receipt| receipt.outcome.as_str())) {
+            (None, _) => "the row was made in the database by hand",
+            (_, Some("dead_letter")) => "its last webhook could not be used",
+            _ => "the webhook of its end did not come",
+        };
+        Finding::new(kind, &standing.read.id, "extra", Vec::new(), standing.observed_at, cause, receipt)
+    }
+
+    fn new(
+        kind: Kind,
+        id: &str,
+        drift: &'static str,
+        fields: Vec<&'static str>,
+        since: Option<Millis>,
+        cause: &'static str,
+        receipt: Option<&Receipt>,
+    ) -> Finding {
+        Finding {
+            n: None,
+            kind,
+            entity_id: id.to_owned(),
+            drift,
+            fields,
+            since,
+            webhook_at: receipt.map(|receipt| receipt.received_at.clone()),
+            webhook_outcome: receipt.map(|receipt| receipt.outcome.clone()),
+            cause,
+        }
+    }
+}
+
+/// Whether a change says that its object is gone.
+pub(super) fn is_gone(change: &Change) -> bool {
+    matches!(change.claim, Claim::Gone(_))
+}

@@ -1,0 +1,226 @@
+//! Reconcile: finds what webhooks missed and repairs it, and never destroys anything by mistake.
+//!
+//! A pass lists everything of one kind at Clerk ([`list`](self)), compares page by page with the mirror ([`compare`]), asks
+//! by id for what the listing did not show before believing that it is gone, and settles what waits for a read. It writes
+//! through `clerk_sync.apply` like the webhooks do, so a race between the two is decided by version.
+//!
+//! | file | step |
+//! | --- | --- |
+//! | `lease` | one process runs passes at a time |
+//! | `pass` | the steps of a pass: list, confirm, reads, and how it ends |
+//! | `list` | page after page, in order, without a gap |
+//! | [`compare`], [`window`], [`brake`], [`finding`] | pure: what differs, what is absent, how much may go, what to tell |
+//! | `quick` | what changed lately, and counts |
+//! | `refresh` | one object and its memberships |
+//! | [`schedule`] | when, inside `serve` |
+
+pub mod brake;
+pub mod compare;
+pub mod finding;
+mod lease;
+mod list;
+mod pass;
+mod quick;
+mod refresh;
+pub mod schedule;
+pub mod window;
+
+pub use finding::Finding;
+
+use crate::clerk::client::{self, Client};
+use crate::model::{InstanceId, Kind, Millis};
+use crate::store::{self, Database, Session};
+use lease::Lease;
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How many findings a report lists; all are counted, and kept in `clerk_sync.findings`.
+pub const REPORTED: usize = 10_000;
+
+/// Why a pass could not run to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Clerk(#[from] client::Error),
+    #[error(transparent)]
+    Database(#[from] store::Error),
+    #[error("the mirror belongs to the Clerk instance {pinned}, the secret key to {of_key}: nothing was compared")]
+    ForeignKey { pinned: InstanceId, of_key: InstanceId },
+    #[error("another process runs passes now")]
+    Busy,
+    #[error("pass {0} is not waiting for approval: it was not braked, or a later one has run")]
+    NotBraked(i64),
+    #[error("{0}")]
+    Contradiction(String),
+    #[error(transparent)]
+    OutOfOrder(#[from] window::OutOfOrder),
+    #[error("{0} is not known here: refresh its user or its organization")]
+    UnknownMembership(String),
+    #[error("it was stopped")]
+    Stopped,
+}
+
+/// What passes need.
+#[derive(Clone)]
+pub struct Reconciler {
+    pub clerk: Arc<Client>,
+    pub database: Database,
+    /// The instance that the environment names, if it does.
+    pub instance: Option<InstanceId>,
+    pub times: Times,
+}
+
+/// Limits that tests shorten.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// How long a lease outlives its holder.
+    pub lease: Duration,
+    /// How long to wait for somebody else's.
+    pub patience: Duration,
+    /// How old a pass may be that is gone on with.
+    pub resume_within: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Times {
+        let hours = |hours: u64| Duration::from_secs(hours * 3_600);
+        Times { lease: Duration::from_secs(20), patience: Duration::from_secs(60), resume_within: hours(12) }
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    /// Passes of these kinds, in the order of [`Kind::ALL`].
+    Kinds(Vec<Kind>),
+    /// What changed lately.
+    Quick,
+    /// A braked pass, let go.
+    Approved(i64),
+}
+
+/// How a pass ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// The mirror equals Clerk.
+    Complete,
+    /// It could not end; the next one goes on from there.
+    Incomplete,
+    /// It would have ended too much.
+    Braked,
+    /// The feature is off at Clerk.
+    Skipped,
+}
+
+/// What a pass found and did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// `None`: a dry run, which leaves no trace.
+    pub pass: Option<i64>,
+    /// A kind, or `quick`.
+    pub scope: &'static str,
+    pub state: State,
+    pub problem: Option<String>,
+    pub dry_run: bool,
+    pub backfill: bool,
+    /// Rows that Clerk listed.
+    pub listed: u64,
+    /// Rows whose times alone had moved.
+    pub refreshed: u64,
+    pub missing: u64,
+    pub differing: u64,
+    pub extra: u64,
+    pub seconds: f64,
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Rows that were wrong.
+    pub const fn drift(&self) -> u64 {
+        self.missing + self.differing + self.extra
+    }
+}
+
+/// Told while a pass goes on.
+pub trait Progress: Send {
+    /// So many rows of a kind have been compared, of about so many.
+    fn listed(&mut self, kind: Kind, rows: u64, of: Option<u64>);
+}
+
+/// Tells nobody.
+pub struct Silent;
+
+impl Progress for Silent {
+    fn listed(&mut self, _: Kind, _: u64, _: Option<u64>) {}
+}
+
+impl Reconciler {
+    /// Runs what is wanted, and tells how each pass ended. Passes that end early are in the reports; the rest are not begun.
+    ///
+    /// # Errors
+    /// No pass could begin.
+    pub async fn run(
+        &self,
+        wanted: &Wanted,
+        reason: &str,
+        dry_run: bool,
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<Report>, Error> {
+        let mut session = self.database.connect_for_passes().await?;
+        let began_at = self.check_instance(&mut session).await?;
+        if dry_run {
+            return self.passes(&mut session, None, wanted, reason, began_at, progress).await;
+        }
+        let lease = Lease::take(&self.database, &mut session, self.times.lease, self.times.patience).await?;
+        let reports = self.passes(&mut session, Some(lease.fence), wanted, reason, began_at, progress).await;
+        lease.end(&mut session).await;
+        reports
+    }
+
+    /// The key's instance must be the mirror's: a key of another one would empty it. Answers Clerk's time.
+    pub(crate) async fn check_instance(&self, session: &mut Session) -> Result<Millis, Error> {
+        let (of_key, at) = self.clerk.instance().await?;
+        let (wanted, source) = match &self.instance {
+            Some(instance) => (instance, "environment"),
+            None => (&of_key, "api"),
+        };
+        match session.pin_instance(Some(wanted), source).await? {
+            Some(pinned) if pinned != of_key => Err(Error::ForeignKey { pinned, of_key }),
+            _ => Ok(at),
+        }
+    }
+
+    async fn passes(
+        &self,
+        session: &mut Session,
+        fence: Option<i64>,
+        wanted: &Wanted,
+        reason: &str,
+        began_at: Millis,
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<Report>, Error> {
+        let mut reports = Vec::new();
+        match wanted {
+            Wanted::Quick => reports.push(quick::run(self, session, fence, reason, began_at, progress).await?),
+            Wanted::Approved(id) => {
+                let fence = fence.ok_or(Error::NotBraked(*id))?;
+                let row = session.approve_pass(fence, *id).await?.ok_or(Error::NotBraked(*id))?;
+                reports.push(pass::go_on(self, session, fence, row, progress).await?);
+            }
+            Wanted::Kinds(kinds) => {
+                for kind in Kind::ALL.into_iter().filter(|kind| kinds.contains(kind)) {
+                    let report = pass::run(self, session, fence, kind, reason, began_at, progress).await?;
+                    let go_on = matches!(report.state, State::Complete | State::Skipped);
+                    reports.push(report);
+                    // Children rest on their parents; a dry run only looks.
+                    if !go_on && fence.is_some() {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(reports)
+    }
+}

@@ -1,0 +1,495 @@
+//! The steps of a full pass: list and compare, confirm what was absent, settle what waits for a read, end.
+
+use super::brake::Weight;
+use super::compare::{Difference, Drift, compare};
+use super::finding::{Finding, is_gone};
+use super::list::{List, Page};
+use super::window::{Window, Windows};
+use super::{Error, Progress, REPORTED, Reconciler, Report, State};
+use crate::clerk::client::{self, ASKED, Client};
+use crate::model::{Batch, Change, Delivery, Item, Kind, Millis, Outcome, Source};
+use crate::store::{PageRecord, Pass, Session, Standing};
+use serde_json::Value;
+use std::collections::{BTreeSet, HashMap};
+use std::time::Instant;
+
+/// R2, R4, R7, in ms: what was observed so long before a pass began may have been overtaken on its way to us.
+const MARGIN: i64 = 300_000;
+/// Ids asked of the mirror at once.
+const IDS: i64 = 1_000;
+/// Absentees that a dry run remembers: more than any brake lets go.
+const REMEMBERED: usize = 1_000;
+
+/// Runs a pass of a kind, or goes on with the last one. Without a lease it is a dry run.
+pub(super) async fn run(
+    reconciler: &Reconciler,
+    session: &mut Session,
+    fence: Option<i64>,
+    kind: Kind,
+    reason: &str,
+    began_at: Millis,
+    progress: &mut dyn Progress,
+) -> Result<Report, Error> {
+    let row = match fence {
+        Some(fence) => session.open_pass(fence, Some(kind), reason, began_at, reconciler.times.resume_within).await?,
+        None => dry(Some(kind), session.mark(kind).await?.is_none(), began_at),
+    };
+    finish(Run::new(&reconciler.clerk, session, fence, row), kind, progress).await
+}
+
+/// Goes on with a pass that somebody approved.
+pub(super) async fn go_on(
+    reconciler: &Reconciler,
+    session: &mut Session,
+    fence: i64,
+    row: Pass,
+    progress: &mut dyn Progress,
+) -> Result<Report, Error> {
+    let kind = row.kind.ok_or(Error::NotBraked(row.id))?;
+    finish(Run::new(&reconciler.clerk, session, Some(fence), row), kind, progress).await
+}
+
+async fn finish(mut run: Run<'_>, kind: Kind, progress: &mut dyn Progress) -> Result<Report, Error> {
+    let result = run.steps(kind, progress).await;
+    run.end(result, None).await
+}
+
+/// The row that a dry run does not write.
+pub(super) fn dry(kind: Option<Kind>, backfill: bool, began_at: Millis) -> Pass {
+    Pass {
+        id: 0,
+        kind,
+        reason: String::new(),
+        state: "running".to_owned(),
+        problem: None,
+        step: "list".to_owned(),
+        position: None,
+        approved: false,
+        backfill,
+        observed_from: began_at,
+        resumed: 0,
+        listed: 0,
+        refreshed: 0,
+        missing: 0,
+        differing: 0,
+        extra: 0,
+    }
+}
+
+/// A pass that is under way.
+pub(super) struct Run<'a> {
+    clerk: &'a Client,
+    pub(super) session: &'a mut Session,
+    /// `None`: a dry run.
+    fence: Option<i64>,
+    pub(super) row: Pass,
+    position: Option<Value>,
+    began: Instant,
+    findings: Vec<Finding>,
+    /// Of a dry run, which has no table to keep them in.
+    absent: BTreeSet<String>,
+}
+
+/// What one page, or one answer about absentees, brings.
+#[derive(Default)]
+pub(super) struct Observed<'a> {
+    pub(super) listed: usize,
+    pub(super) absent: &'a [String],
+    pub(super) settled: &'a [String],
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(clerk: &'a Client, session: &'a mut Session, fence: Option<i64>, row: Pass) -> Run<'a> {
+        let position = row.position.as_deref().and_then(|position| serde_json::from_str(position).ok());
+        let (findings, absent) = (Vec::new(), BTreeSet::new());
+        Run { clerk, session, fence, row, position, began: Instant::now(), findings, absent }
+    }
+
+    async fn steps(&mut self, kind: Kind, progress: &mut dyn Progress) -> Result<State, Error> {
+        if self.row.step == "list" {
+            self.list(kind, progress).await?;
+            self.step("confirm").await?;
+        }
+        if self.row.step == "confirm" {
+            if !self.row.approved && self.is_too_much(kind).await? {
+                return Ok(State::Braked);
+            }
+            self.confirm(kind).await?;
+            self.step("reads").await?;
+        }
+        self.reads(kind).await?;
+        Ok(State::Complete)
+    }
+
+    async fn step(&mut self, step: &'static str) -> Result<(), Error> {
+        step.clone_into(&mut self.row.step);
+        self.observe(Source::List, &[], Observed::default()).await
+    }
+
+    /// Lists everything and compares it, page by page; the next page is fetched meanwhile.
+    async fn list(&mut self, kind: Kind, progress: &mut dyn Progress) -> Result<(), Error> {
+        let position = self.position.clone();
+        let from = position.as_ref().and_then(|position| position["from"].as_i64()).unwrap_or(0);
+        let mut windows = Windows::from(Millis::MIN.plus(from));
+        let mut list = List::new(self.clerk, kind, position.as_ref());
+        let mut page = list.page().await?;
+        let total = match page.total {
+            Some(total) => total,
+            None => self.clerk.count(kind).await?,
+        };
+        loop {
+            let is_last = page.is_last;
+            let next = async { if is_last { None } else { Some(list.page().await) } };
+            let (next, compared) = tokio::join!(next, self.compare_page(kind, &page, &mut windows));
+            compared?;
+            progress.listed(kind, self.row.listed.cast_unsigned(), Some(total));
+            match next {
+                Some(next) => page = next?,
+                None => break,
+            }
+        }
+        self.without_time(kind).await?;
+        let counted = match page.total {
+            Some(total) => total,
+            None => self.clerk.count(kind).await?,
+        };
+        contradiction(kind, counted, self.row.listed.cast_unsigned())
+    }
+
+    async fn compare_page(&mut self, kind: Kind, page: &Page, windows: &mut Windows) -> Result<(), Error> {
+        let rows: Vec<(Option<Millis>, &str)> =
+            page.changes.iter().filter_map(|change| Some((change.created_at(), change.id()?))).collect();
+        let window = windows.pass(&rows, page.is_last)?;
+        let absent = match window {
+            Some(window) => self.unseen(kind, &window).await?,
+            None => Vec::new(),
+        };
+        if let Some(position) = page.resume_at(kind, windows.open_from()) {
+            self.position = Some(position);
+        }
+        let observed = Observed { listed: page.changes.len(), absent: &absent, ..Observed::default() };
+        self.observe(Source::List, &page.changes, observed).await
+    }
+
+    /// Ids that the mirror has in a window, and the listing had not. Many of them are written on the way.
+    async fn unseen(&mut self, kind: Kind, window: &Window) -> Result<Vec<String>, Error> {
+        let mut absent: Vec<String> = Vec::new();
+        let mut after = None;
+        loop {
+            let made = self.session.ids_made_between(kind, window.from, window.to, after.as_ref(), IDS).await?;
+            absent.extend(made.iter().map(|(_, id)| id).filter(|id| !window.saw(id)).cloned());
+            if made.len() < usize::try_from(IDS).unwrap_or(usize::MAX) {
+                return Ok(absent);
+            }
+            after = made.last().cloned();
+            if absent.len() > REMEMBERED {
+                let observed = Observed { absent: &absent, ..Observed::default() };
+                self.observe(Source::List, &[], observed).await?;
+                absent.clear();
+            }
+        }
+    }
+
+    /// Rows that do not say when they were made are in no window: they are asked for by id.
+    async fn without_time(&mut self, kind: Kind) -> Result<(), Error> {
+        if kind == Kind::Membership {
+            return Ok(());
+        }
+        let mut after = String::new();
+        loop {
+            let ids = self.session.ids_without_time(kind, &after, IDS).await?;
+            let Some(last) = ids.last() else { return Ok(()) };
+            last.clone_into(&mut after);
+            self.observe(Source::List, &[], Observed { absent: &ids, ..Observed::default() }).await?;
+        }
+    }
+
+    /// The next absentees whose rows still stand and were not observed since the pass began, and the last id looked at.
+    async fn absentees(
+        &mut self,
+        kind: Kind,
+        after: &str,
+        limit: usize,
+    ) -> Result<Option<(String, Vec<Standing>)>, Error> {
+        let ids: Vec<String> = if self.fence.is_some() {
+            self.session.absentees(self.row.id, after, i64::try_from(limit).unwrap_or(i64::MAX)).await?
+        } else {
+            self.absent
+                .range::<str, _>((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded))
+                .take(limit)
+                .cloned()
+                .collect()
+        };
+        let Some(last) = ids.last().cloned() else { return Ok(None) };
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let mut standing = self.session.standing(kind, &ids).await?;
+        let before = self.row.observed_from.plus(-MARGIN);
+        standing.retain(|row| row.observed_at.is_none_or(|at| at < before));
+        Ok(Some((last, standing)))
+    }
+
+    /// The brake, memberships included that would end with their user or organization.
+    async fn is_too_much(&mut self, kind: Kind) -> Result<bool, Error> {
+        let mut own = Weight { rows: self.session.count(kind).await?, absent: 0 };
+        let mut memberships = Weight::default();
+        let mut after = String::new();
+        while let Some((last, standing)) = self.absentees(kind, &after, ASKED * 5).await? {
+            own.absent += standing.len() as u64;
+            memberships.absent += standing.iter().map(|row| row.memberships.max(0).cast_unsigned()).sum::<u64>();
+            after = last;
+        }
+        if memberships.absent > 0 {
+            memberships.rows = self.session.count(Kind::Membership).await?;
+        }
+        if !own.is_too_heavy() && !memberships.is_too_heavy() {
+            return Ok(false);
+        }
+        let approve = match self.fence {
+            Some(_) => format!("clerk-sync reconcile --approve {}", self.row.id),
+            None => "an approval".to_owned(),
+        };
+        self.row.problem = Some(format!(
+            "{} of {} {kind}s are not at Clerk any more{}: nothing was deleted; if that is right, {approve} lets it happen",
+            own.absent,
+            own.rows,
+            if memberships.absent > 0 {
+                format!(", and {} memberships with them", memberships.absent)
+            } else {
+                String::new()
+            },
+        ));
+        Ok(true)
+    }
+
+    /// Asks Clerk for each absentee by its id.
+    async fn confirm(&mut self, kind: Kind) -> Result<(), Error> {
+        let (mut after, mut undecided) = (String::new(), 0);
+        while let Some((last, standing)) = self.absentees(kind, &after, ASKED).await? {
+            let wanted: Vec<_> = standing.iter().map(|row| row.read.clone()).collect();
+            let changes = self.clerk.read(kind, &wanted).await?;
+            let settled: Vec<String> = changes.iter().filter_map(|change| change.id().map(str::to_owned)).collect();
+            undecided += wanted.iter().filter(|read| !settled.contains(&read.id)).count();
+            self.observe(Source::Read, &changes, Observed { settled: &settled, ..Observed::default() }).await?;
+            after = last;
+        }
+        if undecided > 0 {
+            return Err(Error::Contradiction(format!(
+                "{undecided} {kind}s are neither listed nor denied: Clerk does not know their organization"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Reads what only a read can settle.
+    async fn reads(&mut self, kind: Kind) -> Result<(), Error> {
+        if self.fence.is_none() {
+            return Ok(());
+        }
+        let mut after = String::new();
+        loop {
+            let wanted = self.session.pending_reads(kind, &after, i64::try_from(ASKED).unwrap_or(100), false).await?;
+            let Some(last) = wanted.last() else { return Ok(()) };
+            last.id.clone_into(&mut after);
+            let changes = self.clerk.read(kind, &wanted).await?;
+            self.observe(Source::Read, &changes, Observed::default()).await?;
+            let ids: Vec<&str> = wanted.iter().map(|read| read.id.as_str()).collect();
+            self.session.note_tried(kind, &ids).await?;
+        }
+    }
+
+    /// Compares what was seen with the mirror, writes what differs, and remembers how far the pass has come.
+    pub(super) async fn observe(
+        &mut self,
+        source: Source,
+        changes: &[Change],
+        observed: Observed<'_>,
+    ) -> Result<(), Error> {
+        let kind = self.row.kind.unwrap_or(Kind::User);
+        let ids: Vec<&str> = changes.iter().filter(|change| !is_gone(change)).filter_map(Change::id).collect();
+        let mirrored = if ids.is_empty() { Vec::new() } else { self.session.mirrored(kind, &ids).await? };
+        let differences = compare(changes, &mirrored);
+        let refreshed = differences.iter().filter(|difference| matches!(difference.drift, Drift::Refreshed)).count();
+        let mut findings = self.findings(kind, changes, &differences).await?;
+        // A read has something to settle even where it finds nothing new.
+        let written: Vec<&Change> = match source {
+            Source::Read => changes.iter().collect(),
+            Source::List | Source::Webhook => differences.iter().map(|difference| difference.change).collect(),
+        };
+        let place: HashMap<&str, usize> =
+            written.iter().enumerate().filter_map(|(n, change)| Some((change.id()?, n))).collect();
+        for finding in &mut findings {
+            finding.n = place.get(finding.entity_id.as_str()).copied();
+        }
+        self.row.listed += i64::try_from(observed.listed).unwrap_or(0);
+        match self.fence {
+            Some(fence) => self.record(fence, source, &written, findings, refreshed, observed).await,
+            None => {
+                self.row.refreshed += i64::try_from(refreshed).unwrap_or(0);
+                let room = REMEMBERED.saturating_sub(self.absent.len());
+                self.absent.extend(observed.absent.iter().take(room).cloned());
+                self.count(&findings);
+                self.keep(findings);
+                Ok(())
+            }
+        }
+    }
+
+    async fn record(
+        &mut self,
+        fence: i64,
+        source: Source,
+        written: &[&Change],
+        mut findings: Vec<Finding>,
+        refreshed: usize,
+        observed: Observed<'_>,
+    ) -> Result<(), Error> {
+        let deliveries: Vec<Delivery> = written
+            .iter()
+            .map(|change| Delivery { message: None, item: Item::Change(Box::new((*change).clone())) })
+            .collect();
+        let batch = Batch::fold(source, false, deliveries.iter()).fenced(fence);
+        let record = PageRecord {
+            id: self.row.id,
+            fence,
+            step: match self.row.step.as_str() {
+                "confirm" => "confirm",
+                "reads" => "reads",
+                _ => "list",
+            },
+            position: self.position.clone(),
+            listed: observed.listed,
+            refreshed,
+            findings: &findings,
+            absent: observed.absent,
+            settled: observed.settled,
+        };
+        let batch = (!deliveries.is_empty()).then_some(&batch);
+        let verdicts = self.session.record_page(&record, batch, deliveries.len()).await?;
+        findings.retain(|finding| {
+            let verdict = finding.n.and_then(|n| verdicts.get(n)?.as_ref());
+            verdict.is_some_and(|verdict| matches!(verdict.outcome, Outcome::Applied | Outcome::Unchanged))
+        });
+        self.count(&findings);
+        self.keep(findings);
+        Ok(())
+    }
+
+    async fn findings(
+        &mut self,
+        kind: Kind,
+        changes: &[Change],
+        differences: &[Difference<'_>],
+    ) -> Result<Vec<Finding>, Error> {
+        let gone: Vec<&str> = changes.iter().filter(|change| is_gone(change)).filter_map(Change::id).collect();
+        let standing = if gone.is_empty() { Vec::new() } else { self.session.standing(kind, &gone).await? };
+        let told = |difference: &&Difference<'_>| match difference.drift {
+            // What a first pass adds was never here.
+            Drift::Missing => !self.row.backfill,
+            Drift::Differing { .. } => true,
+            Drift::Refreshed | Drift::Unusable => false,
+        };
+        let differences: Vec<&Difference<'_>> = differences.iter().filter(told).collect();
+        let mut ids: Vec<&str> = differences.iter().filter_map(|difference| difference.change.id()).collect();
+        ids.extend(standing.iter().map(|row| row.read.id.as_str()));
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let receipts = self.session.last_receipts(&ids).await?;
+        let differing = differences.iter().filter_map(|difference| Finding::of(kind, difference, &receipts));
+        let extra = standing.iter().map(|row| Finding::extra(kind, row, &receipts));
+        Ok(differing.chain(extra).collect())
+    }
+
+    fn count(&mut self, findings: &[Finding]) {
+        for finding in findings {
+            metrics::counter!("clerk_sync_drift_total", "kind" => finding.kind.as_str(), "drift" => finding.drift)
+                .increment(1);
+            match finding.drift {
+                "missing" => self.row.missing += 1,
+                "differing" => self.row.differing += 1,
+                _ => self.row.extra += 1,
+            }
+        }
+    }
+
+    fn keep(&mut self, findings: Vec<Finding>) {
+        let room = REPORTED.saturating_sub(self.findings.len());
+        self.findings.extend(findings.into_iter().take(room).map(|finding| Finding { n: None, ..finding }));
+    }
+
+    /// Writes down how the pass ended, and reports it. An error of ours or Clerk's makes it incomplete, not fail.
+    pub(super) async fn end(mut self, result: Result<State, Error>, counts: Option<Value>) -> Result<Report, Error> {
+        // What a list said that contradicts itself must not be gone on with.
+        let void = matches!(result, Err(Error::Contradiction(_) | Error::OutOfOrder(_))) && self.row.step == "list";
+        let state = match result {
+            Ok(state) => state,
+            Err(Error::Clerk(client::Error::OrganizationsOff)) if self.row.kind != Some(Kind::User) => {
+                self.row.problem = Some("organizations are switched off in this Clerk instance".to_owned());
+                State::Skipped
+            }
+            Err(Error::Database(error)) if error.is_lease_lost() => return Err(error.into()),
+            Err(error) => {
+                self.row.problem = Some(error.to_string());
+                State::Incomplete
+            }
+        };
+        let spelled = match state {
+            State::Complete => "complete",
+            State::Incomplete if void => "void",
+            State::Incomplete => "incomplete",
+            State::Braked => "braked",
+            State::Skipped => "skipped",
+        };
+        if let Some(fence) = self.fence {
+            let problem = self.row.problem.as_deref();
+            match self.session.end_pass(fence, self.row.id, spelled, problem, counts.as_ref()).await {
+                Ok(row) => self.row = row,
+                // The row says that it runs; the next pass goes on with it all the same.
+                Err(error) if state == State::Incomplete => tracing::debug!(%error, "the end of a pass is not noted"),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let unsigned = |count: i64| count.max(0).cast_unsigned();
+        let report = Report {
+            pass: self.fence.map(|_| self.row.id),
+            scope: self.row.kind.map_or("quick", Kind::as_str),
+            state,
+            problem: self.row.problem,
+            dry_run: self.fence.is_none(),
+            backfill: self.row.backfill,
+            listed: unsigned(self.row.listed),
+            refreshed: unsigned(self.row.refreshed),
+            missing: unsigned(self.row.missing),
+            differing: unsigned(self.row.differing),
+            extra: unsigned(self.row.extra),
+            seconds: self.began.elapsed().as_secs_f64(),
+            findings: self.findings,
+        };
+        tracing::info!(
+            pass = report.pass,
+            scope = report.scope,
+            state = spelled,
+            problem = report.problem,
+            listed = report.listed,
+            missing = report.missing,
+            differing = report.differing,
+            extra = report.extra,
+            refreshed = report.refreshed,
+            ms = self.began.elapsed().as_millis(),
+            "pass"
+        );
+        metrics::counter!("clerk_sync_passes_total", "scope" => report.scope, "state" => spelled).increment(1);
+        Ok(report)
+    }
+}
+
+/// A list that is much shorter than its count is no list. A little shorter it may be: rows come and go meanwhile.
+fn contradiction(kind: Kind, counted: u64, listed: u64) -> Result<(), Error> {
+    let allowed = if listed == 0 { 0 } else { (counted / 100).max(10) };
+    if counted > listed.saturating_add(allowed) {
+        return Err(Error::Contradiction(format!(
+            "Clerk counts {counted} {kind}s and lists {listed}: nothing was deleted"
+        )));
+    }
+    Ok(())
+}

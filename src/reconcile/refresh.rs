@@ -1,0 +1,93 @@
+//! One object, read by its id, with its memberships; and the reads that webhooks left to be made.
+
+use super::{Error, Reconciler};
+use crate::clerk::client::{self, ASKED};
+use crate::model::{Batch, Change, Delivery, Item, Kind, Outcome, Source, Verdict, WantedRead};
+use crate::store::Session;
+
+impl Reconciler {
+    /// Reads an object and, of a user or organization, its memberships. Answers what became of each.
+    ///
+    /// # Errors
+    /// Clerk or the database does not answer; or it is a membership that nobody has named here.
+    pub async fn refresh(&self, id: &str) -> Result<Vec<(String, Verdict)>, Error> {
+        let mut session = self.database.connect_for_passes().await?;
+        self.check_instance(&mut session).await?;
+        let kind = if id.starts_with("orgmem_") {
+            Kind::Membership
+        } else if id.starts_with("org_") {
+            Kind::Organization
+        } else {
+            Kind::User
+        };
+        if kind == Kind::Membership {
+            let standing = session.standing(kind, &[id]).await?;
+            let read = standing.into_iter().next().ok_or_else(|| Error::UnknownMembership(id.to_owned()))?.read;
+            return self.read(&mut session, kind, &[read]).await;
+        }
+        let wanted = WantedRead { kind, id: id.to_owned(), organization_id: None, user_id: None, reason: "refresh" };
+        let mut verdicts = self.read(&mut session, kind, &[wanted]).await?;
+        let listed = match self.clerk.memberships_of(kind, id).await {
+            Ok(listed) => listed,
+            // The parent is gone, and its memberships with it.
+            Err(client::Error::NotFound(_) | client::Error::OrganizationsOff) => return Ok(verdicts),
+            Err(error) => return Err(error.into()),
+        };
+        // Whom the list leaves out is asked for by his pair.
+        let mut unlisted = session.memberships_of(kind, id).await?;
+        unlisted.retain(|read| !listed.iter().any(|change| change.id() == Some(&read.id)));
+        verdicts.extend(apply(&mut session, Source::List, listed).await?);
+        verdicts.extend(self.read(&mut session, Kind::Membership, &unlisted).await?);
+        Ok(verdicts)
+    }
+
+    /// Makes the reads that nobody has tried yet: what a webhook left doubtful, and stubs. Answers how many were settled.
+    ///
+    /// # Errors
+    /// Clerk or the database does not answer: they are made again by the next pass.
+    pub async fn settle(&self) -> Result<usize, Error> {
+        let mut session = self.database.connect().await?;
+        let mut settled = 0;
+        for kind in Kind::ALL {
+            loop {
+                let wanted = session.pending_reads(kind, "", i64::try_from(ASKED).unwrap_or(100), true).await?;
+                if wanted.is_empty() {
+                    break;
+                }
+                self.check_instance(&mut session).await?;
+                let ids: Vec<&str> = wanted.iter().map(|read| read.id.as_str()).collect();
+                let result = self.read(&mut session, kind, &wanted).await;
+                // Tried, whatever came of it: the next pass tries again.
+                session.note_tried(kind, &ids).await?;
+                settled += result?.iter().filter(|(_, verdict)| verdict.outcome != Outcome::Pending).count();
+            }
+        }
+        session.close().await;
+        Ok(settled)
+    }
+
+    async fn read(
+        &self,
+        session: &mut Session,
+        kind: Kind,
+        wanted: &[WantedRead],
+    ) -> Result<Vec<(String, Verdict)>, Error> {
+        let changes = self.clerk.read(kind, wanted).await?;
+        apply(session, Source::Read, changes).await
+    }
+}
+
+async fn apply(session: &mut Session, source: Source, changes: Vec<Change>) -> Result<Vec<(String, Verdict)>, Error> {
+    let deliveries: Vec<Delivery> =
+        changes.into_iter().map(|change| Delivery { message: None, item: Item::Change(Box::new(change)) }).collect();
+    let mut answers = Vec::with_capacity(deliveries.len());
+    for deliveries in deliveries.chunks(client::PAGE) {
+        let verdicts = session.apply(&Batch::fold(source, false, deliveries.iter()), deliveries.len()).await?;
+        for (delivery, verdict) in deliveries.iter().zip(verdicts) {
+            if let (Item::Change(change), Some(verdict)) = (&delivery.item, verdict) {
+                answers.push((change.id().unwrap_or_default().to_owned(), verdict));
+            }
+        }
+    }
+    Ok(answers)
+}

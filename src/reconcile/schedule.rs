@@ -1,0 +1,272 @@
+//! When passes run, inside `serve`. The one file that knows the crate `tokio-cron-scheduler`.
+//!
+//! Its jobs may overlap, and one may start after it was shut down: so a job only nudges a channel, and one task of ours
+//! runs passes one at a time, with jitter, until it is stopped. Another task makes the reads that webhooks leave to be made.
+
+use super::{Error, Reconciler, Report, Silent, State, Wanted};
+use crate::clerk::client::PAGE;
+use crate::model::{InstanceId, Kind};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_cron_scheduler::{Job, JobScheduler};
+
+/// Every night, and users that changed lately every five minutes.
+pub const DEFAULT_FULL: &str = "17 3 * * *";
+pub const DEFAULT_QUICK: &str = "*/5 * * * *";
+/// Memberships decide access, and no quick pass sees a change of role that moved no count.
+const MEMBERSHIPS: &str = "43 * * * *";
+/// A pass of memberships every hour may take a tenth of it.
+const HOURLY: Duration = Duration::from_secs(360);
+
+/// How often somebody looks whether an event asked for a pass, and for reads that nobody was told of (stubs).
+const ASK: Duration = Duration::from_secs(15);
+/// What a stub's own webhook may take to follow: then its read is saved.
+const GATHER: Duration = Duration::from_secs(2);
+/// Replicas fire at the same moment; the first one to come runs the pass.
+const JITTER: Duration = Duration::from_secs(20);
+
+/// A time table in UTC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cron(String);
+
+impl Cron {
+    /// Five fields, or six with seconds first. `None` for `off`.
+    ///
+    /// # Errors
+    /// What is wrong, as the end of a sentence that begins with the variable's name.
+    pub fn parse(text: &str) -> Result<Option<Cron>, String> {
+        if text.eq_ignore_ascii_case("off") {
+            return Ok(None);
+        }
+        let cron = match text.split_whitespace().count() {
+            5 => format!("0 {text}"),
+            6 => text.to_owned(),
+            _ => return Err("is no time table: five fields such as 17 3 * * *, or off".to_owned()),
+        };
+        match Job::new(cron.as_str(), |_, _| {}) {
+            Ok(_) => Ok(Some(Cron(cron))),
+            Err(_) => Err("is no time table: minute, hour, day of month, month, day of week (UTC)".to_owned()),
+        }
+    }
+}
+
+/// When passes run; `None`: never.
+#[derive(Clone, Debug)]
+pub struct Timetable {
+    pub full: Option<Cron>,
+    pub quick: Option<Cron>,
+    /// Calls to Clerk in 10 s, which say whether memberships can be listed every hour.
+    pub rate: Option<u32>,
+}
+
+/// Why no pass can run until somebody mends the configuration.
+pub type Foreign = Option<(InstanceId, InstanceId)>;
+
+/// The tasks. Dropping it stops them; a pass that is under way is gone on with by the next one.
+pub struct Schedule {
+    tasks: Vec<JoinHandle<()>>,
+    foreign: watch::Receiver<Foreign>,
+}
+
+impl Schedule {
+    /// Starts the tasks. `pending` is told when a webhook leaves a read to be made.
+    pub fn start(reconciler: Reconciler, timetable: Timetable, pending: Arc<Notify>) -> Schedule {
+        let (publish, foreign) = watch::channel(None);
+        let settling = tokio::spawn(settle(reconciler.clone(), pending));
+        let passing = tokio::spawn(async move {
+            let mut passes = Passes { reconciler, timetable, off: HashSet::new(), foreign: publish };
+            passes.run().await;
+        });
+        Schedule { tasks: vec![settling, passing], foreign }
+    }
+
+    /// Another instance's key, and the instance that the mirror is pinned to.
+    pub fn foreign(&self) -> watch::Receiver<Foreign> {
+        self.foreign.clone()
+    }
+}
+
+impl Drop for Schedule {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// Makes reads as they are asked for.
+async fn settle(reconciler: Reconciler, pending: Arc<Notify>) {
+    loop {
+        let _ = tokio::time::timeout(ASK, pending.notified()).await;
+        sleep(GATHER).await;
+        match reconciler.settle().await {
+            Ok(0) => {}
+            Ok(reads) => tracing::info!(reads, "read by id"),
+            // The passes tell of a key or a database that will not do.
+            Err(error) => tracing::debug!(%error, "reads are left to the next pass"),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    Full,
+    Memberships,
+    Quick,
+}
+
+struct Passes {
+    reconciler: Reconciler,
+    timetable: Timetable,
+    /// Kinds that Clerk has switched off.
+    off: HashSet<Kind>,
+    foreign: watch::Sender<Foreign>,
+}
+
+impl Passes {
+    async fn run(&mut self) {
+        let (nudge, mut due) = mpsc::channel(8);
+        let scheduler = match clock(&self.timetable, &nudge).await {
+            Ok(scheduler) => Some(scheduler),
+            Err(error) => {
+                tracing::error!(%error, "no pass will run by the clock");
+                None
+            }
+        };
+        let mut asked = interval(ASK);
+        asked.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                due = due.recv() => match due {
+                    Some(due) => self.by_the_clock(due).await,
+                    None => break,
+                },
+                _ = asked.tick() => self.as_asked().await,
+            }
+        }
+        drop(scheduler);
+    }
+
+    async fn by_the_clock(&mut self, due: Due) {
+        sleep(JITTER.mul_f64(fastrand::f64())).await;
+        let wanted = match due {
+            Due::Full => Wanted::Kinds(self.kinds(&Kind::ALL)),
+            Due::Quick => Wanted::Quick,
+            Due::Memberships if self.memberships_fit().await => Wanted::Kinds(self.kinds(&[Kind::Membership])),
+            Due::Memberships => return,
+        };
+        self.pass(&wanted, "schedule").await;
+    }
+
+    fn kinds(&self, kinds: &[Kind]) -> Vec<Kind> {
+        kinds.iter().copied().filter(|kind| !self.off.contains(kind)).collect()
+    }
+
+    async fn memberships_fit(&self) -> bool {
+        let Ok(mut session) = self.reconciler.database.connect_for_passes().await else { return false };
+        let Ok(rows) = session.count(Kind::Membership).await else { return false };
+        let calls = rows / (PAGE as u64 - 50) + 1;
+        self.timetable.rate.is_none_or(|rate| calls * 10 <= u64::from(rate) * HOURLY.as_secs())
+    }
+
+    /// What was never listed, and what an event or a count asked for.
+    async fn as_asked(&mut self) {
+        let Ok(mut session) = self.reconciler.database.connect_for_passes().await else { return };
+        let mut never = Vec::new();
+        for kind in self.kinds(&Kind::ALL) {
+            match session.mark(kind).await {
+                Ok(None) => never.push(kind),
+                Ok(Some(_)) => {}
+                Err(_) => return,
+            }
+        }
+        let asked = session.pending_passes().await.unwrap_or_default();
+        session.close().await;
+        if !never.is_empty() {
+            self.pass(&Wanted::Kinds(never), "never listed before").await;
+        } else if let Some((_, reason)) = asked.first() {
+            let kinds: Vec<Kind> = asked.iter().map(|(kind, _)| *kind).collect();
+            self.pass(&Wanted::Kinds(self.kinds(&kinds)), reason).await;
+        }
+    }
+
+    async fn pass(&mut self, wanted: &Wanted, reason: &str) {
+        match self.reconciler.run(wanted, reason, false, &mut Silent).await {
+            Ok(reports) => {
+                self.foreign.send_replace(None);
+                for report in &reports {
+                    self.note(report);
+                }
+            }
+            Err(Error::Busy) => tracing::debug!("another process runs passes now"),
+            Err(error) => {
+                if let Error::ForeignKey { pinned, of_key } = &error {
+                    self.foreign.send_replace(Some((pinned.clone(), of_key.clone())));
+                }
+                tracing::error!(%error, "no pass could begin");
+                // Whatever is wrong with a key or a network is not mended within seconds.
+                sleep(Duration::from_secs(60)).await;
+            }
+        }
+    }
+
+    fn note(&mut self, report: &Report) {
+        let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == report.scope);
+        match (report.state, kind) {
+            (State::Skipped, Some(kind)) => {
+                self.off.insert(kind);
+            }
+            (State::Braked, _) => {
+                tracing::error!(
+                    pass = report.pass,
+                    problem = report.problem,
+                    "a pass was stopped before it deleted too much"
+                );
+            }
+            (State::Incomplete, _) => {
+                tracing::warn!(pass = report.pass, problem = report.problem, "a pass could not end");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Nudges at the times of the table.
+async fn clock(
+    timetable: &Timetable,
+    nudge: &mpsc::Sender<Due>,
+) -> Result<JobScheduler, tokio_cron_scheduler::JobSchedulerError> {
+    let scheduler = JobScheduler::new().await?;
+    let hourly = timetable.full.as_ref().map(|_| Cron(format!("0 {MEMBERSHIPS}")));
+    let times = [(&timetable.full, Due::Full), (&hourly, Due::Memberships), (&timetable.quick, Due::Quick)];
+    for (cron, due) in times {
+        let Some(Cron(cron)) = cron else { continue };
+        let nudge = nudge.clone();
+        let job = Job::new(cron.as_str(), move |_, _| {
+            // Full: the pass before has not come round to it yet.
+            let _ = nudge.try_send(due);
+        })?;
+        scheduler.add(job).await?;
+    }
+    scheduler.start().await?;
+    Ok(scheduler)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_table_has_five_fields_or_six_or_is_off() {
+        assert_eq!(Cron::parse("17 3 * * *").unwrap(), Some(Cron("0 17 3 * * *".to_owned())));
+        assert_eq!(Cron::parse("*/30 17 3 * * *").unwrap(), Some(Cron("*/30 17 3 * * *".to_owned())));
+        assert_eq!(Cron::parse("off").unwrap(), None);
+        for bad in ["", "nightly", "17 3 * *", "61 3 * * *", "17 25 * * *", "1 2 3 4 5 6 7 8"] {
+            assert!(Cron::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

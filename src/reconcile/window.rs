@@ -1,0 +1,115 @@
+//! Which rows of the mirror a listing has gone past. Pure.
+//!
+//! Clerk lists in the order of making, and so do we: what lies between two pages' edges here and was on no page there is
+//! absent. Imports share one moment of making, and their order is not told, so the ids at a page's edge are carried over
+//! until the listing has gone past that moment.
+
+use crate::model::Millis;
+use std::collections::HashSet;
+use std::hash::{BuildHasher as _, RandomState};
+
+/// How far the listing has come.
+#[derive(Debug)]
+pub struct Windows {
+    hasher: RandomState,
+    from: Millis,
+    /// Hashes of the ids seen at `from`. (One in 10^7 imports of a million rows has two equal ones; then an absentee is
+    /// found one pass later.)
+    carried: HashSet<u64>,
+}
+
+/// Moments that the listing has gone past, with all ids that it showed there.
+#[derive(Debug)]
+pub struct Window {
+    pub from: Millis,
+    /// `None`: to the end of time.
+    pub to: Option<Millis>,
+    seen: HashSet<u64>,
+    hasher: RandomState,
+}
+
+impl Windows {
+    /// Nothing made before `from` is looked at.
+    pub fn from(from: Millis) -> Windows {
+        Windows { hasher: RandomState::new(), from, carried: HashSet::new() }
+    }
+
+    /// Where the window begins that is still open: it is safe to go on from there.
+    pub fn open_from(&self) -> Millis {
+        self.from
+    }
+
+    /// Goes past a page. `None`: the whole page lies at one moment, which may go on.
+    ///
+    /// # Errors
+    /// The page is not in order, so nothing can be said of what it leaves out.
+    pub fn pass(&mut self, rows: &[(Option<Millis>, &str)], is_last: bool) -> Result<Option<Window>, OutOfOrder> {
+        let mut last = None;
+        let mut page = Vec::with_capacity(rows.len());
+        for (made, id) in rows {
+            // A row without a time stands where its neighbour stands.
+            let made = made.or(last).unwrap_or(self.from);
+            if last.is_some_and(|last| made < last) {
+                return Err(OutOfOrder);
+            }
+            last = Some(made);
+            page.push((made, self.hasher.hash_one(id)));
+        }
+        let edge = last.map_or(self.from, |last| last.max(self.from));
+        if !is_last && edge == self.from {
+            self.carried.extend(page.iter().map(|(_, id)| id));
+            return Ok(None);
+        }
+        let to = (!is_last).then_some(edge);
+        let mut seen = std::mem::take(&mut self.carried);
+        for (made, id) in page {
+            if !is_last && made == edge {
+                self.carried.insert(id);
+            } else {
+                seen.insert(id);
+            }
+        }
+        let window = Window { from: self.from, to, seen, hasher: self.hasher.clone() };
+        self.from = edge;
+        Ok(Some(window))
+    }
+}
+
+impl Window {
+    pub fn saw(&self, id: &str) -> bool {
+        self.seen.contains(&self.hasher.hash_one(id))
+    }
+}
+
+/// See [`Windows::pass`].
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("Clerk's list is not in the order that was asked for")]
+pub struct OutOfOrder;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: i64) -> Option<Millis> {
+        Millis::new(ms)
+    }
+
+    #[test]
+    fn ids_at_a_page_s_edge_are_carried_over() {
+        let mut windows = Windows::from(Millis::MIN);
+        let first = windows.pass(&[(at(1), "a"), (at(5), "b"), (at(5), "c")], false).unwrap().unwrap();
+        assert_eq!((first.from, first.to), (Millis::MIN, at(5)));
+        assert!(first.saw("a") && !first.saw("b"));
+        assert!(windows.pass(&[(at(5), "d"), (at(5), "e")], false).unwrap().is_none());
+        let last = windows.pass(&[(at(5), "f"), (at(9), "g")], true).unwrap().unwrap();
+        assert_eq!((last.from, last.to), (at(5).unwrap(), None));
+        assert!(["b", "c", "d", "e", "f", "g"].iter().all(|id| last.saw(id)));
+        assert!(!last.saw("a"));
+    }
+
+    #[test]
+    fn a_list_out_of_order_says_nothing() {
+        let mut windows = Windows::from(Millis::MIN);
+        assert_eq!(windows.pass(&[(at(5), "a"), (at(1), "b")], false).unwrap_err(), OutOfOrder);
+    }
+}

@@ -1,0 +1,287 @@
+//! The lease, and what a pass writes.
+
+use super::apply::verdicts;
+use super::{Error, Session};
+use crate::model::{Batch, Kind, Millis, Verdict};
+use serde::Serialize;
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use std::time::Duration;
+
+/// A pass, as its row says.
+#[derive(Clone, Debug)]
+pub struct Pass {
+    pub id: i64,
+    /// `None`: a quick pass.
+    pub kind: Option<Kind>,
+    pub reason: String,
+    pub state: String,
+    pub problem: Option<String>,
+    pub step: String,
+    /// Where the listing goes on, as its lister wrote it.
+    pub position: Option<String>,
+    pub approved: bool,
+    /// The first of its kind.
+    pub backfill: bool,
+    /// Clerk's clock when it began.
+    pub observed_from: Millis,
+    pub resumed: i32,
+    pub listed: i64,
+    pub refreshed: i64,
+    pub missing: i64,
+    pub differing: i64,
+    pub extra: i64,
+}
+
+/// What a pass learned from one page, to be written in one statement with the changes. `n` of a finding is the change's
+/// position in the batch.
+#[derive(Debug, Serialize)]
+pub struct PageRecord<'a, F: Serialize> {
+    pub id: i64,
+    pub fence: i64,
+    pub step: &'static str,
+    pub position: Option<serde_json::Value>,
+    pub listed: usize,
+    pub refreshed: usize,
+    pub findings: &'a [F],
+    pub absent: &'a [String],
+    pub settled: &'a [String],
+}
+
+fn ms(duration: Duration) -> i32 {
+    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
+}
+
+const PASS: &str = "id, scope, reason, state, problem, step, position::text as position, approved, backfill, observed_from, \
+     resumed, listed, refreshed, missing, differing, extra";
+
+impl Session {
+    /// The lease's token, or `None` while somebody else holds it.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn take_lease(&mut self, holder: &str, ttl: Duration) -> Result<Option<i64>, Error> {
+        self.call(async |connection| {
+            sqlx::query_scalar("select clerk_sync.take_lease($1, $2)")
+                .bind(holder)
+                .bind(ms(ttl))
+                .fetch_one(connection)
+                .await
+        })
+        .await
+    }
+
+    /// Whether it is still ours.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn keep_lease(&mut self, fence: i64, ttl: Duration) -> Result<bool, Error> {
+        self.call(async |connection| {
+            sqlx::query_scalar("select clerk_sync.keep_lease($1, $2)")
+                .bind(fence)
+                .bind(ms(ttl))
+                .fetch_one(connection)
+                .await
+        })
+        .await
+    }
+
+    /// Gives it back before its time.
+    ///
+    /// # Errors
+    /// The database could not be asked; then it ends by itself.
+    pub async fn end_lease(&mut self, fence: i64) -> Result<(), Error> {
+        self.call(async |connection| {
+            sqlx::query("select clerk_sync.end_lease($1)").bind(fence).execute(connection).await.map(drop)
+        })
+        .await
+    }
+
+    /// The pass to go on with, or a new one. `scope`: a kind, or `None` for a quick pass.
+    ///
+    /// # Errors
+    /// The database could not be asked, or the lease is lost.
+    pub async fn open_pass(
+        &mut self,
+        fence: i64,
+        scope: Option<Kind>,
+        reason: &str,
+        observed_from: Millis,
+        resume_within: Duration,
+    ) -> Result<Pass, Error> {
+        let scope = scope.map_or("quick", Kind::as_str);
+        let resume_within = i32::try_from(resume_within.as_secs()).unwrap_or(i32::MAX);
+        let row = self
+            .call(async |connection| {
+                sqlx::query(sqlx::AssertSqlSafe(format!("select {PASS} from clerk_sync.open_pass($1, $2, $3, $4, $5)")))
+                    .bind(fence)
+                    .bind(scope)
+                    .bind(reason)
+                    .bind(observed_from.get())
+                    .bind(resume_within)
+                    .fetch_one(connection)
+                    .await
+            })
+            .await?;
+        pass(&row).map_err(Error::Refused)
+    }
+
+    /// The braked pass of that number, let go; `None` if it is none, or a later one has run.
+    ///
+    /// # Errors
+    /// The database could not be asked, or the lease is lost.
+    pub async fn approve_pass(&mut self, fence: i64, id: i64) -> Result<Option<Pass>, Error> {
+        let row = self
+            .call(async |connection| {
+                sqlx::query(sqlx::AssertSqlSafe(format!(
+                    "select {PASS} from clerk_sync.approve_pass($1, $2) where id is not null"
+                )))
+                .bind(fence)
+                .bind(id)
+                .fetch_optional(connection)
+                .await
+            })
+            .await?;
+        row.as_ref().map(pass).transpose().map_err(Error::Refused)
+    }
+
+    /// Writes a page of a pass with its changes, in one transaction.
+    ///
+    /// # Errors
+    /// Nothing was written, or it is unknown: the pass goes on from its last page.
+    pub async fn record_page<F: Serialize>(
+        &mut self,
+        page: &PageRecord<'_, F>,
+        batch: Option<&Batch<'_>>,
+        items: usize,
+    ) -> Result<Vec<Option<Verdict>>, Error> {
+        let page = serde_json::to_string(page).expect("a page is plain data and always serializes");
+        let batch =
+            batch.map(|batch| serde_json::to_string(batch).expect("a batch is plain data and always serializes"));
+        let rows = self
+            .call(async |connection| {
+                sqlx::query("select n, outcome, reason from clerk_sync.record_page($1::jsonb, $2::jsonb)")
+                    .bind(page)
+                    .bind(batch)
+                    .fetch_all(connection)
+                    .await
+            })
+            .await?;
+        verdicts(&rows, items)
+    }
+
+    /// Ends a pass and returns it as it is then.
+    ///
+    /// # Errors
+    /// The database could not be asked, or the lease is lost.
+    pub async fn end_pass(
+        &mut self,
+        fence: i64,
+        id: i64,
+        state: &str,
+        problem: Option<&str>,
+        counts: Option<&serde_json::Value>,
+    ) -> Result<Pass, Error> {
+        let row = self
+            .call(async |connection| {
+                sqlx::query(sqlx::AssertSqlSafe(format!(
+                    "select {PASS} from clerk_sync.end_pass($1, $2, $3, $4, $5::jsonb)"
+                )))
+                .bind(fence)
+                .bind(id)
+                .bind(state)
+                .bind(problem)
+                .bind(counts.map(ToString::to_string))
+                .fetch_one(connection)
+                .await
+            })
+            .await?;
+        pass(&row).map_err(Error::Refused)
+    }
+
+    /// Absentees of a pass behind `after`, in the order of their ids.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn absentees(&mut self, pass: i64, after: &str, limit: i64) -> Result<Vec<String>, Error> {
+        let sql = "select id from clerk_sync.absentees where pass_id = $1 and id > $2 order by id limit $3";
+        self.call(async |connection| {
+            sqlx::query_scalar(sql).bind(pass).bind(after).bind(limit).fetch_all(connection).await
+        })
+        .await
+    }
+
+    /// When the last complete pass of a scope began, on Clerk's clock, and its counts.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn last_complete(
+        &mut self,
+        scope: Option<Kind>,
+    ) -> Result<Option<(Millis, Option<serde_json::Value>)>, Error> {
+        let sql = "select observed_from, counts::text from clerk_sync.passes \
+                    where scope = $1 and state = 'complete' order by id desc limit 1";
+        let scope = scope.map_or("quick", Kind::as_str);
+        let row: Option<(i64, Option<String>)> =
+            self.call(async |connection| sqlx::query_as(sql).bind(scope).fetch_optional(connection).await).await?;
+        Ok(row.map(|(at, counts)| (Millis::MIN.plus(at), counts.and_then(|counts| serde_json::from_str(&counts).ok()))))
+    }
+
+    /// The start of the last complete pass of a kind (R7).
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn mark(&mut self, kind: Kind) -> Result<Option<Millis>, Error> {
+        let sql = "select started_at from clerk_sync.marks where kind = $1";
+        let at: Option<i64> = self
+            .call(async |connection| sqlx::query_scalar(sql).bind(kind.as_str()).fetch_optional(connection).await)
+            .await?;
+        Ok(at.map(|at| Millis::MIN.plus(at)))
+    }
+
+    /// Asks for a pass of a kind.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn ask_for_pass(&mut self, kind: Kind, reason: &str) -> Result<(), Error> {
+        self.call(async |connection| {
+            let query = sqlx::query("select clerk_sync.ask_for_pass($1, $2)").bind(kind.as_str()).bind(reason);
+            query.execute(connection).await.map(drop)
+        })
+        .await
+    }
+
+    /// Notes that reads of these were tried.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn note_tried(&mut self, kind: Kind, ids: &[&str]) -> Result<(), Error> {
+        self.call(async |connection| {
+            let query = sqlx::query("select clerk_sync.note_tried($1, $2)").bind(kind.as_str()).bind(ids);
+            query.execute(connection).await.map(drop)
+        })
+        .await
+    }
+}
+
+fn pass(row: &PgRow) -> Result<Pass, sqlx::Error> {
+    let scope: &str = row.try_get("scope")?;
+    Ok(Pass {
+        id: row.try_get("id")?,
+        kind: Kind::ALL.into_iter().find(|kind| kind.as_str() == scope),
+        reason: row.try_get("reason")?,
+        state: row.try_get("state")?,
+        problem: row.try_get("problem")?,
+        step: row.try_get("step")?,
+        position: row.try_get("position")?,
+        approved: row.try_get("approved")?,
+        backfill: row.try_get("backfill")?,
+        observed_from: Millis::MIN.plus(row.try_get("observed_from")?),
+        resumed: row.try_get("resumed")?,
+        listed: row.try_get("listed")?,
+        refreshed: row.try_get("refreshed")?,
+        missing: row.try_get("missing")?,
+        differing: row.try_get("differing")?,
+        extra: row.try_get("extra")?,
+    })
+}
