@@ -2,6 +2,7 @@
 // library, in front of PostgREST. Clerk's API alone is simulated.
 
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { pathToFileURL } from 'node:url'
@@ -12,6 +13,14 @@ import { Clerk } from './clerk.js'
 import { copy, read, serve, typeCheck } from './examples.js'
 import { PUBLISHABLE_KEY, Stack } from './stack.js'
 import { issuer } from './tokens.js'
+
+test('the examples ask for the packages that they are tested with', () => {
+  const { devDependencies: ours } = JSON.parse(readFileSync(new URL('package.json', import.meta.url)))
+  for (const example of ['seed', 'nextjs']) {
+    const { dependencies, devDependencies } = JSON.parse(read(`${example}/package.json`))
+    for (const [name, version] of Object.entries({ ...dependencies, ...devDependencies })) assert.equal(version, ours[name], name)
+  }
+})
 
 const get = async (url, token) => {
   const answer = await fetch(url, { headers: token ? { authorization: `Bearer ${token}` } : {} })
