@@ -18,7 +18,7 @@ create table clerk_sync.versions (
   content     bigint,
   floor       bigint not null default 0,
   inferred    boolean not null default false,
-  primary key (kind, id)
+  primary key (id, kind)   -- the ids of different kinds differ early
 );
 create index versions_stubs_idx on clerk_sync.versions (kind, id) where state = 'stub';
 comment on table clerk_sync.versions is

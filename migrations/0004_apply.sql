@@ -55,11 +55,12 @@ revoke all on function clerk_sync.check_fence(bigint) from public, anon, authent
 create function clerk_sync.apply(batch jsonb)
   returns table (n integer, outcome text, reason text)
   language plpgsql volatile security definer set search_path = ''
-  -- A session plans once and keeps its plans, perhaps from when the tables were empty. Every look-up below is one by key,
+  -- A session plans once and keeps its plans, perhaps from when the tables were empty. So every look-up below is one by key,
   -- written as a lateral query that cannot be turned into a join of whole tables, and this makes it use the index. The
   -- price that it puts on other plans must not call for compiling them.
   set enable_seqscan = off
   set jit = off
+  set plan_cache_mode = force_generic_plan
   as $$
 #variable_conflict use_column
 declare
@@ -71,7 +72,7 @@ declare
   namings clerk_sync.naming[];
   messages clerk_sync.message[];
   seen pg_catalog.text[];                                -- ids of messages that we hold a receipt for
-  accepted clerk_sync.change[];               -- what is to be written to the mirror
+  accepted integer[];                         -- changes that are to be written to the mirror
   accepted_stubs clerk_sync.change[] := '{}';
   results clerk_sync.outcome[] := '{}';
   these_results clerk_sync.outcome[];
@@ -90,7 +91,17 @@ begin
   end if;
 
   changes  := array(select pg_catalog.jsonb_populate_recordset(null::clerk_sync.change, batch -> 'changes'));
-  stubs    := array(select pg_catalog.jsonb_populate_recordset(null::clerk_sync.change, batch -> 'stubs'));
+  -- Most parents are here already, and their stubs are not looked at any further.
+  stubs := array(
+    select pg_catalog.jsonb_populate_record(null::clerk_sync.change, stub)
+      from (select stub, stub ->> 'kind' as kind, stub ->> 'id' as id from pg_catalog.jsonb_array_elements(batch -> 'stubs') stub offset 0) s
+      -- A version whose row somebody removed by hand counts for nothing: the foreign keys need the row.
+      left join lateral (select state from clerk_sync.versions
+                          where kind = s.kind and id = s.id
+                            and (state = 'deleted' or exists (select from clerk.users where id = s.id and s.kind = 'user')
+                                 or exists (select from clerk.organizations where id = s.id and s.kind = 'organization'))
+                         offset 0) v on true
+     where v.state is null or v.state = 'stub');
   namings  := array(select pg_catalog.jsonb_populate_recordset(null::clerk_sync.naming, batch -> 'namings'));
   messages := array(select pg_catalog.jsonb_populate_recordset(null::clerk_sync.message, batch -> 'messages'));
 
@@ -127,20 +138,21 @@ begin
 
   -- R5: the greatest membership ever named for a pair is remembered, whatever else the observation is good for, and ends
   -- every older one.
-  insert into clerk_sync.generations as g (organization_id, user_id, created_at, membership_id)
-    select distinct on (organization_id, user_id) organization_id, user_id, created_at, membership_id
-      from unnest(namings)
-     order by organization_id, user_id, created_at desc, membership_id collate "C" desc
-    on conflict (organization_id, user_id) do update
-      set created_at = excluded.created_at, membership_id = excluded.membership_id
-    where (excluded.created_at, excluded.membership_id collate "C") > (g.created_at, g.membership_id collate "C");
-  ended := array(
-    select m.id from (select distinct organization_id, user_id from unnest(namings)) named
-     cross join lateral (select membership_id from clerk_sync.generations
-                          where organization_id = named.organization_id and user_id = named.user_id offset 0) g
-     cross join lateral (select id from clerk.organization_memberships
-                          where organization_id = named.organization_id and user_id = named.user_id offset 0) m
-     where m.id <> g.membership_id);
+  with latest as (
+    insert into clerk_sync.generations as g (organization_id, user_id, created_at, membership_id)
+      select distinct on (organization_id, user_id) organization_id, user_id, created_at, membership_id
+        from unnest(namings)
+       order by organization_id, user_id, created_at desc, membership_id collate "C" desc
+      on conflict (organization_id, user_id) do update
+        set created_at = excluded.created_at, membership_id = excluded.membership_id
+      where (excluded.created_at, excluded.membership_id collate "C") > (g.created_at, g.membership_id collate "C")
+      returning organization_id, user_id, membership_id
+  )
+  select array_agg(m.id) into ended
+    from latest l
+   cross join lateral (select id from clerk.organization_memberships
+                        where organization_id = l.organization_id and user_id = l.user_id offset 0) m
+   where m.id <> l.membership_id;
   if cardinality(ended) > 0 then
     perform clerk_sync.end_memberships(ended);
   end if;
@@ -208,7 +220,6 @@ begin
     select c.kind, c.id, c.observed_at, c.content, c as change, v.state, v.observed_at as known_at, v.content as known_content,
            from_webhook and c.observed_at < k.started_at - margin as doubtful
       from unnest(stubs) c
-      -- A version whose row somebody removed by hand counts for nothing: the foreign keys need the row.
       left join lateral (select * from clerk_sync.versions
                           where kind = c.kind and id = c.id
                             and (state = 'deleted' or exists (select from clerk.users where id = c.id and c.kind = 'user')
@@ -235,7 +246,7 @@ begin
   -- R1 to R5 and R7: which live observations win. Parents first: what a membership may rest on is then decided and written.
   foreach of_memberships in array array[false, true] loop
     with candidate as (
-      select c.n, c.kind, c.id, c.observed_at, c.updated_at, c.content, c.organization_id, c.user_id, c.banned, c as change,
+      select c.n, c.kind, c.id, c.observed_at, c.updated_at, c.content, c.organization_id, c.user_id, c.banned,
              v.state, v.updated_at as known_updated_at, v.observed_at as known_at, v.content as known_content, v.inferred,
              coalesce(v.floor, 0) as known_floor,
              case when from_webhook then coalesce(v.floor, 0) else greatest(coalesce(v.floor, 0), c.observed_at - margin) end as floor,
@@ -314,7 +325,7 @@ begin
                when verdict in ('doubtful', 'parent doubtful') then 'pending'
                else 'stale' end, verdict)::clerk_sync.outcome), '{}'),
            -- A read that finds nothing new still mends a row that somebody changed by hand.
-           coalesce(array_agg(change) filter (where verdict in ('new', 'newer') or (verdict = 'same' and not from_webhook)), '{}')
+           coalesce(array_agg(n) filter (where verdict in ('new', 'newer') or (verdict = 'same' and not from_webhook)), '{}')
       into these_results, accepted from judged;
     results := results || these_results;
 
@@ -323,7 +334,7 @@ begin
       insert into clerk.organization_memberships as m (id, organization_id, user_id, role, permissions, public_metadata, created_at, updated_at)
         select id, organization_id, user_id, role, permissions, public_metadata,
                pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
-          from unnest(accepted)
+          from unnest(changes) where n = any (accepted)
         on conflict (id) do update
           set organization_id = excluded.organization_id, user_id = excluded.user_id, role = excluded.role,
               permissions = excluded.permissions, public_metadata = excluded.public_metadata,
@@ -332,7 +343,7 @@ begin
     else
       insert into clerk.users as u (id, first_name, last_name, username, image_url, has_image)
         select distinct on (id) id, first_name, last_name, username, image_url, has_image
-          from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
+          from (select 0 as stub, (a).* from unnest(changes) a where n = any (accepted) union all select 1, (s).* from unnest(accepted_stubs) s) c
          where kind = 'user' order by id, stub
         on conflict (id) do update
           set first_name = excluded.first_name, last_name = excluded.last_name, username = excluded.username,
@@ -344,7 +355,7 @@ begin
         select distinct on (id) id, email_address, email_address_verified, phone_number, phone_number_verified, external_id,
                banned, locked, deprovisioned, public_metadata, unsafe_metadata,
                pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
-          from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
+          from (select 0 as stub, (a).* from unnest(changes) a where n = any (accepted) union all select 1, (s).* from unnest(accepted_stubs) s) c
          where kind = 'user' order by id, stub
         on conflict (id) do update
           set email_address = excluded.email_address, email_address_verified = excluded.email_address_verified,
@@ -356,7 +367,7 @@ begin
       insert into clerk.organizations as o (id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata, created_at, updated_at)
         select distinct on (id) id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata,
                pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
-          from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
+          from (select 0 as stub, (a).* from unnest(changes) a where n = any (accepted) union all select 1, (s).* from unnest(accepted_stubs) s) c
          where kind = 'organization' order by id, stub
         on conflict (id) do update
           set name = excluded.name, slug = excluded.slug, image_url = excluded.image_url, has_image = excluded.has_image,

@@ -117,10 +117,10 @@ impl Reconcile {
         } else {
             reports.iter().for_each(print);
         }
-        let any = |state| reports.iter().any(|report| report.state == state);
-        Ok(if any(State::Incomplete) {
+        let any = |is: fn(State) -> bool| reports.iter().any(|report| is(report.state));
+        Ok(if any(State::is_failure) {
             ExitCode::FAILURE
-        } else if any(State::Braked) {
+        } else if any(|state| state == State::Braked) {
             ExitCode::from(3)
         } else if self.dry_run && reports.iter().any(|report| report.drift() > 0) {
             ExitCode::from(2)
@@ -152,7 +152,7 @@ fn print(report: &Report) {
         State::Complete if report.dry_run && report.drift() > 0 => "drift",
         State::Complete if report.drift() > 0 => "repaired",
         State::Complete => "in step",
-        State::Incomplete => "INCOMPLETE",
+        State::Incomplete | State::Void => "INCOMPLETE",
         State::Braked => "STOPPED",
         State::Skipped => "skipped",
     };

@@ -31,7 +31,7 @@
 //! | [`policy`] | policies for the application's own tables: writing them, finding what is wrong with them |
 //! | [`telemetry`], [`clock`] | where logs go; the one place that reads the wall clock |
 //! | [`sender`], [`replay`] | signing and posting as Svix does; the command that posts files |
-//! | `testbed`, `demo` (feature `demo`) | a private Postgres, a simulated Clerk, and the show that they give |
+//! | `testbed`, `demo`, `bench` (feature `demo`) | a private Postgres, a simulated Clerk, the show that they give, and how fast it goes |
 //! | `fuzz/` | verify, parse and fold under a fuzzer, with its corpus |
 //! | `tests/node/rls/` | policies as Supabase's own programs run them, and `examples/` as Next.js does |
 //! | `migrations/` | the schemas, and the writer itself, `clerk_sync.apply` in `0004_apply.sql` |
@@ -113,6 +113,8 @@
 #![recursion_limit = "256"] // for the JSON of a whole user in testbed
 
 pub mod app;
+#[cfg(feature = "demo")]
+pub mod bench;
 pub mod clerk;
 pub mod clock;
 pub mod command;

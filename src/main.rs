@@ -42,6 +42,10 @@ enum Command {
     /// Serve the Backend API of a simulated Clerk, for tests in other languages and for measuring
     #[cfg(feature = "demo")]
     Simulate(clerk_sync::demo::Simulate),
+    /// Measure, beside a limit that is measured in the same run
+    #[cfg(feature = "demo")]
+    #[command(subcommand)]
+    Bench(clerk_sync::bench::Bench),
     /// A private Postgres with the roles of a Supabase project, for as long as standard input is open
     #[cfg(feature = "demo")]
     #[command(hide = true)]
@@ -112,6 +116,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(demo) => demo.run().await,
         #[cfg(feature = "demo")]
         Command::Simulate(simulate) => simulate.run(stop_signal()?).await,
+        #[cfg(feature = "demo")]
+        Command::Bench(bench) => bench.run().await,
         #[cfg(feature = "demo")]
         Command::Testbed => clerk_sync::testbed::open::open().await,
     }

@@ -18,6 +18,14 @@ pub const IGNORED: &str = "clerk_sync_ignored_total";
 pub const FLAWS: &str = "clerk_sync_flaws_total";
 /// Messages that made the database refuse a whole batch. None is expected: what Postgres refuses is mended before.
 pub const POISON: &str = "clerk_sync_poison_total";
+/// Calls to Clerk's API, all tries counted.
+pub const CLERK_CALLS: &str = "clerk_sync_clerk_api_calls_total";
+/// Those that failed.
+pub const CLERK_FAILURES: &str = "clerk_sync_clerk_api_failures_total";
+/// Passes, by `scope` and `state`.
+pub const PASSES: &str = "clerk_sync_passes_total";
+/// Rows that passes found wrong, by `kind` and `drift`.
+pub const DRIFT: &str = "clerk_sync_drift_total";
 
 /// Starts logging as `RUST_LOG` says, else as `default` does; as text, or as JSON with `LOG_FORMAT=json`.
 pub fn init(default: &str) {

@@ -10,10 +10,12 @@ use super::budget::Budget;
 use super::listing::{self, Malformed, Page};
 use super::retry::Retries;
 use crate::model::{Change, Claim, EntityRef, InstanceId, Kind, Millis, WantedRead};
+use crate::telemetry::{CLERK_CALLS, CLERK_FAILURES};
 use reqwest::StatusCode;
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use secrecy::{ExposeSecret as _, SecretString};
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// An unknown version is refused, none means the instance's own: so it is always sent.
@@ -90,6 +92,7 @@ pub struct Client {
     http: reqwest::Client,
     options: Options,
     budget: Budget,
+    calls: AtomicU64,
 }
 
 /// One try that failed.
@@ -110,7 +113,12 @@ impl Client {
             .timeout(TRY.min(options.patience))
             .build()?;
         let budget = Budget::new(options.rate);
-        Ok(Client { http, options, budget })
+        Ok(Client { http, options, budget, calls: AtomicU64::new(0) })
+    }
+
+    /// Calls so far, all tries counted.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
     }
 
     /// Which instance the key belongs to, and the time by Clerk's clock (R1).
@@ -274,7 +282,7 @@ impl Client {
                 },
                 Err(failure) => failure,
             };
-            metrics::counter!("clerk_sync_clerk_api_failures_total").increment(1);
+            metrics::counter!(CLERK_FAILURES).increment(1);
             let Some(told) = failure.again else { return Err(failure.error) };
             let Some(pause) = retries.pause(told) else { return Err(failure.error) };
             tracing::debug!(path, error = %failure.error, pause_ms = pause.as_millis(), "a call to Clerk is tried again");
@@ -287,7 +295,8 @@ impl Client {
     }
 
     async fn attempt(&self, path: &str, query: &[(&str, String)]) -> Result<(Vec<u8>, Millis), Failure> {
-        metrics::counter!("clerk_sync_clerk_api_calls_total").increment(1);
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!(CLERK_CALLS).increment(1);
         let began = Instant::now();
         let mut url = format!("{}/v1{path}", self.options.base_url.trim_end_matches('/'));
         for (index, (name, value)) in query.iter().enumerate() {

@@ -29,6 +29,8 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+/// Who is there before the story begins.
+const FOUNDERS: usize = 8;
 /// Findings of a pass that are shown.
 const FINDINGS: usize = 8;
 /// The database's name.
@@ -77,6 +79,10 @@ impl Demo {
         say(&format!("  the usual handler  {naive_url} (upsert by id, delete by id)\n"));
 
         let secret_key = clerk.lock().secret_key.clone();
+        clerk.lock().populate(FOUNDERS, 1, FOUNDERS, 1);
+        say("Clerk has a company from before the first webhook; the first pass brings it here:");
+        reconcile(&database, &source.url, &secret_key).await?;
+        say("");
         let told = story::tell(&clerk, self.changes, self.seed);
         let names = compare::Names::of(&told);
         let receivers = delivery::Receivers::new(&ours.url, &naive_url, SECRET)?;
@@ -86,7 +92,7 @@ impl Demo {
 
         say("\nNow what runs every night, a pass over all that Clerk has:");
         clerk.lock().now += 400_000;
-        reconcile(database, &source.url, &secret_key).await?;
+        reconcile(&database, &source.url, &secret_key).await?;
         let mended = compare::compare(&source.url, &secret_key, &supabase.url(DATABASE), &lost, &names).await?;
         let wrong = mended.wrong();
         say(&match wrong {
@@ -107,7 +113,7 @@ impl Demo {
 }
 
 /// Finds and repairs what the lost webhooks left wrong, and tells why it was.
-async fn reconcile(database: Database, clerk_url: &str, secret_key: &str) -> anyhow::Result<()> {
+async fn reconcile(database: &Database, clerk_url: &str, secret_key: &str) -> anyhow::Result<()> {
     let options = Options {
         base_url: clerk_url.to_owned(),
         secret_key: secret_key.to_owned().into(),
@@ -115,7 +121,7 @@ async fn reconcile(database: Database, clerk_url: &str, secret_key: &str) -> any
         patience: Options::PATIENCE,
     };
     let clerk = Arc::new(Client::new(options)?);
-    let reconciler = Reconciler { clerk, database, instance: None, times: Times::default() };
+    let reconciler = Reconciler { clerk, database: database.clone(), instance: None, times: Times::default() };
     let passes = reconciler.run(&Wanted::Kinds(Kind::ALL.to_vec()), "demo", false, &mut Silent).await?;
     for pass in passes {
         say(&format!(

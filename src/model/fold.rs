@@ -135,7 +135,35 @@ impl<'a> Batch<'a> {
     /// Folds deliveries that were all observed by `source`. `check_instance`: whether messages of another Clerk instance
     /// than the mirror's are refused.
     pub fn fold(source: Source, check_instance: bool, deliveries: impl Iterator<Item = &'a Delivery>) -> Batch<'a> {
-        let mut batch = Batch {
+        let mut folding = Folding::new(source, check_instance);
+        for (n, delivery) in deliveries.enumerate() {
+            folding.batch.messages.extend(delivery.message.as_ref().map(|message| MessageRow::new(n, message)));
+            match &delivery.item {
+                Item::DeadLetter(letter) => folding.batch.dead_letters.push(DeadLetterRow::new(n, letter)),
+                Item::Change(change) => folding.add(n, change),
+            }
+        }
+        folding.end()
+    }
+
+    /// Folds changes that no message brought.
+    pub fn of_changes(source: Source, changes: impl Iterator<Item = &'a Change>) -> Batch<'a> {
+        let mut folding = Folding::new(source, false);
+        changes.enumerate().for_each(|(n, change)| folding.add(n, change));
+        folding.end()
+    }
+}
+
+/// A batch that is being folded: the best so far of each object.
+struct Folding<'a> {
+    batch: Batch<'a>,
+    winners: HashMap<EntityRef, Winner<'a>>,
+    stubs: HashMap<EntityRef, Winner<'a>>,
+}
+
+impl<'a> Folding<'a> {
+    fn new(source: Source, check_instance: bool) -> Folding<'a> {
+        let batch = Batch {
             source,
             fence: None,
             check_instance,
@@ -147,37 +175,33 @@ impl<'a> Batch<'a> {
             passes: Vec::new(),
             dead_letters: Vec::new(),
         };
-        let mut winners: HashMap<EntityRef, Winner<'a>> = HashMap::new();
-        let mut stubs: HashMap<EntityRef, Winner<'a>> = HashMap::new();
-        for (n, delivery) in deliveries.enumerate() {
-            if let Some(message) = &delivery.message {
-                batch.messages.push(MessageRow::new(n, message));
-            }
-            match &delivery.item {
-                Item::DeadLetter(letter) => batch.dead_letters.push(DeadLetterRow::new(n, letter)),
-                Item::Change(change) => {
-                    if let Some(naming) = &change.naming {
-                        batch.namings.push(NamingRow::new(naming));
-                        for stub in Winner::stubs(n, change.observed_at, naming) {
-                            keep_greater(&mut stubs, stub);
-                        }
-                    }
-                    match &change.claim {
-                        Claim::Live { entity, updated_at } => {
-                            keep_greater(&mut winners, Winner::live(n, change.observed_at, *updated_at, entity));
-                        }
-                        Claim::Gone(entity) => keep_greater(&mut winners, Winner::gone(n, change.observed_at, entity)),
-                        Claim::Unusable(read) => batch.reads.push(ReadRow { n, read }),
-                        Claim::Unclear { kind, reason } => batch.passes.push(PassRow { n, kind: *kind, reason }),
-                    }
-                }
+        Folding { batch, winners: HashMap::new(), stubs: HashMap::new() }
+    }
+
+    fn add(&mut self, n: usize, change: &'a Change) {
+        if let Some(naming) = &change.naming {
+            self.batch.namings.push(NamingRow::new(naming));
+            for stub in Winner::stubs(n, change.observed_at, naming) {
+                keep_greater(&mut self.stubs, stub);
             }
         }
-        batch.changes = winners.into_values().collect();
-        batch.changes.sort_by_key(|winner| winner.n);
-        batch.stubs = stubs.into_values().collect();
-        batch.stubs.sort_by_key(|stub| stub.n);
-        batch
+        match &change.claim {
+            Claim::Live { entity, updated_at } => {
+                keep_greater(&mut self.winners, Winner::live(n, change.observed_at, *updated_at, entity));
+            }
+            Claim::Gone(entity) => keep_greater(&mut self.winners, Winner::gone(n, change.observed_at, entity)),
+            Claim::Unusable(read) => self.batch.reads.push(ReadRow { n, read }),
+            Claim::Unclear { kind, reason } => self.batch.passes.push(PassRow { n, kind: *kind, reason }),
+        }
+    }
+
+    fn end(self) -> Batch<'a> {
+        let in_order = |best: HashMap<EntityRef, Winner<'a>>| {
+            let mut best: Vec<Winner<'a>> = best.into_values().collect();
+            best.sort_by_key(|winner| winner.n);
+            best
+        };
+        Batch { changes: in_order(self.winners), stubs: in_order(self.stubs), ..self.batch }
     }
 }
 

@@ -7,8 +7,10 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// JSON text in one canonical form: no white space, keys sorted, the last of duplicate keys, characters unescaped where JSON
-/// allows, numbers digit for digit as they came.
+/// JSON text in one canonical form.
+///
+/// No white space, keys sorted, the last of duplicate keys, characters unescaped where JSON allows, numbers digit for digit
+/// as they came, or with an exponent where that saves many zeros.
 #[derive(Clone, Debug)]
 pub struct Json(Box<RawValue>);
 
@@ -25,6 +27,10 @@ const DEPTH: usize = 4_096;
 
 /// Digits on one side of the decimal point that are kept. Postgres takes 131,072 before it and 16,383 behind.
 const DIGITS: i64 = 16_000;
+
+/// A number that is longer is looked at for zeros: Postgres writes `1e15999` out, and a row full of those must not fill
+/// our memory.
+const LONG: usize = 40;
 
 /// Why a value was left out: no database could hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -124,7 +130,7 @@ impl Canonical {
                     if !is_storable(&raw[at..end]) {
                         return Err(Unstorable::Number);
                     }
-                    self.out.push_str(&raw[at..end]);
+                    self.push_number(&raw[at..end]);
                     at = end;
                 }
             }
@@ -133,6 +139,19 @@ impl Canonical {
             }
         }
         Ok(())
+    }
+
+    fn push_number(&mut self, number: &str) {
+        if number.len() > LONG {
+            let (negative, significant, power) = decimal(number);
+            if significant.len() + LONG < number.len() {
+                let sign = if negative { "-" } else { "" };
+                let significant = if significant.is_empty() { "0" } else { &significant };
+                self.out.push_str(&format!("{sign}{significant}e{power}"));
+                return;
+            }
+        }
+        self.out.push_str(number);
     }
 
     /// The value of the current key is complete: keep both.
@@ -367,6 +386,13 @@ mod tests {
         ] {
             assert_ne!(json(a), json(b));
         }
+    }
+
+    #[test]
+    fn a_number_of_many_zeros_is_written_short() {
+        let zeros = "0".repeat(500);
+        assert_eq!(canonical(&format!("[-12{zeros},0.{zeros}34,0.{zeros}]")), "[-12e500,34e-502,0e0]");
+        assert_eq!(canonical(&"7".repeat(500)), "7".repeat(500));
     }
 
     #[test]

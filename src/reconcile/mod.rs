@@ -57,8 +57,6 @@ pub enum Error {
     OutOfOrder(#[from] window::OutOfOrder),
     #[error("{0} is not known here: refresh its user or its organization")]
     UnknownMembership(String),
-    #[error("it was stopped")]
-    Stopped,
 }
 
 /// What passes need.
@@ -108,10 +106,30 @@ pub enum State {
     Complete,
     /// It could not end; the next one goes on from there.
     Incomplete,
+    /// Its listing contradicts itself; the next one begins anew.
+    Void,
     /// It would have ended too much.
     Braked,
     /// The feature is off at Clerk.
     Skipped,
+}
+
+impl State {
+    /// As the database, the logs and the reports spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            State::Complete => "complete",
+            State::Incomplete => "incomplete",
+            State::Void => "void",
+            State::Braked => "braked",
+            State::Skipped => "skipped",
+        }
+    }
+
+    /// Whether it did not come to the end of what Clerk has.
+    pub const fn is_failure(self) -> bool {
+        matches!(self, State::Incomplete | State::Void)
+    }
 }
 
 /// What a pass found and did.
@@ -132,6 +150,8 @@ pub struct Report {
     pub missing: u64,
     pub differing: u64,
     pub extra: u64,
+    /// Calls to Clerk's API meanwhile, all tries counted.
+    pub calls: u64,
     pub seconds: f64,
     pub findings: Vec<Finding>,
 }

@@ -7,8 +7,9 @@ use super::list::{List, Page};
 use super::window::{Window, Windows};
 use super::{Error, Progress, REPORTED, Reconciler, Report, State};
 use crate::clerk::client::{self, ASKED, Client};
-use crate::model::{Batch, Change, Delivery, Item, Kind, Millis, Outcome, Source};
-use crate::store::{PageRecord, Pass, Session, Standing};
+use crate::model::{Batch, Change, Kind, Millis, Outcome, Source};
+use crate::store::{PageRecord, Pass, Session, Standing, Step};
+use crate::telemetry::{DRIFT, PASSES};
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
@@ -16,7 +17,7 @@ use std::time::Instant;
 /// R2, R4, R7, in ms: what was observed so long before a pass began may have been overtaken on its way to us.
 const MARGIN: i64 = 300_000;
 /// Ids asked of the mirror at once.
-const IDS: i64 = 1_000;
+const IDS: usize = 1_000;
 /// Absentees that a dry run remembers: more than any brake lets go.
 const REMEMBERED: usize = 1_000;
 
@@ -59,15 +60,12 @@ pub(super) fn dry(kind: Option<Kind>, backfill: bool, began_at: Millis) -> Pass 
     Pass {
         id: 0,
         kind,
-        reason: String::new(),
-        state: "running".to_owned(),
         problem: None,
-        step: "list".to_owned(),
+        step: Step::List,
         position: None,
         approved: false,
         backfill,
         observed_from: began_at,
-        resumed: 0,
         listed: 0,
         refreshed: 0,
         missing: 0,
@@ -85,6 +83,7 @@ pub(super) struct Run<'a> {
     pub(super) row: Pass,
     position: Option<Value>,
     began: Instant,
+    calls_before: u64,
     findings: Vec<Finding>,
     /// Of a dry run, which has no table to keep them in.
     absent: BTreeSet<String>,
@@ -102,27 +101,28 @@ impl<'a> Run<'a> {
     pub(super) fn new(clerk: &'a Client, session: &'a mut Session, fence: Option<i64>, row: Pass) -> Run<'a> {
         let position = row.position.as_deref().and_then(|position| serde_json::from_str(position).ok());
         let (findings, absent) = (Vec::new(), BTreeSet::new());
-        Run { clerk, session, fence, row, position, began: Instant::now(), findings, absent }
+        let (began, calls_before) = (Instant::now(), clerk.calls());
+        Run { clerk, session, fence, row, position, began, calls_before, findings, absent }
     }
 
     async fn steps(&mut self, kind: Kind, progress: &mut dyn Progress) -> Result<State, Error> {
-        if self.row.step == "list" {
+        if self.row.step == Step::List {
             self.list(kind, progress).await?;
-            self.step("confirm").await?;
+            self.step(Step::Confirm).await?;
         }
-        if self.row.step == "confirm" {
+        if self.row.step == Step::Confirm {
             if !self.row.approved && self.is_too_much(kind).await? {
                 return Ok(State::Braked);
             }
             self.confirm(kind).await?;
-            self.step("reads").await?;
+            self.step(Step::Reads).await?;
         }
         self.reads(kind).await?;
         Ok(State::Complete)
     }
 
-    async fn step(&mut self, step: &'static str) -> Result<(), Error> {
-        step.clone_into(&mut self.row.step);
+    async fn step(&mut self, step: Step) -> Result<(), Error> {
+        self.row.step = step;
         self.observe(Source::List, &[], Observed::default()).await
     }
 
@@ -178,7 +178,7 @@ impl<'a> Run<'a> {
         loop {
             let made = self.session.ids_made_between(kind, window.from, window.to, after.as_ref(), IDS).await?;
             absent.extend(made.iter().map(|(_, id)| id).filter(|id| !window.saw(id)).cloned());
-            if made.len() < usize::try_from(IDS).unwrap_or(usize::MAX) {
+            if made.len() < IDS {
                 return Ok(absent);
             }
             after = made.last().cloned();
@@ -212,7 +212,7 @@ impl<'a> Run<'a> {
         limit: usize,
     ) -> Result<Option<(String, Vec<Standing>)>, Error> {
         let ids: Vec<String> = if self.fence.is_some() {
-            self.session.absentees(self.row.id, after, i64::try_from(limit).unwrap_or(i64::MAX)).await?
+            self.session.absentees(self.row.id, after, limit).await?
         } else {
             self.absent
                 .range::<str, _>((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded))
@@ -287,7 +287,7 @@ impl<'a> Run<'a> {
         }
         let mut after = String::new();
         loop {
-            let wanted = self.session.pending_reads(kind, &after, i64::try_from(ASKED).unwrap_or(100), false).await?;
+            let wanted = self.session.pending_reads(kind, &after, ASKED, false).await?;
             let Some(last) = wanted.last() else { return Ok(()) };
             last.id.clone_into(&mut after);
             let changes = self.clerk.read(kind, &wanted).await?;
@@ -343,19 +343,11 @@ impl<'a> Run<'a> {
         refreshed: usize,
         observed: Observed<'_>,
     ) -> Result<(), Error> {
-        let deliveries: Vec<Delivery> = written
-            .iter()
-            .map(|change| Delivery { message: None, item: Item::Change(Box::new((*change).clone())) })
-            .collect();
-        let batch = Batch::fold(source, false, deliveries.iter()).fenced(fence);
+        let batch = Batch::of_changes(source, written.iter().copied()).fenced(fence);
         let record = PageRecord {
             id: self.row.id,
             fence,
-            step: match self.row.step.as_str() {
-                "confirm" => "confirm",
-                "reads" => "reads",
-                _ => "list",
-            },
+            step: self.row.step,
             position: self.position.clone(),
             listed: observed.listed,
             refreshed,
@@ -363,8 +355,8 @@ impl<'a> Run<'a> {
             absent: observed.absent,
             settled: observed.settled,
         };
-        let batch = (!deliveries.is_empty()).then_some(&batch);
-        let verdicts = self.session.record_page(&record, batch, deliveries.len()).await?;
+        let batch = (!written.is_empty()).then_some(&batch);
+        let verdicts = self.session.record_page(&record, batch, written.len()).await?;
         findings.retain(|finding| {
             let verdict = finding.n.and_then(|n| verdicts.get(n)?.as_ref());
             verdict.is_some_and(|verdict| matches!(verdict.outcome, Outcome::Applied | Outcome::Unchanged))
@@ -402,8 +394,7 @@ impl<'a> Run<'a> {
 
     fn count(&mut self, findings: &[Finding]) {
         for finding in findings {
-            metrics::counter!("clerk_sync_drift_total", "kind" => finding.kind.as_str(), "drift" => finding.drift)
-                .increment(1);
+            metrics::counter!(DRIFT, "kind" => finding.kind.as_str(), "drift" => finding.drift).increment(1);
             match finding.drift {
                 "missing" => self.row.missing += 1,
                 "differing" => self.row.differing += 1,
@@ -419,8 +410,7 @@ impl<'a> Run<'a> {
 
     /// Writes down how the pass ended, and reports it. An error of ours or Clerk's makes it incomplete, not fail.
     pub(super) async fn end(mut self, result: Result<State, Error>, counts: Option<Value>) -> Result<Report, Error> {
-        // What a list said that contradicts itself must not be gone on with.
-        let void = matches!(result, Err(Error::Contradiction(_) | Error::OutOfOrder(_))) && self.row.step == "list";
+        let is_listing = self.row.step == Step::List;
         let state = match result {
             Ok(state) => state,
             Err(Error::Clerk(client::Error::OrganizationsOff)) if self.row.kind != Some(Kind::User) => {
@@ -430,22 +420,18 @@ impl<'a> Run<'a> {
             Err(Error::Database(error)) if error.is_lease_lost() => return Err(error.into()),
             Err(error) => {
                 self.row.problem = Some(error.to_string());
-                State::Incomplete
+                match error {
+                    Error::Contradiction(_) | Error::OutOfOrder(_) if is_listing => State::Void,
+                    _ => State::Incomplete,
+                }
             }
-        };
-        let spelled = match state {
-            State::Complete => "complete",
-            State::Incomplete if void => "void",
-            State::Incomplete => "incomplete",
-            State::Braked => "braked",
-            State::Skipped => "skipped",
         };
         if let Some(fence) = self.fence {
             let problem = self.row.problem.as_deref();
-            match self.session.end_pass(fence, self.row.id, spelled, problem, counts.as_ref()).await {
+            match self.session.end_pass(fence, self.row.id, state.as_str(), problem, counts.as_ref()).await {
                 Ok(row) => self.row = row,
                 // The row says that it runs; the next pass goes on with it all the same.
-                Err(error) if state == State::Incomplete => tracing::debug!(%error, "the end of a pass is not noted"),
+                Err(error) if state.is_failure() => tracing::debug!(%error, "the end of a pass is not noted"),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -462,23 +448,25 @@ impl<'a> Run<'a> {
             missing: unsigned(self.row.missing),
             differing: unsigned(self.row.differing),
             extra: unsigned(self.row.extra),
+            calls: self.clerk.calls() - self.calls_before,
             seconds: self.began.elapsed().as_secs_f64(),
             findings: self.findings,
         };
         tracing::info!(
             pass = report.pass,
             scope = report.scope,
-            state = spelled,
+            state = state.as_str(),
             problem = report.problem,
             listed = report.listed,
             missing = report.missing,
             differing = report.differing,
             extra = report.extra,
             refreshed = report.refreshed,
+            calls = report.calls,
             ms = self.began.elapsed().as_millis(),
             "pass"
         );
-        metrics::counter!("clerk_sync_passes_total", "scope" => report.scope, "state" => spelled).increment(1);
+        metrics::counter!(PASSES, "scope" => report.scope, "state" => state.as_str()).increment(1);
         Ok(report)
     }
 }

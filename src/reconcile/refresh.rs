@@ -2,7 +2,7 @@
 
 use super::{Error, Reconciler};
 use crate::clerk::client::{self, ASKED};
-use crate::model::{Batch, Change, Delivery, Item, Kind, Outcome, Source, Verdict, WantedRead};
+use crate::model::{Batch, Change, Kind, Outcome, Source, Verdict, WantedRead};
 use crate::store::Session;
 
 impl Reconciler {
@@ -47,14 +47,17 @@ impl Reconciler {
     /// Clerk or the database does not answer: they are made again by the next pass.
     pub async fn settle(&self) -> Result<usize, Error> {
         let mut session = self.database.connect().await?;
-        let mut settled = 0;
+        let (mut settled, mut is_checked) = (0, false);
         for kind in Kind::ALL {
             loop {
-                let wanted = session.pending_reads(kind, "", i64::try_from(ASKED).unwrap_or(100), true).await?;
+                let wanted = session.pending_reads(kind, "", ASKED, true).await?;
                 if wanted.is_empty() {
                     break;
                 }
-                self.check_instance(&mut session).await?;
+                if !is_checked {
+                    self.check_instance(&mut session).await?;
+                    is_checked = true;
+                }
                 let ids: Vec<&str> = wanted.iter().map(|read| read.id.as_str()).collect();
                 let result = self.read(&mut session, kind, &wanted).await;
                 // Tried, whatever came of it: the next pass tries again.
@@ -78,16 +81,11 @@ impl Reconciler {
 }
 
 async fn apply(session: &mut Session, source: Source, changes: Vec<Change>) -> Result<Vec<(String, Verdict)>, Error> {
-    let deliveries: Vec<Delivery> =
-        changes.into_iter().map(|change| Delivery { message: None, item: Item::Change(Box::new(change)) }).collect();
-    let mut answers = Vec::with_capacity(deliveries.len());
-    for deliveries in deliveries.chunks(client::PAGE) {
-        let verdicts = session.apply(&Batch::fold(source, false, deliveries.iter()), deliveries.len()).await?;
-        for (delivery, verdict) in deliveries.iter().zip(verdicts) {
-            if let (Item::Change(change), Some(verdict)) = (&delivery.item, verdict) {
-                answers.push((change.id().unwrap_or_default().to_owned(), verdict));
-            }
-        }
+    let mut answers = Vec::with_capacity(changes.len());
+    for changes in changes.chunks(client::PAGE) {
+        let verdicts = session.apply(&Batch::of_changes(source, changes.iter()), changes.len()).await?;
+        let answered = changes.iter().zip(verdicts);
+        answers.extend(answered.filter_map(|(change, verdict)| Some((change.id()?.to_owned(), verdict?))));
     }
     Ok(answers)
 }

@@ -227,7 +227,7 @@ impl Passes {
                     "a pass was stopped before it deleted too much"
                 );
             }
-            (State::Incomplete, _) => {
+            (State::Incomplete | State::Void, _) => {
                 tracing::warn!(pass = report.pass, problem = report.problem, "a pass could not end");
             }
             _ => {}

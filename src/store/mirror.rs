@@ -1,9 +1,10 @@
 //! What a pass reads of the mirror: rows by id, ids in the order in which Clerk lists, and counts.
 
-use super::{Error, Session};
+use super::{Error, Session, at_most};
 use crate::model::{
     Entity, Json, Kind, Membership, MembershipId, Millis, Organization, OrganizationId, User, UserId, WantedRead,
 };
+use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
@@ -85,17 +86,18 @@ impl Session {
             Kind::Organization => (ORGANIZATIONS, organization),
             Kind::Membership => (MEMBERSHIPS, membership),
         };
-        let rows = self.call(async |connection| sqlx::query(sql).bind(ids).fetch_all(connection).await).await?;
-        let mirrored = |row: &PgRow| {
+        let mirrored = |row: PgRow| {
             let version = match (row.try_get("updated_at")?, row.try_get("observed_at")?, row.try_get("content")?) {
                 (Some(updated_at), Some(observed_at), Some(content)) => {
                     Some(Version { updated_at: millis(updated_at), observed_at: millis(observed_at), content })
                 }
                 _ => None,
             };
-            Ok(Mirrored { entity: read(row)?, version })
+            Ok(Mirrored { entity: read(&row)?, version })
         };
-        rows.iter().map(mirrored).collect::<Result<_, _>>().map_err(Error::Refused)
+        // Row by row: what Postgres writes out of one user's metadata may be long.
+        self.call(async |connection| sqlx::query(sql).bind(ids).try_map(mirrored).fetch(connection).try_collect().await)
+            .await
     }
 
     /// Ids of whole rows that were made in `from..to` (in ms; `None`: without end) behind `after`, in that order.
@@ -108,7 +110,7 @@ impl Session {
         from: Millis,
         to: Option<Millis>,
         after: Option<&(i64, String)>,
-        limit: i64,
+        limit: usize,
     ) -> Result<Vec<(i64, String)>, Error> {
         let (table, is_live) = timed_table(kind);
         // Microseconds, as the column has them: a row of somebody else's need not lie on a millisecond.
@@ -126,7 +128,7 @@ impl Session {
                 .bind(to.map(Millis::get))
                 .bind(after_at)
                 .bind(after_id)
-                .bind(limit)
+                .bind(at_most(limit))
                 .fetch_all(connection)
                 .await
         })
@@ -137,7 +139,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn ids_without_time(&mut self, kind: Kind, after: &str, limit: i64) -> Result<Vec<String>, Error> {
+    pub async fn ids_without_time(&mut self, kind: Kind, after: &str, limit: usize) -> Result<Vec<String>, Error> {
         let (table, is_live) = timed_table(kind);
         let sql = format!(
             "select t.id from {table} t where {is_live} and t.created_at is null and t.id > $2 \
@@ -145,7 +147,7 @@ impl Session {
               order by t.id limit $3"
         );
         self.call(async |connection| {
-            let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(kind.as_str()).bind(after).bind(limit);
+            let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(kind.as_str()).bind(after).bind(at_most(limit));
             query.fetch_all(connection).await
         })
         .await
@@ -227,7 +229,7 @@ impl Session {
         &mut self,
         kind: Kind,
         after: &str,
-        limit: i64,
+        limit: usize,
         untried: bool,
     ) -> Result<Vec<WantedRead>, Error> {
         let sql = "select id, organization_id, user_id from clerk_sync.pending_reads \
@@ -236,7 +238,13 @@ impl Session {
                     order by id limit $3";
         let rows = self
             .call(async |connection| {
-                sqlx::query(sql).bind(kind.as_str()).bind(after).bind(limit).bind(untried).fetch_all(connection).await
+                sqlx::query(sql)
+                    .bind(kind.as_str())
+                    .bind(after)
+                    .bind(at_most(limit))
+                    .bind(untried)
+                    .fetch_all(connection)
+                    .await
             })
             .await?;
         let wanted = |row: &PgRow| wanted(kind, row, "pending");

@@ -13,7 +13,7 @@ pub mod policies;
 
 pub use migrate::{migrate, printed_migrations, repin};
 pub use mirror::{Mirrored, Receipt, Standing, Version};
-pub use passes::{PageRecord, Pass};
+pub use passes::{PageRecord, Pass, Step};
 
 use crate::model::InstanceId;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
@@ -173,6 +173,11 @@ impl Database {
         session.limit = PASS_CALL;
         Ok(session)
     }
+}
+
+/// A number of rows, as SQL's `limit` takes it.
+fn at_most(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 /// A missing role, schema or table, or a right to them, means that the migrations have not been run.

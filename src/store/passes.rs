@@ -1,7 +1,7 @@
 //! The lease, and what a pass writes.
 
 use super::apply::verdicts;
-use super::{Error, Session};
+use super::{Error, Session, at_most};
 use crate::model::{Batch, Kind, Millis, Verdict};
 use serde::Serialize;
 use sqlx::Row as _;
@@ -14,10 +14,8 @@ pub struct Pass {
     pub id: i64,
     /// `None`: a quick pass.
     pub kind: Option<Kind>,
-    pub reason: String,
-    pub state: String,
     pub problem: Option<String>,
-    pub step: String,
+    pub step: Step,
     /// Where the listing goes on, as its lister wrote it.
     pub position: Option<String>,
     pub approved: bool,
@@ -25,12 +23,34 @@ pub struct Pass {
     pub backfill: bool,
     /// Clerk's clock when it began.
     pub observed_from: Millis,
-    pub resumed: i32,
     pub listed: i64,
     pub refreshed: i64,
     pub missing: i64,
     pub differing: i64,
     pub extra: i64,
+}
+
+/// How far a pass has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Step {
+    /// Page after page is compared.
+    List,
+    /// What no page showed is asked for by id.
+    Confirm,
+    /// What waits for a read is read.
+    Reads,
+}
+
+impl Step {
+    fn parse(text: &str) -> Option<Step> {
+        match text {
+            "list" => Some(Step::List),
+            "confirm" => Some(Step::Confirm),
+            "reads" => Some(Step::Reads),
+            _ => None,
+        }
+    }
 }
 
 /// What a pass learned from one page, to be written in one statement with the changes. `n` of a finding is the change's
@@ -39,7 +59,7 @@ pub struct Pass {
 pub struct PageRecord<'a, F: Serialize> {
     pub id: i64,
     pub fence: i64,
-    pub step: &'static str,
+    pub step: Step,
     pub position: Option<serde_json::Value>,
     pub listed: usize,
     pub refreshed: usize,
@@ -52,8 +72,8 @@ fn ms(duration: Duration) -> i32 {
     i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
 }
 
-const PASS: &str = "id, scope, reason, state, problem, step, position::text as position, approved, backfill, observed_from, \
-     resumed, listed, refreshed, missing, differing, extra";
+const PASS: &str = "id, scope, problem, step, position::text as position, approved, backfill, observed_from, listed, \
+     refreshed, missing, differing, extra";
 
 impl Session {
     /// The lease's token, or `None` while somebody else holds it.
@@ -203,10 +223,10 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn absentees(&mut self, pass: i64, after: &str, limit: i64) -> Result<Vec<String>, Error> {
+    pub async fn absentees(&mut self, pass: i64, after: &str, limit: usize) -> Result<Vec<String>, Error> {
         let sql = "select id from clerk_sync.absentees where pass_id = $1 and id > $2 order by id limit $3";
         self.call(async |connection| {
-            sqlx::query_scalar(sql).bind(pass).bind(after).bind(limit).fetch_all(connection).await
+            sqlx::query_scalar(sql).bind(pass).bind(after).bind(at_most(limit)).fetch_all(connection).await
         })
         .await
     }
@@ -265,19 +285,16 @@ impl Session {
 }
 
 fn pass(row: &PgRow) -> Result<Pass, sqlx::Error> {
-    let scope: &str = row.try_get("scope")?;
+    let (scope, step): (&str, &str) = (row.try_get("scope")?, row.try_get("step")?);
     Ok(Pass {
         id: row.try_get("id")?,
         kind: Kind::ALL.into_iter().find(|kind| kind.as_str() == scope),
-        reason: row.try_get("reason")?,
-        state: row.try_get("state")?,
         problem: row.try_get("problem")?,
-        step: row.try_get("step")?,
+        step: Step::parse(step).ok_or_else(|| sqlx::Error::Decode(format!("no step is called {step}").into()))?,
         position: row.try_get("position")?,
         approved: row.try_get("approved")?,
         backfill: row.try_get("backfill")?,
         observed_from: Millis::MIN.plus(row.try_get("observed_from")?),
-        resumed: row.try_get("resumed")?,
         listed: row.try_get("listed")?,
         refreshed: row.try_get("refreshed")?,
         missing: row.try_get("missing")?,

@@ -115,6 +115,11 @@ impl Cluster {
         format!("postgres://{role}@{host}/{database}")
     }
 
+    /// The server's first process.
+    pub fn pid(&self) -> Option<u32> {
+        std::fs::read_to_string(self.dir.join("data/postmaster.pid")).ok()?.lines().next()?.parse().ok()
+    }
+
     /// The socket's folder: what `psql -h` takes.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -1,0 +1,47 @@
+//! What processes cost, as Linux tells in `/proc`. Elsewhere nothing is told.
+
+use anyhow::Context as _;
+use std::process::{ExitStatus, Output, Stdio};
+use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
+use tokio::process::Command;
+
+/// Of a process: processor time in seconds, and the most memory that it ever had resident, in KiB.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Usage {
+    pub(super) cpu: f64,
+    pub(super) peak: u64,
+}
+
+impl Usage {
+    /// So far, the processes included that it has waited for.
+    pub(super) fn of(pid: u32) -> Option<Usage> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let peak = peak.trim().trim_end_matches(" kB").parse().ok()?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // Behind the name, which may hold anything: utime, stime, cutime and cstime are the 14th to the 17th field.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let ticks: u32 = fields.get(11..15)?.iter().filter_map(|field| field.parse::<u32>().ok()).sum();
+        Some(Usage { cpu: f64::from(ticks) / 100.0, peak })
+    }
+}
+
+/// Runs a command to its end and tells what it said on standard output, and what it cost.
+pub(super) async fn measure(command: &mut Command) -> anyhow::Result<(Output, Usage)> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+    let pid = child.id().context("it has ended already")?;
+    let mut said = child.stdout.take().context("no standard output")?;
+    let reading = tokio::spawn(async move {
+        let mut stdout = Vec::new();
+        said.read_to_end(&mut stdout).await.map(|_| stdout)
+    });
+    let mut usage = Usage::default();
+    let status: ExitStatus = loop {
+        tokio::select! {
+            status = child.wait() => break status?,
+            () = tokio::time::sleep(Duration::from_millis(20)) => usage = Usage::of(pid).unwrap_or(usage),
+        }
+    };
+    Ok((Output { status, stdout: reading.await??, stderr: Vec::new() }, usage))
+}
