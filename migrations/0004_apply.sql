@@ -2,11 +2,6 @@
 -- take turns on one lock. R1 to R8 are the rules of src/lib.rs ("Why order does not matter").
 --
 -- The batch is folded by the caller: at most one change per object and one stub per parent, all from one source.
---   { "source": "webhook" | "list" | "read",       who observed: an event, a listing, a read of one object by its id
---     "fence": token,                                of a pass: its lease's token; a lease that was lost writes nothing
---     "check_instance": boolean,                   whether a message of another Clerk instance is refused
---     "messages": [message], "changes": [change], "stubs": [change], "namings": [naming],
---     "reads": [read], "passes": [pass], "dead_letters": [dead letter] }
 -- Every item but a stub and a naming carries "n", and the answer has one row per n: what became of it, and why.
 -- Outcomes: applied, unchanged, stale, duplicate, pending, dead_letter; and two that leave the whole batch unwritten, for
 -- the caller to take the item out and send the rest again: foreign, reused.
@@ -25,12 +20,30 @@ create type clerk_sync.change as (
   -- memberships
   organization_id text, user_id text, role text, permissions text[]
 );
+-- That a membership exists or existed.
 create type clerk_sync.naming as (organization_id text, user_id text, membership_id text, created_at bigint);
 create type clerk_sync.message as (
   n integer, message_id text, body_hash text, event_type text, entity_id text, instance_id text, event_at bigint, flaws text[]
 );
+-- What only a read by id can settle, and what only a pass can.
+create type clerk_sync.wanted_read as (n integer, kind text, id text, organization_id text, user_id text, reason text);
+create type clerk_sync.wanted_pass as (n integer, kind text, reason text);
+create type clerk_sync.dead_letter as (n integer, reason text, headers jsonb, body bytea);
+create type clerk_sync.batch as (
+  source text,              -- who observed: webhook (an event), list (a listing), read (a read of one object by its id)
+  fence bigint,             -- of a pass: its lease's token; a lease that was lost writes nothing
+  check_instance boolean,   -- whether a message of another Clerk instance is refused
+  messages clerk_sync.message[],
+  changes clerk_sync.change[],
+  stubs clerk_sync.change[],
+  namings clerk_sync.naming[],
+  reads clerk_sync.wanted_read[],
+  passes clerk_sync.wanted_pass[],
+  dead_letters clerk_sync.dead_letter[]
+);
 create type clerk_sync.outcome as (n integer, outcome text, reason text);
-revoke all on type clerk_sync.change, clerk_sync.naming, clerk_sync.message, clerk_sync.outcome
+revoke all on type clerk_sync.change, clerk_sync.naming, clerk_sync.message, clerk_sync.wanted_read, clerk_sync.wanted_pass,
+  clerk_sync.dead_letter, clerk_sync.batch, clerk_sync.outcome
   from public, anon, authenticated, service_role;
 
 -- Removes membership rows with their versions, so that nothing remembers a row that is not there. A tombstone stays.
@@ -52,7 +65,7 @@ end
 $$;
 revoke all on function clerk_sync.check_fence(bigint) from public, anon, authenticated, service_role;
 
-create function clerk_sync.apply(batch jsonb)
+create function clerk_sync.apply(batch clerk_sync.batch)
   returns table (n integer, outcome text, reason text)
   language plpgsql volatile security definer set search_path = ''
   -- A session plans once and keeps its plans, perhaps from when the tables were empty. So every look-up below is one by key,
@@ -65,12 +78,16 @@ create function clerk_sync.apply(batch jsonb)
 #variable_conflict use_column
 declare
   margin constant bigint := 300000;           -- ms; R2, R4, R7: more than any clock or queue between Clerk and us is off
-  from_webhook constant boolean := batch ->> 'source' = 'webhook';
-  from_read constant boolean := batch ->> 'source' = 'read';
-  changes clerk_sync.change[];
-  stubs clerk_sync.change[];
-  namings clerk_sync.naming[];
-  messages clerk_sync.message[];
+  from_webhook constant boolean := batch.source = 'webhook';
+  from_list constant boolean := batch.source = 'list';
+  from_read constant boolean := batch.source = 'read';
+  changes constant clerk_sync.change[] := batch.changes;
+  namings constant clerk_sync.naming[] := batch.namings;
+  messages constant clerk_sync.message[] := batch.messages;
+  reads constant clerk_sync.wanted_read[] := batch.reads;
+  passes constant clerk_sync.wanted_pass[] := batch.passes;
+  dead_letters constant clerk_sync.dead_letter[] := batch.dead_letters;
+  stubs clerk_sync.change[];                  -- those whose parent is not here
   seen pg_catalog.text[];                                -- ids of messages that we hold a receipt for
   accepted integer[];                         -- changes that are to be written to the mirror
   accepted_stubs clerk_sync.change[] := '{}';
@@ -86,15 +103,13 @@ begin
   -- Writers take turns, over all replicas: no deadlock, and no member added while the organization is deleted.
   -- Every step below is a statement of its own, so it sees what was committed before the lock was granted.
   perform pg_catalog.pg_advisory_xact_lock(7250325107101);
-  if batch -> 'fence' <> 'null' then
-    perform clerk_sync.check_fence((batch ->> 'fence')::bigint);
+  if batch.fence is not null then
+    perform clerk_sync.check_fence(batch.fence);
   end if;
 
-  changes  := array(select pg_catalog.jsonb_populate_recordset(null::clerk_sync.change, batch -> 'changes'));
   -- Most parents are here already, and their stubs are not looked at any further.
   stubs := array(
-    select pg_catalog.jsonb_populate_record(null::clerk_sync.change, stub)
-      from (select stub, stub ->> 'kind' as kind, stub ->> 'id' as id from pg_catalog.jsonb_array_elements(batch -> 'stubs') stub offset 0) s
+    select s::clerk_sync.change from unnest(batch.stubs) s
       -- A version whose row somebody removed by hand counts for nothing: the foreign keys need the row.
       left join lateral (select state from clerk_sync.versions
                           where kind = s.kind and id = s.id
@@ -102,11 +117,9 @@ begin
                                  or exists (select from clerk.organizations where id = s.id and s.kind = 'organization'))
                          offset 0) v on true
      where v.state is null or v.state = 'stub');
-  namings  := array(select pg_catalog.jsonb_populate_recordset(null::clerk_sync.naming, batch -> 'namings'));
-  messages := array(select pg_catalog.jsonb_populate_recordset(null::clerk_sync.message, batch -> 'messages'));
 
   -- The instance is pinned by the first message that names one, in a database where nothing else pinned it.
-  if (batch ->> 'check_instance')::boolean then
+  if batch.check_instance then
     insert into clerk_sync.instance (instance_id, pinned_by)
       select m.instance_id, 'webhook' from unnest(messages) m where m.instance_id is not null order by m.n limit 1
       on conflict do nothing;
@@ -114,10 +127,10 @@ begin
 
   -- Messages that must not be applied at all: of another instance, or with an id that came with another body.
   with message as (
-    select m.n, m.message_id, m.body_hash, (batch ->> 'check_instance')::boolean and m.instance_id <> i.instance_id as is_foreign,
+    select m.n, m.message_id, m.body_hash, batch.check_instance and m.instance_id <> i.instance_id as is_foreign,
            i.instance_id as pinned, r.body_hash as received_hash,
            first_value(m.body_hash) over (partition by m.message_id order by m.n) as first_hash,
-           m.n = any (array(select (d ->> 'n')::integer from pg_catalog.jsonb_array_elements(batch -> 'dead_letters') d)) as is_dead
+           m.n = any (array(select n from unnest(dead_letters))) as is_dead
       from unnest(messages) m
       left join clerk_sync.instance i on true
       left join lateral (select body_hash from clerk_sync.receipts where message_id = m.message_id offset 0) r on true
@@ -244,6 +257,7 @@ begin
   select coalesce(array_agg(change), '{}') into accepted_stubs from candidate join written using (kind, id);
 
   -- R1 to R5 and R7: which live observations win. Parents first: what a membership may rest on is then decided and written.
+  -- (Every observation of a live membership brings the stubs of its parents, so a version now has its row.)
   foreach of_memberships in array array[false, true] loop
     with candidate as (
       select c.n, c.kind, c.id, c.observed_at, c.updated_at, c.content, c.organization_id, c.user_id, c.banned,
@@ -258,13 +272,9 @@ begin
         left join lateral (select membership_id from clerk_sync.generations
                             where organization_id = c.organization_id and user_id = c.user_id offset 0) g on true
         left join lateral (select state, inferred from clerk_sync.versions
-                            where kind = 'organization' and id = c.organization_id
-                              and (state = 'deleted' or exists (select from clerk.organizations where id = c.organization_id))
-                           offset 0) po on true
+                            where kind = 'organization' and id = c.organization_id offset 0) po on true
         left join lateral (select state, inferred from clerk_sync.versions
-                            where kind = 'user' and id = c.user_id
-                              and (state = 'deleted' or exists (select from clerk.users where id = c.user_id))
-                           offset 0) pu on true
+                            where kind = 'user' and id = c.user_id offset 0) pu on true
        where not c.gone and (c.kind = 'membership') = of_memberships
     ), judged as (
       select *,
@@ -280,7 +290,7 @@ begin
           when kind = 'membership' and generation <> id then 'newer membership known'                          -- R5
           when kind = 'membership' and (organization_state is null or user_state is null) then 'parent doubtful'
           when state is distinct from 'live' then 'new'
-          when batch ->> 'source' = 'list' and known_content = content and known_updated_at = updated_at then 'same'  -- R3
+          when from_list and known_content = content and known_updated_at = updated_at then 'same'  -- R3
           when (known_updated_at, known_at, known_content) = (updated_at, observed_at, content) then 'same'
           when (known_at < floor) <> (observed_at < floor) then                                                -- R2
             case when known_at < floor then 'newer' else 'read since' end
@@ -314,7 +324,7 @@ begin
          where verdict in ('doubtful', 'parent doubtful')
             or (verdict in ('new', 'newer') and kind = 'user' and banned is null)
             -- A listing proves nothing against what is known better; the object itself does.
-            or (verdict in ('deleted', 'parent deleted', 'newer membership known') and batch ->> 'source' = 'list')
+            or (verdict in ('deleted', 'parent deleted', 'newer membership known') and from_list)
         on conflict (kind, id) do update
           set organization_id = coalesce(p.organization_id, excluded.organization_id), user_id = coalesce(p.user_id, excluded.user_id),
               tried_at = case when from_read then p.tried_at end
@@ -334,7 +344,7 @@ begin
       insert into clerk.organization_memberships as m (id, organization_id, user_id, role, permissions, public_metadata, created_at, updated_at)
         select id, organization_id, user_id, role, permissions, public_metadata,
                pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
-          from unnest(changes) where n = any (accepted)
+          from unnest(changes) where n in (select unnest(accepted))
         on conflict (id) do update
           set organization_id = excluded.organization_id, user_id = excluded.user_id, role = excluded.role,
               permissions = excluded.permissions, public_metadata = excluded.public_metadata,
@@ -343,7 +353,7 @@ begin
     else
       insert into clerk.users as u (id, first_name, last_name, username, image_url, has_image)
         select distinct on (id) id, first_name, last_name, username, image_url, has_image
-          from (select 0 as stub, (a).* from unnest(changes) a where n = any (accepted) union all select 1, (s).* from unnest(accepted_stubs) s) c
+          from (select 0 as stub, (a).* from unnest(changes) a where n in (select unnest(accepted)) union all select 1, (s).* from unnest(accepted_stubs) s) c
          where kind = 'user' order by id, stub
         on conflict (id) do update
           set first_name = excluded.first_name, last_name = excluded.last_name, username = excluded.username,
@@ -355,7 +365,7 @@ begin
         select distinct on (id) id, email_address, email_address_verified, phone_number, phone_number_verified, external_id,
                banned, locked, deprovisioned, public_metadata, unsafe_metadata,
                pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
-          from (select 0 as stub, (a).* from unnest(changes) a where n = any (accepted) union all select 1, (s).* from unnest(accepted_stubs) s) c
+          from (select 0 as stub, (a).* from unnest(changes) a where n in (select unnest(accepted)) union all select 1, (s).* from unnest(accepted_stubs) s) c
          where kind = 'user' order by id, stub
         on conflict (id) do update
           set email_address = excluded.email_address, email_address_verified = excluded.email_address_verified,
@@ -367,7 +377,7 @@ begin
       insert into clerk.organizations as o (id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata, created_at, updated_at)
         select distinct on (id) id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata,
                pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
-          from (select 0 as stub, (a).* from unnest(changes) a where n = any (accepted) union all select 1, (s).* from unnest(accepted_stubs) s) c
+          from (select 0 as stub, (a).* from unnest(changes) a where n in (select unnest(accepted)) union all select 1, (s).* from unnest(accepted_stubs) s) c
          where kind = 'organization' order by id, stub
         on conflict (id) do update
           set name = excluded.name, slug = excluded.slug, image_url = excluded.image_url, has_image = excluded.has_image,
@@ -380,8 +390,7 @@ begin
   -- What could not be decided here is kept for those who can: a read by id, a pass, a person.
   insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason)
     select distinct on (r.kind, r.id) r.kind, r.id, r.organization_id, r.user_id, r.reason
-      from pg_catalog.jsonb_to_recordset(batch -> 'reads') r(n integer, kind pg_catalog.text, id pg_catalog.text, organization_id pg_catalog.text,
-                                                                 user_id pg_catalog.text, reason pg_catalog.text)
+      from unnest(reads) r
       left join lateral (select state, inferred from clerk_sync.versions where kind = r.kind and id = r.id offset 0) v on true
      where (v.state = 'deleted' and not v.inferred) is not true
      order by r.kind, r.id, r.organization_id is null or r.user_id is null
@@ -390,29 +399,29 @@ begin
           tried_at = case when from_read then p.tried_at end;
   insert into clerk_sync.pending_passes as p (kind, reason)
     select distinct on (w.kind) w.kind, w.reason
-      from (select kind, reason from pg_catalog.jsonb_to_recordset(batch -> 'passes') p(kind pg_catalog.text, reason pg_catalog.text)
+      from (select kind, reason from unnest(passes)
             -- Without its pair the API finds no membership: then all of them are listed.
             union all select 'membership', 'a membership that must be read names no pair'
-              from pg_catalog.jsonb_to_recordset(batch -> 'reads') r(kind pg_catalog.text, organization_id pg_catalog.text, user_id pg_catalog.text)
+              from unnest(reads) r
              where r.kind = 'membership' and (r.organization_id is null or r.user_id is null)) w
     -- Asked again: a pass that is under way may have gone past it.
     on conflict (kind) do update set asked_at = pg_catalog.now();
   insert into clerk_sync.dead_letters (message_id, body_hash, event_type, reason, headers, body)
-    select m.message_id, m.body_hash, m.event_type, d.reason, d.headers, pg_catalog.decode(d.body_hex, 'hex')
-      from pg_catalog.jsonb_to_recordset(batch -> 'dead_letters') d(n integer, reason pg_catalog.text, headers pg_catalog.jsonb, body_hex pg_catalog.text)
+    select m.message_id, m.body_hash, m.event_type, d.reason, d.headers, d.body
+      from unnest(dead_letters) d
       join unnest(messages) m on m.n = d.n
     on conflict do nothing;
 
   -- One answer for each item. A message whose change lost to another one of the batch is stale.
   with answer as (
     select r.n, 0 as rank, r.outcome, r.reason from unnest(results) r
-    union all select (d ->> 'n')::integer, 1, 'dead_letter', d ->> 'reason' from pg_catalog.jsonb_array_elements(batch -> 'dead_letters') d
-    union all select (r ->> 'n')::integer, 2, case when v.is_final then 'stale' else 'pending' end,
-                     case when v.is_final then 'deleted' else r ->> 'reason' end
-                from pg_catalog.jsonb_array_elements(batch -> 'reads') r
+    union all select d.n, 1, 'dead_letter', d.reason from unnest(dead_letters) d
+    union all select r.n, 2, case when v.is_final then 'stale' else 'pending' end,
+                     case when v.is_final then 'deleted' else r.reason end
+                from unnest(reads) r
                 left join lateral (select state = 'deleted' and not inferred as is_final from clerk_sync.versions
-                                    where kind = r ->> 'kind' and id = r ->> 'id' offset 0) v on true
-    union all select (p ->> 'n')::integer, 3, 'pending', p ->> 'reason' from pg_catalog.jsonb_array_elements(batch -> 'passes') p
+                                    where kind = r.kind and id = r.id offset 0) v on true
+    union all select p.n, 3, 'pending', p.reason from unnest(passes) p
     union all select m.n, 4, 'stale', 'a newer change came with it' from unnest(messages) m
   ), first_answer as (
     select distinct on (n) n, outcome, reason from answer order by n, rank
@@ -433,9 +442,9 @@ begin
   return query select * from unnest(results);
 end
 $$;
-revoke all on function clerk_sync.apply(jsonb) from public, anon, authenticated, service_role;
-grant execute on function clerk_sync.apply(jsonb) to clerk_sync_worker;
-comment on function clerk_sync.apply(jsonb) is 'Applies one folded batch of observations: the only writer of the mirror.';
+revoke all on function clerk_sync.apply(clerk_sync.batch) from public, anon, authenticated, service_role;
+grant execute on function clerk_sync.apply(clerk_sync.batch) to clerk_sync_worker;
+comment on function clerk_sync.apply(clerk_sync.batch) is 'Applies one folded batch of observations: the only writer of the mirror.';
 
 -- Pins the mirror to a Clerk instance while it is empty, and tells which one it is pinned to.
 create function clerk_sync.pin_instance(wanted text, source text) returns text

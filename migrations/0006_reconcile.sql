@@ -78,7 +78,7 @@ $$;
 --     "absent": [id], "settled": [id] }     rows that the listing did not show, and those of them that are decided
 -- with the batch for clerk_sync.apply, whose answer is the answer. A finding counts if its change was needed after all: a
 -- webhook may have brought the same meanwhile.
-create function clerk_sync.record_page(page jsonb, batch jsonb)
+create function clerk_sync.record_page(page jsonb, batch clerk_sync.batch)
   returns table (n integer, outcome text, reason text)
   language plpgsql volatile security definer set search_path = ''
   set enable_seqscan = off
@@ -91,7 +91,7 @@ declare
 begin
   perform pg_catalog.pg_advisory_xact_lock(7250325107101);
   perform clerk_sync.check_fence((page ->> 'fence')::bigint);
-  if batch is not null then
+  if batch is distinct from null then
     results := array(select row(a.n, a.outcome, a.reason)::clerk_sync.outcome from clerk_sync.apply(batch) a);
   end if;
   with recorded as (
@@ -171,7 +171,7 @@ declare f regprocedure;
 begin
   foreach f in array array['clerk_sync.take_lease(text, integer)', 'clerk_sync.keep_lease(bigint, integer)', 'clerk_sync.end_lease(bigint)',
                            'clerk_sync.open_pass(bigint, text, text, bigint, integer)', 'clerk_sync.approve_pass(bigint, bigint)',
-                           'clerk_sync.record_page(jsonb, jsonb)', 'clerk_sync.end_pass(bigint, bigint, text, text, jsonb)',
+                           'clerk_sync.record_page(jsonb, clerk_sync.batch)', 'clerk_sync.end_pass(bigint, bigint, text, text, jsonb)',
                            'clerk_sync.ask_for_pass(text, text)', 'clerk_sync.note_tried(text, text[])']::regprocedure[] loop
     execute format('revoke all on function %s from public, anon, authenticated, service_role', f);
     execute format('grant execute on function %s to clerk_sync_worker', f);

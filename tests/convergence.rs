@@ -3,11 +3,11 @@
 //! The histories contain what broke simpler rules: content that goes A→B→A at one `updated_at`, deletes without a body,
 //! members who leave and join again, `updated_at` that steps back or lies far ahead, deliveries lost and doubled.
 
-use crate::support::oracle::{Mirror, Version};
+use crate::support::oracle::{Mirror, Version, as_json};
 use crate::support::{database, rows, written};
 use clerk_sync::model::{
-    Batch, Change, Claim, Delivery, Entity, EntityRef, Item, Kind, Membership, MembershipId, Millis, Naming,
-    Organization, OrganizationId, Source, User, UserId,
+    Batch, Change, Claim, Entity, EntityRef, Kind, Membership, MembershipId, Millis, Naming, Organization,
+    OrganizationId, Source, User, UserId,
 };
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
@@ -269,10 +269,8 @@ fn ms(value: i64) -> Millis {
     Millis::new(value).expect("a plausible time")
 }
 
-fn batch(changes: &[Change]) -> Value {
-    let deliveries: Vec<Delivery> =
-        changes.iter().map(|change| Delivery { message: None, item: Item::Change(Box::new(change.clone())) }).collect();
-    serde_json::to_value(Batch::fold(Source::Webhook, false, deliveries.iter())).expect("JSON")
+fn batch(changes: &[Change]) -> Batch<'_> {
+    Batch::of_changes(Source::Webhook, changes.iter())
 }
 
 /// All orders of `0..n`.
@@ -307,7 +305,7 @@ fn cut(changes: &[Change], order: &[usize], cuts: usize) -> Vec<Vec<Change>> {
 fn folded(batches: &[Vec<Change>]) -> Mirror {
     let mut mirror = Mirror::default();
     for changes in batches {
-        mirror.apply(&batch(changes));
+        mirror.apply(&as_json(&batch(changes)));
     }
     mirror.pending.clear(); // asked for in passing: what is still doubtful differs by order, the tables do not
     mirror
@@ -358,7 +356,7 @@ async fn the_writer_and_the_oracle_agree_whatever_the_order_4() {
 
 async fn agree(share: u64, histories: u64) {
     let database = database().await;
-    let mut connection = database.worker().await;
+    let mut session = database.database().connect().await.expect("a session");
     let mut owner = database.owner().await;
     let mut runner = proptest::test_runner::TestRunner::new_with_rng(
         ProptestConfig::default(),
@@ -386,14 +384,14 @@ async fn agree(share: u64, histories: u64) {
             while !rest.is_empty() {
                 let (now, later) = rest.split_at(rng.usize(1..=rest.len()));
                 let batch = batch(now);
-                apply(&mut connection, &batch).await;
-                oracle.apply(&batch);
+                session.apply(&batch, now.len()).await.expect("apply");
+                oracle.apply(&as_json(&batch));
                 rest = later;
             }
             let held = held(&mut owner).await;
             assert_eq!(held, expected(&oracle), "seed {share}/{number}, attempt {attempt}\n{steps:#?}");
             let before = written(&mut owner).await;
-            apply(&mut connection, &batch(&delivered)).await;
+            session.apply(&batch(&delivered), delivered.len()).await.expect("apply");
             assert_eq!(written(&mut owner).await, before, "applying everything again wrote a row: {share}/{number}");
             tables.push(held);
         }
@@ -402,14 +400,6 @@ async fn agree(share: u64, histories: u64) {
             "seed {share}/{number}: the order mattered\n{steps:#?}"
         );
     }
-}
-
-async fn apply(connection: &mut PgConnection, batch: &Value) {
-    sqlx::query("select * from clerk_sync.apply($1::jsonb)")
-        .bind(batch.to_string())
-        .execute(connection)
-        .await
-        .expect("apply");
 }
 
 /// Faster than `truncate` where there are few rows.

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("clock", &["model"]),
-    ("clerk", &["model"]),
+    ("clerk", &["model", "telemetry"]),
     ("store", &["model"]),
     ("webhook", &["clerk", "clock", "model", "store", "telemetry"]),
-    ("reconcile", &["clerk", "model", "store"]),
+    ("reconcile", &["clerk", "model", "store", "telemetry"]),
     ("health", &["reconcile", "webhook"]),
     ("config", &["clerk", "model", "reconcile", "store", "webhook"]),
     ("app", &["clerk", "config", "health", "reconcile", "store", "webhook"]),
@@ -20,6 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("ops", &[]),
     ("testbed", &[]),
+    ("bench", &["clerk", "model", "reconcile", "store", "testbed"]),
     ("demo", &["app", "clerk", "clock", "config", "model", "reconcile", "sender", "store", "testbed", "webhook"]),
 ];
 

@@ -103,7 +103,7 @@ async fn each_role_may_do_exactly_what_is_written_here() {
         ("authenticated", "clerk_rls.organization_ids_by_permission(text)"),
         ("authenticated", "clerk_rls.organization_ids_by_role(text)"),
         ("authenticated", "clerk_rls.user_id()"),
-        ("clerk_sync_worker", "clerk_sync.apply(jsonb)"),
+        ("clerk_sync_worker", "clerk_sync.apply(clerk_sync.batch)"),
         ("clerk_sync_worker", "clerk_sync.approve_pass(bigint,bigint)"),
         ("clerk_sync_worker", "clerk_sync.ask_for_pass(text,text)"),
         ("clerk_sync_worker", "clerk_sync.end_lease(bigint)"),
@@ -112,7 +112,7 @@ async fn each_role_may_do_exactly_what_is_written_here() {
         ("clerk_sync_worker", "clerk_sync.note_tried(text,text[])"),
         ("clerk_sync_worker", "clerk_sync.open_pass(bigint,text,text,bigint,integer)"),
         ("clerk_sync_worker", "clerk_sync.pin_instance(text,text)"),
-        ("clerk_sync_worker", "clerk_sync.record_page(jsonb,jsonb)"),
+        ("clerk_sync_worker", "clerk_sync.record_page(jsonb,clerk_sync.batch)"),
         ("clerk_sync_worker", "clerk_sync.take_lease(text,integer)"),
     ];
     let expected = expected.map(|(role, function)| json!({ "role": role, "function": function }));
@@ -198,8 +198,8 @@ async fn temporary_types_of_a_caller_run_nothing_as_the_owner() {
         ("authenticated", "select count(*) from clerk.users"),
         (
             "clerk_sync_worker",
-            "select count(*) from clerk_sync.apply('{\"source\": \"webhook\", \"messages\": [], \"reads\": \
-            [{\"n\": 0, \"kind\": \"user\", \"id\": \"user_1\", \"reason\": \"x\"}], \"passes\": [{\"n\": 1, \"kind\": \"user\", \"reason\": \"x\"}]}'::pg_catalog.jsonb)",
+            "select count(*) from clerk_sync.apply(pg_catalog.jsonb_populate_record(null::clerk_sync.batch, '{\"source\": \"webhook\", \"messages\": [], \"reads\": \
+            [{\"n\": 0, \"kind\": \"user\", \"id\": \"user_1\", \"reason\": \"x\"}], \"passes\": [{\"n\": 1, \"kind\": \"user\", \"reason\": \"x\"}]}'))",
         ),
         ("clerk_sync_worker", "select clerk_sync.pin_instance('ins_1', 'environment')"),
     ] {
@@ -223,7 +223,7 @@ async fn temporary_types_of_a_caller_run_nothing_as_the_owner() {
 async fn the_writer_refuses_a_snapshot_older_than_its_lock() {
     let database = database().await;
     let mut worker = database.worker().await;
-    let sql = "begin isolation level repeatable read; select * from clerk_sync.apply('{\"source\": \"webhook\"}')";
+    let sql = "begin isolation level repeatable read; select * from clerk_sync.apply(row('webhook', null, false, null, null, null, null, null, null, null)::clerk_sync.batch)";
     let error = sqlx::raw_sql(sql).execute(&mut worker).await.unwrap_err().to_string();
     assert!(error.contains("read committed"), "{error}");
     database

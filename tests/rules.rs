@@ -424,7 +424,8 @@ fn batch(source: &str, observed_at: i64, id: &str, updated_at: i64, first_name: 
 }
 
 async fn apply(world: &World, batch: &Value) -> Vec<String> {
-    let sql = "select outcome from clerk_sync.apply($1::jsonb) order by n";
+    let sql =
+        "select outcome from clerk_sync.apply(jsonb_populate_record(null::clerk_sync.batch, $1::jsonb)) order by n";
     sqlx::query_scalar(sql).bind(batch.to_string()).fetch_all(&mut world.database.worker().await).await.unwrap()
 }
 

@@ -4,12 +4,10 @@
 //! therefore leave behind what they *name*: the pair, creation time and parents of every membership among them.
 
 use super::entity::content;
-use super::hex;
 use super::{
-    Change, Claim, Entity, EntityRef, InstanceId, Kind, MessageId, Millis, Naming, Organization, Source, User,
-    WantedRead,
+    Change, Claim, Entity, EntityRef, InstanceId, Kind, Membership, MessageId, Millis, Naming, Organization, Source,
+    User, WantedRead,
 };
-use serde::{Serialize, Serializer};
 use std::collections::HashMap;
 
 /// One signed message, told to the writer beside what it says.
@@ -50,85 +48,39 @@ pub struct Delivery {
     pub item: Item,
 }
 
-/// A folded batch: the argument of `clerk_sync.apply`, whose migration describes the JSON. `n` is an item's position among
-/// the deliveries that were folded.
-#[derive(Debug, Serialize)]
+/// A folded batch: what `clerk_sync.apply` takes. An item comes with its position among what was folded.
+#[derive(Debug)]
 pub struct Batch<'a> {
-    source: Source,
-    fence: Option<i64>,
-    check_instance: bool,
-    messages: Vec<MessageRow<'a>>,
-    changes: Vec<Winner<'a>>,
-    stubs: Vec<Winner<'a>>,
-    namings: Vec<NamingRow<'a>>,
-    reads: Vec<ReadRow<'a>>,
-    passes: Vec<PassRow>,
-    dead_letters: Vec<DeadLetterRow<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-struct MessageRow<'a> {
-    n: usize,
-    message_id: &'a MessageId,
-    body_hash: &'a str,
-    event_type: &'a str,
-    entity_id: Option<&'a str>,
-    instance_id: Option<&'a InstanceId>,
-    event_at: Option<Millis>,
-    flaws: &'a [String],
+    pub source: Source,
+    /// Of a pass: its lease's token.
+    pub fence: Option<i64>,
+    pub check_instance: bool,
+    pub messages: Vec<(usize, &'a Message)>,
+    pub changes: Vec<Winner<'a>>,
+    pub stubs: Vec<Winner<'a>>,
+    pub namings: Vec<&'a Naming>,
+    pub reads: Vec<(usize, &'a WantedRead)>,
+    pub passes: Vec<(usize, Kind, &'static str)>,
+    pub dead_letters: Vec<(usize, &'a DeadLetter)>,
 }
 
 /// The change that counts for an object, or the stub that counts for a parent.
-#[derive(Debug, Serialize)]
-struct Winner<'a> {
-    n: usize,
-    kind: Kind,
-    gone: bool,
-    observed_at: Millis,
-    updated_at: Option<Millis>,
-    content: Option<i64>,
-    #[serde(flatten)]
-    row: Row<'a>,
+#[derive(Clone, Debug)]
+pub struct Winner<'a> {
+    pub n: usize,
+    pub observed_at: Millis,
+    pub updated_at: Option<Millis>,
+    pub content: Option<i64>,
+    pub row: Row<'a>,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum Row<'a> {
-    Live(&'a Entity),
+/// What is to be written of an object.
+#[derive(Clone, Copy, Debug)]
+pub enum Row<'a> {
     User(&'a User),
     Organization(&'a Organization),
-    Gone { id: &'a str },
-}
-
-#[derive(Debug, Serialize)]
-struct NamingRow<'a> {
-    organization_id: &'a str,
-    user_id: &'a str,
-    membership_id: &'a str,
-    created_at: Millis,
-}
-
-#[derive(Debug, Serialize)]
-struct ReadRow<'a> {
-    n: usize,
-    #[serde(flatten)]
-    read: &'a WantedRead,
-}
-
-#[derive(Debug, Serialize)]
-struct PassRow {
-    n: usize,
-    kind: Kind,
-    reason: &'static str,
-}
-
-#[derive(Debug, Serialize)]
-struct DeadLetterRow<'a> {
-    n: usize,
-    reason: &'a str,
-    #[serde(serialize_with = "as_map")]
-    headers: &'a [(String, String)],
-    body_hex: String,
+    Membership(&'a Membership),
+    Gone(&'a EntityRef),
 }
 
 impl<'a> Batch<'a> {
@@ -137,9 +89,9 @@ impl<'a> Batch<'a> {
     pub fn fold(source: Source, check_instance: bool, deliveries: impl Iterator<Item = &'a Delivery>) -> Batch<'a> {
         let mut folding = Folding::new(source, check_instance);
         for (n, delivery) in deliveries.enumerate() {
-            folding.batch.messages.extend(delivery.message.as_ref().map(|message| MessageRow::new(n, message)));
+            folding.batch.messages.extend(delivery.message.as_ref().map(|message| (n, message)));
             match &delivery.item {
-                Item::DeadLetter(letter) => folding.batch.dead_letters.push(DeadLetterRow::new(n, letter)),
+                Item::DeadLetter(letter) => folding.batch.dead_letters.push((n, letter)),
                 Item::Change(change) => folding.add(n, change),
             }
         }
@@ -157,9 +109,12 @@ impl<'a> Batch<'a> {
 /// A batch that is being folded: the best so far of each object.
 struct Folding<'a> {
     batch: Batch<'a>,
-    winners: HashMap<EntityRef, Winner<'a>>,
-    stubs: HashMap<EntityRef, Winner<'a>>,
+    winners: Best<'a>,
+    stubs: Best<'a>,
 }
+
+/// By kind and id.
+type Best<'a> = HashMap<(Kind, &'a str), Winner<'a>>;
 
 impl<'a> Folding<'a> {
     fn new(source: Source, check_instance: bool) -> Folding<'a> {
@@ -180,7 +135,7 @@ impl<'a> Folding<'a> {
 
     fn add(&mut self, n: usize, change: &'a Change) {
         if let Some(naming) = &change.naming {
-            self.batch.namings.push(NamingRow::new(naming));
+            self.batch.namings.push(naming);
             for stub in Winner::stubs(n, change.observed_at, naming) {
                 keep_greater(&mut self.stubs, stub);
             }
@@ -190,13 +145,13 @@ impl<'a> Folding<'a> {
                 keep_greater(&mut self.winners, Winner::live(n, change.observed_at, *updated_at, entity));
             }
             Claim::Gone(entity) => keep_greater(&mut self.winners, Winner::gone(n, change.observed_at, entity)),
-            Claim::Unusable(read) => self.batch.reads.push(ReadRow { n, read }),
-            Claim::Unclear { kind, reason } => self.batch.passes.push(PassRow { n, kind: *kind, reason }),
+            Claim::Unusable(read) => self.batch.reads.push((n, read)),
+            Claim::Unclear { kind, reason } => self.batch.passes.push((n, *kind, reason)),
         }
     }
 
     fn end(self) -> Batch<'a> {
-        let in_order = |best: HashMap<EntityRef, Winner<'a>>| {
+        let in_order = |best: Best<'a>| {
             let mut best: Vec<Winner<'a>> = best.into_values().collect();
             best.sort_by_key(|winner| winner.n);
             best
@@ -213,8 +168,8 @@ impl Batch<'_> {
     }
 }
 
-fn keep_greater<'a>(best: &mut HashMap<EntityRef, Winner<'a>>, winner: Winner<'a>) {
-    match best.entry(winner.entity_ref()) {
+fn keep_greater<'a>(best: &mut Best<'a>, winner: Winner<'a>) {
+    match best.entry((winner.row.kind(), winner.row.id())) {
         std::collections::hash_map::Entry::Vacant(entry) => {
             entry.insert(winner);
         }
@@ -228,81 +183,49 @@ fn keep_greater<'a>(best: &mut HashMap<EntityRef, Winner<'a>>, winner: Winner<'a
 
 impl<'a> Winner<'a> {
     fn live(n: usize, observed_at: Millis, updated_at: Millis, entity: &'a Entity) -> Winner<'a> {
-        let kind = entity.entity_ref().kind;
-        let (updated_at, content) = (Some(updated_at), Some(content(entity)));
-        Winner { n, kind, gone: false, observed_at, updated_at, content, row: Row::Live(entity) }
+        let row = match entity {
+            Entity::User(user) => Row::User(user),
+            Entity::Organization(organization) => Row::Organization(organization),
+            Entity::Membership(membership) => Row::Membership(membership),
+        };
+        Winner { n, observed_at, updated_at: Some(updated_at), content: Some(content(entity)), row }
     }
 
     fn gone(n: usize, observed_at: Millis, entity: &'a EntityRef) -> Winner<'a> {
-        let row = Row::Gone { id: &entity.id };
-        Winner { n, kind: entity.kind, gone: true, observed_at, updated_at: None, content: None, row }
+        Winner { n, observed_at, updated_at: None, content: None, row: Row::Gone(entity) }
     }
 
     /// A stub's version is the observation that embeds it: what is embedded has no time of its own (R6).
     fn stubs(n: usize, observed_at: Millis, naming: &'a Naming) -> [Winner<'a>; 2] {
-        let stub = |kind, content, row| Winner {
-            n,
-            kind,
-            gone: false,
-            observed_at,
-            updated_at: None,
-            content: Some(content),
-            row,
-        };
+        let stub = |content, row| Winner { n, observed_at, updated_at: None, content: Some(content), row };
         [
-            stub(Kind::User, content(&naming.user), Row::User(&naming.user)),
-            stub(Kind::Organization, content(&naming.organization), Row::Organization(&naming.organization)),
+            stub(content(&naming.user), Row::User(&naming.user)),
+            stub(content(&naming.organization), Row::Organization(&naming.organization)),
         ]
-    }
-
-    fn entity_ref(&self) -> EntityRef {
-        let id = match &self.row {
-            Row::Live(entity) => return entity.entity_ref(),
-            Row::User(user) => user.id.as_str(),
-            Row::Organization(organization) => organization.id.as_str(),
-            Row::Gone { id } => id,
-        };
-        EntityRef::new(self.kind, id)
     }
 
     /// A delete beats everything (R4); else the greater version wins (R1).
     fn version(&self) -> (bool, Option<Millis>, Millis, Option<i64>) {
-        (self.gone, self.updated_at, self.observed_at, self.content)
+        (matches!(self.row, Row::Gone(_)), self.updated_at, self.observed_at, self.content)
     }
 }
 
-impl<'a> MessageRow<'a> {
-    fn new(n: usize, message: &'a Message) -> Self {
-        MessageRow {
-            n,
-            message_id: &message.id,
-            body_hash: &message.body_hash,
-            event_type: &message.event_type,
-            entity_id: message.entity_id.as_deref(),
-            instance_id: message.instance_id.as_ref(),
-            event_at: message.event_at,
-            flaws: &message.flaws,
+impl<'a> Row<'a> {
+    pub fn kind(self) -> Kind {
+        match self {
+            Row::User(_) => Kind::User,
+            Row::Organization(_) => Kind::Organization,
+            Row::Membership(_) => Kind::Membership,
+            Row::Gone(entity) => entity.kind,
         }
     }
-}
 
-impl<'a> NamingRow<'a> {
-    fn new(naming: &'a Naming) -> Self {
-        NamingRow {
-            organization_id: naming.organization.id.as_str(),
-            user_id: naming.user.id.as_str(),
-            membership_id: naming.membership_id.as_str(),
-            created_at: naming.created_at,
+    pub fn id(self) -> &'a str {
+        match self {
+            Row::User(user) => user.id.as_str(),
+            Row::Organization(organization) => organization.id.as_str(),
+            Row::Membership(membership) => membership.id.as_str(),
+            Row::Gone(entity) => &entity.id,
         }
     }
-}
-
-impl<'a> DeadLetterRow<'a> {
-    fn new(n: usize, letter: &'a DeadLetter) -> Self {
-        DeadLetterRow { n, reason: &letter.reason, headers: &letter.headers, body_hex: hex(&letter.body) }
-    }
-}
-
-fn as_map<S: Serializer>(headers: &&[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(headers.iter().map(|(name, value)| (name, value)))
 }

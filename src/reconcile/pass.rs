@@ -355,8 +355,7 @@ impl<'a> Run<'a> {
             absent: observed.absent,
             settled: observed.settled,
         };
-        let batch = (!written.is_empty()).then_some(&batch);
-        let verdicts = self.session.record_page(&record, batch, written.len()).await?;
+        let verdicts = self.session.record_page(&record, &batch, written.len()).await?;
         findings.retain(|finding| {
             let verdict = finding.n.and_then(|n| verdicts.get(n)?.as_ref());
             verdict.is_some_and(|verdict| matches!(verdict.outcome, Outcome::Applied | Outcome::Unchanged))

@@ -1,5 +1,6 @@
 //! The one call that writes the mirror.
 
+use super::wire::{Wire, batch};
 use super::{Error, Session};
 use crate::model::{Batch, Outcome, Verdict};
 use sqlx::Row as _;
@@ -13,13 +14,10 @@ impl Session {
     /// # Errors
     /// Nothing was written, or, where the connection was lost, it is unknown: apply the same batch again.
     pub async fn apply(&mut self, batch: &Batch<'_>, items: usize) -> Result<Vec<Option<Verdict>>, Error> {
-        let batch = serde_json::to_string(batch).expect("a batch is plain data and always serializes");
         let rows = self
             .call(async |connection| {
-                sqlx::query("select n, outcome, reason from clerk_sync.apply($1::jsonb)")
-                    .bind(batch)
-                    .fetch_all(connection)
-                    .await
+                let sql = concat!("select n, outcome, reason from clerk_sync.apply(", batch!(), ")");
+                Wire::of(batch).bind(sqlx::query(sql)).fetch_all(connection).await
             })
             .await?;
         verdicts(&rows, items)

@@ -10,6 +10,7 @@ mod migrate;
 mod mirror;
 mod passes;
 pub mod policies;
+mod wire;
 
 pub use migrate::{migrate, printed_migrations, repin};
 pub use mirror::{Mirrored, Receipt, Standing, Version};

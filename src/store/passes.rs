@@ -1,6 +1,7 @@
 //! The lease, and what a pass writes.
 
 use super::apply::verdicts;
+use super::wire::{Wire, batch};
 use super::{Error, Session, at_most};
 use crate::model::{Batch, Kind, Millis, Verdict};
 use serde::Serialize;
@@ -172,19 +173,19 @@ impl Session {
     pub async fn record_page<F: Serialize>(
         &mut self,
         page: &PageRecord<'_, F>,
-        batch: Option<&Batch<'_>>,
+        batch: &Batch<'_>,
         items: usize,
     ) -> Result<Vec<Option<Verdict>>, Error> {
         let page = serde_json::to_string(page).expect("a page is plain data and always serializes");
-        let batch =
-            batch.map(|batch| serde_json::to_string(batch).expect("a batch is plain data and always serializes"));
         let rows = self
             .call(async |connection| {
-                sqlx::query("select n, outcome, reason from clerk_sync.record_page($1::jsonb, $2::jsonb)")
-                    .bind(page)
-                    .bind(batch)
-                    .fetch_all(connection)
-                    .await
+                let sql = concat!(
+                    "select n, outcome, reason from clerk_sync.record_page($11::jsonb, case when $12 then ",
+                    batch!(),
+                    " end)"
+                );
+                let query = Wire::of(batch).bind(sqlx::query(sql)).bind(page).bind(items > 0);
+                query.fetch_all(connection).await
             })
             .await?;
         verdicts(&rows, items)

@@ -1,8 +1,9 @@
 //! The rules R1 to R8 a second time, as plainly as they can be said: the oracle that the writer's SQL is held against.
 //!
-//! It takes the very JSON that `clerk_sync.apply` takes, and keeps what the tables keep.
+//! It takes the batches that `clerk_sync.apply` takes, as JSON, and keeps what the tables keep.
 
-use serde_json::Value;
+use clerk_sync::model::{Batch, Row, Winner};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 const MARGIN: i64 = 300_000;
@@ -35,6 +36,35 @@ fn text(value: &Value, name: &str) -> String {
 
 fn key(item: &Value) -> Key {
     (text(item, "kind"), text(item, "id"))
+}
+
+/// A batch as JSON, named as the composite types in the database are.
+pub fn as_json(batch: &Batch<'_>) -> Value {
+    let row = |winner: &Winner<'_>| {
+        let mut row = match winner.row {
+            Row::User(user) => json!(user),
+            Row::Organization(organization) => json!(organization),
+            Row::Membership(membership) => json!(membership),
+            Row::Gone(entity) => json!({ "id": entity.id }),
+        };
+        row["n"] = json!(winner.n);
+        row["kind"] = json!(winner.row.kind());
+        row["gone"] = json!(matches!(winner.row, Row::Gone(_)));
+        row["observed_at"] = json!(winner.observed_at);
+        row["updated_at"] = json!(winner.updated_at);
+        row["content"] = json!(winner.content);
+        row
+    };
+    let named = batch.namings.iter().map(|naming| {
+        json!({ "organization_id": naming.organization.id, "user_id": naming.user.id,
+                "membership_id": naming.membership_id, "created_at": naming.created_at })
+    });
+    json!({
+        "source": batch.source,
+        "changes": batch.changes.iter().map(row).collect::<Vec<_>>(),
+        "stubs": batch.stubs.iter().map(row).collect::<Vec<_>>(),
+        "namings": named.collect::<Vec<_>>(),
+    })
 }
 
 impl Mirror {
