@@ -89,7 +89,7 @@ declare
   dead_letters constant clerk_sync.dead_letter[] := batch.dead_letters;
   stubs clerk_sync.change[];                  -- those whose parent is not here
   seen pg_catalog.text[];                                -- ids of messages that we hold a receipt for
-  accepted integer[];                         -- changes that are to be written to the mirror
+  accepted clerk_sync.change[];               -- what is to be written to the mirror
   accepted_stubs clerk_sync.change[] := '{}';
   results clerk_sync.outcome[] := '{}';
   these_results clerk_sync.outcome[];
@@ -260,7 +260,7 @@ begin
   -- (Every observation of a live membership brings the stubs of its parents, so a version now has its row.)
   foreach of_memberships in array array[false, true] loop
     with candidate as (
-      select c.n, c.kind, c.id, c.observed_at, c.updated_at, c.content, c.organization_id, c.user_id, c.banned,
+      select c.n, c.kind, c.id, c.observed_at, c.updated_at, c.content, c.organization_id, c.user_id, c.banned, c as change,
              v.state, v.updated_at as known_updated_at, v.observed_at as known_at, v.content as known_content, v.inferred,
              coalesce(v.floor, 0) as known_floor,
              case when from_webhook then coalesce(v.floor, 0) else greatest(coalesce(v.floor, 0), c.observed_at - margin) end as floor,
@@ -298,14 +298,16 @@ begin
           else 'older'
         end as verdict
         from candidate
-    ), written as (
+    ), added as (   -- apart from what is known: no conflict is looked for
       insert into clerk_sync.versions (kind, id, state, updated_at, observed_at, content, floor)
-        select kind, id, 'live', updated_at, observed_at, content,
-               case when state = 'live' then floor when from_webhook then 0 else observed_at - margin end
-          from judged where verdict in ('new', 'newer')
-        on conflict (kind, id) do update
-          set state = 'live', updated_at = excluded.updated_at, observed_at = excluded.observed_at,
-              content = excluded.content, floor = excluded.floor, inferred = false
+        select kind, id, 'live', updated_at, observed_at, content, case when from_webhook then 0 else observed_at - margin end
+          from judged where verdict = 'new' and state is null
+    ), written as (
+      update clerk_sync.versions v
+         set state = 'live', updated_at = j.updated_at, observed_at = j.observed_at, content = j.content, inferred = false,
+             floor = case when j.state = 'live' then j.floor when from_webhook then 0 else j.observed_at - margin end
+        from judged j
+       where v.id = j.id and v.kind = j.kind and j.state is not null and j.verdict in ('new', 'newer')
     ), raised as (
       insert into clerk_sync.versions (kind, id, state, observed_at, floor)
         select kind, id, state, known_at, floor from judged
@@ -335,7 +337,7 @@ begin
                when verdict in ('doubtful', 'parent doubtful') then 'pending'
                else 'stale' end, verdict)::clerk_sync.outcome), '{}'),
            -- A read that finds nothing new still mends a row that somebody changed by hand.
-           coalesce(array_agg(n) filter (where verdict in ('new', 'newer') or (verdict = 'same' and not from_webhook)), '{}')
+           coalesce(array_agg(change) filter (where verdict in ('new', 'newer') or (verdict = 'same' and not from_webhook)), '{}')
       into these_results, accepted from judged;
     results := results || these_results;
 
@@ -344,7 +346,7 @@ begin
       insert into clerk.organization_memberships as m (id, organization_id, user_id, role, permissions, public_metadata, created_at, updated_at)
         select id, organization_id, user_id, role, permissions, public_metadata,
                pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
-          from unnest(changes) where n in (select unnest(accepted))
+          from unnest(accepted)
         on conflict (id) do update
           set organization_id = excluded.organization_id, user_id = excluded.user_id, role = excluded.role,
               permissions = excluded.permissions, public_metadata = excluded.public_metadata,
@@ -353,7 +355,7 @@ begin
     else
       insert into clerk.users as u (id, first_name, last_name, username, image_url, has_image)
         select distinct on (id) id, first_name, last_name, username, image_url, has_image
-          from (select 0 as stub, (a).* from unnest(changes) a where n in (select unnest(accepted)) union all select 1, (s).* from unnest(accepted_stubs) s) c
+          from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
          where kind = 'user' order by id, stub
         on conflict (id) do update
           set first_name = excluded.first_name, last_name = excluded.last_name, username = excluded.username,
@@ -365,7 +367,7 @@ begin
         select distinct on (id) id, email_address, email_address_verified, phone_number, phone_number_verified, external_id,
                banned, locked, deprovisioned, public_metadata, unsafe_metadata,
                pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
-          from (select 0 as stub, (a).* from unnest(changes) a where n in (select unnest(accepted)) union all select 1, (s).* from unnest(accepted_stubs) s) c
+          from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
          where kind = 'user' order by id, stub
         on conflict (id) do update
           set email_address = excluded.email_address, email_address_verified = excluded.email_address_verified,
@@ -377,7 +379,7 @@ begin
       insert into clerk.organizations as o (id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata, created_at, updated_at)
         select distinct on (id) id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata,
                pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
-          from (select 0 as stub, (a).* from unnest(changes) a where n in (select unnest(accepted)) union all select 1, (s).* from unnest(accepted_stubs) s) c
+          from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
          where kind = 'organization' order by id, stub
         on conflict (id) do update
           set name = excluded.name, slug = excluded.slug, image_url = excluded.image_url, has_image = excluded.has_image,

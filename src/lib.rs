@@ -96,7 +96,7 @@
 //!   on its own (2 s for a lock). Stopping takes 10 s at most.
 //! * Memory: 2 MiB for a body, 20 MiB for all bodies together ([`webhook::budget`]), 2,500 deliveries waiting, 2,048
 //!   connections. Beyond it the answer is 503 at once.
-//! * The database: one connection for each replica, three more while it runs passes; a batch has at most 256 deliveries
+//! * The database: one connection for each replica, four more while it runs passes; a batch has at most 256 deliveries
 //!   and 4 MiB, a page of a pass 500 rows.
 //! * Clerk's API: a fifth of the rate limit, 30 s for a try, 3 minutes for a call with all its tries.
 //! * Poison: what Postgres would refuse in a payload is mended in [`model`] and told (*flaws*). Should it refuse a batch all

@@ -55,7 +55,8 @@ impl Backfill {
             ));
             let supabase = tokio::task::spawn_blocking(Supabase::start).await??;
             let project = project(&supabase, PROJECT).await?;
-            let clerk = Simulated::start(size, "off", "sk_test_of_the_benchmark").await?;
+            // The key of a production instance: its limit is 1,000 calls in 10 s.
+            let clerk = Simulated::start(size, "sk_live_of_the_benchmark").await?;
 
             let backfill = pass(&supabase, &clerk, "off").await?;
             say(&format!("  backfill                {backfill}"));
@@ -65,14 +66,10 @@ impl Backfill {
             let (rows, seconds) = copy(&supabase).await?;
             say(&format!("  COPY of the same        {:>9.0} rows/s", per_second(rows, seconds)));
             say(&format!("  compare alone           {:>9.0} rows/s", compare_alone(&clerk, &project).await?));
-            drop(clerk);
-
-            let limited = Simulated::start(size, "1000", "sk_live_of_the_benchmark").await?;
-            let budgeted = pass(&supabase, &limited, "20").await?;
-            // 20 % of 1000 calls in 10 s.
+            let budgeted = pass(&supabase, &clerk, "20").await?;
             let allowed = f64::from(u32::try_from(budgeted.calls)?) / 20.0;
             say(&format!(
-                "  clean pass, budget 20 % {budgeted}: {:.1} % of what {} calls at 20/s allow",
+                "  the same at 20 % budget {budgeted}: {:.1} % of what {} calls at 20/s allow",
                 100.0 * allowed / budgeted.seconds,
                 budgeted.calls
             ));
@@ -106,11 +103,11 @@ struct Simulated {
 }
 
 impl Simulated {
-    async fn start(size: Size, rate_limit: &str, secret_key: &'static str) -> anyhow::Result<Simulated> {
+    async fn start(size: Size, secret_key: &'static str) -> anyhow::Result<Simulated> {
         let mut process = Command::new(std::env::current_exe()?)
             .arg("simulate")
             .args(["--users", &size.users.to_string(), "--organizations", &size.organizations.to_string()])
-            .args(["--memberships", &size.memberships.to_string(), "--rate-limit", rate_limit])
+            .args(["--memberships", &size.memberships.to_string(), "--rate-limit", "off"])
             .args(["--secret-key", secret_key, "--with-stdin"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -152,6 +149,8 @@ async fn pass(supabase: &Supabase, clerk: &Simulated, share: &str) -> anyhow::Re
             .env("CLERK_INSTANCE_ID", ""),
     )
     .await?;
+    // Postgres counts a session's processor time when it has reaped it.
+    tokio::time::sleep(Duration::from_millis(300)).await;
     ensure!(output.status.success(), "the pass failed: {}", String::from_utf8_lossy(&output.stdout));
     let said: Value = serde_json::from_slice(&output.stdout)?;
     let passes = said["passes"].as_array().context("no passes")?;

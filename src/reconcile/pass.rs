@@ -8,7 +8,7 @@ use super::window::{Window, Windows};
 use super::{Error, Progress, REPORTED, Reconciler, Report, State};
 use crate::clerk::client::{self, ASKED, Client};
 use crate::model::{Batch, Change, Kind, Millis, Outcome, Source};
-use crate::store::{PageRecord, Pass, Session, Standing, Step};
+use crate::store::{Database, Mirrored, PageRecord, Pass, Session, Standing, Step};
 use crate::telemetry::{DRIFT, PASSES};
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
@@ -35,7 +35,7 @@ pub(super) async fn run(
         Some(fence) => session.open_pass(fence, Some(kind), reason, began_at, reconciler.times.resume_within).await?,
         None => dry(Some(kind), session.mark(kind).await?.is_none(), began_at),
     };
-    finish(Run::new(&reconciler.clerk, session, fence, row), kind, progress).await
+    finish(Run::new(reconciler, session, fence, row), kind, progress).await
 }
 
 /// Goes on with a pass that somebody approved.
@@ -47,7 +47,7 @@ pub(super) async fn go_on(
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
     let kind = row.kind.ok_or(Error::NotBraked(row.id))?;
-    finish(Run::new(&reconciler.clerk, session, Some(fence), row), kind, progress).await
+    finish(Run::new(reconciler, session, Some(fence), row), kind, progress).await
 }
 
 async fn finish(mut run: Run<'_>, kind: Kind, progress: &mut dyn Progress) -> Result<Report, Error> {
@@ -77,6 +77,7 @@ pub(super) fn dry(kind: Option<Kind>, backfill: bool, began_at: Millis) -> Pass 
 /// A pass that is under way.
 pub(super) struct Run<'a> {
     clerk: &'a Client,
+    database: &'a Database,
     pub(super) session: &'a mut Session,
     /// `None`: a dry run.
     fence: Option<i64>,
@@ -98,11 +99,12 @@ pub(super) struct Observed<'a> {
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(clerk: &'a Client, session: &'a mut Session, fence: Option<i64>, row: Pass) -> Run<'a> {
+    pub(super) fn new(reconciler: &'a Reconciler, session: &'a mut Session, fence: Option<i64>, row: Pass) -> Run<'a> {
+        let (clerk, database) = (&*reconciler.clerk, &reconciler.database);
         let position = row.position.as_deref().and_then(|position| serde_json::from_str(position).ok());
         let (findings, absent) = (Vec::new(), BTreeSet::new());
         let (began, calls_before) = (Instant::now(), clerk.calls());
-        Run { clerk, session, fence, row, position, began, calls_before, findings, absent }
+        Run { clerk, database, session, fence, row, position, began, calls_before, findings, absent }
     }
 
     async fn steps(&mut self, kind: Kind, progress: &mut dyn Progress) -> Result<State, Error> {
@@ -126,25 +128,31 @@ impl<'a> Run<'a> {
         self.observe(Source::List, &[], Observed::default()).await
     }
 
-    /// Lists everything and compares it, page by page; the next page is fetched meanwhile.
+    /// Lists everything and compares it, page by page. While one page is written, the next is fetched, with its rows here.
     async fn list(&mut self, kind: Kind, progress: &mut dyn Progress) -> Result<(), Error> {
         let position = self.position.clone();
         let from = position.as_ref().and_then(|position| position["from"].as_i64()).unwrap_or(0);
         let mut windows = Windows::from(Millis::MIN.plus(from));
         let mut list = List::new(self.clerk, kind, position.as_ref());
-        let mut page = list.page().await?;
+        let mut reader = self.database.connect_for_passes().await?;
+        let mut fetch = async || -> Result<(Page, Vec<Mirrored>), Error> {
+            let page = list.page().await?;
+            let mirrored = mirrored(&mut reader, kind, &page.changes).await?;
+            Ok((page, mirrored))
+        };
+        let (mut page, mut mirrored) = fetch().await?;
         let total = match page.total {
             Some(total) => total,
             None => self.clerk.count(kind).await?,
         };
         loop {
             let is_last = page.is_last;
-            let next = async { if is_last { None } else { Some(list.page().await) } };
-            let (next, compared) = tokio::join!(next, self.compare_page(kind, &page, &mut windows));
+            let next = async { if is_last { None } else { Some(fetch().await) } };
+            let (next, compared) = tokio::join!(next, self.compare_page(kind, &page, &mirrored, &mut windows));
             compared?;
             progress.listed(kind, self.row.listed.cast_unsigned(), Some(total));
             match next {
-                Some(next) => page = next?,
+                Some(next) => (page, mirrored) = next?,
                 None => break,
             }
         }
@@ -156,7 +164,13 @@ impl<'a> Run<'a> {
         contradiction(kind, counted, self.row.listed.cast_unsigned())
     }
 
-    async fn compare_page(&mut self, kind: Kind, page: &Page, windows: &mut Windows) -> Result<(), Error> {
+    async fn compare_page(
+        &mut self,
+        kind: Kind,
+        page: &Page,
+        mirrored: &[Mirrored],
+        windows: &mut Windows,
+    ) -> Result<(), Error> {
         let rows: Vec<(Option<Millis>, &str)> =
             page.changes.iter().filter_map(|change| Some((change.created_at(), change.id()?))).collect();
         let window = windows.pass(&rows, page.is_last)?;
@@ -168,7 +182,7 @@ impl<'a> Run<'a> {
             self.position = Some(position);
         }
         let observed = Observed { listed: page.changes.len(), absent: &absent, ..Observed::default() };
-        self.observe(Source::List, &page.changes, observed).await
+        self.compared(Source::List, &page.changes, mirrored, observed).await
     }
 
     /// Ids that the mirror has in a window, and the listing had not. Many of them are written on the way.
@@ -297,17 +311,27 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Compares what was seen with the mirror, writes what differs, and remembers how far the pass has come.
+    /// Holds what was seen against the mirror.
     pub(super) async fn observe(
         &mut self,
         source: Source,
         changes: &[Change],
         observed: Observed<'_>,
     ) -> Result<(), Error> {
+        let mirrored = mirrored(self.session, self.row.kind.unwrap_or(Kind::User), changes).await?;
+        self.compared(source, changes, &mirrored, observed).await
+    }
+
+    /// Writes what differs, and remembers how far the pass has come.
+    async fn compared(
+        &mut self,
+        source: Source,
+        changes: &[Change],
+        mirrored: &[Mirrored],
+        observed: Observed<'_>,
+    ) -> Result<(), Error> {
         let kind = self.row.kind.unwrap_or(Kind::User);
-        let ids: Vec<&str> = changes.iter().filter(|change| !is_gone(change)).filter_map(Change::id).collect();
-        let mirrored = if ids.is_empty() { Vec::new() } else { self.session.mirrored(kind, &ids).await? };
-        let differences = compare(changes, &mirrored);
+        let differences = compare(changes, mirrored);
         let refreshed = differences.iter().filter(|difference| matches!(difference.drift, Drift::Refreshed)).count();
         let mut findings = self.findings(kind, changes, &differences).await?;
         // A read has something to settle even where it finds nothing new.
@@ -468,6 +492,12 @@ impl<'a> Run<'a> {
         metrics::counter!(PASSES, "scope" => report.scope, "state" => state.as_str()).increment(1);
         Ok(report)
     }
+}
+
+/// The rows here of what is there.
+async fn mirrored(session: &mut Session, kind: Kind, changes: &[Change]) -> Result<Vec<Mirrored>, Error> {
+    let ids: Vec<&str> = changes.iter().filter(|change| !is_gone(change)).filter_map(Change::id).collect();
+    if ids.is_empty() { Ok(Vec::new()) } else { Ok(session.mirrored(kind, &ids).await?) }
 }
 
 /// A list that is much shorter than its count is no list. A little shorter it may be: rows come and go meanwhile.
