@@ -79,6 +79,7 @@ create table clerk_sync.receipts (
   event_at    timestamptz,
   received_at timestamptz not null default now()
 );
+create index receipts_received_at_idx on clerk_sync.receipts (received_at);
 create index receipts_entity_id_idx on clerk_sync.receipts (entity_id, received_at desc) where entity_id is not null;
 comment on column clerk_sync.receipts.flaws is 'Fields that could not be taken as they came (left out, or characters replaced), and why.';
 comment on table clerk_sync.receipts is

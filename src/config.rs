@@ -38,6 +38,10 @@ pub struct Environment {
     #[arg(long, env = "OPS_ADDR", value_name = "ADDRESS")]
     pub ops_addr: Option<String>,
 
+    /// What those who ask there must show, as a bearer's token or as a browser's password; unset: nothing
+    #[arg(long, env = "OPS_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub ops_token: Option<String>,
+
     #[command(flatten)]
     pub clerk: ClerkEnvironment,
 
@@ -142,6 +146,7 @@ pub struct Config {
     pub listen_addr: SocketAddr,
     /// `None`: the default address, if it is free.
     pub ops_addr: Option<SocketAddr>,
+    pub ops_token: Option<secrecy::SecretString>,
     /// `None`: without a secret key nothing is repaired.
     pub reconcile: Option<Reconcile>,
 }
@@ -208,7 +213,8 @@ impl Environment {
         });
         match (database, verifier, instance, listen_addr, ops_addr, reconcile) {
             (Some(database), Some(verifier), Some(instance), Some(listen_addr), Some(ops_addr), Some(reconcile)) => {
-                Ok(Config { database, verifier, instance, listen_addr, ops_addr, reconcile })
+                let ops_token = given(self.ops_token.as_deref()).map(|token| token.to_owned().into());
+                Ok(Config { database, verifier, instance, listen_addr, ops_addr, ops_token, reconcile })
             }
             _ => Err(mistakes),
         }
@@ -268,6 +274,7 @@ mod tests {
             instance_id: Some("sk_live_oops".to_owned()),
             listen_addr: Some("nonsense".to_owned()),
             ops_addr: Some("9091".to_owned()),
+            ops_token: None,
             port: None,
             clerk: ClerkEnvironment {
                 secret_key: Some("pk_live_hidden".to_owned()),

@@ -138,11 +138,12 @@ async fn serve(environment: Environment) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("cannot listen on {}", config.listen_addr))?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
     let counts = ops::start_counting()?;
-    if let Err(error) = ops::listen(config.ops_addr.unwrap_or(config::DEFAULT_OPS_ADDR), counts).await {
+    let ops = ops::Ops { counts, database: config.database.clone(), token: config.ops_token.clone() };
+    if let Err(error) = ops::listen(config.ops_addr.unwrap_or(config::DEFAULT_OPS_ADDR), ops).await {
         if config.ops_addr.is_some() {
             return Err(error.context("OPS_ADDR"));
         }
-        tracing::warn!("no metrics are served: {error:#}; set OPS_ADDR to another address");
+        tracing::warn!("no metrics and no status page are served: {error:#}; set OPS_ADDR to another address");
     }
     app::serve(config, listener, stop_signal()?).await;
     tracing::info!("stopped");

@@ -6,26 +6,83 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tracing_subscriber::EnvFilter;
 
-/// Deliveries answered, by `outcome`.
-pub const DELIVERIES: &str = "clerk_sync_deliveries_total";
-/// Requests refused before any of it was believed, by `reason`.
-pub const REJECTED: &str = "clerk_sync_rejected_total";
-/// Deliveries answered with 503, by `reason`.
-pub const UNAVAILABLE: &str = "clerk_sync_unavailable_total";
-/// Events of types that are not mirrored, by `event_type`.
-pub const IGNORED: &str = "clerk_sync_ignored_total";
-/// Fields of payloads that could not be taken as they came.
-pub const FLAWS: &str = "clerk_sync_flaws_total";
-/// Messages that made the database refuse a whole batch. None is expected: what Postgres refuses is mended before.
-pub const POISON: &str = "clerk_sync_poison_total";
-/// Calls to Clerk's API, all tries counted.
-pub const CLERK_CALLS: &str = "clerk_sync_clerk_api_calls_total";
-/// Those that failed.
-pub const CLERK_FAILURES: &str = "clerk_sync_clerk_api_failures_total";
-/// Passes, by `scope` and `state`.
-pub const PASSES: &str = "clerk_sync_passes_total";
-/// Rows that passes found wrong, by `kind` and `drift`.
-pub const DRIFT: &str = "clerk_sync_drift_total";
+macro_rules! metrics_named {
+    ($($(#[doc = $help:literal])+ $constant:ident $kind:ident $name:literal)*) => {
+        $($(#[doc = $help])+ pub const $constant: &str = $name;)*
+
+        /// Tells the recorder what each of them means, for `/metrics`.
+        pub fn describe() {
+            $(metrics::$kind!($name, concat!($($help),+).trim());)*
+        }
+    };
+}
+
+metrics_named! {
+    /// Deliveries answered, by `outcome`.
+    DELIVERIES describe_counter "clerk_sync_deliveries_total"
+    /// Requests refused before any of it was believed, by `reason`.
+    REJECTED describe_counter "clerk_sync_rejected_total"
+    /// Deliveries answered with 503, by `reason`.
+    UNAVAILABLE describe_counter "clerk_sync_unavailable_total"
+    /// Events of types that are not mirrored, by `event_type`.
+    IGNORED describe_counter "clerk_sync_ignored_total"
+    /// Fields of payloads that could not be taken as they came.
+    FLAWS describe_counter "clerk_sync_flaws_total"
+    /// Messages that made the database refuse a whole batch. None is expected: what Postgres refuses is mended before.
+    POISON describe_counter "clerk_sync_poison_total"
+    /// From the event's own timestamp at Clerk until it was durable here.
+    LAG describe_histogram "clerk_sync_event_lag_seconds"
+    /// Deliveries that wait for the writer, or for their batch to be written.
+    QUEUE describe_gauge "clerk_sync_queue_deliveries"
+    /// Deliveries written together.
+    BATCH describe_histogram "clerk_sync_batch_deliveries"
+    /// One call that writes a batch.
+    WRITE describe_histogram "clerk_sync_write_seconds"
+    /// Calls to Clerk's API, all tries counted.
+    CLERK_CALLS describe_counter "clerk_sync_clerk_api_calls_total"
+    /// Calls to Clerk's API that failed.
+    CLERK_FAILURES describe_counter "clerk_sync_clerk_api_failures_total"
+    /// How long a call to Clerk's API waited for its turn within our share of the rate limit.
+    CLERK_WAITS describe_histogram "clerk_sync_clerk_api_wait_seconds"
+    /// Passes, by `scope` and `state`.
+    PASSES describe_counter "clerk_sync_passes_total"
+    /// Rows that passes found wrong, by `kind`, `drift` and probable `cause`.
+    DRIFT describe_counter "clerk_sync_drift_total"
+    /// When the last webhook was accepted by any replica, as Unix time.
+    LAST_WEBHOOK describe_gauge "clerk_sync_last_webhook_timestamp_seconds"
+    /// When the last complete pass ended, by `scope`, as Unix time.
+    LAST_PASS describe_gauge "clerk_sync_last_complete_pass_timestamp_seconds"
+    /// Rows of the mirror, by `kind`.
+    ROWS describe_gauge "clerk_sync_rows"
+    /// Rows at Clerk when they were last counted, by `kind`.
+    CLERK_ROWS describe_gauge "clerk_sync_clerk_rows"
+    /// Messages kept because they could not be used.
+    DEAD_LETTERS describe_gauge "clerk_sync_dead_letters"
+    /// Objects that wait for a read by id.
+    PENDING_READS describe_gauge "clerk_sync_pending_reads"
+    /// Passes that wait for an approval.
+    BRAKED describe_gauge "clerk_sync_braked_passes"
+    /// Connections of clerk-sync to the database, those of all replicas.
+    CONNECTIONS describe_gauge "clerk_sync_database_connections"
+    /// 1 if the database answered when this was asked.
+    DATABASE_UP describe_gauge "clerk_sync_database_up"
+    /// Processor time used.
+    PROCESS_CPU describe_counter "process_cpu_seconds_total"
+    /// Memory resident.
+    PROCESS_MEMORY describe_gauge "process_resident_memory_bytes"
+    /// File handles open.
+    PROCESS_FILES describe_gauge "process_open_fds"
+    /// When the process started, as Unix time.
+    PROCESS_START describe_gauge "process_start_time_seconds"
+}
+
+/// Upper bounds of the histograms' buckets.
+pub const HISTOGRAMS: &[(&str, &[f64])] = &[
+    (LAG, &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 3_600.0]),
+    (BATCH, &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]),
+    (CLERK_WAITS, &[0.01, 0.05, 0.25, 1.0, 5.0, 30.0, 180.0]),
+    (WRITE, &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 4.0]),
+];
 
 /// Starts logging as `RUST_LOG` says, else as `default` does; as text, or as JSON with `LOG_FORMAT=json`.
 pub fn init(default: &str) {

@@ -18,7 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("replay", &["model", "sender"]),
     ("policy", &["config", "store"]),
     ("telemetry", &[]),
-    ("ops", &[]),
+    ("ops", &["model", "store", "telemetry"]),
     ("testbed", &[]),
     ("bench", &["clerk", "model", "reconcile", "store", "testbed"]),
     ("demo", &["app", "clerk", "clock", "config", "model", "reconcile", "sender", "store", "testbed", "webhook"]),

@@ -10,7 +10,7 @@ use super::budget::Budget;
 use super::listing::{self, Malformed, Page};
 use super::retry::Retries;
 use crate::model::{Change, Claim, EntityRef, InstanceId, Kind, Millis, WantedRead};
-use crate::telemetry::{CLERK_CALLS, CLERK_FAILURES};
+use crate::telemetry::{CLERK_CALLS, CLERK_FAILURES, CLERK_WAITS};
 use reqwest::StatusCode;
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -273,7 +273,9 @@ impl Client {
     ) -> Result<T, Error> {
         let mut retries = Retries::within(self.options.patience);
         loop {
+            let asked = Instant::now();
             self.budget.take().await;
+            metrics::histogram!(CLERK_WAITS).record(asked.elapsed());
             let failure = match self.attempt(path, query).await {
                 Ok((body, observed_at)) => match parse(&body, observed_at) {
                     Ok(value) => return Ok(value),

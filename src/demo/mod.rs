@@ -154,6 +154,7 @@ impl Ours {
             instance: InstanceCheck::Pinned(None),
             listen_addr,
             ops_addr: None,
+            ops_token: None,
             reconcile: None,
         };
         let (stop, stopped) = oneshot::channel::<()>();

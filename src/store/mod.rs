@@ -10,6 +10,7 @@ mod migrate;
 mod mirror;
 mod passes;
 pub mod policies;
+pub mod status;
 mod wire;
 
 pub use migrate::{migrate, printed_migrations, repin};

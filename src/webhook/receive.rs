@@ -4,8 +4,9 @@ use super::budget::Budget;
 use super::verify::{Verified, Verifier};
 use super::writer::{Raw, Unavailable, Writer};
 use crate::clerk::event::{self, Event, Unusable};
+use crate::clock;
 use crate::model::{Delivery, EntityRef, Item, Message, MessageId, Outcome, Verdict, hex};
-use crate::telemetry::{DELIVERIES, FLAWS, IGNORED, Throttle, UNAVAILABLE};
+use crate::telemetry::{DELIVERIES, FLAWS, IGNORED, LAG, Throttle, UNAVAILABLE};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header::RETRY_AFTER};
@@ -63,7 +64,13 @@ pub async fn receive(State(receiver): State<Receiver>, verified: Verified) -> Re
                 Ok(event) => line.about(Some(event.event_type.clone()), event.entity.clone(), &event.flaws),
                 Err(unusable) => line.about(unusable.event_type.clone(), None, &[]),
             };
-            (line, write(&receiver.writer, verified, read).await)
+            let event_at = read.as_ref().ok().and_then(|event| event.event_at);
+            let result = write(&receiver.writer, verified, read).await;
+            if let (Some(event_at), Ok(_)) = (event_at, &result) {
+                let lag = clock::now().get() - event_at.get();
+                metrics::histogram!(LAG).record(Duration::from_millis(lag.max(0).cast_unsigned()));
+            }
+            (line, result)
         }
     };
     line.log(&result, started.elapsed());

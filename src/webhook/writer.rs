@@ -10,7 +10,7 @@
 use super::budget::Reserved;
 use crate::model::{Batch, DeadLetter, Delivery, InstanceId, Item, Outcome, Source, Verdict};
 use crate::store::{Database, Error, Session};
-use crate::telemetry::{POISON, Throttle};
+use crate::telemetry::{BATCH as BATCH_SIZE, POISON, QUEUE as QUEUE_LENGTH, Throttle, WRITE};
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use std::collections::HashMap;
@@ -150,6 +150,7 @@ impl Writer {
     /// It is not durable, or nobody knows: have it sent again.
     pub async fn write(&self, delivery: Delivery, raw: Raw) -> Result<Verdict, Unavailable> {
         let (answer, answered) = oneshot::channel();
+        let _waiting = Waiting::begin();
         self.queue.try_send(Request { delivery, raw, answer }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Unavailable::QueueFull,
             mpsc::error::TrySendError::Closed(_) => Unavailable::Stopping,
@@ -164,6 +165,22 @@ impl Writer {
     /// Notified when a delivery waits for a read by id.
     pub fn pending(&self) -> Arc<Notify> {
         Arc::clone(&self.pending)
+    }
+}
+
+/// Counts one delivery as waiting until it is dropped.
+struct Waiting;
+
+impl Waiting {
+    fn begin() -> Waiting {
+        metrics::gauge!(QUEUE_LENGTH).increment(1.0);
+        Waiting
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        metrics::gauge!(QUEUE_LENGTH).decrement(1.0);
     }
 }
 
@@ -320,7 +337,10 @@ impl Task {
 
     async fn apply_once(&mut self, batch: &Batch<'_>, items: usize) -> Result<Vec<Option<Verdict>>, Error> {
         let mut session = self.session().await?;
+        let began = Instant::now();
         let result = session.apply(batch, items).await;
+        metrics::histogram!(WRITE).record(began.elapsed());
+        metrics::histogram!(BATCH_SIZE).record(u32::try_from(items).unwrap_or(u32::MAX));
         // A statement that was refused leaves a connection as good as before; anything else leaves it in doubt.
         if result.as_ref().err().is_none_or(|error| error.sqlstate().is_some() && !error.is_connection_lost()) {
             self.session = Some(session);

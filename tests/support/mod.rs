@@ -163,6 +163,7 @@ impl Server {
             instance,
             listen_addr,
             ops_addr: None,
+            ops_token: None,
             reconcile,
         };
         let (stop, stopped) = oneshot::channel();

@@ -1,0 +1,69 @@
+//! What is measured when somebody asks: what this process uses, as Linux tells, and what the tables say.
+
+use super::verdict;
+use crate::store::status::Status;
+use crate::telemetry::{
+    BRAKED, CLERK_ROWS, CONNECTIONS, DATABASE_UP, DEAD_LETTERS, LAST_PASS, LAST_WEBHOOK, PENDING_READS, PROCESS_CPU,
+    PROCESS_FILES, PROCESS_MEMORY, PROCESS_START, ROWS,
+};
+use metrics::gauge;
+
+/// Clock ticks in a second, and bytes of a page: the same on every Linux that Rust is built for.
+const TICKS: u64 = 100;
+const PAGE: u64 = 4_096;
+
+/// Notes what this process uses. Elsewhere than on Linux nothing is noted.
+pub(super) fn process() {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/self/{file}")).ok();
+    let resident = read("statm").and_then(|statm| statm.split_whitespace().nth(1)?.parse::<u64>().ok());
+    if let Some(pages) = resident {
+        gauge!(PROCESS_MEMORY).set(float(pages * PAGE));
+    }
+    if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
+        gauge!(PROCESS_FILES).set(float(files.count() as u64));
+    }
+    // Behind the name: utime and stime are the 14th and 15th field, the time of the start the 22nd.
+    let Some(stat) = read("stat") else { return };
+    let Some((_, fields)) = stat.rsplit_once(')') else { return };
+    let fields: Vec<u64> = fields.split_whitespace().map(|field| field.parse().unwrap_or_default()).collect();
+    let (Some(cpu), Some(start)) = (fields.get(11).zip(fields.get(12)), fields.get(19)) else { return };
+    metrics::counter!(PROCESS_CPU).absolute((cpu.0 + cpu.1) / TICKS);
+    let booted = std::fs::read_to_string("/proc/stat").ok();
+    let booted =
+        booted.and_then(|stat| stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse::<u64>().ok()));
+    if let Some(booted) = booted {
+        gauge!(PROCESS_START).set(float(booted + start / TICKS));
+    }
+}
+
+/// Notes what the tables say; `None`: they could not be asked.
+pub(super) fn tables(status: Option<&Status>) {
+    gauge!(DATABASE_UP).set(if status.is_some() { 1.0 } else { 0.0 });
+    let Some(status) = status else { return };
+    if let Some(at) = status.last_webhook_at {
+        gauge!(LAST_WEBHOOK).set(seconds(at));
+    }
+    for (scope, at) in &status.last_complete {
+        gauge!(LAST_PASS, "scope" => scope.clone()).set(seconds(*at));
+    }
+    for (kind, rows) in &status.rows {
+        gauge!(ROWS, "kind" => kind.clone()).set(float(*rows));
+    }
+    for (kind, counts) in verdict::counts(status) {
+        gauge!(CLERK_ROWS, "kind" => kind).set(float(counts.there));
+    }
+    gauge!(DEAD_LETTERS).set(float(status.dead_letters.unsigned_abs()));
+    gauge!(PENDING_READS).set(float(status.pending_reads.unsigned_abs()));
+    gauge!(BRAKED).set(float(verdict::braked(status).count() as u64));
+    gauge!(CONNECTIONS).set(float(status.connections.unsigned_abs()));
+}
+
+fn seconds(ms: i64) -> f64 {
+    float(ms.unsigned_abs()) / 1_000.0
+}
+
+/// As Prometheus has numbers: exact up to 2^53.
+#[expect(clippy::cast_precision_loss, reason = "nothing here is that large")]
+fn float(number: u64) -> f64 {
+    number as f64
+}

@@ -1,0 +1,159 @@
+//! Is the mirror in step with Clerk? One answer, in words. Pure.
+
+use crate::store::status::{Counts, PassRow, Status};
+use serde::Serialize;
+
+/// Two nights: a nightly pass that failed once is not yet a reason to wake somebody.
+const TOO_OLD: i64 = 2 * 24 * 3_600_000;
+
+/// How much it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    Good,
+    /// Something waits for a person, or cannot be told.
+    Attention,
+    Bad,
+}
+
+/// The answer, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    pub level: Level,
+    pub headline: &'static str,
+    pub because: Vec<String>,
+}
+
+impl Verdict {
+    /// The database could not be asked.
+    pub fn unknown(error: &str) -> Verdict {
+        let because = vec![format!("{error}. Webhooks are answered with 503, and Svix tries again for about a day.")];
+        Verdict { level: Level::Bad, headline: "The database does not answer", because }
+    }
+
+    /// From what the tables tell.
+    pub fn of(status: &Status) -> Verdict {
+        let mut because = Vec::new();
+        for pass in braked(status) {
+            because.push(format!("Pass {} was stopped before it deleted too much; see below.", pass.id));
+        }
+        let is_braked = !because.is_empty();
+        let missing: Vec<&str> = SCOPES
+            .into_iter()
+            .filter(|scope| !is_off(status, scope) && !status.last_complete.contains_key(*scope))
+            .collect();
+        if missing.len() == SCOPES.len() {
+            because.push("No pass has completed yet: nobody knows what webhooks missed.".to_owned());
+        } else if !missing.is_empty() {
+            because.push(format!("No pass of {}s has completed yet.", missing.join("s and ")));
+        }
+        let is_unproven = !missing.is_empty();
+        let old: Vec<&str> = SCOPES
+            .into_iter()
+            .filter(|scope| status.last_complete.get(*scope).is_some_and(|ended| status.now - ended > TOO_OLD))
+            .collect();
+        if !old.is_empty() {
+            because.push(format!("The last complete pass of {}s is more than two days old.", old.join("s and ")));
+        }
+        let apart: Vec<String> = counts(status)
+            .into_iter()
+            .filter(|(_, counts)| counts.here != counts.there)
+            .map(|(kind, counts)| format!("{kind}s: {} here, {} at Clerk", counts.here, counts.there))
+            .collect();
+        if !apart.is_empty() {
+            because.push(format!(
+                "The counts disagree ({}). A pass is asked for if they still do next time.",
+                apart.join("; ")
+            ));
+        }
+        if status.dead_letters > 0 {
+            because.push(format!("{} webhooks could not be used; see the dead letters below.", status.dead_letters));
+        }
+        let (level, headline) = if is_braked {
+            (Level::Bad, "A pass waits for approval")
+        } else if !apart.is_empty() {
+            (Level::Attention, "Drifting")
+        } else if is_unproven || !old.is_empty() {
+            (Level::Attention, "Not proven lately")
+        } else if !because.is_empty() {
+            (Level::Attention, "In step, but something waits for you")
+        } else {
+            (Level::Good, "In step with Clerk")
+        };
+        Verdict { level, headline, because }
+    }
+}
+
+/// Scopes of full passes.
+const SCOPES: [&str; 3] = ["user", "organization", "membership"];
+
+fn newest<'a>(status: &'a Status, scope: &str) -> Option<&'a PassRow> {
+    status.passes.iter().find(|pass| pass.scope == scope)
+}
+
+fn is_off(status: &Status, scope: &str) -> bool {
+    newest(status, scope).is_some_and(|pass| pass.state == "skipped")
+}
+
+/// Passes that wait for an approval.
+pub fn braked(status: &Status) -> impl Iterator<Item = &PassRow> {
+    SCOPES.into_iter().filter_map(|scope| newest(status, scope)).filter(|pass| pass.state == "braked")
+}
+
+/// Rows here and at Clerk, as the last quick pass that counted saw them.
+pub fn counts(status: &Status) -> Vec<(String, Counts)> {
+    let counted = status.passes.iter().filter(|pass| pass.state == "complete").find_map(|pass| pass.counts.as_ref());
+    counted.map(|counts| counts.iter().map(|(kind, counts)| (kind.clone(), *counts)).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pass(id: i64, scope: &str, state: &str) -> PassRow {
+        PassRow {
+            id,
+            scope: scope.to_owned(),
+            state: state.to_owned(),
+            problem: None,
+            backfill: false,
+            started_at: 0,
+            ended_at: Some(1),
+            listed: 0,
+            missing: 0,
+            differing: 0,
+            extra: 0,
+            refreshed: 0,
+            counts: None,
+        }
+    }
+
+    fn in_step() -> Status {
+        let last_complete = SCOPES.map(|scope| (scope.to_owned(), 1_000)).into();
+        Status { now: 2_000, last_complete, ..Status::default() }
+    }
+
+    #[test]
+    fn the_worst_gives_the_headline() {
+        assert_eq!(Verdict::of(&in_step()).headline, "In step with Clerk");
+        assert_eq!(Verdict::of(&Status::default()).headline, "Not proven lately");
+        let old = Status { now: 1_001 + TOO_OLD, ..in_step() };
+        assert_eq!(Verdict::of(&old).headline, "Not proven lately");
+        let letters = Status { dead_letters: 1, ..in_step() };
+        assert_eq!(Verdict::of(&letters).headline, "In step, but something waits for you");
+        let counts = [("user".to_owned(), Counts { here: 2, there: 3 })].into();
+        let quick = PassRow { counts: Some(counts), ..pass(9, "quick", "complete") };
+        let drifting = Status { dead_letters: 1, passes: vec![quick], ..in_step() };
+        assert_eq!(Verdict::of(&drifting).headline, "Drifting");
+        let braked = Status { passes: vec![pass(3, "user", "braked"), pass(2, "user", "complete")], ..drifting };
+        assert_eq!(Verdict::of(&braked).level, Level::Bad);
+    }
+
+    #[test]
+    fn a_feature_that_is_off_is_not_missed() {
+        let mut status = in_step();
+        status.last_complete.remove("organization");
+        status.passes = vec![pass(1, "organization", "skipped")];
+        assert_eq!(Verdict::of(&status).level, Level::Good);
+    }
+}

@@ -1,0 +1,148 @@
+//! What the tables tell of the last day: deliveries, passes, what is left to do.
+
+use super::{Database, Error};
+use crate::model::Kind;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Passes, findings and dead letters that are shown.
+const SHOWN: i64 = 50;
+
+/// The database's answer to "is the mirror in step?". Times are Unix times in milliseconds. Ids, never names or addresses.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// When this was true, by the database's clock.
+    pub now: i64,
+    /// The Clerk instance that the mirror is pinned to.
+    pub instance: Option<String>,
+    /// Rows here, by kind.
+    #[serde(default)]
+    pub rows: BTreeMap<String, u64>,
+    /// When the last webhook came.
+    pub last_webhook_at: Option<i64>,
+    /// When the last complete pass of each scope ended.
+    pub last_complete: BTreeMap<String, i64>,
+    /// Of the last 24 hours.
+    pub deliveries: Vec<Deliveries>,
+    /// The last ones, newest first.
+    pub passes: Vec<PassRow>,
+    /// Of those passes, newest first.
+    pub findings: Vec<FindingRow>,
+    pub dead_letters: i64,
+    /// The last ones, newest first.
+    pub letters: Vec<LetterRow>,
+    pub pending_reads: i64,
+    /// Who runs passes now.
+    pub lease: Option<String>,
+    /// Connections of clerk-sync to the database, this answer's left out.
+    pub connections: i64,
+}
+
+/// How many deliveries of an hour had an outcome.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Deliveries {
+    /// When the hour began.
+    pub hour: i64,
+    pub outcome: String,
+    pub count: u64,
+}
+
+/// A pass.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PassRow {
+    pub id: i64,
+    pub scope: String,
+    pub state: String,
+    pub problem: Option<String>,
+    pub backfill: bool,
+    pub started_at: i64,
+    pub ended_at: Option<i64>,
+    pub listed: u64,
+    pub missing: u64,
+    pub differing: u64,
+    pub extra: u64,
+    pub refreshed: u64,
+    /// Of a quick pass: rows here and at Clerk, by kind.
+    pub counts: Option<BTreeMap<String, Counts>>,
+}
+
+/// Rows of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    pub here: u64,
+    pub there: u64,
+}
+
+/// A row that was wrong.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FindingRow {
+    pub pass_id: i64,
+    pub kind: String,
+    pub entity_id: String,
+    pub drift: String,
+    pub fields: Vec<String>,
+    pub cause: String,
+    pub repaired_at: i64,
+}
+
+/// A message that could not be used.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LetterRow {
+    pub message_id: String,
+    pub event_type: Option<String>,
+    pub reason: String,
+    pub received_at: i64,
+}
+
+const STATUS: &str = "
+with hours as (
+  select (extract(epoch from date_trunc('hour', received_at)) * 1000)::bigint as hour, outcome, count(*) as count
+    from clerk_sync.receipts where received_at > now() - interval '24 hours' group by 1, 2 order by 1, 2
+), passes as (
+  select id, scope, state, problem, backfill, (extract(epoch from started_at) * 1000)::bigint as started_at,
+         (extract(epoch from ended_at) * 1000)::bigint as ended_at, listed, missing, differing, extra, refreshed, counts
+    from clerk_sync.passes order by id desc limit $1
+), findings as (
+  select pass_id, kind, entity_id, drift, fields, cause, (extract(epoch from repaired_at) * 1000)::bigint as repaired_at
+    from clerk_sync.findings where pass_id >= (select coalesce(min(id), 0) from passes) order by id desc limit $1
+), letters as (
+  select message_id, event_type, reason, (extract(epoch from received_at) * 1000)::bigint as received_at
+    from clerk_sync.dead_letters d order by d.received_at desc limit $1
+), complete as (
+  select scope, (extract(epoch from (select ended_at from clerk_sync.passes p where p.scope = s.scope and state = 'complete'
+                                      order by id desc limit 1)) * 1000)::bigint as ended_at
+    from unnest(array['user', 'organization', 'membership', 'quick']) s(scope)
+)
+select jsonb_build_object(
+  'now', (extract(epoch from now()) * 1000)::bigint,
+  'instance', (select instance_id from clerk_sync.instance),
+  'last_webhook_at', (select (extract(epoch from max(received_at)) * 1000)::bigint from clerk_sync.receipts),
+  'last_complete', (select coalesce(jsonb_object_agg(scope, ended_at) filter (where ended_at is not null), '{}') from complete),
+  'deliveries', (select coalesce(jsonb_agg(to_jsonb(hours)), '[]') from hours),
+  'passes', (select coalesce(jsonb_agg(to_jsonb(passes)), '[]') from passes),
+  'findings', (select coalesce(jsonb_agg(to_jsonb(findings)), '[]') from findings),
+  'dead_letters', (select count(*) from clerk_sync.dead_letters),
+  'letters', (select coalesce(jsonb_agg(to_jsonb(letters)), '[]') from letters),
+  'pending_reads', (select count(*) from clerk_sync.pending_reads),
+  'lease', (select holder from clerk_sync.lease where expires_at > clock_timestamp()),
+  'connections', (select count(*) from pg_stat_activity
+                   where application_name = 'clerk-sync' and datname = current_database() and pid <> pg_backend_pid())
+)::text";
+
+impl Database {
+    /// Asks for all of it, on a connection of its own.
+    ///
+    /// # Errors
+    /// The database cannot be asked.
+    pub async fn status(&self) -> Result<Status, Error> {
+        let mut session = self.connect_for_passes().await?;
+        let text: String =
+            session.call(async |connection| sqlx::query_scalar(STATUS).bind(SHOWN).fetch_one(connection).await).await?;
+        let mut status: Status = serde_json::from_str(&text).map_err(|error| Error::Answer(error.to_string()))?;
+        for kind in Kind::ALL {
+            status.rows.insert(kind.to_string(), session.count(kind).await?);
+        }
+        session.close().await;
+        Ok(status)
+    }
+}
