@@ -11,6 +11,7 @@ mod fixtures;
 mod layering;
 mod migrating;
 mod mirroring;
+mod operating;
 mod outages;
 mod policies;
 mod receiving;

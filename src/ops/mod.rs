@@ -79,6 +79,7 @@ pub async fn listen(address: SocketAddr, ops: Ops) -> anyhow::Result<()> {
             "metrics and status page are served beyond this machine: set OPS_TOKEN, or let no route from the internet lead there"
         );
     }
+    tracing::info!(address = %listener.local_addr()?, "metrics and status page");
     let upkeep = ops.counts.clone();
     tokio::spawn(async move {
         loop {

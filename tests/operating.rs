@@ -1,0 +1,223 @@
+//! What an operator sees of the real program: metrics, status page, logs; and that no secret and no personal data is in any.
+
+use crate::support::{SECRET, TestDatabase, database};
+use clerk_sync::sender::Sender;
+use clerk_sync::testbed::clerk::{Clerk, Server, Shared};
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+const KEY: &str = "sk_test_planted4secret0key";
+const TOKEN: &str = "planted-ops-token";
+
+/// `clerk-sync serve`, with its addresses and its log.
+struct Program {
+    child: Child,
+    url: String,
+    ops: String,
+    log: tokio::task::JoinHandle<String>,
+}
+
+impl Program {
+    async fn start(database: &TestDatabase, environment: &[(&str, &str)]) -> Program {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_clerk-sync"))
+            .arg("serve")
+            .env("DATABASE_URL", database.url())
+            .env("CLERK_WEBHOOK_SIGNING_SECRET", SECRET)
+            .env("LISTEN_ADDR", "127.0.0.1:0")
+            .env("OPS_ADDR", "127.0.0.1:0")
+            .env("LOG_FORMAT", "json")
+            .env("RUST_LOG", "debug,sqlx=warn")
+            .envs(environment.iter().copied())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the program runs");
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (mut url, mut ops, mut said) = (None, None, String::new());
+        while url.is_none() || ops.is_none() {
+            let line = lines.next_line().await.unwrap().expect("the program goes on");
+            let read: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}"));
+            let address = read["address"].as_str().map(|address| format!("http://{address}"));
+            match read["message"].as_str() {
+                Some("listening") => url = address,
+                Some("metrics and status page") => ops = address,
+                _ => {}
+            }
+            said.push_str(&line);
+        }
+        let log = tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                said.push_str(&line);
+                said.push('\n');
+            }
+            said
+        });
+        Program { child, url: url.unwrap(), ops: ops.unwrap(), log }
+    }
+
+    fn sender(&self) -> Sender {
+        Sender::new(format!("{}/webhooks/clerk", self.url), SECRET).unwrap()
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        let response = client().get(format!("{}{path}", self.ops)).bearer_auth(TOKEN).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    /// Ends it as a platform does: all that it logged.
+    async fn stop(mut self) -> String {
+        let id = self.child.id().expect("it runs").to_string();
+        Command::new("kill").args(["-TERM", &id]).status().await.unwrap();
+        let status = tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await.expect("it ends").unwrap();
+        assert!(status.success(), "{status}");
+        self.log.await.unwrap()
+    }
+}
+
+fn client() -> reqwest::Client {
+    reqwest::Client::builder().timeout(Duration::from_secs(15)).build().unwrap()
+}
+
+/// The value of a metric with all its labels, as `/metrics` writes it.
+fn metric(text: &str, name: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_and_the_status_page_tell_what_happened() {
+    let database = database().await;
+    let clerk = Shared::new(Clerk::new(5, clerk_sync::clock::now().get() - 600_000));
+    clerk.lock().secret_key = KEY.to_owned();
+    clerk.lock().populate(30, 2, 20, 1);
+    let api = Server::start(clerk.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let program = Program::start(&database, &[("CLERK_SECRET_KEY", KEY), ("CLERK_API_URL", &api.url)]).await;
+    for _ in 0..100 {
+        if database.count("clerk_sync.marks").await == 3 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    clerk.lock().now += 400_000;
+    clerk.lock().create_user("Oda", "Perator");
+    let sender = program.sender();
+    let events = std::mem::take(&mut clerk.lock().outbox);
+    for event in &events {
+        assert_eq!(sender.send(&event.message_id, event.body.as_bytes()).await.unwrap().status, 204);
+    }
+    let unusable = br#"{"type":"user.created","object":"event","data":{"object":"user","id":17}}"#;
+    assert_eq!(sender.send("msg_unusable", unusable).await.unwrap().status, 200);
+    let (status, text) = program.get("/metrics").await;
+    assert_eq!(status, 200);
+    for (name, least) in [
+        ("clerk_sync_deliveries_total{outcome=\"applied\"}", 1.0),
+        ("clerk_sync_deliveries_total{outcome=\"dead_letter\"}", 1.0),
+        ("clerk_sync_event_lag_seconds_count", 1.0),
+        ("clerk_sync_batch_deliveries_count", 2.0),
+        ("clerk_sync_write_seconds_count", 2.0),
+        ("clerk_sync_queue_deliveries", 0.0),
+        ("clerk_sync_clerk_api_calls_total", 3.0),
+        ("clerk_sync_passes_total{scope=\"user\",state=\"complete\"}", 1.0),
+        ("clerk_sync_rows{kind=\"user\"}", 31.0),
+        ("clerk_sync_dead_letters", 1.0),
+        ("clerk_sync_database_up", 1.0),
+        ("clerk_sync_last_webhook_timestamp_seconds", 1e9),
+        ("clerk_sync_last_complete_pass_timestamp_seconds{scope=\"membership\"}", 1e9),
+        ("process_resident_memory_bytes", 1e6),
+        ("process_open_fds", 5.0),
+        ("process_start_time_seconds", 1e9),
+    ] {
+        let value = metric(&text, name);
+        assert!(value.is_some_and(|value| value >= least), "{name}: {value:?}\n{text}");
+    }
+    for line in text.lines().filter(|line| line.starts_with("# TYPE clerk_sync")) {
+        let name = line.split(' ').nth(2).unwrap();
+        assert!(text.contains(&format!("# HELP {name} ")), "{name} is not explained");
+    }
+    let (status, json) = program.get("/status.json").await;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((status, json["verdict"]["headline"].as_str()), (200, Some("In step, but something waits for you")));
+    assert_eq!(json["status"]["rows"]["membership"], 20);
+    let (status, page) = program.get("/").await;
+    assert_eq!(status, 200);
+    for part in ["<svg", "31", "dead-letters retry msg_unusable", "(first)"] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("<script"), "it loads nothing");
+    let said = program.stop().await;
+    assert!(said.contains("\"outcome\":\"applied\"") && said.contains("\"scope\":\"membership\""), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_private_listener_can_ask_for_a_token() {
+    let database = database().await;
+    let program = Program::start(&database, &[("OPS_TOKEN", TOKEN)]).await;
+    let client = client();
+    for path in ["/", "/metrics", "/status.json"] {
+        let ask = || client.get(format!("{}{path}", program.ops));
+        assert_eq!(ask().send().await.unwrap().status(), 401, "{path}");
+        assert_eq!(ask().bearer_auth("planted-ops-toker").send().await.unwrap().status(), 401, "{path}");
+        assert_eq!(ask().bearer_auth(TOKEN).send().await.unwrap().status(), 200, "{path}");
+        assert_eq!(ask().basic_auth("", Some(TOKEN)).send().await.unwrap().status(), 200, "{path}");
+    }
+    program.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_says_so_when_the_database_is_away() {
+    let database = database().await;
+    let nobody = "postgres://postgres:planted-password@127.0.0.1:1/postgres";
+    let program = Program::start(&database, &[("DATABASE_URL", nobody)]).await;
+    let (status, page) = program.get("/").await;
+    assert_eq!(status, 200);
+    assert!(page.contains("The database does not answer"), "{page}");
+    assert_eq!(program.get("/status.json").await.0, 503);
+    assert_eq!(metric(&program.get("/metrics").await.1, "clerk_sync_database_up"), Some(0.0));
+    let said = program.stop().await;
+    assert!(!page.contains("planted") && !said.contains("planted"), "{page}{said}");
+}
+
+/// Planted everywhere, found nowhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_and_no_personal_data_is_told_to_anybody() {
+    let database = database().await;
+    let clerk = Shared::new(Clerk::new(5, clerk_sync::clock::now().get() - 600_000));
+    clerk.lock().secret_key = KEY.to_owned();
+    let api = Server::start(clerk.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let environment = [("CLERK_SECRET_KEY", KEY), ("CLERK_API_URL", &api.url), ("OPS_TOKEN", TOKEN)];
+    let program = Program::start(&database, &environment).await;
+    let sender = program.sender();
+    let body = |name: &str| {
+        format!(
+            r#"{{"type":"user.created","object":"event","timestamp":{now},"data":{{"object":"user","id":"user_1","first_name":"{name}",
+            "last_name":"Planted-Name","email_addresses":[{{"id":"idn_1","email_address":"planted@example.com"}}],
+            "primary_email_address_id":"idn_1","banned":false,"created_at":{now},"updated_at":{now},"public_metadata":{{"a":"planted-metadata"}}}}}}"#,
+            now = clerk_sync::clock::now().get()
+        )
+    };
+    let mut answers = String::new();
+    for (id, body) in [
+        ("msg_1", body("Planted-Name")),
+        ("msg_2", body("Planted-Name").replace("\"user_1\"", "17")),
+        ("msg_3", body("Planted-Name\\u0000")),
+        ("msg_4", "Planted-Name".to_owned()),
+        ("msg_1", body("Other Planted-Name")),
+        ("msg_5", body("Planted-Name").replace("planted@example.com", "planted@example.com\\ud800")),
+    ] {
+        answers.push_str(&format!("{:?}", sender.send(id, body.as_bytes()).await.unwrap()));
+    }
+    let unsigned = client().post(format!("{}/webhooks/clerk", program.url)).body(body("Planted-Name"));
+    answers.push_str(&unsigned.header("svix-signature", "v1,planted").send().await.unwrap().text().await.unwrap());
+    for path in ["/", "/status.json", "/metrics"] {
+        answers.push_str(&program.get(path).await.1);
+    }
+    answers.push_str(&program.stop().await);
+    assert!(answers.contains("msg_2"), "something was told");
+    let secret = SECRET.trim_start_matches("whsec_");
+    for planted in [KEY, TOKEN, secret, "Planted-Name", "planted@example.com", "planted-metadata"] {
+        assert!(!answers.contains(planted), "{planted} in {answers}");
+    }
+}
