@@ -21,7 +21,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ops", &["model", "store", "telemetry"]),
     ("testbed", &[]),
     ("bench", &["clerk", "model", "reconcile", "store", "testbed"]),
-    ("demo", &["app", "clerk", "clock", "config", "model", "reconcile", "sender", "store", "testbed", "webhook"]),
+    (
+        "demo",
+        &["app", "clerk", "clock", "config", "model", "ops", "reconcile", "sender", "store", "testbed", "webhook"],
+    ),
 ];
 
 fn source_files(folder: &Path, files: &mut Vec<PathBuf>) {

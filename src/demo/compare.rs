@@ -59,7 +59,7 @@ impl Names {
         Names(parents.map(|event| (event.entity_id.clone(), event.subject.clone())).collect())
     }
 
-    fn name(&self, id: &str) -> String {
+    pub(super) fn name(&self, id: &str) -> String {
         self.0.get(id).cloned().unwrap_or_else(|| id.to_owned())
     }
 

@@ -7,6 +7,7 @@
 mod compare;
 mod delivery;
 mod naive;
+mod personas;
 mod simulate;
 mod story;
 
@@ -16,6 +17,7 @@ use crate::app;
 use crate::clerk::client::{Client, Options};
 use crate::config::Config;
 use crate::model::Kind;
+use crate::ops::{self, Ops};
 use crate::reconcile::{Reconciler, Silent, Times, Wanted};
 use crate::store::{self, Database};
 use crate::testbed::clerk::{self, Clerk, Shared};
@@ -70,6 +72,9 @@ impl Demo {
         let database = Database::parse(&supabase.url(DATABASE)).map_err(anyhow::Error::msg)?;
         store::migrate(&database).await?;
 
+        let ops = Ops { counts: ops::start_counting()?, database: database.clone(), token: None };
+        let status = ops::listen(LOOPBACK, ops).await?;
+
         let clerk = Shared::new(Clerk::new(self.seed, crate::clock::now().get() - story::LASTS));
         let source = clerk::Server::start(clerk.clone(), LOOPBACK).await?;
         let (naive_url, _naive) = listen(naive::router(&supabase.url(DATABASE)).await?).await?;
@@ -100,9 +105,15 @@ impl Demo {
             wrong => format!("\nclerk-sync: {wrong} rows are STILL WRONG."),
         });
 
-        let code = if report.is_explained() && wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        let matrix = personas::matrix(&clerk, &supabase.url(DATABASE), &names).await?;
+        say("\nWho sees what, by a policy with the kit's function and the tokens that they hold:\n");
+        say(&matrix.text);
+
+        let is_good = report.is_explained() && wrong == 0 && matrix.is_right;
+        let code = if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         if !self.exit {
-            say("\nLook around, in the schemas clerk, clerk_sync and naive:");
+            say(&format!("\nStatus page: http://{status}"));
+            say("Look around, in the schemas clerk, clerk_sync and naive:");
             say(&format!("  psql -h {} -U postgres {DATABASE}", supabase.cluster().dir().display()));
             say("Ctrl-C ends the demo and removes everything.");
             tokio::signal::ctrl_c().await?;

@@ -67,11 +67,11 @@ struct Shared {
     shown: Mutex<Shown>,
 }
 
-/// Serves until the process ends.
+/// Serves until the process ends, and tells where.
 ///
 /// # Errors
 /// The address cannot be listened on.
-pub async fn listen(address: SocketAddr, ops: Ops) -> anyhow::Result<()> {
+pub async fn listen(address: SocketAddr, ops: Ops) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     if !address.ip().is_loopback() && ops.token.is_none() {
         tracing::warn!(
@@ -79,7 +79,8 @@ pub async fn listen(address: SocketAddr, ops: Ops) -> anyhow::Result<()> {
             "metrics and status page are served beyond this machine: set OPS_TOKEN, or let no route from the internet lead there"
         );
     }
-    tracing::info!(address = %listener.local_addr()?, "metrics and status page");
+    let address = listener.local_addr()?;
+    tracing::info!(%address, "metrics and status page");
     let upkeep = ops.counts.clone();
     tokio::spawn(async move {
         loop {
@@ -93,7 +94,7 @@ pub async fn listen(address: SocketAddr, ops: Ops) -> anyhow::Result<()> {
             tracing::error!(%error, "the private listener ended");
         }
     });
-    Ok(())
+    Ok(address)
 }
 
 /// The routes of the private listener.
