@@ -87,6 +87,17 @@ fn metric(text: &str, name: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 
+/// Prometheus's own opinion of the metrics, where it is installed: `./x test --all` sees to that.
+fn promtool(text: &str) {
+    let child = std::process::Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn();
+    let Ok(mut child) = child else {
+        println!("promtool is not installed: the metrics are not checked by it");
+        return;
+    };
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "promtool check metrics");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_and_the_status_page_tell_what_happened() {
     let database = database().await;
@@ -137,6 +148,7 @@ async fn metrics_and_the_status_page_tell_what_happened() {
         let name = line.split(' ').nth(2).unwrap();
         assert!(text.contains(&format!("# HELP {name} ")), "{name} is not explained");
     }
+    promtool(&text);
     let (status, json) = program.get("/status.json").await;
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((status, json["verdict"]["headline"].as_str()), (200, Some("In step, but something waits for you")));

@@ -2,6 +2,7 @@
 
 use super::chart;
 use super::verdict::{self, Level, Verdict};
+use crate::model::Kind;
 use crate::store::status::{PassRow, Status};
 use std::fmt::Write as _;
 
@@ -21,8 +22,9 @@ h1{margin:0;font-size:1.75rem;line-height:1.2}h2{font-size:1.1rem;margin:2rem 0 
 .card b{display:block;font-size:1.4rem;font-variant-numeric:tabular-nums}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}
 th,td{text-align:left;padding:.3rem .75rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}code{font-size:.85em;overflow-wrap:anywhere}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}td.n,td.at{white-space:nowrap}code{font-size:.85em;overflow-wrap:anywhere}
 svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font:11px system-ui,sans-serif}
+@media(max-width:36rem){svg text{font-size:26px}}
 .key span{display:inline-block;margin-right:1rem}.key i{display:inline-block;width:.7rem;height:.7rem;border-radius:2px;margin-right:.35rem}
 ";
 
@@ -73,8 +75,9 @@ fn body(html: &mut String, status: &Status) {
 fn cards(html: &mut String, status: &Status) {
     html.push_str("<div class=\"cards\">");
     let counted = verdict::counts(status);
-    for (kind, here) in &status.rows {
-        let there = counted.iter().find(|(of, _)| of == kind).map_or_else(
+    for kind in Kind::ALL {
+        let Some(here) = status.rows.get(kind.as_str()) else { continue };
+        let there = counted.iter().find(|(of, _)| of == kind.as_str()).map_or_else(
             || "Clerk's count is not known yet".to_owned(),
             |(_, counts)| format!("{} at Clerk when last counted", counts.there),
         );
@@ -119,7 +122,7 @@ fn passes(html: &mut String, status: &Status) {
         put(
             html,
             format_args!(
-                "<tr><td>{}</td><td>{}</td><td>{}</td><td class=\"n\">{took}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
+                "<tr><td>{}</td><td>{}</td><td class=\"at\">{}</td><td class=\"n\">{took}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
                  <td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
                 pass.id,
                 escape(&pass.scope),
@@ -147,7 +150,7 @@ fn findings(html: &mut String, status: &Status) {
         put(
             html,
             format_args!(
-                "<tr><td>{}</td><td>{} {}</td><td><code>{}</code></td><td>{}</td><td>{}</td></tr>",
+                "<tr><td class=\"at\">{}</td><td>{} {}</td><td><code>{}</code></td><td>{}</td><td>{}</td></tr>",
                 moment(finding.repaired_at),
                 escape(&finding.drift),
                 escape(&finding.kind),
@@ -169,7 +172,7 @@ fn letters(html: &mut String, status: &Status) {
         put(
             html,
             format_args!(
-                "<tr><td>{}</td><td>{}</td><td>{}</td><td><code>clerk-sync dead-letters retry {}</code></td></tr>",
+                "<tr><td class=\"at\">{}</td><td>{}</td><td>{}</td><td><code>clerk-sync dead-letters retry {}</code></td></tr>",
                 moment(letter.received_at),
                 escape(letter.event_type.as_deref().unwrap_or("not named")),
                 escape(&letter.reason),
