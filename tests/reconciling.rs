@@ -117,8 +117,14 @@ impl Bench {
         let again = self.complete().await;
         assert!(again.iter().all(|report| report.drift() == 0), "{again:?}");
         let after = self.database.written().await;
-        let written: Vec<&str> = after.lines().filter(|row| !before.contains(row)).take(5).collect();
-        assert!(before == after, "the second pass wrote {written:?}: {again:?}");
+        let (left, right): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
+        let differs = left.iter().zip(&right).position(|(a, b)| a != b).map(|at| (at, left[at], right[at]));
+        assert!(
+            before == after,
+            "the second pass wrote {differs:?} of {} and {} rows: {again:?}",
+            left.len(),
+            right.len()
+        );
         reports
     }
 

@@ -111,13 +111,13 @@ pub async fn written(owner: &mut PgConnection) -> String {
 }
 
 async fn dump(owner: &mut PgConnection, row: &str) -> String {
-    let part = |table: &&str| {
-        format!(
-            "select '-- {table}' || E'\\n' || coalesce(string_agg({row}, E'\\n' order by to_jsonb(t)::text), '') from {table} t"
-        )
-    };
-    let sql = MIRROR.iter().map(part).collect::<Vec<_>>().join(" union all ");
-    let tables: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(owner).await.expect("a dump");
+    let mut tables = Vec::new();
+    // One by one: the parts of a `union all` may come in any order, from parallel workers.
+    for table in MIRROR {
+        let sql = format!("select coalesce(string_agg({row}, E'\\n' order by to_jsonb(t)::text), '') from {table} t");
+        let rows: String = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut *owner).await.expect("a dump");
+        tables.push(format!("-- {table}\n{rows}"));
+    }
     tables.join("\n")
 }
 
