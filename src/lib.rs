@@ -132,4 +132,5 @@ pub mod store;
 pub mod telemetry;
 #[cfg(feature = "demo")]
 pub mod testbed;
+pub mod upkeep;
 pub mod webhook;

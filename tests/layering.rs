@@ -11,9 +11,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("webhook", &["clerk", "clock", "model", "store", "telemetry"]),
     ("reconcile", &["clerk", "model", "store", "telemetry"]),
     ("health", &["reconcile", "webhook"]),
-    ("config", &["clerk", "model", "reconcile", "store", "webhook"]),
-    ("app", &["clerk", "config", "health", "reconcile", "store", "webhook"]),
-    ("command", &["clerk", "config", "model", "reconcile"]),
+    ("upkeep", &["clerk", "model", "store"]),
+    ("config", &["clerk", "model", "reconcile", "store", "upkeep", "webhook"]),
+    ("app", &["clerk", "config", "health", "reconcile", "store", "upkeep", "webhook"]),
+    ("command", &["clerk", "config", "model", "reconcile", "store", "upkeep"]),
     ("sender", &["clock", "webhook"]),
     ("replay", &["model", "sender"]),
     ("policy", &["config", "store"]),
@@ -21,7 +22,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ops", &[]),
     ("testbed", &[]),
     ("bench", &["clerk", "model", "reconcile", "store", "testbed"]),
-    ("demo", &["app", "clerk", "clock", "config", "model", "reconcile", "sender", "store", "testbed", "webhook"]),
+    (
+        "demo",
+        &["app", "clerk", "clock", "config", "model", "reconcile", "sender", "store", "testbed", "upkeep", "webhook"],
+    ),
 ];
 
 fn source_files(folder: &Path, files: &mut Vec<PathBuf>) {
