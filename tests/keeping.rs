@@ -137,7 +137,7 @@ async fn a_letter_is_as_old_as_it_is_and_never_overtakes_what_came_since() {
     let world = World::new().await;
     let database = &world.database;
     database.execute(REFUSING).await;
-    for (message_id, id) in [("msg_1", "user_1"), ("msg_2", "user_2")] {
+    for (message_id, id) in [("msg_one", "user_1"), ("msg_two", "user_2")] {
         assert_eq!(send(&world, message_id, &user(id, "Refused", START).to_string()).await, "dead_letter");
     }
     assert_eq!(world.send_body(&user("user_1", "Grace", START + 1_000)).await, "applied");
@@ -150,7 +150,7 @@ async fn a_letter_is_as_old_as_it_is_and_never_overtakes_what_came_since() {
     assert_eq!(code, 0, "{told}");
     assert_eq!(database.mirror().await, before);
     assert!(letters(database).await.is_empty(), "settled: something newer is known");
-    assert_eq!(receipt(database, "msg_1").await, [json!({ "outcome": "stale", "entity_id": "user_1" })]);
+    assert_eq!(receipt(database, "msg_one").await, [json!({ "outcome": "stale", "entity_id": "user_1" })]);
 }
 
 #[tokio::test]
@@ -181,18 +181,18 @@ async fn a_letter_of_another_instance_stays_one_whoever_asks() {
     database.execute(REFUSING).await;
     let mut foreign = user("user_1", "Refused", START);
     foreign["instance_id"] = json!("ins_other");
-    assert_eq!(send(&world, "msg_1", &foreign.to_string()).await, "dead_letter");
-    assert_eq!(send(&world, "msg_2", &user("user_2", "Ada", START).to_string()).await, "applied");
+    assert_eq!(send(&world, "msg_one", &foreign.to_string()).await, "dead_letter");
+    assert_eq!(send(&world, "msg_two", &user("user_2", "Ada", START).to_string()).await, "applied");
     foreign["data"]["first_name"] = json!("Grace");
-    assert_eq!(send(&world, "msg_2", &foreign.to_string()).await, "dead_letter", "reused, and foreign besides");
+    assert_eq!(send(&world, "msg_two", &foreign.to_string()).await, "dead_letter", "reused, and foreign besides");
     database.execute("drop trigger refuse on clerk.users").await;
     database.execute("insert into clerk_sync.instance (instance_id, pinned_by) values ('ins_test', 'repin')").await;
-    for id in ["msg_1", "msg_2"] {
+    for id in ["msg_one", "msg_two"] {
         let (code, told, _) = run(database, &["dead-letters", "retry", id]);
         assert!(code == 1 && told.contains("another Clerk instance"), "{told}");
     }
     assert_eq!(database.count("clerk.users").await, 1);
-    assert_eq!(run(database, &["dead-letters", "retry", "msg_1", "--instance-id", "*"]).0, 0);
+    assert_eq!(run(database, &["dead-letters", "retry", "msg_one", "--instance-id", "*"]).0, 0);
     assert_eq!(database.count("clerk.users").await, 2);
 }
 
@@ -201,7 +201,7 @@ async fn serve_tries_letters_again_by_itself_ever_more_seldom_and_at_last_no_mor
     let world = World::new().await;
     let database = &world.database;
     database.execute(REFUSING).await;
-    assert_eq!(send(&world, "msg_1", &user("user_1", "Refused", START).to_string()).await, "dead_letter");
+    assert_eq!(send(&world, "msg_one", &user("user_1", "Refused", START).to_string()).await, "dead_letter");
     let due = async || {
         let before = letters(database).await[0]["tries"].clone();
         assert_eq!(upkeep::retry_due(&database.database(), true).await.unwrap(), 0);
@@ -225,7 +225,7 @@ async fn serve_tries_letters_again_by_itself_ever_more_seldom_and_at_last_no_mor
     assert!(!due().await, "from now on only a person tries");
 
     // The refusal is mended, and the next server settles what is due within its first moments.
-    assert_eq!(send(&world, "msg_2", &user("user_2", "Refused", START).to_string()).await, "dead_letter");
+    assert_eq!(send(&world, "msg_two", &user("user_2", "Refused", START).to_string()).await, "dead_letter");
     database.execute("drop trigger refuse on clerk.users; update clerk_sync.dead_letters set received_at = now() - interval '2 minutes'").await;
     let server = Server::start(database.database(), InstanceCheck::Pinned(None)).await;
     for _ in 0..100 {
@@ -235,7 +235,7 @@ async fn serve_tries_letters_again_by_itself_ever_more_seldom_and_at_last_no_mor
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     server.stop().await;
-    assert_eq!(letters(database).await.len(), 1, "msg_2 is settled, msg_1 has used up its tries");
+    assert_eq!(letters(database).await.len(), 1, "msg_two is settled, msg_one has used up its tries");
     assert_eq!(database.rows("select id from clerk.users").await, [json!({ "id": "user_2" })]);
 }
 
@@ -341,20 +341,20 @@ async fn a_message_that_comes_again_after_its_receipt_is_gone_changes_nothing() 
     let database = &world.database;
     let (first, second) =
         (user("user_1", "Ada", START).to_string(), user("user_1", "Grace", START + 1_000).to_string());
-    assert_eq!(send(&world, "msg_1", &first).await, "applied");
-    assert_eq!(send(&world, "msg_2", &second).await, "applied");
+    assert_eq!(send(&world, "msg_one", &first).await, "applied");
+    assert_eq!(send(&world, "msg_two", &second).await, "applied");
     let gone = json!({ "object": "event", "type": "user.deleted", "timestamp": START + 1_000, "instance_id": "ins_test",
                        "data": { "id": "user_2", "object": "user", "deleted": true } });
-    assert_eq!(send(&world, "msg_3", &user("user_2", "Eve", START).to_string()).await, "applied");
-    assert_eq!(send(&world, "msg_4", &gone.to_string()).await, "applied");
+    assert_eq!(send(&world, "msg_three", &user("user_2", "Eve", START).to_string()).await, "applied");
+    assert_eq!(send(&world, "msg_four", &gone.to_string()).await, "applied");
     database.execute(&format!("update clerk_sync.receipts set received_at = {}", ago(31))).await;
     let pruned = retention::prune(&database.database(), &Retention::default()).await.unwrap();
     assert_eq!(pruned.receipts, 4);
     let before = database.mirror().await;
-    assert_eq!(send(&world, "msg_1", &first).await, "stale", "the version decides, not the receipt");
-    assert_eq!(send(&world, "msg_2", &second).await, "unchanged");
-    assert_eq!(send(&world, "msg_3", &user("user_2", "Eve", START).to_string()).await, "stale");
-    assert_eq!(send(&world, "msg_4", &gone.to_string()).await, "unchanged");
+    assert_eq!(send(&world, "msg_one", &first).await, "stale", "the version decides, not the receipt");
+    assert_eq!(send(&world, "msg_two", &second).await, "unchanged");
+    assert_eq!(send(&world, "msg_three", &user("user_2", "Eve", START).to_string()).await, "stale");
+    assert_eq!(send(&world, "msg_four", &gone.to_string()).await, "unchanged");
     assert_eq!(database.mirror().await, before);
 }
 
