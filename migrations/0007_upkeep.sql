@@ -12,7 +12,6 @@ create function clerk_sync.retry_dead_letter(message_id text, body_hash text, tr
 #variable_conflict use_variable
 declare
   result clerk_sync.outcome;
-  is_foreign boolean := false;
   pinned constant pg_catalog.text := (select i.instance_id from clerk_sync.instance i);
   message constant clerk_sync.message := batch.messages[1];
 begin
@@ -23,21 +22,19 @@ begin
   end if;
   if batch is not distinct from null then
     result := row(0, 'ignored', null);
+  elsif batch.check_instance and message.instance_id <> coalesce(pinned, '') then
+    -- Asked here too: an old message never pins the mirror, and one that counts without its message is not asked otherwise.
+    result := row(0, 'foreign', pinned);
   else
     if of_a_person and exists (select from clerk_sync.receipts r where r.message_id = message_id and r.body_hash <> body_hash) then
-      is_foreign := batch.check_instance and message.instance_id <> pinned;   -- what the writer asks of messages alone
       batch.messages := '{}';
     end if;
-    if is_foreign then
-      result := row(0, 'foreign', pinned);
-    else
-      select a.n, a.outcome, a.reason into result from clerk_sync.apply(batch) a where a.n = 0;
-    end if;
+    select a.n, a.outcome, a.reason into result from clerk_sync.apply(batch) a where a.n = 0;
   end if;
   if result.outcome in ('foreign', 'reused', 'dead_letter') then
     update clerk_sync.dead_letters d
        set tries = d.tries + 1, tried_at = pg_catalog.now(),
-           reason = case result.outcome when 'foreign' then 'it is of another Clerk instance'
+           reason = case result.outcome when 'foreign' then 'it is not of the mirror''s Clerk instance'
                                         when 'reused' then 'its message id came before with another body'
                                         else result.reason end
      where d.message_id = message_id and d.body_hash = body_hash;

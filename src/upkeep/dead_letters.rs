@@ -58,7 +58,7 @@ pub async fn retry(
     match session.retry_dead_letter(letter, batch.as_ref(), of_a_person).await {
         Ok(None) => Ok(Fate::Gone),
         Ok(Some(verdict)) => Ok(match verdict.outcome {
-            Outcome::Foreign => Fate::Stays("it is of another Clerk instance".to_owned()),
+            Outcome::Foreign => Fate::Stays("it is not of the mirror's Clerk instance".to_owned()),
             Outcome::Reused => Fate::Stays("its message id came before with another body".to_owned()),
             Outcome::DeadLetter => Fate::Stays(verdict.reason.unwrap_or_default()),
             _ => Fate::Settled(verdict),
