@@ -1,5 +1,5 @@
--- What is done with the bookkeeping itself: dead letters tried again, old rows pruned, emptied rows purged. Each function
--- removes only what its age allows, whoever calls it: versions, tombstones, generations and marks have no function at all.
+-- What is done with the bookkeeping itself: dead letters tried again, old rows pruned, emptied rows purged. Pruning and purging
+-- have a least age, whoever calls: versions, tombstones, generations and marks have no such function at all.
 
 -- Tries a dead letter again, in one statement: what its body says now is applied, and the letter is removed unless it is
 -- refused again. Without a batch the body is about nothing that we mirror. No row: the letter is gone, or another try, which

@@ -132,6 +132,32 @@ async fn a_letter_that_can_be_used_now_is_applied_and_removed_and_another_stays_
     assert_eq!(send(&world, "msg_refused", &body).await, "duplicate");
 }
 
+/// As an older release might have kept them.
+#[tokio::test]
+async fn what_a_newer_release_can_read_is_applied_or_found_to_be_of_no_concern() {
+    let database = database().await;
+    let readable = user("user_1", "Ada", START).to_string();
+    for (message_id, body) in [
+        ("msg_readable", readable.as_str()),
+        ("msg_ignored", "{\"type\":\"session.created\",\"object\":\"event\",\"data\":{}}"),
+    ] {
+        let sql = format!(
+            "insert into clerk_sync.dead_letters (message_id, body_hash, reason, headers, body) \
+               values ('{message_id}', 'hash', 'too new', '{{}}', convert_to('{body}', 'UTF8')); \
+             insert into clerk_sync.receipts (message_id, body_hash, event_type, outcome, reason, flaws) \
+               values ('{message_id}', 'hash', '', 'dead_letter', 'too new', '{{}}')"
+        );
+        database.execute(&sql).await;
+    }
+    database.execute("insert into clerk_sync.instance (instance_id, pinned_by) values ('ins_test', 'webhook')").await;
+    let (code, told, error) = run(&database, &["dead-letters", "retry", "--all"]);
+    assert_eq!(code, 0, "{told}{error}");
+    assert!(letters(&database).await.is_empty());
+    assert_eq!(receipt(&database, "msg_readable").await, [json!({ "outcome": "applied", "entity_id": "user_1" })]);
+    assert_eq!(receipt(&database, "msg_ignored").await, [json!({ "outcome": "ignored", "entity_id": null })]);
+    assert_eq!(database.rows("select first_name from clerk.users").await, [json!({ "first_name": "Ada" })]);
+}
+
 #[tokio::test]
 async fn a_letter_is_as_old_as_it_is_and_never_overtakes_what_came_since() {
     let world = World::new().await;
