@@ -79,8 +79,8 @@ create table clerk_sync.receipts (
   event_at    timestamptz,
   received_at timestamptz not null default now()
 );
-create index receipts_received_at_idx on clerk_sync.receipts (received_at);
 create index receipts_entity_id_idx on clerk_sync.receipts (entity_id, received_at desc) where entity_id is not null;
+create index receipts_received_at_idx on clerk_sync.receipts (received_at);   -- the oldest are pruned
 comment on column clerk_sync.receipts.flaws is 'Fields that could not be taken as they came (left out, or characters replaced), and why.';
 comment on table clerk_sync.receipts is
   'One row per message received, without its payload. Tells a repetition from a reused id, which is refused; decides nothing else about the mirror.';
@@ -93,9 +93,13 @@ create table clerk_sync.dead_letters (
   headers     jsonb not null,
   body        bytea not null,
   received_at timestamptz not null default now(),
+  tries       integer not null default 0,
+  tried_at    timestamptz,
   primary key (message_id, body_hash)
 );
 comment on table clerk_sync.dead_letters is 'Signed messages that could not be used, kept whole. Bodies may hold personal data.';
+comment on column clerk_sync.dead_letters.reason is 'Why it could not be used when it was last tried.';
+comment on column clerk_sync.dead_letters.tries is 'How often it was tried again. One that can be used after all is removed.';
 
 -- One pass at a time, over all replicas and commands.
 create table clerk_sync.lease (

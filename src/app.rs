@@ -6,6 +6,7 @@ use crate::health;
 use crate::reconcile::schedule::{Foreign, Schedule};
 use crate::reconcile::{Reconciler, Times};
 use crate::store::Database;
+use crate::upkeep::Upkeep;
 use crate::webhook::receive::{self, Receiver};
 use crate::webhook::writer::{InstanceCheck, Writer};
 use axum::Router;
@@ -35,6 +36,8 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
         tracing::warn!("CLERK_INSTANCE_ID is *: events of any Clerk instance are applied");
     }
     let (writer, writing) = Writer::start(config.database.clone(), config.instance.clone());
+    let check_instance = config.instance != InstanceCheck::Off;
+    let upkeep = Upkeep::start(config.database.clone(), check_instance, config.retention);
     let schedule = match config.reconcile {
         Some(reconcile) => start(reconcile, config.database, &config.instance, &writer),
         None => {
@@ -45,6 +48,7 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     let foreign = schedule.as_ref().map(Schedule::foreign);
     let open = accept(listener, router(config.verifier, writer, config.instance, foreign), shutdown).await;
     drop(schedule);
+    drop(upkeep);
     let end = Instant::now() + SHUTDOWN;
     tracing::info!("stopping: answering what is under way");
     if timeout_at(end, open.shutdown()).await.is_err() {

@@ -4,10 +4,12 @@ use crate::clerk::client;
 use crate::model::InstanceId;
 use crate::reconcile::schedule::{self, Cron, Timetable};
 use crate::store::Database;
+use crate::upkeep::retention::{self, Retention};
 use crate::webhook::verify::Verifier;
 use crate::webhook::writer::InstanceCheck;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 const DATABASE_URL_HELP: &str = "Postgres, directly or by the session pooler: \
      postgres://USER:PASSWORD@HOST:5432/postgres?sslmode=verify-full&sslrootcert=FILE";
@@ -53,6 +55,40 @@ pub struct Environment {
     /// When what changed lately is compared, and the counts; unset: `*/5 * * * *`
     #[arg(long, env = "RECONCILE_QUICK_CRON", value_name = "CRON")]
     pub reconcile_quick_cron: Option<String>,
+
+    #[command(flatten)]
+    pub retention: RetentionEnvironment,
+}
+
+/// How long bookkeeping is kept, as text.
+#[derive(clap::Args, Clone, Default)]
+pub struct RetentionEnvironment {
+    /// How long it is kept which messages came, such as `30d`, `12h` or `forever`; unset: `30d`
+    #[arg(long, env = "RETENTION_RECEIPTS", value_name = "AGE")]
+    pub retention_receipts: Option<String>,
+
+    /// How long findings and the passes that made them are kept; unset: `90d`
+    #[arg(long, env = "RETENTION_FINDINGS", value_name = "AGE")]
+    pub retention_findings: Option<String>,
+
+    /// How long messages that could not be used are kept; unset: `90d`
+    #[arg(long, env = "RETENTION_DEAD_LETTERS", value_name = "AGE")]
+    pub retention_dead_letters: Option<String>,
+}
+
+impl RetentionEnvironment {
+    /// Checks all variables; `None`: mistakes were noted.
+    pub fn check(&self, mistakes: &mut Vec<Mistake>) -> Option<Retention> {
+        let unset = Retention::default();
+        let mut age = |variable, text: &Option<String>, unset: Option<Duration>| {
+            let age = given(text.as_deref()).map_or(Ok(unset), retention::parse_retention);
+            note(mistakes, variable, age)
+        };
+        let receipts = age("RETENTION_RECEIPTS", &self.retention_receipts, unset.receipts);
+        let findings = age("RETENTION_FINDINGS", &self.retention_findings, unset.findings);
+        let dead_letters = age("RETENTION_DEAD_LETTERS", &self.retention_dead_letters, unset.dead_letters);
+        Some(Retention { receipts: receipts?, findings: findings?, dead_letters: dead_letters? })
+    }
 }
 
 /// How Clerk's Backend API is asked.
@@ -149,6 +185,7 @@ pub struct Config {
     pub ops_token: Option<secrecy::SecretString>,
     /// `None`: without a secret key nothing is repaired.
     pub reconcile: Option<Reconcile>,
+    pub retention: Retention,
 }
 
 /// Where metrics are served if nobody says otherwise.
@@ -211,13 +248,20 @@ impl Environment {
         let reconcile = clerk.zip(full).zip(quick).map(|((clerk, full), quick)| {
             clerk.map(|clerk| Reconcile { timetable: Timetable { full, quick, rate: clerk.rate }, clerk })
         });
-        match (database, verifier, instance, listen_addr, ops_addr, reconcile) {
-            (Some(database), Some(verifier), Some(instance), Some(listen_addr), Some(ops_addr), Some(reconcile)) => {
-                let ops_token = given(self.ops_token.as_deref()).map(|token| token.to_owned().into());
-                Ok(Config { database, verifier, instance, listen_addr, ops_addr, ops_token, reconcile })
-            }
-            _ => Err(mistakes),
-        }
+        let retention = self.retention.check(&mut mistakes);
+        let config = || {
+            Some(Config {
+                database: database?,
+                verifier: verifier?,
+                instance: instance?,
+                listen_addr: listen_addr?,
+                ops_addr: ops_addr?,
+                ops_token: given(self.ops_token.as_deref()).map(|token| token.to_owned().into()),
+                reconcile: reconcile?,
+                retention: retention?,
+            })
+        };
+        config().ok_or(mistakes)
     }
 }
 
@@ -230,6 +274,14 @@ pub fn database(url: Option<&str>) -> Result<Database, String> {
         Some(url) => Database::parse(url),
         None => Err("is not set: copy the connection string from your Supabase project's Connect page".to_owned()),
     }
+}
+
+/// The database of a command.
+///
+/// # Errors
+/// What is wrong, by the variable's name.
+pub fn named_database(url: Option<&str>) -> anyhow::Result<Database> {
+    database(url).map_err(|problem| anyhow::anyhow!("DATABASE_URL {problem}"))
 }
 
 /// The value without white space round it; an empty one counts as not set.
@@ -283,6 +335,11 @@ mod tests {
             },
             reconcile_cron: Some("nightly".to_owned()),
             reconcile_quick_cron: Some("off".to_owned()),
+            retention: RetentionEnvironment {
+                retention_receipts: Some("always".to_owned()),
+                retention_findings: Some("forever".to_owned()),
+                retention_dead_letters: Some("0d".to_owned()),
+            },
         };
         let mistakes = environment.check().unwrap_err();
         let names: Vec<_> = mistakes.iter().map(|mistake| mistake.variable).collect();
@@ -297,11 +354,13 @@ mod tests {
                 "CLERK_SECRET_KEY",
                 "CLERK_API_URL",
                 "CLERK_RATE_SHARE",
-                "RECONCILE_CRON"
+                "RECONCILE_CRON",
+                "RETENTION_RECEIPTS",
+                "RETENTION_DEAD_LETTERS"
             ]
         );
         let text: String = mistakes.iter().map(ToString::to_string).collect();
-        for value in ["s3cret", "%%%", "oops", "nonsense", "hidden", "ftp", "nightly"] {
+        for value in ["s3cret", "%%%", "oops", "nonsense", "hidden", "ftp", "nightly", "always"] {
             assert!(!text.contains(value), "{text}");
         }
     }

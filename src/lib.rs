@@ -15,7 +15,7 @@
 //!
 //! # The map
 //!
-//! Dependencies point one way: `main → { app, command, ops } → { webhook, reconcile, health } → { clerk, store } → model`.
+//! Dependencies point one way: `main → { app, command, ops } → { webhook, reconcile, upkeep, health } → { clerk, store } → model`.
 //!
 //! | module | what it is for |
 //! | --- | --- |
@@ -24,7 +24,8 @@
 //! | [`store`] | Postgres: sessions as the worker's role, the one call that writes, migrations |
 //! | [`webhook`] | one delivery: who sent it, what it says, the writer task, the answer |
 //! | [`reconcile`] | what webhooks missed, found and repaired: passes, their lease, when they run |
-//! | [`command`] | `reconcile` and `refresh` for a person |
+//! | [`upkeep`] | the bookkeeping itself: dead letters tried again, old rows pruned, emptied rows purged |
+//! | [`command`] | `reconcile`, `refresh`, `dead-letters`, `prune` and `purge` for a person |
 //! | [`health`], [`ops`] | `/livez` and `/readyz` for the platform; `/metrics`, on a listener of its own |
 //! | [`app`] | listener, routes and writer put together, and stopped in order |
 //! | [`config`] | every environment variable of `serve`, checked as a whole |
@@ -64,6 +65,13 @@
 //! An error, an empty or short answer or a count that contradicts never deletes anything: the pass says that it is
 //! incomplete.
 //!
+//! # The way of a dead letter
+//!
+//! A signed body that cannot be used is kept whole, and answered 200: sent again it would be no better. [`upkeep`] tries it
+//! again in `serve`, ever more seldom, for a newer release may read it and a refusal of the database's may be mended. It
+//! takes the way of a webhook, parse, fold, apply, with the time of its own attempt; `clerk_sync.retry_dead_letter` applies it
+//! and removes the letter in one statement. It may be days old by then, and the rules below decide what it is still worth.
+//!
 //! # Why order does not matter
 //!
 //! Svix delivers at least once, in no order, or never. "The newer `updated_at` wins" is wrong in about one of five histories
@@ -96,15 +104,19 @@
 //!   on its own (2 s for a lock). Stopping takes 10 s at most.
 //! * Memory: 2 MiB for a body, 20 MiB for all bodies together ([`webhook::budget`]), 2,500 deliveries waiting, 2,048
 //!   connections. Beyond it the answer is 503 at once.
-//! * The database: one connection for each replica, four more while it runs passes; a batch has at most 256 deliveries
+//! * The database: one connection for each replica, one more for a moment each minute ([`upkeep`]), four more while it runs passes; a batch has at most 256 deliveries
 //!   and 4 MiB, a page of a pass 500 rows.
 //! * Clerk's API: a fifth of the rate limit, 30 s for a try, 3 minutes for a call with all its tries.
+//! * Bookkeeping: receipts are kept for 30 days, findings with their passes and dead letters for 90, unless configured
+//!   otherwise, and removed 1,000 rows at a time. Without its receipt a message that comes again is stale or unchanged by its
+//!   version. Versions, tombstones, generations and marks are for ever.
 //! * Poison: what Postgres would refuse in a payload is mended in [`model`] and told (*flaws*). Should it refuse a batch all
 //!   the same for what is in it, the batch is halved until the culprit is alone and kept as a dead letter.
 //!
 //! # Invariants
 //!
-//! * Nothing but `clerk_sync.apply` writes a row of `clerk.*`; the worker's role has no right to.
+//! * Nothing but `clerk_sync.apply` writes a row of `clerk.*`, and nothing but `clerk_sync.purge` removes one that it has
+//!   emptied; the worker's role has no right to do either by itself.
 //! * Nothing is ordered by our own clock, nor by the time of an attempt. `model` reads no clock at all.
 //! * No access field is guessed: without a role or a user a membership waits for a read; an unknown ban counts as a ban.
 //! * No status for a verified delivery is chosen outside [`webhook::receive`], and 2xx is never answered before the commit.
@@ -132,4 +144,5 @@ pub mod store;
 pub mod telemetry;
 #[cfg(feature = "demo")]
 pub mod testbed;
+pub mod upkeep;
 pub mod webhook;

@@ -31,6 +31,9 @@ enum Command {
     Migrate(Migrate),
     Reconcile(Box<command::Reconcile>),
     Refresh(Box<command::Refresh>),
+    DeadLetters(command::DeadLetters),
+    Prune(command::Prune),
+    Purge(command::Purge),
     /// Sign JSON bodies as Clerk's webhooks are signed, and post them to a running server
     Replay(Replay),
     /// Policies for your own tables: write them, check them
@@ -106,6 +109,9 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Migrate(migrate) => migrate.run().await.map(|()| ExitCode::SUCCESS),
         Command::Reconcile(reconcile) => reconcile.run().await,
         Command::Refresh(refresh) => refresh.run().await,
+        Command::DeadLetters(dead_letters) => dead_letters.run().await,
+        Command::Prune(prune) => prune.run().await,
+        Command::Purge(purge) => purge.run().await,
         Command::Replay(replay) => {
             let summary = replay.run().await?;
             print!("{summary}");

@@ -1,4 +1,4 @@
-//! The arrows of `src/lib.rs`: `main → app → { webhook, health } → { clerk, store } → model`. And each file says what it is for.
+//! The arrows of `src/lib.rs`: `main → app → { webhook, upkeep, health } → { clerk, store } → model`. And each file says what it is for.
 
 use std::path::{Path, PathBuf};
 
@@ -11,9 +11,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("webhook", &["clerk", "clock", "model", "store", "telemetry"]),
     ("reconcile", &["clerk", "model", "store", "telemetry"]),
     ("health", &["reconcile", "webhook"]),
-    ("config", &["clerk", "model", "reconcile", "store", "webhook"]),
-    ("app", &["clerk", "config", "health", "reconcile", "store", "webhook"]),
-    ("command", &["clerk", "config", "model", "reconcile"]),
+    ("upkeep", &["clerk", "model", "store"]),
+    ("config", &["clerk", "model", "reconcile", "store", "upkeep", "webhook"]),
+    ("app", &["clerk", "config", "health", "reconcile", "store", "upkeep", "webhook"]),
+    ("command", &["clerk", "config", "model", "reconcile", "store", "upkeep"]),
     ("sender", &["clock", "webhook"]),
     ("replay", &["model", "sender"]),
     ("policy", &["config", "store"]),
@@ -23,7 +24,20 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("bench", &["clerk", "model", "reconcile", "store", "testbed"]),
     (
         "demo",
-        &["app", "clerk", "clock", "config", "model", "ops", "reconcile", "sender", "store", "testbed", "webhook"],
+        &[
+            "app",
+            "clerk",
+            "clock",
+            "config",
+            "model",
+            "ops",
+            "reconcile",
+            "sender",
+            "store",
+            "testbed",
+            "upkeep",
+            "webhook",
+        ],
     ),
 ];
 

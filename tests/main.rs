@@ -8,6 +8,7 @@ mod bad_input;
 mod checking;
 mod convergence;
 mod fixtures;
+mod keeping;
 mod layering;
 mod migrating;
 mod mirroring;

@@ -106,17 +106,60 @@ async fn each_role_may_do_exactly_what_is_written_here() {
         ("clerk_sync_worker", "clerk_sync.apply(clerk_sync.batch)"),
         ("clerk_sync_worker", "clerk_sync.approve_pass(bigint,bigint)"),
         ("clerk_sync_worker", "clerk_sync.ask_for_pass(text,text)"),
+        ("clerk_sync_worker", "clerk_sync.drop_dead_letter(text,text)"),
         ("clerk_sync_worker", "clerk_sync.end_lease(bigint)"),
         ("clerk_sync_worker", "clerk_sync.end_pass(bigint,bigint,text,text,jsonb)"),
         ("clerk_sync_worker", "clerk_sync.keep_lease(bigint,integer)"),
+        ("clerk_sync_worker", "clerk_sync.note_dead_letter_tried(text,text,integer,text)"),
         ("clerk_sync_worker", "clerk_sync.note_tried(text,text[])"),
         ("clerk_sync_worker", "clerk_sync.open_pass(bigint,text,text,bigint,integer)"),
         ("clerk_sync_worker", "clerk_sync.pin_instance(text,text)"),
+        ("clerk_sync_worker", "clerk_sync.prune(text,bigint,integer)"),
+        ("clerk_sync_worker", "clerk_sync.purge(text,text[],bigint)"),
+        ("clerk_sync_worker", "clerk_sync.purge_references(bigint)"),
         ("clerk_sync_worker", "clerk_sync.record_page(jsonb,clerk_sync.batch)"),
+        ("clerk_sync_worker", "clerk_sync.retry_dead_letter(text,text,integer,boolean,clerk_sync.batch)"),
         ("clerk_sync_worker", "clerk_sync.take_lease(text,integer)"),
     ];
     let expected = expected.map(|(role, function)| json!({ "role": role, "function": function }));
     assert_eq!(database.rows(functions).await, expected);
+}
+
+#[tokio::test]
+async fn the_worker_may_write_no_table_and_no_sequence() {
+    let database = database().await;
+    let writable = "select c.oid::regclass::text as relation, p.privilege from pg_class c join pg_namespace n on n.oid = c.relnamespace \
+         cross join (values ('insert'), ('update'), ('delete'), ('truncate'), ('references'), ('trigger')) p (privilege) \
+         where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') \
+           and case c.relkind when 'S' then has_sequence_privilege('clerk_sync_worker', c.oid, 'usage, update') \
+                    else c.relkind in ('r', 'v', 'p', 'm') and (has_table_privilege('clerk_sync_worker', c.oid, p.privilege) \
+                         or p.privilege in ('insert', 'update', 'references') \
+                            and has_any_column_privilege('clerk_sync_worker', c.oid, p.privilege)) end";
+    assert_eq!(database.rows(writable).await, Vec::<serde_json::Value>::new());
+    let create = "select n.nspname from pg_namespace n where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') \
+         and has_schema_privilege('clerk_sync_worker', n.oid, 'create')";
+    assert_eq!(database.rows(create).await, Vec::<serde_json::Value>::new());
+}
+
+/// Whoever holds the worker's rights removes nothing but what is old.
+#[tokio::test]
+async fn the_workers_functions_that_remove_have_a_least_age() {
+    let database = database().await;
+    let mut worker = database.worker().await;
+    for sql in [
+        "select clerk_sync.prune('receipts', 3599, 1)",
+        "select clerk_sync.prune('receipts', null, 1)",
+        "select clerk_sync.purge('user', array['user_1'], 86399)",
+        "select clerk_sync.purge('user', array['user_1'], null)",
+    ] {
+        let error = sqlx::raw_sql(sql).execute(&mut worker).await.unwrap_err();
+        let code = error.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
+        assert_eq!(code.as_deref(), Some("22023"), "{sql}: {error}");
+    }
+    for what in ["versions", "generations", "marks", "lease"] {
+        let sql = sqlx::AssertSqlSafe(format!("select clerk_sync.prune('{what}', 86400, 1)"));
+        assert!(sqlx::raw_sql(sql).execute(&mut worker).await.is_err(), "{what}");
+    }
 }
 
 #[tokio::test]
@@ -194,6 +237,16 @@ async fn temporary_types_of_a_caller_run_nothing_as_the_owner() {
     let mut world = crate::support::World::new().await;
     world.clerk.create_user("Ada", "Lovelace");
     world.deliver().await;
+    world
+        .database
+        .execute(
+            "create table public.documents (id int primary key, owner text references clerk.users); \
+             insert into clerk_sync.dead_letters (message_id, body_hash, reason, headers, body) values ('msg_kept', 'hash', 'x', '{}', ''); \
+             insert into clerk.users (id, deleted_at) values ('user_purged', now() - interval '9 days'); \
+             insert into clerk_sync.versions (kind, id, state, observed_at) values ('user', 'user_purged', 'deleted', 0); \
+             insert into public.documents values (1, 'user_purged')",
+        )
+        .await;
     for (role, call) in [
         ("authenticated", "select count(*) from clerk.users"),
         (
@@ -202,6 +255,21 @@ async fn temporary_types_of_a_caller_run_nothing_as_the_owner() {
             [{\"n\": 0, \"kind\": \"user\", \"id\": \"user_1\", \"reason\": \"x\"}], \"passes\": [{\"n\": 1, \"kind\": \"user\", \"reason\": \"x\"}]}'))",
         ),
         ("clerk_sync_worker", "select clerk_sync.pin_instance('ins_1', 'environment')"),
+        (
+            "clerk_sync_worker",
+            "select clerk_sync.retry_dead_letter('msg_kept', 'hash', 0, true, pg_catalog.jsonb_populate_record(null::clerk_sync.batch, \
+             '{\"source\": \"webhook\", \"messages\": [{\"n\": 0, \"message_id\": \"msg_kept\", \"body_hash\": \"hash\", \"event_type\": \"x\", \
+             \"flaws\": []}], \"passes\": [{\"n\": 0, \"kind\": \"user\", \"reason\": \"x\"}]}'))",
+        ),
+        (
+            "clerk_sync_worker",
+            "select clerk_sync.note_dead_letter_tried('a', 'b', 0, 'x'), clerk_sync.drop_dead_letter('a', 'b'), clerk_sync.prune('receipts', 3600, 1), \
+             clerk_sync.prune('findings', 3600, 1), clerk_sync.prune('passes', 3600, 1), clerk_sync.prune('dead_letters', 3600, 1)",
+        ),
+        (
+            "clerk_sync_worker",
+            "select clerk_sync.purge('user', array['user_purged'], 86400), clerk_sync.purge_references(86400)",
+        ),
     ] {
         let mut caller = world.database.owner().await;
         let plant = ["text", "jsonb", "timestamptz", "bytea"]

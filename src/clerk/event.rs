@@ -4,7 +4,7 @@
 //! is named but not usable is to be read by its id; a body that names nothing becomes a dead letter.
 
 use super::payload::{self, Object};
-use crate::model::{Change, Claim, EntityRef, InstanceId, Kind, Millis};
+use crate::model::{Change, Claim, Delivery, EntityRef, InstanceId, Item, Kind, Message, MessageId, Millis};
 
 /// How far ahead of the attempt an event's own time may lie, in ms: beyond it one of the two clocks is wrong, and ordering
 /// by that time would freeze the row.
@@ -26,6 +26,22 @@ pub struct Event {
     pub change: Option<Change>,
     /// Fields that could not be taken as they came, and why; values never.
     pub flaws: Vec<String>,
+}
+
+impl Event {
+    /// What the writer is asked to write, as the message of that id; `None` if it says nothing about what we mirror.
+    pub fn into_delivery(self, id: MessageId, body_hash: String) -> Option<Delivery> {
+        let message = Message {
+            id,
+            body_hash,
+            event_type: self.event_type,
+            entity_id: self.entity.map(|entity| entity.id),
+            instance_id: self.instance_id,
+            event_at: self.event_at,
+            flaws: self.flaws,
+        };
+        self.change.map(|change| Delivery { message: Some(message), item: Item::Change(Box::new(change)) })
+    }
 }
 
 /// A body that cannot be used and names nothing that could be read instead.

@@ -22,6 +22,7 @@ use crate::reconcile::{Reconciler, Silent, Times, Wanted};
 use crate::store::{self, Database};
 use crate::testbed::clerk::{self, Clerk, Shared};
 use crate::testbed::supabase::Supabase;
+use crate::upkeep::retention::Retention;
 use crate::webhook::verify::Verifier;
 use crate::webhook::writer::InstanceCheck;
 use anyhow::Context as _;
@@ -167,6 +168,7 @@ impl Ours {
             ops_addr: None,
             ops_token: None,
             reconcile: None,
+            retention: Retention::default(),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(app::serve(config, listener, async move {

@@ -11,11 +11,13 @@ mod mirror;
 mod passes;
 pub mod policies;
 pub mod status;
+mod upkeep;
 mod wire;
 
 pub use migrate::{migrate, printed_migrations, repin};
 pub use mirror::{Mirrored, Receipt, Standing, Version};
 pub use passes::{PageRecord, Pass, Step};
+pub use upkeep::{Content, Letter, Prunable, Purged, Reference};
 
 use crate::model::InstanceId;
 use sqlx::postgres::{PgConnectOptions, PgConnection};

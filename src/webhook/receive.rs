@@ -79,33 +79,27 @@ pub async fn receive(State(receiver): State<Receiver>, verified: Verified) -> Re
 
 /// Hands the delivery to the writer and waits for the commit.
 async fn write(writer: &Writer, verified: Verified, read: Result<Event, Unusable>) -> Result<Verdict, Unavailable> {
-    let mut message = Message {
-        id: verified.message_id,
-        body_hash: hex(&Sha256::digest(&verified.body)),
-        event_type: String::new(),
-        entity_id: None,
-        instance_id: None,
-        event_at: None,
-        flaws: Vec::new(),
-    };
+    let body_hash = hex(&Sha256::digest(&verified.body));
     let raw = Raw { headers: verified.headers, body: verified.body, reserved: verified.reserved };
-    let item = match read {
-        Ok(Event { change: None, .. }) => return Ok(Verdict { outcome: Outcome::Ignored, reason: None }),
-        Ok(Event { change: Some(change), event_type, instance_id, entity, event_at, flaws }) => {
-            message.event_type = event_type;
-            message.entity_id = entity.map(|entity| entity.id);
-            message.instance_id = instance_id;
-            message.event_at = event_at;
-            message.flaws = flaws;
-            Item::Change(Box::new(change))
-        }
+    let delivery = match read {
+        Ok(event) => match event.into_delivery(verified.message_id, body_hash) {
+            Some(delivery) => delivery,
+            None => return Ok(Verdict { outcome: Outcome::Ignored, reason: None }),
+        },
         Err(unusable) => {
-            message.event_type = unusable.event_type.unwrap_or_default();
-            message.instance_id = unusable.instance_id;
-            Item::DeadLetter(raw.dead_letter(unusable.reason))
+            let message = Message {
+                id: verified.message_id,
+                body_hash,
+                event_type: unusable.event_type.unwrap_or_default(),
+                entity_id: None,
+                instance_id: unusable.instance_id,
+                event_at: None,
+                flaws: Vec::new(),
+            };
+            Delivery { message: Some(message), item: Item::DeadLetter(raw.dead_letter(unusable.reason)) }
         }
     };
-    let written = writer.write(Delivery { message: Some(message), item }, raw);
+    let written = writer.write(delivery, raw);
     tokio::time::timeout(DEADLINE, written).await.unwrap_or(Err(Unavailable::Deadline))
 }
 

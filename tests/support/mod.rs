@@ -9,6 +9,7 @@ use clerk_sync::sender::{Attempt, Sender};
 use clerk_sync::store::{self, Database};
 use clerk_sync::testbed::clerk::{Clerk, Event};
 use clerk_sync::testbed::supabase::Supabase;
+use clerk_sync::upkeep::retention::Retention;
 use clerk_sync::webhook::verify::Verifier;
 use clerk_sync::webhook::writer::InstanceCheck;
 use serde_json::Value;
@@ -165,6 +166,7 @@ impl Server {
             ops_addr: None,
             ops_token: None,
             reconcile,
+            retention: Retention::default(),
         };
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(app::serve(config, listener, async move {

@@ -1,5 +1,11 @@
-//! `clerk-sync reconcile` and `clerk-sync refresh`: passes for a person, or for a schedule of his own.
+//! Commands for a person, or for a schedule of his own. Here: `reconcile` and `refresh`.
 #![expect(clippy::print_stdout, reason = "commands answer on standard output")]
+
+mod dead_letters;
+mod upkeep;
+
+pub use dead_letters::DeadLetters;
+pub use upkeep::{Prune, Purge};
 
 use crate::clerk::client::Client;
 use crate::config::{self, ClerkEnvironment, Mistake};

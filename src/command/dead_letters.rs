@@ -1,0 +1,216 @@
+//! `clerk-sync dead-letters`: messages that could not be used, for a person.
+
+use crate::config;
+use crate::model::hex;
+use crate::store::{Letter, Session};
+use crate::upkeep::dead_letters::{self, Fate};
+use anyhow::{Context as _, bail};
+use serde_json::{Value, json};
+use std::process::ExitCode;
+
+/// Characters of a body's hash that are shown.
+const SHOWN: usize = 12;
+
+/// Messages that could not be used: list them, show one, try again, drop one
+#[derive(clap::Args)]
+pub struct DeadLetters {
+    #[command(subcommand)]
+    action: Action,
+
+    /// The database, as for serve
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", global = true)]
+    database_url: Option<String>,
+}
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// One line each, the latest first: message id, start of the body's hash, when it came, tries, event type, reason
+    List {
+        /// A JSON array on standard output
+        #[arg(long)]
+        json: bool,
+    },
+    /// All that is kept of one, with its body: it may hold personal data
+    Show {
+        /// The message's id or the body's hash, or how only this one begins
+        id: String,
+
+        /// A JSON object on standard output; a body that is no text is in hexadecimal
+        #[arg(long)]
+        json: bool,
+    },
+    /// Try again. What can be used after all is applied, as old as it is, and removed from here. Exit code 1: some could not
+    Retry {
+        /// As for show. One whose message id came before with another body is applied only when it is named here
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        id: Option<String>,
+
+        /// All of them
+        #[arg(long)]
+        all: bool,
+
+        /// The Clerk instance to mirror, as for serve: `*` takes a message of any
+        #[arg(long, env = "CLERK_INSTANCE_ID", value_name = "ID")]
+        instance_id: Option<String>,
+
+        /// A JSON array on standard output
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove one for good
+    Drop {
+        /// As for show
+        id: String,
+    },
+}
+
+impl DeadLetters {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// The database does not answer, or no single letter is called so.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let mut session = config::named_database(self.database_url.as_deref())?.connect().await?;
+        let code = match self.action {
+            Action::List { json } => list(&mut session, json).await?,
+            Action::Show { id, json } => show(&mut session, &id, json).await?,
+            Action::Retry { id, instance_id, json, .. } => {
+                let check_instance = instance_id.as_deref().map(str::trim) != Some("*");
+                retry(&mut session, id.as_deref(), check_instance, json).await?
+            }
+            Action::Drop { id } => {
+                let letter = find(&mut session, &id).await?;
+                if !session.drop_dead_letter(&letter).await? {
+                    bail!("{} is gone already", name(&letter));
+                }
+                println!("{}  dropped", name(&letter));
+                ExitCode::SUCCESS
+            }
+        };
+        session.close().await;
+        Ok(code)
+    }
+}
+
+async fn list(session: &mut Session, json: bool) -> anyhow::Result<ExitCode> {
+    let letters = session.dead_letters("").await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&letters)?);
+    } else {
+        letters.iter().for_each(|letter| println!("{}", line(letter)));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show(session: &mut Session, id: &str, json: bool) -> anyhow::Result<ExitCode> {
+    let letter = find(session, id).await?;
+    let content = session.dead_letter_content(&letter).await?.context("it is gone since")?;
+    let headers: Value = serde_json::from_str(&content.headers)?;
+    eprintln!("clerk-sync: the body may hold personal data");
+    if json {
+        let mut object = serde_json::to_value(&letter)?;
+        object["headers"] = headers;
+        match String::from_utf8(content.body) {
+            Ok(text) => object["body"] = text.into(),
+            Err(error) => object["body_hex"] = hex(error.as_bytes()).into(),
+        }
+        println!("{}", serde_json::to_string_pretty(&object)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{}", line(&letter));
+    println!("body: {} bytes, SHA-256 {}", letter.body_bytes, letter.body_hash);
+    if let Some(tried_at) = &letter.tried_at {
+        println!("last tried: {tried_at}");
+    }
+    for (header, value) in headers.as_object().into_iter().flatten() {
+        println!("{}: {}", visible(header), visible(value.as_str().unwrap_or_default()));
+    }
+    let body = String::from_utf8_lossy(&content.body);
+    println!("\n{}", body.split('\n').map(visible).collect::<Vec<_>>().join("\n"));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn retry(session: &mut Session, id: Option<&str>, check_instance: bool, json: bool) -> anyhow::Result<ExitCode> {
+    let letters = match id {
+        Some(id) => vec![find(session, id).await?],
+        None => session.dead_letters("").await?,
+    };
+    let mut told = Vec::new();
+    let mut any_stays = false;
+    for letter in letters {
+        let fate = dead_letters::retry(session, &letter, check_instance, id.is_some()).await?;
+        any_stays |= matches!(fate, Fate::Stays(_));
+        let (outcome, reason) = match &fate {
+            Fate::Settled(verdict) => (verdict.outcome.as_str(), verdict.reason.as_deref()),
+            Fate::Stays(reason) => ("dead_letter", Some(reason.as_str())),
+            Fate::Gone => ("gone", Some("somebody else has tried or removed it")),
+        };
+        if json {
+            let (message_id, body_hash) = (&letter.message_id, &letter.body_hash);
+            told.push(
+                json!({ "message_id": message_id, "body_hash": body_hash, "outcome": outcome, "reason": reason }),
+            );
+        } else {
+            let reason = reason.map(|reason| format!(" ({})", visible(reason))).unwrap_or_default();
+            println!("{}  {outcome}{reason}", name(&letter));
+        }
+    }
+    if json {
+        println!("{}", serde_json::to_string_pretty(&told)?);
+    }
+    Ok(if any_stays { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The one letter that is called so. A whole message id counts for more than the beginning of others.
+async fn find(session: &mut Session, id: &str) -> anyhow::Result<Letter> {
+    if id.is_empty() {
+        bail!("which one? An id is missing");
+    }
+    let mut found = session.dead_letters(id).await?;
+    if found.iter().any(|letter| letter.message_id.as_str() == id) {
+        found.retain(|letter| letter.message_id.as_str() == id);
+    }
+    match found.len() {
+        0 => bail!("no dead letter's message id or body hash begins with {id}"),
+        1 => Ok(found.remove(0)),
+        _ => {
+            let lines: Vec<String> = found.iter().take(10).map(line).collect();
+            bail!("{} dead letters are called so; name one by its body's hash:\n{}", found.len(), lines.join("\n"))
+        }
+    }
+}
+
+fn name(letter: &Letter) -> String {
+    let hash = letter.body_hash.get(..SHOWN).unwrap_or(&letter.body_hash);
+    format!("{}  {hash}", letter.message_id)
+}
+
+fn line(letter: &Letter) -> String {
+    let event_type = letter.event_type.as_deref().map_or_else(|| "-".to_owned(), visible);
+    let (received_at, tries) = (&letter.received_at, letter.tries);
+    let tries = if tries == 1 { "1 try".to_owned() } else { format!("{tries} tries") };
+    format!("{}  {received_at}  {tries}  {event_type}  {}", name(letter), visible(&letter.reason))
+}
+
+/// Without what a terminal would take for a command: an event type or a body may hold anything.
+fn visible(text: &str) -> String {
+    let mut visible = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\t' {
+            visible.extend(c.escape_default());
+        } else {
+            visible.push(c);
+        }
+    }
+    visible
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_terminal_would_obey_is_printed() {
+        assert_eq!(visible("a\u{1b}[2Jb\r\tç"), "a\\u{1b}[2Jb\\r\tç");
+    }
+}

@@ -1,0 +1,122 @@
+//! `clerk-sync purge` and `clerk-sync prune`: removing what is old.
+
+use crate::config::{self, RetentionEnvironment};
+use crate::store::Reference;
+use crate::upkeep::purge::{self, Plan, Purged};
+use crate::upkeep::retention;
+use serde_json::json;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Remove the emptied rows of users and organizations that were deleted long ago. Without --yes only tell what would go, and
+/// which foreign keys of yours would act. A row that one of them holds stays
+#[derive(clap::Args)]
+pub struct Purge {
+    /// Deleted longer ago than this, such as 90d; a day at least
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    older_than: Duration,
+
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+
+    /// One JSON object on standard output
+    #[arg(long)]
+    json: bool,
+
+    /// The database, as for serve
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<String>,
+}
+
+/// Remove receipts, findings and dead letters that are older than they are to be kept, as serve does every hour
+#[derive(clap::Args)]
+pub struct Prune {
+    #[command(flatten)]
+    retention: RetentionEnvironment,
+
+    /// One JSON object on standard output
+    #[arg(long)]
+    json: bool,
+
+    /// The database, as for serve
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<String>,
+}
+
+fn age(text: &str) -> Result<Duration, String> {
+    match retention::parse_age(text) {
+        Ok(age) if age < Duration::from_secs(86_400) => Err("it is less than a day".to_owned()),
+        age => age.map_err(|problem| format!("it {problem}")),
+    }
+}
+
+impl Purge {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let database = config::named_database(self.database_url.as_deref())?;
+        let plan = purge::plan(&database, self.older_than).await?;
+        let purged = if self.yes { Some(purge::purge(&database, self.older_than).await?) } else { None };
+        if self.json {
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&json!({ "dry_run": !self.yes, "plan": plan, "purged": purged }))?
+            );
+        } else {
+            match purged {
+                Some(purged) => print_purged(&purged),
+                None => print_plan(&plan),
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn print_plan(plan: &Plan) {
+    println!("Would be removed: {} users, {} organizations; --yes does it.", plan.users, plan.organizations);
+    for Reference { parent, constraint, table, column, on_delete, rows } in &plan.foreign_keys {
+        let rows = rows.map_or_else(|| "rows that cannot be counted".to_owned(), |rows| format!("{rows} rows"));
+        let effect = match on_delete.as_str() {
+            "cascade" => "would be DELETED with them",
+            "set null" => "would lose the reference (set null)",
+            "set default" => "would get the column's default",
+            _ => "hold them",
+        };
+        println!("  {table} ({column}): {rows} {effect} ({constraint}, on delete {on_delete}, of {parent})");
+    }
+}
+
+fn print_purged(purged: &Purged) {
+    println!("Removed: {} users, {} organizations.", purged.users, purged.organizations);
+    for (by, rows) in &purged.held {
+        println!("  {rows} stay, held by {by}");
+    }
+}
+
+impl Prune {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// A value is wrong, or the database does not answer.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let mut mistakes = Vec::new();
+        let Some(retention) = self.retention.check(&mut mistakes) else {
+            let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+            anyhow::bail!("{}", mistakes.join("\nclerk-sync: "));
+        };
+        let database = config::named_database(self.database_url.as_deref())?;
+        let pruned = retention::prune(&database, &retention).await?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&pruned)?);
+        } else {
+            println!(
+                "Removed: {} receipts, {} findings, {} passes, {} dead letters.",
+                pruned.receipts, pruned.findings, pruned.passes, pruned.dead_letters
+            );
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,311 @@
+//! Dead letters, and what is removed once it is old.
+
+use super::apply::verdicts;
+use super::wire::{Wire, batch};
+use super::{Error, Session, at_most};
+use crate::model::{Batch, Kind, MessageId, Millis, Verdict};
+use serde::Serialize;
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Row as _};
+use std::time::Duration;
+
+/// A message that could not be used, without its body.
+#[derive(Clone, Debug, Serialize)]
+pub struct Letter {
+    pub message_id: MessageId,
+    /// With the message's id, what tells it from all others: one id may come with several bodies.
+    pub body_hash: String,
+    /// As far as it could be read.
+    pub event_type: Option<String>,
+    /// Why it could not be used when it was last tried.
+    pub reason: String,
+    /// In UTC, as ISO 8601 writes it.
+    pub received_at: String,
+    /// How often it was tried again.
+    pub tries: i32,
+    pub tried_at: Option<String>,
+    pub body_bytes: i32,
+}
+
+/// What else is kept of it.
+#[derive(Clone, Debug)]
+pub struct Content {
+    /// A JSON object.
+    pub headers: String,
+    pub body: Vec<u8>,
+    /// By the database's clock.
+    pub received_at: Millis,
+}
+
+/// What is pruned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prunable {
+    Receipts,
+    Findings,
+    /// Ended ones, once their findings are gone; never the last one of its kind.
+    Passes,
+    DeadLetters,
+}
+
+impl Prunable {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Prunable::Receipts => "receipts",
+            Prunable::Findings => "findings",
+            Prunable::Passes => "passes",
+            Prunable::DeadLetters => "dead_letters",
+        }
+    }
+}
+
+/// A foreign key of the application's on rows that would be purged.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reference {
+    /// `clerk.users` or `clerk.organizations`.
+    pub parent: String,
+    pub constraint: String,
+    pub table: String,
+    pub column: String,
+    /// `cascade`, `set null`, `set default`, `restrict` or `no action`.
+    pub on_delete: String,
+    /// Rows that refer to one of them; `None`: they cannot be counted.
+    pub rows: Option<i64>,
+}
+
+/// What became of a row that was to be purged.
+#[derive(Clone, Debug)]
+pub struct Purged {
+    pub id: String,
+    /// Of the application's: a foreign key, or the code of what failed. `None`: the row is gone.
+    pub held_by: Option<String>,
+}
+
+const LETTER: &str = "message_id, body_hash, nullif(event_type, '') as event_type, reason, tries, octet_length(body) as bytes, \
+     to_char(received_at at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') as received, \
+     to_char(tried_at at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') as tried";
+
+/// Emptied rows of one kind that were deleted longer ago than `$1` seconds and have a tombstone. (`$2` is the kind.)
+fn purgeable(kind: Kind) -> String {
+    let table = if kind == Kind::User { "clerk.users" } else { "clerk.organizations" };
+    format!(
+        "from {table} t where t.deleted_at < now() - $1 * interval '1 s' \
+            and exists (select from clerk_sync.versions v where v.kind = $2 and v.id = t.id and v.state = 'deleted')"
+    )
+}
+
+fn seconds(age: Duration) -> i64 {
+    i64::try_from(age.as_secs()).unwrap_or(i64::MAX)
+}
+
+impl Session {
+    /// Dead letters whose message id or body hash begins so, the latest first.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn dead_letters(&mut self, beginning: &str) -> Result<Vec<Letter>, Error> {
+        let sql = format!(
+            "select {LETTER} from clerk_sync.dead_letters where starts_with(message_id, $1) or starts_with(body_hash, $1) \
+              order by received_at desc, message_id, body_hash"
+        );
+        self.call(async |connection| {
+            sqlx::query(AssertSqlSafe(sql)).bind(beginning).try_map(letter).fetch_all(connection).await
+        })
+        .await
+    }
+
+    /// Those whose next try is due, the longest due first. `delays`: what passes before each try.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn due_dead_letters(&mut self, delays: &[Duration], limit: usize) -> Result<Vec<Letter>, Error> {
+        let delays: Vec<i64> = delays.iter().copied().map(seconds).collect();
+        // Beyond the last delay there is none, and null is not due.
+        let sql = format!(
+            "select {LETTER} from clerk_sync.dead_letters \
+              cross join lateral (select coalesce(tried_at, received_at) + $1[tries + 1] * interval '1 s') d (due_at) \
+              where due_at <= now() order by due_at limit $2"
+        );
+        self.call(async |connection| {
+            let query = sqlx::query(AssertSqlSafe(sql)).bind(delays).bind(at_most(limit));
+            query.try_map(letter).fetch_all(connection).await
+        })
+        .await
+    }
+
+    /// The rest of it; `None` if it is gone.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn dead_letter_content(&mut self, letter: &Letter) -> Result<Option<Content>, Error> {
+        let sql = "select headers::text, body, (extract(epoch from received_at) * 1000)::bigint as received_ms \
+              from clerk_sync.dead_letters where message_id = $1 and body_hash = $2";
+        let content = |row: PgRow| {
+            Ok(Content {
+                headers: row.try_get("headers")?,
+                body: row.try_get("body")?,
+                received_at: Millis::MIN.plus(row.try_get("received_ms")?),
+            })
+        };
+        self.call(async |connection| {
+            let query = sqlx::query(sql).bind(letter.message_id.as_str()).bind(&letter.body_hash);
+            query.try_map(content).fetch_optional(connection).await
+        })
+        .await
+    }
+
+    /// Applies what a dead letter says now, without a batch nothing, and removes it unless it is refused again, in one
+    /// statement. `of_a_person`: although its message id came before with another body. `None`: it is gone, or somebody
+    /// else tried it meanwhile.
+    ///
+    /// # Errors
+    /// Nothing was written, or, where the connection was lost, it is unknown: try again.
+    pub async fn retry_dead_letter(
+        &mut self,
+        letter: &Letter,
+        batch: Option<&Batch<'_>>,
+        of_a_person: bool,
+    ) -> Result<Option<Verdict>, Error> {
+        let rows = self
+            .call(async |connection| {
+                let query = match batch {
+                    Some(batch) => Wire::of(batch).bind(sqlx::query(concat!(
+                        "select n, outcome, reason from clerk_sync.retry_dead_letter($11, $12, $13, $14, ",
+                        batch!(),
+                        ")"
+                    ))),
+                    None => {
+                        sqlx::query("select n, outcome, reason from clerk_sync.retry_dead_letter($1, $2, $3, $4, null)")
+                    }
+                };
+                let query = query.bind(letter.message_id.as_str()).bind(&letter.body_hash).bind(letter.tries);
+                query.bind(of_a_person).fetch_all(connection).await
+            })
+            .await?;
+        Ok(verdicts(&rows, 1)?.pop().flatten())
+    }
+
+    /// Notes a try that failed before the mirror was asked. False: somebody else tried it meanwhile, or it is gone.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn note_dead_letter_tried(&mut self, letter: &Letter, reason: &str) -> Result<bool, Error> {
+        self.call(async |connection| {
+            sqlx::query_scalar("select clerk_sync.note_dead_letter_tried($1, $2, $3, $4)")
+                .bind(letter.message_id.as_str())
+                .bind(&letter.body_hash)
+                .bind(letter.tries)
+                .bind(reason)
+                .fetch_one(connection)
+                .await
+        })
+        .await
+    }
+
+    /// Removes a dead letter. False: it is gone already.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn drop_dead_letter(&mut self, letter: &Letter) -> Result<bool, Error> {
+        self.call(async |connection| {
+            let query = sqlx::query_scalar("select clerk_sync.drop_dead_letter($1, $2)");
+            query.bind(letter.message_id.as_str()).bind(&letter.body_hash).fetch_one(connection).await
+        })
+        .await
+    }
+
+    /// Removes the oldest of these beyond an age, `limit` rows at most: how many.
+    ///
+    /// # Errors
+    /// The database could not be asked, or the age is less than an hour.
+    pub async fn prune(&mut self, what: Prunable, older_than: Duration, limit: u32) -> Result<u32, Error> {
+        let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+        let removed: i32 = self
+            .call(async |connection| {
+                let query = sqlx::query_scalar("select clerk_sync.prune($1, $2, $3)");
+                query.bind(what.as_str()).bind(seconds(older_than)).bind(limit).fetch_one(connection).await
+            })
+            .await?;
+        u32::try_from(removed).map_err(|_| Error::Answer("less than nothing was removed".to_owned()))
+    }
+
+    /// How many emptied rows of a kind, user or organization, were deleted longer ago than this.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn count_purgeable(&mut self, kind: Kind, older_than: Duration) -> Result<i64, Error> {
+        let sql = format!("select count(*) {}", purgeable(kind));
+        self.call(async |connection| {
+            let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(seconds(older_than)).bind(kind.as_str());
+            query.fetch_one(connection).await
+        })
+        .await
+    }
+
+    /// The ids of such rows behind `after`, in order.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn purgeable(
+        &mut self,
+        kind: Kind,
+        older_than: Duration,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<String>, Error> {
+        let sql = format!("select t.id {} and t.id > $3 order by t.id limit $4", purgeable(kind));
+        self.call(async |connection| {
+            let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(seconds(older_than)).bind(kind.as_str());
+            query.bind(after).bind(at_most(limit)).fetch_all(connection).await
+        })
+        .await
+    }
+
+    /// Removes those rows that nothing holds: what became of each. One that is no longer to be purged is left out.
+    ///
+    /// # Errors
+    /// The database could not be asked, or the age is less than a day; then all of them stay.
+    pub async fn purge(&mut self, kind: Kind, ids: &[String], older_than: Duration) -> Result<Vec<Purged>, Error> {
+        let purged = |row: PgRow| Ok(Purged { id: row.try_get("purged_id")?, held_by: row.try_get("held_by")? });
+        self.call(async |connection| {
+            let query = sqlx::query("select purged_id, held_by from clerk_sync.purge($1, $2, $3)");
+            let query = query.bind(kind.as_str()).bind(ids).bind(seconds(older_than));
+            query.try_map(purged).fetch_all(connection).await
+        })
+        .await
+    }
+
+    /// The application's foreign keys on rows that a purge would remove.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn purge_references(&mut self, older_than: Duration) -> Result<Vec<Reference>, Error> {
+        let reference = |row: PgRow| {
+            Ok(Reference {
+                parent: row.try_get("parent")?,
+                constraint: row.try_get("constraint_name")?,
+                table: row.try_get("table_name")?,
+                column: row.try_get("column_name")?,
+                on_delete: row.try_get("on_delete")?,
+                rows: row.try_get("referencing")?,
+            })
+        };
+        self.call(async |connection| {
+            let query = sqlx::query("select * from clerk_sync.purge_references($1)").bind(seconds(older_than));
+            query.try_map(reference).fetch_all(connection).await
+        })
+        .await
+    }
+}
+
+fn letter(row: PgRow) -> Result<Letter, sqlx::Error> {
+    Ok(Letter {
+        message_id: MessageId(row.try_get("message_id")?),
+        body_hash: row.try_get("body_hash")?,
+        event_type: row.try_get("event_type")?,
+        reason: row.try_get("reason")?,
+        received_at: row.try_get("received")?,
+        tries: row.try_get("tries")?,
+        tried_at: row.try_get("tried")?,
+        body_bytes: row.try_get("bytes")?,
+    })
+}
