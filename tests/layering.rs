@@ -14,6 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &["clerk", "model", "reconcile", "store", "webhook"]),
     ("app", &["clerk", "config", "health", "reconcile", "store", "webhook"]),
     ("command", &["clerk", "config", "model", "reconcile"]),
+    ("doctor", &["clerk", "clock", "config", "model", "policy", "store"]),
     ("sender", &["clock", "webhook"]),
     ("replay", &["model", "sender"]),
     ("policy", &["config", "store"]),
