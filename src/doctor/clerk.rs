@@ -135,7 +135,6 @@ fn organizations(asked: &Asked) -> Check {
 pub(super) fn instance(key: Option<&str>, pinned: Option<Option<&str>>, named: Option<&str>) -> Check {
     const NAME: &str = "instance";
     const REPIN: &str = "If the mirror shall change instances: CLERK_INSTANCE_ID=ins_… clerk-sync migrate --repin";
-    let named = named.filter(|id| *id != "*");
     match (key, pinned, named) {
         (Some(key), _, Some(named)) if key != named => Check::fail(
             NAME,
@@ -183,7 +182,7 @@ mod tests {
         assert_eq!(is(Some("ins_b"), Some(Some("ins_a")), None), Fail);
         assert_eq!(is(None, Some(Some("ins_a")), Some("ins_b")), Fail);
         assert_eq!(is(Some("ins_a"), None, Some("ins_b")), Fail);
-        assert_eq!(is(Some("ins_a"), Some(None), Some("*")), Ok);
+        assert_eq!(is(Some("ins_a"), Some(None), None), Ok);
         assert_eq!(is(Some("ins_a"), None, None), Skip);
     }
 }

@@ -1,7 +1,7 @@
 //! The database: whether it answers, what stands between us, whose rights the program has there, and its schema.
 
 use super::mirror::Counts;
-use super::{Check, no_database, rights};
+use super::{Check, Status, no_database, rights};
 use crate::model::Kind;
 use crate::store::inspect::{Schema, Server, Standing, Tls, Trouble, Worker};
 use crate::store::{Database, Error, latest_version};
@@ -20,6 +20,8 @@ pub(super) struct Findings {
 
 /// Everything that hangs on a connection.
 const BEHIND_CONNECTION: &[&str] = &["postgres-version", "pooler", "tls", "login-role"];
+/// Where we know no better.
+const LOG: &str = "look into the server's log (Supabase dashboard → Logs → Postgres)";
 const BEHIND_SCHEMA: &[&str] = &["worker-role", "missing-rights", "excess-rights", "row-level-security"];
 
 pub(super) async fn examine(database: Option<&Database>) -> Findings {
@@ -81,44 +83,42 @@ pub(super) async fn examine(database: Option<&Database>) -> Findings {
             }
             (checks, is_ours)
         }
-        Err(error) => {
-            let skipped = ["schema", "default-privileges"].map(|name| Check::skip(name, error.summary()));
-            (skipped.into(), false)
-        }
+        Err(error) => (vec![Check::fail("schema", error.summary(), LOG)], false),
     };
     found.checks.append(&mut schema_checks);
     if !is_ours {
-        found.checks.extend(BEHIND_SCHEMA.iter().map(|name| Check::skip(name, "our schema is not there")));
+        found.checks.extend(BEHIND_SCHEMA.iter().map(|name| Check::skip(name, "it needs our schema")));
         return found;
     }
     match inspector.rights().await {
         Ok(rights) => found.checks.extend(rights::checks(&rights)),
-        Err(error) => found.checks.extend(BEHIND_SCHEMA[1..].iter().map(|name| Check::skip(name, error.summary()))),
+        Err(error) => found.checks.push(Check::fail("missing-rights", error.summary(), LOG)),
     }
-    look_into_the_mirror(database, &mut found).await;
+    let looked = look_into_the_mirror(database, &mut found).await;
+    // What fails already says why.
+    if let Err(error) = looked
+        && found.checks.iter().all(|check| check.status != Status::Fail)
+    {
+        found.checks.push(Check::fail("mirror", error.summary(), LOG));
+    }
     found
 }
 
 /// As `serve` does, over a session of the worker's.
-async fn look_into_the_mirror(database: &Database, found: &mut Findings) {
-    let Ok(mut session) = database.connect().await else { return };
-    match session.last_told().await {
-        Ok(standing) => found.standing = Some(standing),
-        Err(_) => return,
-    }
+async fn look_into_the_mirror(database: &Database, found: &mut Findings) -> Result<(), Error> {
+    let mut session = database.connect().await?;
+    found.standing = Some(session.last_told().await?);
     let mut counts = Counts::new();
     for kind in Kind::ALL {
         counts.push((kind, session.count(kind).await.ok()));
         // After an error the state of a session is unknown.
         if counts.last().is_some_and(|(_, rows)| rows.is_none()) {
-            match database.connect().await {
-                Ok(fresh) => session = fresh,
-                Err(_) => break,
-            }
+            session = database.connect().await?;
         }
     }
     session.close().await;
     found.counts = Some(counts);
+    Ok(())
 }
 
 fn unreachable(error: &Error) -> Check {
@@ -156,7 +156,7 @@ fn unreachable(error: &Error) -> Check {
             "prepared statements are lost: this is a transaction-mode pooler",
             "use the direct connection or the session pooler (port 5432)",
         ),
-        Trouble::NotMigrated | Trouble::Other => ("the database refuses us", "look into the server's log"),
+        Trouble::NotMigrated | Trouble::Other => ("the database refuses us", LOG),
     };
     Check::fail("database", format!("{says}{code}"), fix)
 }
@@ -299,7 +299,6 @@ fn worker_role(worker: &Worker, refused: Option<&Error>, login: &str) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Status;
     use super::*;
 
     #[test]

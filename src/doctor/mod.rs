@@ -29,8 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// The longest token that is read: more than any header may hold.
 const LONGEST_TOKEN: u64 = 64 * 1024;
 
-/// Check the set-up, explain what is wrong and how to mend it: variables, database and its rights, clock, Clerk, webhooks,
-/// passes, policies. Writes nothing. Exit codes: 0 nothing failed (warnings may be there), 1 something did
+/// Check the whole set-up and say how to mend what is wrong. Writes nothing. Exit codes: 0 nothing failed (warnings are
+/// possible), 1 something did
 #[derive(clap::Args)]
 pub struct Doctor {
     #[command(flatten)]
@@ -172,7 +172,8 @@ impl Doctor {
             tokio::join!(clerk::ask(client.as_ref()), database::examine(database.as_ref()));
         checks.extend(database_findings.checks);
         checks.extend(clerk::checks(&clerk));
-        let named = self.environment.instance_id.as_deref().map(str::trim).filter(|id| !id.is_empty());
+        // Whatever else stands there may be a secret that was put into the wrong variable.
+        let named = self.environment.instance_id.as_deref().map(str::trim).filter(|id| id.starts_with("ins_"));
         let pinned =
             database_findings.standing.as_ref().map(|standing| standing.instance.as_ref().map(InstanceId::as_str));
         checks.push(clerk::instance(clerk.instance(), pinned, named));

@@ -3,11 +3,13 @@
 
 use super::{Check, some_of, span};
 use crate::clock;
+use crate::model::Millis;
 use crate::store::Database;
 use crate::store::inspect::Caller;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
+use std::time::Duration;
 
 /// Seconds by which Supabase's API lets times be off.
 const LEEWAY: i64 = 30;
@@ -47,16 +49,17 @@ impl Token {
         self.claims.get(claim).and_then(Value::as_str)
     }
 
+    /// A moment, as far as it can be one.
     fn seconds(&self, claim: &str) -> Option<i64> {
-        let value = self.claims.get(claim)?;
-        value.as_i64().or_else(|| value.as_f64().map(|seconds| seconds.clamp(-1e12, 1e12).round() as i64))
+        let seconds = Duration::try_from_secs_f64(self.claims.get(claim)?.as_f64()?).ok()?.as_secs();
+        Some(i64::try_from(seconds).unwrap_or(i64::MAX).min(Millis::MAX.get() / 1000))
     }
 
     fn is_v2(&self) -> bool {
         self.claims.get("v").is_some_and(|v| v == 2 || v == "2")
     }
 
-    /// The active organization and the role in it, as clerk_rls reads the former.
+    /// The active organization and the role in it, as `clerk_rls` reads the former.
     fn organization(&self) -> (Option<&str>, Option<&str>) {
         if self.is_v2() {
             let of = |name: &str| self.claims.get("o")?.get(name)?.as_str();
@@ -182,17 +185,17 @@ async fn rows(token: &Token, database: Option<&Database>) -> Check {
         return Check::skip(NAME, super::no_database(None));
     };
     let claims = Value::Object(token.claims.clone()).to_string();
-    let asked = match database.inspect().await {
-        Ok(mut inspector) => inspector.caller(&claims, user_id).await,
-        Err(error) => Err(error),
+    let Ok(mut inspector) = database.inspect().await else {
+        return Check::skip(NAME, super::no_database(Some(database)));
     };
-    match asked {
+    match inspector.caller(&claims, user_id).await {
         Ok(caller) => sight(token, user_id, &caller),
         Err(error) if error.sqlstate().as_deref() == Some("42501") => Check::skip(
             NAME,
-            "this database role may not become authenticated or read the mirror as its owner: give the owner's URL as MIGRATE_DATABASE_URL",
+            "this database role may not become authenticated or read the mirror as its owner: give the owner's URL as \
+             MIGRATE_DATABASE_URL",
         ),
-        Err(error) => Check::skip(NAME, error.summary()),
+        Err(error) => Check::fail(NAME, error.summary(), "mend what is named above, then run doctor again"),
     }
 }
 
@@ -200,7 +203,10 @@ async fn rows(token: &Token, database: Option<&Database>) -> Check {
 fn sight(token: &Token, user_id: &str, caller: &Caller) -> Check {
     const NAME: &str = "token-rows";
     let user = shown(user_id);
-    let rows: Vec<String> = caller.rows.iter().map(|(table, rows)| format!("{table} {rows}")).collect();
+    let Some(rows) = &caller.rows else {
+        return Check::skip(NAME, "authenticated may not read our tables: see missing-rights");
+    };
+    let rows: Vec<String> = rows.iter().map(|(table, rows)| format!("{table} {rows}")).collect();
     let sees = format!("it sees rows of clerk: {}", rows.join(", "));
     if caller.user_id.is_none() {
         let (why, fix) = match caller.state.as_deref() {
@@ -291,6 +297,11 @@ mod tests {
         assert_eq!(time(Some(100), Some(40), 131).status, Status::Warn);
         assert_eq!(time(Some(1000), Some(400), 90).status, Status::Warn);
         assert_eq!(time(None, None, 90).status, Status::Warn);
+        let claims = json!({ "exp": 1.7e9, "nbf": i64::MAX, "iat": -5, "auth_time": "yesterday", "x": 1e300 });
+        let token = decode(&jwt(&json!({}), &claims)).unwrap();
+        assert_eq!(token.seconds("exp"), Some(1_700_000_000));
+        assert_eq!(token.seconds("nbf"), Some(Millis::MAX.get() / 1000));
+        assert_eq!([token.seconds("iat"), token.seconds("auth_time"), token.seconds("x")], [None; 3]);
     }
 
     #[test]

@@ -178,9 +178,8 @@ pub struct Caller {
     pub has_details: bool,
     pub banned: Option<bool>,
     pub deprovisioned: Option<bool>,
-    /// Rows by table.
-    #[serde(default)]
-    pub rows: BTreeMap<String, i64>,
+    /// Rows by table; `None`: `authenticated` lacks the right to read one of them.
+    pub rows: Option<BTreeMap<String, i64>>,
 }
 
 const SERVER: &str = "select json_build_object(
@@ -192,7 +191,8 @@ const SERVER: &str = "select json_build_object(
 
 const SCHEMA: &str = "select json_build_object(
     'has_clerk', to_regnamespace('clerk') is not null,
-    'has_migrations', to_regclass('clerk_sync._sqlx_migrations') is not null,
+    'has_migrations', exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                               where n.nspname = 'clerk_sync' and c.relname = '_sqlx_migrations'),
     'worker', (select json_build_object('is_superuser', r.rolsuper, 'bypasses_rls', r.rolbypassrls, 'may_login', r.rolcanlogin)
                  from pg_roles r where r.rolname = 'clerk_sync_worker'),
     'exposed_by', array(select r.rolname from pg_default_acl d join pg_roles r on r.oid = d.defaclrole
@@ -359,7 +359,11 @@ impl Inspector {
                 .await?;
             let who: String = sqlx::query_scalar(WHO).bind(user_id).fetch_one(&mut *connection).await?;
             sqlx::raw_sql("set local role authenticated").execute(&mut *connection).await?;
-            let rows: String = sqlx::query_scalar(SEEN).fetch_one(&mut *connection).await?;
+            let rows = match sqlx::query_scalar::<_, String>(SEEN).fetch_one(&mut *connection).await {
+                Ok(rows) => Some(rows),
+                Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42501") => None,
+                Err(error) => return Err(error),
+            };
             Ok((who, rows))
         };
         let answer =
@@ -368,7 +372,8 @@ impl Inspector {
         let (who, rows) = answer?;
         ended?;
         let mut caller: Caller = serde_json::from_str(&who).map_err(|error| Error::Answer(error.to_string()))?;
-        caller.rows = serde_json::from_str(&rows).map_err(|error| Error::Answer(error.to_string()))?;
+        let rows = rows.map(|rows| serde_json::from_str(&rows)).transpose();
+        caller.rows = rows.map_err(|error| Error::Answer(error.to_string()))?;
         Ok(caller)
     }
 }
