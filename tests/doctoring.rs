@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, UnixStream};
 
 /// Everything that `doctor` looks at.
 struct SetUp {
@@ -443,4 +445,73 @@ async fn nothing_that_is_printed_is_secret_or_personal_and_nothing_is_written() 
         assert!(!printed.contains(hidden), "{hidden}: {printed}");
     }
     assert!(before == set_up.database.written().await, "doctor wrote");
+}
+
+/// A transaction-mode pooler with one connection to lend, as far as `doctor` needs one: each round trip of any client goes
+/// over it, and the server's greeting is repeated to all.
+async fn transaction_pooler(database: &str) -> SocketAddr {
+    let mut server = UnixStream::connect(supabase().cluster().dir().join(".s.PGSQL.5432")).await.unwrap();
+    let mut startup = [0, 0, 0, 0, 0, 3, 0, 0].to_vec();
+    startup.extend(format!("user\0postgres\0database\0{database}\0\0").bytes());
+    let length = u32::try_from(startup.len()).unwrap().to_be_bytes();
+    startup[..4].copy_from_slice(&length);
+    server.write_all(&startup).await.unwrap();
+    let greeting = until_ready(&mut server).await;
+    let server = Arc::new(tokio::sync::Mutex::new(server));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (server, greeting) = (server.clone(), greeting.clone());
+            tokio::spawn(async move {
+                let length = client.read_u32().await?;
+                client.read_exact(&mut vec![0; length as usize - 4]).await?;
+                client.write_all(&greeting).await?;
+                let mut question = Vec::new();
+                loop {
+                    let message = message(&mut client).await?;
+                    question.extend_from_slice(&message);
+                    match message[0] {
+                        b'X' => return Ok::<(), std::io::Error>(()),
+                        b'Q' | b'S' => {}
+                        _ => continue,
+                    }
+                    let mut server = server.lock().await;
+                    server.write_all(&std::mem::take(&mut question)).await?;
+                    client.write_all(&until_ready(&mut server).await).await?;
+                }
+            });
+        }
+    });
+    address
+}
+
+async fn message(from: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Vec<u8>> {
+    let mut message = vec![0; 5];
+    from.read_exact(&mut message).await?;
+    let length = u32::from_be_bytes(message[1..].try_into().unwrap()) as usize;
+    message.resize(length + 1, 0);
+    from.read_exact(&mut message[5..]).await?;
+    Ok(message)
+}
+
+async fn until_ready(server: &mut UnixStream) -> Vec<u8> {
+    let mut answer = Vec::new();
+    loop {
+        let message = message(server).await.expect("the server answers");
+        answer.extend_from_slice(&message);
+        if message[0] == b'Z' {
+            return answer;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_pooler_behind_another_port_is_found_out() {
+    let set_up = SetUp::good().await;
+    let address = transaction_pooler(&set_up.database.name).await;
+    let url = format!("postgres://postgres@{address}/{}?sslmode=disable", set_up.database.name);
+    let (code, checks, text) = set_up.examine(&[], &[("DATABASE_URL", &url)]).await;
+    assert_eq!((code, with(&checks, "fail")), (1, vec!["pooler"]), "{text}");
+    assert!(text.contains("session pooler (port 5432)"), "{text}");
 }

@@ -133,6 +133,10 @@ fn unreachable(error: &Error) -> Check {
             "the database did not answer in time",
             "is it overloaded, paused, or behind a firewall? Try again, and look at the project's health",
         ),
+        Trouble::NoSuchFile => (
+            "the file that DATABASE_URL names in sslrootcert, or the socket, is not there",
+            "give the file's whole path, as it is on this machine or in this image",
+        ),
         Trouble::Certificate => (
             "there is no encrypted connection that can be trusted",
             "download the CA certificate (Supabase dashboard → Database settings → SSL) and name it: \

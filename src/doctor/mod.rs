@@ -180,9 +180,14 @@ impl Doctor {
         checks.extend(mirror::checks(database_findings.standing.as_ref(), database_findings.counts.as_ref(), &clerk));
         checks.extend(policies::examine(database.as_ref()).await);
         if let Some(token) = &token {
-            let database = match config::database(self.migrate_database_url.as_deref()) {
-                Ok(owner) => Some(owner),
-                Err(_) => database.clone(),
+            let owner = self.migrate_database_url.as_deref().filter(|url| !url.trim().is_empty());
+            let database = match owner.map(|url| config::database(Some(url))) {
+                Some(Ok(owner)) => Some(owner),
+                Some(Err(problem)) => {
+                    checks.push(Check::fail("MIGRATE_DATABASE_URL", problem, "correct it, or unset it"));
+                    database
+                }
+                None => database,
             };
             let instance = pinned.flatten().or(clerk.instance());
             checks.extend(token::examine(token, instance, database.as_ref()).await);

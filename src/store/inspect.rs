@@ -29,6 +29,8 @@ pub enum Tls {
 pub enum Trouble {
     Unreachable,
     Silent,
+    /// The certificate that the URL names, or the socket.
+    NoSuchFile,
     Certificate,
     Password,
     NoSuchDatabase,
@@ -49,6 +51,9 @@ impl Error {
             Error::Connect(sqlx::Error::Tls(_)) => Trouble::Certificate,
             Error::Connect(sqlx::Error::Io(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
                 Trouble::Certificate
+            }
+            Error::Connect(sqlx::Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                Trouble::NoSuchFile
             }
             Error::Connect(sqlx::Error::Io(_)) => Trouble::Unreachable,
             Error::Connect(sqlx::Error::Database(error)) | Error::Refused(sqlx::Error::Database(error)) => {
@@ -302,12 +307,10 @@ impl Inspector {
         let before = self.backend().await?;
         other.run("begin read only").await?;
         let lent = other.backend().await?;
-        if lent == before {
-            return Ok(true);
-        }
-        let after = self.backend().await?;
+        // Where there is but one to lend, asking again now would wait for it.
+        let after = if lent == before { None } else { Some(self.backend().await?) };
         other.run("rollback").await?;
-        Ok(before != after)
+        Ok(after != Some(before))
     }
 
     /// # Errors
