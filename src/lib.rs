@@ -15,7 +15,7 @@
 //!
 //! # The map
 //!
-//! Dependencies point one way: `main → { app, command, ops } → { webhook, reconcile, upkeep, health } → { clerk, store } → model`.
+//! Dependencies point one way: `main → { app, command, doctor, ops } → { webhook, reconcile, upkeep, health } → { clerk, store } → model`.
 //!
 //! | module | what it is for |
 //! | --- | --- |
@@ -26,7 +26,8 @@
 //! | [`reconcile`] | what webhooks missed, found and repaired: passes, their lease, when they run |
 //! | [`upkeep`] | the bookkeeping itself: dead letters tried again, old rows pruned, emptied rows purged |
 //! | [`command`] | `reconcile`, `refresh`, `dead-letters`, `prune` and `purge` for a person |
-//! | [`health`], [`ops`] | `/livez` and `/readyz` for the platform; `/metrics`, on a listener of its own |
+//! | [`doctor`] | what is wrong with a set-up, and how to mend it: checks of every part, for a person |
+//! | [`health`], [`ops`] | `/livez` and `/readyz` for the platform; metrics and the status page, on a listener of their own |
 //! | [`app`] | listener, routes and writer put together, and stopped in order |
 //! | [`config`] | every environment variable of `serve`, checked as a whole |
 //! | [`policy`] | policies for the application's own tables: writing them, finding what is wrong with them |
@@ -120,7 +121,8 @@
 //! * Nothing is ordered by our own clock, nor by the time of an attempt. `model` reads no clock at all.
 //! * No access field is guessed: without a role or a user a membership waits for a read; an unknown ban counts as a ban.
 //! * No status for a verified delivery is chosen outside [`webhook::receive`], and 2xx is never answered before the commit.
-//! * No transaction is begun from Rust: each write is one statement, so a lost connection leaves nothing half done.
+//! * No transaction that writes is begun from Rust: each write is one statement, so a lost connection leaves nothing half
+//!   done. [`doctor`] looks in transactions that are read-only and rolled back.
 //! * No secret and no personal data is in a log line, an error or an answer.
 #![recursion_limit = "256"] // for the JSON of a whole user in testbed
 
@@ -133,6 +135,7 @@ pub mod command;
 pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod doctor;
 pub mod health;
 pub mod model;
 pub mod ops;

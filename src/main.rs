@@ -4,6 +4,7 @@
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
 use clerk_sync::config::{self, Environment};
+use clerk_sync::doctor::Doctor;
 use clerk_sync::model::InstanceId;
 use clerk_sync::policy::Policy;
 use clerk_sync::replay::Replay;
@@ -31,6 +32,7 @@ enum Command {
     Migrate(Migrate),
     Reconcile(Box<command::Reconcile>),
     Refresh(Box<command::Refresh>),
+    Doctor(Box<Doctor>),
     DeadLetters(command::DeadLetters),
     Prune(command::Prune),
     Purge(command::Purge),
@@ -109,6 +111,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Migrate(migrate) => migrate.run().await.map(|()| ExitCode::SUCCESS),
         Command::Reconcile(reconcile) => reconcile.run().await,
         Command::Refresh(refresh) => refresh.run().await,
+        Command::Doctor(doctor) => doctor.run().await,
         Command::DeadLetters(dead_letters) => dead_letters.run().await,
         Command::Prune(prune) => prune.run().await,
         Command::Purge(purge) => purge.run().await,

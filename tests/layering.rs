@@ -15,6 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &["clerk", "model", "reconcile", "store", "upkeep", "webhook"]),
     ("app", &["clerk", "config", "health", "reconcile", "store", "upkeep", "webhook"]),
     ("command", &["clerk", "config", "model", "reconcile", "store", "upkeep"]),
+    ("doctor", &["clerk", "clock", "config", "model", "policy", "store"]),
     ("sender", &["clock", "webhook"]),
     ("replay", &["model", "sender"]),
     ("policy", &["config", "store"]),

@@ -7,6 +7,7 @@ mod support;
 mod bad_input;
 mod checking;
 mod convergence;
+mod doctoring;
 mod fixtures;
 mod keeping;
 mod layering;

@@ -95,6 +95,15 @@ pub struct Client {
     calls: AtomicU64,
 }
 
+/// One try that succeeded.
+struct Answer {
+    body: Vec<u8>,
+    /// By Clerk's clock.
+    date: Millis,
+    /// How long it took, in ms.
+    elapsed: i64,
+}
+
 /// One try that failed.
 struct Failure {
     error: Error,
@@ -127,6 +136,15 @@ impl Client {
     /// See [`Error`].
     pub async fn instance(&self) -> Result<(InstanceId, Millis), Error> {
         self.get("/instance", &[], |body, at| Ok((listing::instance(body)?, at))).await
+    }
+
+    /// Which instance the key belongs to, and the `Date` of that answer as it came, in whole seconds: to hold clocks against
+    /// each other. Nothing that is mirrored may take it for its time of observation.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn instance_and_date(&self) -> Result<(InstanceId, Millis), Error> {
+        self.ask("/instance", &[], |answer| Ok((listing::instance(&answer.body)?, answer.date))).await
     }
 
     /// One page.
@@ -271,13 +289,22 @@ impl Client {
         query: &[(&str, String)],
         parse: impl Fn(&[u8], Millis) -> Result<T, Malformed>,
     ) -> Result<T, Error> {
+        self.ask(path, query, |answer| parse(&answer.body, answer.date.plus(-answer.elapsed).plus(-LAG))).await
+    }
+
+    async fn ask<T>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        parse: impl Fn(&Answer) -> Result<T, Malformed>,
+    ) -> Result<T, Error> {
         let mut retries = Retries::within(self.options.patience);
         loop {
             let asked = Instant::now();
             self.budget.take().await;
             metrics::histogram!(CLERK_WAITS).record(asked.elapsed());
             let failure = match self.attempt(path, query).await {
-                Ok((body, observed_at)) => match parse(&body, observed_at) {
+                Ok(answer) => match parse(&answer) {
                     Ok(value) => return Ok(value),
                     // An error page of something between us and Clerk, most likely.
                     Err(malformed) => Failure { error: malformed.into(), again: Some(None) },
@@ -296,7 +323,7 @@ impl Client {
         }
     }
 
-    async fn attempt(&self, path: &str, query: &[(&str, String)]) -> Result<(Vec<u8>, Millis), Failure> {
+    async fn attempt(&self, path: &str, query: &[(&str, String)]) -> Result<Answer, Failure> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         metrics::counter!(CLERK_CALLS).increment(1);
         let began = Instant::now();
@@ -326,7 +353,7 @@ impl Client {
             let date = headers.get(DATE).and_then(|date| date.to_str().ok()).and_then(parse_date);
             let date = date.ok_or_else(|| Failure::from(Malformed("no Date in its head".to_owned())))?;
             let elapsed = i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX);
-            Ok((body, date.plus(-elapsed).plus(-LAG)))
+            Ok(Answer { body, date, elapsed })
         } else {
             Err(Failure::refused(status, &headers, &body))
         }

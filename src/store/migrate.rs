@@ -18,7 +18,7 @@ static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
 });
 
 /// The version of the newest migration in this program.
-pub(super) fn latest_version() -> i64 {
+pub fn latest_version() -> i64 {
     MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or(0)
 }
 

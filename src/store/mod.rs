@@ -2,10 +2,11 @@
 //!
 //! A [`Session`] is one connection as the worker's role. The program holds few of them and never borrows one from a pool:
 //! sqlx 0.9.0 can hand out a pooled connection that a cancelled `begin()` left inside a transaction
-//! (`transact-rs/sqlx` issues 4385 and 4393), and an acknowledged row is lost with it. We begin no transaction at all:
-//! every write is one statement.
+//! (`transact-rs/sqlx` issues 4385 and 4393), and an acknowledged row is lost with it. We begin no transaction to write:
+//! every write is one statement. [`inspect`] begins some to look, on connections of its own.
 
 mod apply;
+pub mod inspect;
 mod migrate;
 mod mirror;
 mod passes;
@@ -14,7 +15,7 @@ pub mod status;
 mod upkeep;
 mod wire;
 
-pub use migrate::{migrate, printed_migrations, repin};
+pub use migrate::{latest_version, migrate, printed_migrations, repin};
 pub use mirror::{Mirrored, Receipt, Standing, Version};
 pub use passes::{PageRecord, Pass, Step};
 pub use upkeep::{Content, Letter, Prunable, Purged, Reference};

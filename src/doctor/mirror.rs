@@ -1,0 +1,82 @@
+//! The mirror beside Clerk: the last webhook, the last passes, and the rows on both sides.
+
+use super::clerk::Asked;
+use super::{Check, span};
+use crate::model::Kind;
+use crate::store::inspect::{LastPass, Standing};
+
+/// Seconds since a complete pass that are too many: it runs every night.
+const OLD_PASS: i64 = 26 * 3_600;
+
+/// Rows here, by kind.
+pub(super) type Counts = Vec<(Kind, Option<u64>)>;
+
+pub(super) fn checks(standing: Option<&Standing>, counts: Option<&Counts>, clerk: &Asked) -> Vec<Check> {
+    let Some(standing) = standing else {
+        return ["webhooks", "passes", "rows"].map(|name| Check::skip(name, "the mirror cannot be asked")).into();
+    };
+    let mut checks = vec![webhooks(standing.webhook_s)];
+    checks.extend(Kind::ALL.map(|kind| {
+        let last = standing.passes.iter().find(|pass| pass.kind == kind.as_str());
+        pass(kind, last, clerk.has_organizations())
+    }));
+    checks.extend(Kind::ALL.map(|kind| {
+        let here = counts.and_then(|counts| counts.iter().find(|(of, _)| *of == kind)).and_then(|(_, rows)| *rows);
+        rows(kind, here, clerk.count(kind))
+    }));
+    checks
+}
+
+fn webhooks(seconds: Option<i64>) -> Check {
+    match seconds {
+        Some(seconds) => Check::ok("webhooks", format!("the last one came {} ago", span(seconds))),
+        None => Check::warn(
+            "webhooks",
+            "none has ever come",
+            "Clerk dashboard → Webhooks → Add endpoint: https://YOUR-HOST/webhooks/clerk; put its signing secret into \
+             CLERK_WEBHOOK_SIGNING_SECRET, then send an example from the endpoint's Testing tab. Attempts that are \
+             answered 400 there: the secret is another endpoint's",
+        ),
+    }
+}
+
+fn pass(kind: Kind, last: Option<&LastPass>, has_organizations: Option<bool>) -> Check {
+    const NAME: &str = "passes";
+    if kind != Kind::User && has_organizations == Some(false) {
+        return Check::ok(NAME, format!("{kind}s: none is needed, organizations are off"));
+    }
+    let run = "clerk-sync reconcile, and see that serve has CLERK_SECRET_KEY and RECONCILE_CRON is not off";
+    match last {
+        Some(LastPass { id, state, .. }) if state == "braked" => Check::fail(
+            NAME,
+            format!("{kind}s: pass {id} was stopped, because too much would have been deleted"),
+            format!(
+                "look at it with clerk-sync reconcile --dry-run; if it is right: clerk-sync reconcile --approve {id}"
+            ),
+        ),
+        Some(LastPass { complete_s: Some(seconds), .. }) if *seconds > OLD_PASS => {
+            Check::warn(NAME, format!("{kind}s: the last complete one ended {} ago", span(*seconds)), run)
+        }
+        Some(LastPass { complete_s: Some(seconds), .. }) => {
+            Check::ok(NAME, format!("{kind}s: the last complete one ended {} ago", span(*seconds)))
+        }
+        Some(LastPass { id, state, .. }) => {
+            Check::warn(NAME, format!("{kind}s: none is complete; pass {id} is {state}"), run)
+        }
+        None => Check::warn(NAME, format!("{kind}s: none has ever run"), run),
+    }
+}
+
+fn rows(kind: Kind, here: Option<u64>, at_clerk: Option<u64>) -> Check {
+    const NAME: &str = "rows";
+    match (here, at_clerk) {
+        (Some(here), Some(there)) if here == there => Check::ok(NAME, format!("{kind}s: {here} here and at Clerk")),
+        (Some(here), Some(there)) => Check::warn(
+            NAME,
+            format!("{kind}s: {here} here, {there} at Clerk; a few may be under way"),
+            "run doctor again; if it stays: clerk-sync reconcile",
+        ),
+        (Some(here), None) => Check::ok(NAME, format!("{kind}s: {here} here; Clerk was not asked or did not say")),
+        (None, _) => Check::skip(NAME, format!("{kind}s: they could not be counted here in time")),
+    }
+}

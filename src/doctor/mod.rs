@@ -1,0 +1,218 @@
+//! `clerk-sync doctor`: whether everything is set up as it should be, and how to mend what is not.
+//!
+//! Each file looks at one area: it asks ([`crate::store::inspect`], [`crate::clerk::client`]), and pure functions turn what
+//! was learned into [`Check`]s. A check that fails stops no other; what cannot be asked without it is skipped. Nothing is
+//! written anywhere. The output may be pasted into a public issue: ids and counts are in it, and no secret, name or address.
+
+mod clerk;
+mod database;
+mod mirror;
+mod policies;
+mod rights;
+mod token;
+mod variables;
+
+use crate::clerk::client::Client;
+use crate::config::{self, Environment};
+use crate::model::InstanceId;
+use crate::store::Database;
+use anyhow::Context as _;
+use serde::Serialize;
+use std::fmt;
+use std::io::Read as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long Clerk's API may take for a call with all its tries: somebody is waiting.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// The longest token that is read: more than any header may hold.
+const LONGEST_TOKEN: u64 = 64 * 1024;
+
+/// Check the whole set-up and say how to mend what is wrong. Writes nothing. Exit codes: 0 nothing failed (warnings are
+/// possible), 1 something did
+#[derive(clap::Args)]
+pub struct Doctor {
+    #[command(flatten)]
+    environment: Environment,
+
+    /// Where your tables can be seen as a signed-in user, for --token, if `DATABASE_URL` is a role that may not
+    #[arg(long, env = "MIGRATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    migrate_database_url: Option<String>,
+
+    /// A session token, or `-` to read it from standard input: what it claims, and which rows of the mirror it would see
+    #[arg(long, value_name = "JWT")]
+    token: Option<String>,
+
+    /// One JSON object on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Ok,
+    /// It works, and could be better or soon be worse.
+    Warn,
+    Fail,
+    /// It could not be looked at.
+    Skip,
+}
+
+/// What was looked at, what was found, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    pub name: &'static str,
+    pub status: Status,
+    pub says: String,
+    pub fix: Option<String>,
+}
+
+impl Check {
+    fn new(name: &'static str, status: Status, says: impl Into<String>, fix: Option<String>) -> Check {
+        // Names of tables and policies, and claims, are other people's text: no control characters reach a terminal.
+        let plain = |text: String| text.replace(|c: char| c.is_control(), " ");
+        Check { name, status, says: plain(says.into()), fix: fix.map(plain) }
+    }
+
+    fn ok(name: &'static str, says: impl Into<String>) -> Check {
+        Check::new(name, Status::Ok, says, None)
+    }
+
+    fn warn(name: &'static str, says: impl Into<String>, fix: impl Into<String>) -> Check {
+        Check::new(name, Status::Warn, says, Some(fix.into()))
+    }
+
+    fn fail(name: &'static str, says: impl Into<String>, fix: impl Into<String>) -> Check {
+        Check::new(name, Status::Fail, says, Some(fix.into()))
+    }
+
+    fn skip(name: &'static str, because: impl Into<String>) -> Check {
+        Check::new(name, Status::Skip, because, None)
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = match self.status {
+            Status::Ok => "ok",
+            Status::Warn => "warn",
+            Status::Fail => "FAIL",
+            Status::Skip => "skip",
+        };
+        write!(f, "{status:<4}  {}: {}", self.name, self.says)?;
+        self.fix.iter().try_for_each(|fix| write!(f, "\n      fix: {fix}"))
+    }
+}
+
+/// Everything that was looked at.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Nothing failed.
+    pub ok: bool,
+    pub checks: Vec<Check>,
+}
+
+impl Report {
+    fn new(checks: Vec<Check>) -> Report {
+        Report { ok: checks.iter().all(|check| check.status != Status::Fail), checks }
+    }
+
+    fn count(&self, status: Status) -> usize {
+        self.checks.iter().filter(|check| check.status == status).count()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.checks.iter().try_for_each(|check| writeln!(f, "{check}"))?;
+        let (failed, warned, skipped) = (self.count(Status::Fail), self.count(Status::Warn), self.count(Status::Skip));
+        write!(f, "Checks: {}. Failed: {failed}. Warnings: {warned}. Skipped: {skipped}.", self.checks.len())
+    }
+}
+
+impl Doctor {
+    /// Runs all checks and prints them.
+    ///
+    /// # Errors
+    /// Standard input cannot be read, or the program's TLS cannot be set up. Whatever else is wrong is a check.
+    #[expect(clippy::print_stdout, reason = "the command answers on standard output")]
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let report = self.examine().await?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&report)?);
+        } else {
+            println!("{report}");
+        }
+        Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    async fn examine(&self) -> anyhow::Result<Report> {
+        let token = match self.token.as_deref() {
+            Some("-") => {
+                let mut text = String::new();
+                let read = std::io::stdin().take(LONGEST_TOKEN).read_to_string(&mut text);
+                read.context("the token cannot be read from standard input")?;
+                Some(text)
+            }
+            token => token.map(str::to_owned),
+        };
+        let mut checks = variables::checks(&self.environment);
+        let database = config::database(self.environment.database_url.as_deref()).ok();
+        let client = match self.environment.clerk.check_key() {
+            Ok(mut options) => {
+                options.patience = PATIENCE;
+                Some(Client::new(options).context("TLS cannot be set up")?)
+            }
+            Err(_) => None,
+        };
+        let (clerk, database_findings) =
+            tokio::join!(clerk::ask(client.as_ref()), database::examine(database.as_ref()));
+        checks.extend(database_findings.checks);
+        checks.extend(clerk::checks(&clerk));
+        // Whatever else stands there may be a secret that was put into the wrong variable.
+        let named = self.environment.instance_id.as_deref().map(str::trim).filter(|id| id.starts_with("ins_"));
+        let pinned =
+            database_findings.standing.as_ref().map(|standing| standing.instance.as_ref().map(InstanceId::as_str));
+        checks.push(clerk::instance(clerk.instance(), pinned, named));
+        checks.extend(mirror::checks(database_findings.standing.as_ref(), database_findings.counts.as_ref(), &clerk));
+        checks.extend(policies::examine(database.as_ref()).await);
+        if let Some(token) = &token {
+            let owner = self.migrate_database_url.as_deref().filter(|url| !url.trim().is_empty());
+            let database = match owner.map(|url| config::database(Some(url))) {
+                Some(Ok(owner)) => Some(owner),
+                Some(Err(problem)) => {
+                    checks.push(Check::fail("MIGRATE_DATABASE_URL", problem, "correct it, or unset it"));
+                    database
+                }
+                None => database,
+            };
+            let instance = pinned.flatten().or(clerk.instance());
+            checks.extend(token::examine(token, instance, database.as_ref()).await);
+        }
+        Ok(Report::new(checks))
+    }
+}
+
+/// A span of time as people say it.
+fn span(seconds: i64) -> String {
+    match seconds.max(0) {
+        s @ 0..120 => format!("{s} s"),
+        s @ 120..7_200 => format!("{} min", s / 60),
+        s @ 7_200..172_800 => format!("{} h", s / 3_600),
+        s => format!("{} days", s / 86_400),
+    }
+}
+
+/// Some of many, as part of a sentence.
+fn some_of(many: &[String], shown: usize, separator: &str) -> String {
+    let text = many.iter().take(shown).cloned().collect::<Vec<_>>().join(separator);
+    if many.len() > shown { format!("{text}{separator}… and {} more", many.len() - shown) } else { text }
+}
+
+/// Where a check wants a database and there is none.
+fn no_database(database: Option<&Database>) -> &'static str {
+    if database.is_some() { "the database cannot be asked" } else { "there is no usable DATABASE_URL" }
+}

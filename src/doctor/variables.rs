@@ -1,0 +1,59 @@
+//! The environment, as `serve` would judge it.
+
+use super::Check;
+use crate::config::Environment;
+
+/// Those that decide whether anything works, each with where its value is found.
+const MAIN: &[(&str, &str)] = &[
+    (
+        "DATABASE_URL",
+        "Supabase dashboard → Connect → Session pooler or Direct connection (port 5432); put the password in, percent-encoded",
+    ),
+    (
+        "CLERK_WEBHOOK_SIGNING_SECRET",
+        "Clerk dashboard → Webhooks → the endpoint → Signing Secret; copy all of it, with whsec_",
+    ),
+    ("CLERK_SECRET_KEY", "Clerk dashboard → API keys → Secret keys; it begins with sk_live_ or sk_test_"),
+    ("CLERK_INSTANCE_ID", "unset it, or set it to the id that begins with ins_ (Clerk dashboard → Settings)"),
+];
+
+/// One check for each main variable, and one for each other that is wrong.
+pub(super) fn checks(environment: &Environment) -> Vec<Check> {
+    let mistakes = environment.check().err().unwrap_or_default();
+    let mut checks: Vec<Check> = MAIN
+        .iter()
+        .map(|(name, fix)| match mistakes.iter().find(|mistake| mistake.variable == *name) {
+            Some(mistake) => Check::fail(name, &mistake.problem, *fix),
+            None => well_formed(environment, name, fix),
+        })
+        .collect();
+    let others = mistakes.iter().filter(|mistake| MAIN.iter().all(|(name, _)| *name != mistake.variable));
+    checks.extend(others.map(|mistake| {
+        Check::fail(
+            mistake.variable,
+            &mistake.problem,
+            format!("correct {0}, or unset it for its default", mistake.variable),
+        )
+    }));
+    checks
+}
+
+fn well_formed(environment: &Environment, name: &'static str, fix: &str) -> Check {
+    let value = match name {
+        "CLERK_SECRET_KEY" => &environment.clerk.secret_key,
+        "CLERK_INSTANCE_ID" => &environment.instance_id,
+        _ => return Check::ok(name, "is set and well-formed"),
+    };
+    match (name, value.as_deref().map(str::trim).filter(|value| !value.is_empty())) {
+        ("CLERK_SECRET_KEY", None) => {
+            Check::warn(name, "is not set: no pass runs, and what webhooks miss stays lost", fix)
+        }
+        ("CLERK_INSTANCE_ID", None) => Check::ok(name, "is not set: the secret key or the first webhook decides"),
+        ("CLERK_INSTANCE_ID", Some("*")) => Check::warn(
+            name,
+            "is *: webhooks of any Clerk instance are written into the mirror",
+            "set it to your instance's id (ins_…), or unset it",
+        ),
+        _ => Check::ok(name, "is set and well-formed"),
+    }
+}

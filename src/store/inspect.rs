@@ -1,0 +1,402 @@
+//! What `doctor` looks at: the server, the roles and their rights, the schema, and what one caller would see.
+//!
+//! An [`Inspector`] writes nothing. What it learns is plain data; what that means is decided by [`crate::doctor`].
+
+use super::{CALL, Database, Error, Session};
+use crate::model::InstanceId;
+use serde::Deserialize;
+use sqlx::Row as _;
+use sqlx::postgres::{PgConnection, PgSslMode};
+use std::collections::BTreeMap;
+use tokio::time::timeout;
+
+/// What the URL asks of the connection's encryption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// The server is on this machine.
+    Local,
+    /// The server's certificate is checked.
+    Verified,
+    /// Encrypted, by whoever answers.
+    Unverified,
+    /// Encrypted if the server likes.
+    Optional,
+    Off,
+}
+
+/// Why there is no connection, or no answer on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    Unreachable,
+    Silent,
+    /// The certificate that the URL names, or the socket.
+    NoSuchFile,
+    Certificate,
+    Password,
+    NoSuchDatabase,
+    NoSuchTenant,
+    TooManyConnections,
+    /// Prepared statements are lost between two calls.
+    TransactionPooler,
+    NotMigrated,
+    Other,
+}
+
+impl Error {
+    /// Sorts an error by what a person can do about it.
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Error::Silent(_) => Trouble::Silent,
+            Error::NotMigrated(_) => Trouble::NotMigrated,
+            Error::Connect(sqlx::Error::Tls(_)) => Trouble::Certificate,
+            Error::Connect(sqlx::Error::Io(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
+                Trouble::Certificate
+            }
+            Error::Connect(sqlx::Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                Trouble::NoSuchFile
+            }
+            Error::Connect(sqlx::Error::Io(_)) => Trouble::Unreachable,
+            Error::Connect(sqlx::Error::Database(error)) | Error::Refused(sqlx::Error::Database(error)) => {
+                match error.code().as_deref() {
+                    Some("28P01" | "28000") => Trouble::Password,
+                    Some("3D000") => Trouble::NoSuchDatabase,
+                    // Supavisor's own words, under a code that says nothing.
+                    _ if error.message().contains("enant or user not found") => Trouble::NoSuchTenant,
+                    Some("53300") => Trouble::TooManyConnections,
+                    Some("26000" | "42P05" | "08P01") => Trouble::TransactionPooler,
+                    _ => Trouble::Other,
+                }
+            }
+            _ => Trouble::Other,
+        }
+    }
+
+    /// The server's code for why it did not let us in.
+    pub fn code(&self) -> Option<String> {
+        match self {
+            Error::Connect(sqlx::Error::Database(error)) => error.code().map(std::borrow::Cow::into_owned),
+            _ => self.sqlstate(),
+        }
+    }
+}
+
+/// The server, and who we are there.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Server {
+    /// As `server_version_num` has it: 170005.
+    pub version: i64,
+    /// As SQL writes it.
+    pub login: String,
+    pub is_superuser: bool,
+    pub bypasses_rls: bool,
+    /// Of the server's last leg: behind a pooler it is not ours.
+    pub encrypted: bool,
+    /// A replica, or a disk that is full.
+    pub read_only: bool,
+}
+
+/// What is there of our schema.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Schema {
+    pub has_clerk: bool,
+    /// Our migrator's table.
+    pub has_migrations: bool,
+    pub worker: Option<Worker>,
+    /// By default privileges of schema public: tables made by whom the API's roles may read by themselves.
+    pub exposed_by: Vec<String>,
+}
+
+/// The worker's role.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Worker {
+    pub is_superuser: bool,
+    pub bypasses_rls: bool,
+    pub may_login: bool,
+}
+
+/// Everything in our schemas, with the API's roles and the worker as far as they have a right to it.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Rights {
+    pub schemas: Vec<OfSchema>,
+    pub tables: Vec<OfTable>,
+    pub functions: Vec<OfFunction>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct OfSchema {
+    pub name: String,
+    pub usage: Vec<String>,
+    pub create: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct OfTable {
+    pub schema: String,
+    pub name: String,
+    pub is_view: bool,
+    pub row_security: bool,
+    /// Whether a policy lets the worker read it.
+    pub worker_policy: bool,
+    /// Who may read all columns.
+    pub reads: Vec<String>,
+    /// Each right beyond that, by role: select on some columns, insert, update, delete, truncate.
+    pub other: BTreeMap<String, Vec<String>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct OfFunction {
+    pub schema: String,
+    /// Without arguments.
+    pub name: String,
+    /// As SQL writes it.
+    pub signature: String,
+    pub execute: Vec<String>,
+}
+
+/// The last pass of one kind.
+#[derive(Clone, Debug, Deserialize)]
+pub struct LastPass {
+    pub kind: String,
+    pub id: i64,
+    pub state: String,
+    /// Seconds since the last complete one ended.
+    pub complete_s: Option<i64>,
+}
+
+/// What the worker has been told lately.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    pub instance: Option<InstanceId>,
+    /// Seconds since the last webhook.
+    pub webhook_s: Option<i64>,
+    pub passes: Vec<LastPass>,
+}
+
+/// What the holder of a token sees, and what the mirror has of him.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Caller {
+    pub user_id: Option<String>,
+    pub organization_ids: Vec<String>,
+    pub active_organization_id: Option<String>,
+    /// `live`, `stub`, `deleted`; `None`: never heard of.
+    pub state: Option<String>,
+    pub has_details: bool,
+    pub banned: Option<bool>,
+    pub deprovisioned: Option<bool>,
+    /// Rows by table; `None`: `authenticated` lacks the right to read one of them.
+    pub rows: Option<BTreeMap<String, i64>>,
+}
+
+const SERVER: &str = "select json_build_object(
+    'version', current_setting('server_version_num')::integer, 'login', quote_ident(session_user),
+    'is_superuser', r.rolsuper, 'bypasses_rls', r.rolbypassrls,
+    'encrypted', coalesce((select s.ssl from pg_stat_ssl s where s.pid = pg_backend_pid()), false),
+    'read_only', current_setting('transaction_read_only')::boolean)::text
+  from pg_roles r where r.rolname = session_user";
+
+const SCHEMA: &str = "select json_build_object(
+    'has_clerk', to_regnamespace('clerk') is not null,
+    'has_migrations', exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                               where n.nspname = 'clerk_sync' and c.relname = '_sqlx_migrations'),
+    'worker', (select json_build_object('is_superuser', r.rolsuper, 'bypasses_rls', r.rolbypassrls, 'may_login', r.rolcanlogin)
+                 from pg_roles r where r.rolname = 'clerk_sync_worker'),
+    'exposed_by', array(select r.rolname from pg_default_acl d join pg_roles r on r.oid = d.defaclrole
+                         where d.defaclobjtype = 'r' and d.defaclnamespace = to_regnamespace('public')
+                           and exists (select from aclexplode(d.defaclacl) a
+                                        where a.grantee in (to_regrole('anon'), to_regrole('authenticated')) and a.privilege_type = 'SELECT')
+                         order by 1))::text";
+
+const RIGHTS: &str = "
+with r as (select oid, rolname::text as name from pg_roles where rolname in ('anon', 'authenticated', 'service_role', 'clerk_sync_worker')),
+n as (select oid, nspname::text as name from pg_namespace where nspname in ('clerk', 'clerk_rls', 'clerk_sync'))
+select json_build_object(
+  'schemas', (select coalesce(json_agg(json_build_object('name', n.name,
+      'usage', array(select r.name from r where has_schema_privilege(r.oid, n.oid, 'usage') order by 1),
+      'create', array(select r.name from r where has_schema_privilege(r.oid, n.oid, 'create') order by 1)) order by n.name), '[]') from n),
+  'tables', (select coalesce(json_agg(json_build_object('schema', n.name, 'name', c.relname, 'is_view', c.relkind = 'v',
+      'row_security', c.relrowsecurity,
+      'worker_policy', exists (select from pg_policy p where p.polrelid = c.oid and p.polpermissive and p.polcmd in ('r', '*')
+                                  and p.polroles && array[0::oid, (select oid from r where r.name = 'clerk_sync_worker')]),
+      'reads', array(select r.name from r where has_table_privilege(r.oid, c.oid, 'select') order by 1),
+      'other', (select coalesce(json_object_agg(h.name, h.rights), '{}') from (
+          select r.name, array_agg(x.privilege order by x.privilege) as rights
+            from r cross join (values ('insert'), ('update'), ('delete'), ('truncate'), ('select')) x(privilege)
+           where case when x.privilege in ('delete', 'truncate') then has_table_privilege(r.oid, c.oid, x.privilege)
+                      when x.privilege = 'select' then has_any_column_privilege(r.oid, c.oid, 'select') and not has_table_privilege(r.oid, c.oid, 'select')
+                      else has_any_column_privilege(r.oid, c.oid, x.privilege) end
+           group by r.name) h)) order by n.name, c.relname), '[]')
+     from pg_class c join n on n.oid = c.relnamespace where c.relkind in ('r', 'p', 'v', 'm', 'f')),
+  'functions', (select coalesce(json_agg(json_build_object('schema', n.name, 'name', f.proname, 'signature', f.oid::regprocedure::text,
+      'execute', array(select r.name from r where has_function_privilege(r.oid, f.oid, 'execute') order by 1)) order by n.name, f.proname), '[]')
+     from pg_proc f join n on n.oid = f.pronamespace))::text";
+
+/// Before the role is taken: as the owner, whom no policy holds. A direct call of `clerk_rls` is refused to callers.
+const WHO: &str = "select json_build_object(
+    'user_id', clerk_rls.user_id(),
+    'organization_ids', array(select clerk_rls.organization_ids() order by 1),
+    'active_organization_id', clerk_rls.active_organization_id(),
+    'state', (select v.state from clerk_sync.versions v where v.kind = 'user' and v.id = $1::text),
+    'has_details', d.id is not null, 'banned', d.banned, 'deprovisioned', d.deprovisioned)::text
+  from (values ($1::text)) w(id) left join clerk.user_details d on d.id = w.id";
+
+const SEEN: &str = "select json_build_object(
+    'users', (select count(*) from clerk.users), 'user_details', (select count(*) from clerk.user_details),
+    'organizations', (select count(*) from clerk.organizations),
+    'organization_memberships', (select count(*) from clerk.organization_memberships))::text";
+
+/// For every connection of an inspector. Server-side, so that nothing goes on when we have given up.
+const SETTINGS: &str = "set search_path = ''; set statement_timeout = '3s'; set lock_timeout = '2s'";
+
+impl Database {
+    /// What the URL asks of the connection's encryption.
+    pub fn tls(&self) -> Tls {
+        let host = self.0.get_host();
+        if self.0.get_socket().is_some()
+            || host.starts_with('/')
+            || matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]")
+        {
+            return Tls::Local;
+        }
+        match self.0.get_ssl_mode() {
+            PgSslMode::VerifyFull | PgSslMode::VerifyCa => Tls::Verified,
+            PgSslMode::Require => Tls::Unverified,
+            PgSslMode::Prefer | PgSslMode::Allow => Tls::Optional,
+            PgSslMode::Disable => Tls::Off,
+        }
+    }
+
+    /// A connection as the role of the URL, to look around.
+    ///
+    /// # Errors
+    /// As [`Database::connect_as_owner`].
+    pub async fn inspect(&self) -> Result<Inspector, Error> {
+        let mut inspector = Inspector { connection: self.connect_as_owner().await? };
+        inspector.run(SETTINGS).await?;
+        Ok(inspector)
+    }
+}
+
+/// One connection that looks and writes nothing.
+pub struct Inspector {
+    connection: PgConnection,
+}
+
+impl Inspector {
+    /// By the simple protocol: these come before it is known whether prepared statements work.
+    async fn run(&mut self, sql: &'static str) -> Result<(), Error> {
+        let running = sqlx::raw_sql(sql).execute(&mut self.connection);
+        timeout(CALL, running).await.map_err(|_| Error::Silent(CALL))?.map_err(Error::Refused).map(drop)
+    }
+
+    async fn read<T: for<'a> Deserialize<'a>>(&mut self, sql: &'static str) -> Result<T, Error> {
+        let reading = async { sqlx::raw_sql(sql).fetch_one(&mut self.connection).await?.try_get::<String, _>(0) };
+        let json = timeout(CALL, reading).await.map_err(|_| Error::Silent(CALL))?.map_err(Error::Refused)?;
+        serde_json::from_str(&json).map_err(|error| Error::Answer(error.to_string()))
+    }
+
+    async fn backend(&mut self) -> Result<i64, Error> {
+        self.read("select pg_catalog.pg_backend_pid()::text").await
+    }
+
+    /// Whether something between us and the server lends its connections for a transaction each. `other` holds one while we
+    /// ask twice: a connection of our own stays what it is, and nobody else gets it.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn shares_connections(&mut self, other: &mut Inspector) -> Result<bool, Error> {
+        let before = self.backend().await?;
+        other.run("begin read only").await?;
+        let lent = other.backend().await?;
+        // Where there is but one to lend, asking again now would wait for it.
+        let after = if lent == before { None } else { Some(self.backend().await?) };
+        other.run("rollback").await?;
+        Ok(after != Some(before))
+    }
+
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn server(&mut self) -> Result<Server, Error> {
+        self.read(SERVER).await
+    }
+
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn schema(&mut self) -> Result<Schema, Error> {
+        self.read(SCHEMA).await
+    }
+
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn rights(&mut self) -> Result<Rights, Error> {
+        self.read(RIGHTS).await
+    }
+
+    /// Becomes the worker's role, as every session of the service does.
+    ///
+    /// # Errors
+    /// It may not, or there is no such role.
+    pub async fn become_worker(&mut self) -> Result<(), Error> {
+        self.run("set role clerk_sync_worker").await
+    }
+
+    /// The newest migration that was applied.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn schema_version(&mut self) -> Result<i64, Error> {
+        self.read("select coalesce(max(version), 0)::text from clerk_sync._sqlx_migrations where success").await
+    }
+
+    /// What the holder of a token with these claims sees, asked as Supabase's API asks, in a transaction that reads only and
+    /// is rolled back. The role is always `authenticated`, whatever the claims say.
+    ///
+    /// # Errors
+    /// Among others: this connection may not become `authenticated`, or not read the mirror (42501).
+    pub async fn caller(&mut self, claims: &str, user_id: &str) -> Result<Caller, Error> {
+        self.run("begin read only").await?;
+        let asking = async {
+            let connection = &mut self.connection;
+            sqlx::query("select set_config('request.jwt.claims', $1, true)")
+                .bind(claims)
+                .execute(&mut *connection)
+                .await?;
+            let who: String = sqlx::query_scalar(WHO).bind(user_id).fetch_one(&mut *connection).await?;
+            sqlx::raw_sql("set local role authenticated").execute(&mut *connection).await?;
+            let rows = match sqlx::query_scalar::<_, String>(SEEN).fetch_one(&mut *connection).await {
+                Ok(rows) => Some(rows),
+                Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42501") => None,
+                Err(error) => return Err(error),
+            };
+            Ok((who, rows))
+        };
+        let answer =
+            timeout(CALL, asking).await.map_err(|_| Error::Silent(CALL)).and_then(|r| r.map_err(Error::Refused));
+        let ended = self.run("rollback").await;
+        let (who, rows) = answer?;
+        ended?;
+        let mut caller: Caller = serde_json::from_str(&who).map_err(|error| Error::Answer(error.to_string()))?;
+        let rows = rows.map(|rows| serde_json::from_str(&rows)).transpose();
+        caller.rows = rows.map_err(|error| Error::Answer(error.to_string()))?;
+        Ok(caller)
+    }
+}
+
+impl Session {
+    /// What the worker has been told lately.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn last_told(&mut self) -> Result<Standing, Error> {
+        const SQL: &str = "select (select instance_id from clerk_sync.instance),
+              (select extract(epoch from now() - max(received_at))::bigint from clerk_sync.receipts),
+              (select coalesce(json_agg(json_build_object('kind', s.scope, 'id', p.id, 'state', p.state, 'complete_s',
+                        (select extract(epoch from now() - c.ended_at)::bigint from clerk_sync.passes c
+                          where c.scope = s.scope and c.state = 'complete' order by c.id desc limit 1))), '[]')::text
+                 from (values ('user'), ('organization'), ('membership')) s(scope)
+                cross join lateral (select id, state from clerk_sync.passes where scope = s.scope order by id desc limit 1) p)";
+        let row: (Option<String>, Option<i64>, String) =
+            self.call(async |connection| sqlx::query_as(SQL).fetch_one(connection).await).await?;
+        let passes = serde_json::from_str(&row.2).map_err(|error| Error::Answer(error.to_string()))?;
+        Ok(Standing { instance: row.0.map(InstanceId), webhook_s: row.1, passes })
+    }
+}

@@ -1,0 +1,517 @@
+//! `clerk-sync doctor`, as a person runs it: a good set-up has nothing to mend, each fault that is planted is named with its
+//! fix, and nothing that is printed would have to be kept from a public issue.
+
+use crate::support::{self, SECRET, TestDatabase, database, supabase, unique};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use clerk_sync::clerk::client::{Client, Options};
+use clerk_sync::model::Kind;
+use clerk_sync::reconcile::{Reconciler, Silent, State, Times, Wanted};
+use clerk_sync::sender::Sender;
+use clerk_sync::testbed::clerk::{Clerk, Fault, Rule, Server, Shared};
+use clerk_sync::webhook::writer::InstanceCheck;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, UnixStream};
+
+/// Everything that `doctor` looks at.
+struct SetUp {
+    database: TestDatabase,
+    clerk: Shared,
+    api: Server,
+    ada: String,
+    acme: String,
+}
+
+/// Checks by name, status and fix.
+type Checks = Vec<(String, String, String)>;
+
+impl SetUp {
+    /// Migrated, filled by webhooks, and reconciled.
+    async fn good() -> SetUp {
+        let now = clerk_sync::clock::now().get();
+        let mut clerk = Clerk::new(7, now - 60_000);
+        let ada = clerk.create_user("Ada", "Lovelace");
+        let ben = clerk.create_user("Ben", "Bitdiddle");
+        let acme = clerk.create_organization("Acme Widgets", &ada);
+        clerk.add_member(&acme, &ben, "org:member");
+        let events = std::mem::take(&mut clerk.outbox);
+        clerk.now = now;
+        clerk.run_clock();
+        let clerk = Shared::new(clerk);
+        let api = Server::start(clerk.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
+        let set_up = SetUp { database: database().await, clerk, api, ada, acme };
+        let server = support::Server::start(set_up.database.database(), InstanceCheck::Pinned(None)).await;
+        let sender = Sender::new(server.webhook_url(), SECRET).unwrap();
+        for event in events {
+            assert_eq!(sender.send(&event.message_id, event.body.as_bytes()).await.unwrap().status, 204);
+        }
+        server.stop().await;
+        let options = Options {
+            base_url: set_up.api.url.clone(),
+            secret_key: set_up.clerk.lock().secret_key.clone().into(),
+            rate: None,
+            patience: Duration::from_secs(2),
+        };
+        let clerk = Arc::new(Client::new(options).unwrap());
+        let database = set_up.database.database();
+        let reconciler = Reconciler { clerk, database, instance: None, times: Times::default() };
+        let reports = reconciler.run(&Wanted::Kinds(Kind::ALL.to_vec()), "test", false, &mut Silent).await.unwrap();
+        assert!(reports.iter().all(|report| report.state == State::Complete), "{reports:?}");
+        set_up
+    }
+
+    /// The exit code, and what was printed.
+    async fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_clerk-sync"));
+        command
+            .arg("doctor")
+            .args(arguments)
+            .env("DATABASE_URL", self.database.url())
+            .env("CLERK_WEBHOOK_SIGNING_SECRET", SECRET)
+            .env("CLERK_SECRET_KEY", &self.clerk.lock().secret_key)
+            .env("CLERK_API_URL", &self.api.url)
+            .env("CLERK_RATE_SHARE", "off")
+            .envs(variables.iter().copied())
+            .kill_on_drop(true);
+        let output = command.output().await.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.is_empty(), "{said}");
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    }
+
+    async fn examine(&self, arguments: &[&str], variables: &[(&str, &str)]) -> (i32, Checks, String) {
+        let (code, text) = self.run(&[&["--json"], arguments].concat(), variables).await;
+        let report: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(report["ok"], code == 0);
+        let field = |check: &Value, name: &str| check[name].as_str().unwrap_or_default().to_owned();
+        let checks = report["checks"].as_array().unwrap().iter();
+        let checks = checks.map(|check| (field(check, "name"), field(check, "status"), field(check, "fix"))).collect();
+        (code, checks, text)
+    }
+
+    /// A session token as Clerk's Supabase integration makes them, with these claims changed; nobody checks its signature.
+    fn token(&self, changed: Value) -> String {
+        let now = clerk_sync::clock::now().get() / 1000;
+        let mut claims = json!({
+            "role": "authenticated", "sub": self.ada, "v": 2, "sid": "sess_1", "sts": "active", "iat": now, "exp": now + 60,
+            "iss": "https://clerk.example.com", "azp": "https://app.example.com", "email": "ada@example.com",
+            "o": { "id": self.acme, "rol": "admin", "slg": "acme-widgets" },
+        });
+        for (name, value) in changed.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        let header = json!({ "alg": "RS256", "kid": self.clerk.lock().instance_id });
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        format!("{}.{}.{}", part(&header), part(&claims), URL_SAFE_NO_PAD.encode("no signature"))
+    }
+}
+
+/// The names with a status.
+fn with<'a>(checks: &'a Checks, status: &str) -> Vec<&'a str> {
+    checks.iter().filter(|(_, is, _)| is == status).map(|(name, _, _)| name.as_str()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_set_up_has_nothing_to_mend() {
+    let set_up = SetUp::good().await;
+    let (code, checks, text) = set_up.examine(&["--token", &set_up.token(json!({}))], &[]).await;
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(with(&checks, "fail"), Vec::<&str>::new(), "{text}");
+    assert_eq!(with(&checks, "skip"), Vec::<&str>::new(), "{text}");
+    // Supabase's postgres may do more than serve needs.
+    assert_eq!(with(&checks, "warn"), ["login-role"], "{text}");
+    let seen = "organization_memberships 2, organizations 1, user_details 1, users 2";
+    assert!(text.contains(seen) && text.contains(&set_up.ada) && text.contains(&set_up.acme), "{text}");
+    let (code, text) = set_up.run(&[], &[]).await;
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("\nwarn  login-role: ") && text.contains("\n      fix: "), "{text}");
+    assert!(text.ends_with("Failed: 0. Warnings: 1. Skipped: 0.\n"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_of_its_own_is_enough_and_lacks_only_the_view_of_a_caller() {
+    let set_up = SetUp::good().await;
+    let role = unique("doctor_login");
+    set_up.database.execute(&format!("create role {role} login")).await;
+    let url = supabase().cluster().url(&role, &set_up.database.name);
+    let token = set_up.token(json!({}));
+    let arguments = ["--token", token.as_str()];
+    let (code, checks, text) = set_up.examine(&arguments, &[("DATABASE_URL", &url)]).await;
+    assert_eq!((code, with(&checks, "fail")), (1, vec!["schema", "worker-role"]), "{text}");
+    assert!(text.contains(&format!("grant clerk_sync_worker to {role};")), "{text}");
+    set_up.database.execute(&format!("grant clerk_sync_worker to {role}")).await;
+    let (code, checks, text) = set_up.examine(&arguments, &[("DATABASE_URL", &url)]).await;
+    assert_eq!((code, with(&checks, "warn"), with(&checks, "skip")), (0, vec![], vec!["token-rows"]), "{text}");
+    let owner = set_up.database.url();
+    let both = [("DATABASE_URL", url.as_str()), ("MIGRATE_DATABASE_URL", owner.as_str())];
+    let (code, checks, text) = set_up.examine(&arguments, &both).await;
+    assert_eq!((code, with(&checks, "skip")), (0, vec![]), "{text}");
+}
+
+/// How a fault is planted.
+enum Plant {
+    Sql(&'static str),
+    Variable(&'static str, &'static str),
+    Clerk(fn(&Shared)),
+    Token(Value),
+}
+
+/// One that stops the program from being right, one that may, and what is to be done.
+struct Planted(&'static str, Plant, &'static str, &'static str, &'static str);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_planted_fault_is_named_with_its_fix_and_nothing_else_fails() {
+    let faults = [
+        Planted(
+            "secret of a wrong shape",
+            Plant::Variable("CLERK_WEBHOOK_SIGNING_SECRET", "whpk_bm90IGE"),
+            "CLERK_WEBHOOK_SIGNING_SECRET",
+            "fail",
+            "Signing Secret",
+        ),
+        Planted("no secret key", Plant::Variable("CLERK_SECRET_KEY", ""), "CLERK_SECRET_KEY", "warn", "API keys"),
+        Planted(
+            "publishable key",
+            Plant::Variable("CLERK_SECRET_KEY", "pk_live_Y2xlcms"),
+            "CLERK_SECRET_KEY",
+            "fail",
+            "API keys",
+        ),
+        Planted(
+            "key that is revoked",
+            Plant::Clerk(|clerk| clerk.add_fault(Rule::on("*", Fault::Unauthorized))),
+            "clerk-key",
+            "fail",
+            "copy a secret key",
+        ),
+        Planted(
+            "key of another instance",
+            Plant::Clerk(|clerk| clerk.add_fault(Rule::on("/v1/instance", Fault::WrongInstance))),
+            "instance",
+            "fail",
+            "--repin",
+        ),
+        Planted(
+            "another instance wanted",
+            Plant::Variable("CLERK_INSTANCE_ID", "ins_of_another"),
+            "instance",
+            "fail",
+            "correct CLERK_INSTANCE_ID",
+        ),
+        Planted(
+            "missing grant",
+            Plant::Sql("revoke execute on function clerk_sync.apply(clerk_sync.batch) from clerk_sync_worker"),
+            "missing-rights",
+            "fail",
+            "grant execute on function clerk_sync.apply(clerk_sync.batch) to clerk_sync_worker;",
+        ),
+        Planted(
+            "missing select",
+            Plant::Sql("revoke select on clerk.users from authenticated"),
+            "missing-rights",
+            "fail",
+            "grant select on clerk.users to authenticated;",
+        ),
+        Planted(
+            "missing policy of the worker",
+            Plant::Sql("drop policy worker_reads on clerk.organizations"),
+            "missing-rights",
+            "fail",
+            "create policy worker_reads on clerk.organizations",
+        ),
+        Planted(
+            "worker that may write",
+            Plant::Sql("grant insert, delete on clerk.users to clerk_sync_worker"),
+            "excess-rights",
+            "fail",
+            "revoke delete, insert on clerk.users from public, clerk_sync_worker;",
+        ),
+        Planted(
+            "public that may read",
+            Plant::Sql("grant select on clerk.users to public"),
+            "excess-rights",
+            "fail",
+            "revoke select on clerk.users from public, anon;",
+        ),
+        Planted(
+            "column that callers may write",
+            Plant::Sql("grant update (banned) on clerk.user_details to authenticated"),
+            "excess-rights",
+            "fail",
+            "revoke update on clerk.user_details from public, authenticated;",
+        ),
+        Planted(
+            "bookkeeping that callers may read",
+            Plant::Sql("grant select on clerk_sync.dead_letters to service_role"),
+            "excess-rights",
+            "fail",
+            "revoke select on clerk_sync.dead_letters from public, service_role;",
+        ),
+        Planted(
+            "RLS off",
+            Plant::Sql("alter table clerk.organization_memberships disable row level security"),
+            "row-level-security",
+            "fail",
+            "alter table clerk.organization_memberships enable row level security;",
+        ),
+        Planted(
+            "stale schema",
+            Plant::Sql(
+                "delete from clerk_sync._sqlx_migrations where version = (select max(version) from clerk_sync._sqlx_migrations)",
+            ),
+            "schema",
+            "fail",
+            "clerk-sync migrate",
+        ),
+        Planted(
+            "newer schema",
+            Plant::Sql(
+                "insert into clerk_sync._sqlx_migrations select 9999, description, installed_on, success, checksum, execution_time from clerk_sync._sqlx_migrations limit 1",
+            ),
+            "schema",
+            "warn",
+            "deploy the release",
+        ),
+        Planted(
+            "transaction pooler",
+            Plant::Variable("DATABASE_URL", "postgres://postgres.ref:s3cret@db.example.com:6543/postgres"),
+            "DATABASE_URL",
+            "fail",
+            "Session pooler",
+        ),
+        Planted(
+            "clock six minutes fast",
+            Plant::Clerk(|clerk| {
+                let mut clerk = clerk.lock();
+                clerk.now -= 360_000;
+                clerk.run_clock();
+            }),
+            "clock",
+            "fail",
+            "synchronize",
+        ),
+        Planted(
+            "clock a minute slow",
+            Plant::Clerk(|clerk| {
+                let mut clerk = clerk.lock();
+                clerk.now += 60_000;
+                clerk.run_clock();
+            }),
+            "clock",
+            "warn",
+            "synchronize",
+        ),
+        Planted(
+            "organizations off",
+            Plant::Clerk(|clerk| clerk.lock().organizations_enabled = false),
+            "organizations",
+            "warn",
+            "Organizations → Settings",
+        ),
+        Planted(
+            "policy with auth.uid()",
+            Plant::Sql(
+                "create table public.notes (id uuid primary key); alter table public.notes enable row level security; create policy own on public.notes for select to authenticated using (id = (select auth.uid()))",
+            ),
+            "policies",
+            "fail",
+            "clerk_rls.user_id()",
+        ),
+        Planted(
+            "token without role",
+            Plant::Token(json!({ "role": null })),
+            "token-role",
+            "fail",
+            "Integrations → Supabase",
+        ),
+        Planted(
+            "token of a stranger",
+            Plant::Token(json!({ "sub": "user_of_nobody" })),
+            "token-rows",
+            "fail",
+            "clerk-sync refresh user_of_nobody",
+        ),
+        Planted(
+            "token of a pending session",
+            Plant::Token(json!({ "sts": "pending" })),
+            "token-rows",
+            "fail",
+            "finish the task",
+        ),
+        Planted(
+            "token of an organization that was left",
+            Plant::Token(json!({ "o": { "id": "org_left", "rol": "admin" } })),
+            "token-rows",
+            "warn",
+            "clerk-sync refresh org_left",
+        ),
+        Planted(
+            "token that is too old",
+            Plant::Token(json!({ "exp": 1_700_000_000 })),
+            "token-time",
+            "warn",
+            "take a fresh one",
+        ),
+        Planted(
+            "user who is banned",
+            Plant::Sql("update clerk.user_details set banned = true"),
+            "token-rows",
+            "fail",
+            "Unban",
+        ),
+        Planted("no webhook ever", Plant::Sql("delete from clerk_sync.receipts"), "webhooks", "warn", "Add endpoint"),
+        Planted("no pass ever", Plant::Sql("delete from clerk_sync.passes"), "passes", "warn", "clerk-sync reconcile"),
+        Planted(
+            "brake",
+            Plant::Sql("update clerk_sync.passes set state = 'braked' where scope = 'user'"),
+            "passes",
+            "fail",
+            "--approve",
+        ),
+        Planted(
+            "drift",
+            Plant::Clerk(|clerk| {
+                clerk.lock().create_user("Cleo", "Night");
+            }),
+            "rows",
+            "warn",
+            "clerk-sync reconcile",
+        ),
+    ];
+    for Planted(fault, plant, name, status, fix) in faults {
+        let set_up = SetUp::good().await;
+        let mut variables = Vec::new();
+        let mut token = set_up.token(json!({}));
+        match plant {
+            Plant::Sql(sql) => set_up.database.execute(sql).await,
+            Plant::Variable(name, value) => variables.push((name, value)),
+            Plant::Clerk(change) => change(&set_up.clerk),
+            Plant::Token(changed) => token = set_up.token(changed),
+        }
+        let (code, checks, text) = set_up.examine(&["--token", &token], &variables).await;
+        let found = checks.iter().any(|(is, of, how)| is == name && of == status && how.contains(fix));
+        assert!(found, "{fault}: {text}");
+        assert_eq!(code, i32::from(status == "fail"), "{fault}: {text}");
+        assert!(with(&checks, "fail").iter().all(|failed| *failed == name), "{fault}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_database_and_a_schema_of_somebody_else_are_told_apart() {
+    let set_up = SetUp::good().await;
+    let empty = TestDatabase { name: unique("empty") };
+    supabase().create(&empty.name).await.unwrap();
+    let url = empty.url();
+    let variables = [("DATABASE_URL", url.as_str())];
+    let (_, checks, text) = set_up.examine(&[], &variables).await;
+    assert_eq!(with(&checks, "fail"), ["schema"], "{text}");
+    assert!(text.contains("\"fix\": \"clerk-sync migrate\""), "{text}");
+    empty.execute("create schema clerk; create table clerk.users (id text)").await;
+    let (_, checks, text) = set_up.examine(&[], &variables).await;
+    assert_eq!(with(&checks, "fail"), ["schema"], "{text}");
+    assert!(text.contains("alter schema clerk rename to clerk_fdw"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_is_printed_is_secret_or_personal_and_nothing_is_written() {
+    let set_up = SetUp::good().await;
+    let before = set_up.database.written().await;
+    let token = set_up.token(json!({ "name": "Ada Lovelace", "azp": "ada@example.com" }));
+    let url = set_up.database.url().replacen("postgres@", "postgres:s3cret-pa55@", 1);
+    let unreachable = "postgres://postgres:s3cret-pa55@127.0.0.1:9/postgres";
+    let key = "sk_live_s3cret";
+    let mut printed = String::new();
+    for variables in [
+        vec![("DATABASE_URL", url.as_str())],
+        vec![("DATABASE_URL", unreachable)],
+        vec![("DATABASE_URL", "postgres://postgres:s3cret-pa55@db.example.com:6543/postgres")],
+        vec![("CLERK_SECRET_KEY", key)],
+        vec![("CLERK_WEBHOOK_SIGNING_SECRET", "whsec_%s3cret")],
+        vec![("CLERK_INSTANCE_ID", "sk_live_s3cret"), ("RECONCILE_CRON", "s3cret"), ("CLERK_API_URL", "s3cret")],
+    ] {
+        for arguments in [vec!["--token", token.as_str()], vec!["--json", "--token", token.as_str()]] {
+            printed.push_str(&set_up.run(&arguments, &variables).await.1);
+        }
+    }
+    let (signature, secret) = (token.rsplit('.').next().unwrap(), SECRET.trim_start_matches("whsec_"));
+    let own_key = set_up.clerk.lock().secret_key.clone();
+    for hidden in
+        ["s3cret", secret, &own_key, signature, "@", "Ada", "Lovelace", "Ben", "Acme", "acme", "example.com:6543"]
+    {
+        assert!(!printed.contains(hidden), "{hidden}: {printed}");
+    }
+    assert!(before == set_up.database.written().await, "doctor wrote");
+}
+
+/// A transaction-mode pooler with one connection to lend, as far as `doctor` needs one: each round trip of any client goes
+/// over it, and the server's greeting is repeated to all.
+async fn transaction_pooler(database: &str) -> SocketAddr {
+    let mut server = UnixStream::connect(supabase().cluster().dir().join(".s.PGSQL.5432")).await.unwrap();
+    let mut startup = [0, 0, 0, 0, 0, 3, 0, 0].to_vec();
+    startup.extend(format!("user\0postgres\0database\0{database}\0\0").bytes());
+    let length = u32::try_from(startup.len()).unwrap().to_be_bytes();
+    startup[..4].copy_from_slice(&length);
+    server.write_all(&startup).await.unwrap();
+    let greeting = until_ready(&mut server).await;
+    let server = Arc::new(tokio::sync::Mutex::new(server));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (server, greeting) = (server.clone(), greeting.clone());
+            tokio::spawn(async move {
+                let length = client.read_u32().await?;
+                client.read_exact(&mut vec![0; length as usize - 4]).await?;
+                client.write_all(&greeting).await?;
+                let mut question = Vec::new();
+                loop {
+                    let message = message(&mut client).await?;
+                    question.extend_from_slice(&message);
+                    match message[0] {
+                        b'X' => return Ok::<(), std::io::Error>(()),
+                        b'Q' | b'S' => {}
+                        _ => continue,
+                    }
+                    let mut server = server.lock().await;
+                    server.write_all(&std::mem::take(&mut question)).await?;
+                    client.write_all(&until_ready(&mut server).await).await?;
+                }
+            });
+        }
+    });
+    address
+}
+
+async fn message(from: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Vec<u8>> {
+    let mut message = vec![0; 5];
+    from.read_exact(&mut message).await?;
+    let length = u32::from_be_bytes(message[1..].try_into().unwrap()) as usize;
+    message.resize(length + 1, 0);
+    from.read_exact(&mut message[5..]).await?;
+    Ok(message)
+}
+
+async fn until_ready(server: &mut UnixStream) -> Vec<u8> {
+    let mut answer = Vec::new();
+    loop {
+        let message = message(server).await.expect("the server answers");
+        answer.extend_from_slice(&message);
+        if message[0] == b'Z' {
+            return answer;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_pooler_behind_another_port_is_found_out() {
+    let set_up = SetUp::good().await;
+    let address = transaction_pooler(&set_up.database.name).await;
+    let url = format!("postgres://postgres@{address}/{}?sslmode=disable", set_up.database.name);
+    let (code, checks, text) = set_up.examine(&[], &[("DATABASE_URL", &url)]).await;
+    assert_eq!((code, with(&checks, "fail")), (1, vec!["pooler"]), "{text}");
+    assert!(text.contains("session pooler (port 5432)"), "{text}");
+}
