@@ -10,17 +10,24 @@ use crate::upkeep::Upkeep;
 use crate::webhook::receive::{self, Receiver};
 use crate::webhook::writer::{InstanceCheck, Writer};
 use axum::Router;
+use axum::extract::State;
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
+use axum::middleware::map_response_with_state;
+use axum::response::Response;
 use axum::routing::{get, post};
+use futures_util::FutureExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long a sender may take for a request's head, and how long a connection may lie idle.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
@@ -29,6 +36,12 @@ const CONNECTIONS: usize = 2_048;
 /// How long stopping may take in all: requests under way are answered first, then the writer drains its queue. A platform
 /// that is asked for 10 s gets an end before it makes one.
 const SHUTDOWN: Duration = Duration::from_millis(9_500);
+
+/// How long, once stopping is asked for, new requests are still answered, each with word that its connection ends: so a client
+/// does not send the next one down a connection that is being closed.
+const FAREWELL: Duration = Duration::from_millis(150);
+/// What a request may take to follow the connection that was opened for it.
+const FOLLOW: Duration = Duration::from_millis(50);
 
 /// Serves on `listener` until `shutdown` completes, then answers what is under way and ends.
 pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<Output = ()>) {
@@ -94,33 +107,69 @@ fn router(
         .with_state(Receiver::new(verifier, writer))
 }
 
-/// Accepts connections until `shutdown`, and returns those that are open. axum's own server has no limit on time for heads and idle connections
-/// (`tokio-rs/axum` pull request 3478), hence hyper's.
+/// Accepts connections until a little after `shutdown`, and returns those that are open. axum's own server has no limit on time
+/// for heads and idle connections (`tokio-rs/axum` pull request 3478), hence hyper's.
 async fn accept(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) -> GracefulShutdown {
-    let mut server = auto::Builder::new(TokioExecutor::new()).http1_only();
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let graceful = GracefulShutdown::new();
-    let mut shutdown = std::pin::pin!(shutdown);
+    let ends = Arc::new(AtomicBool::new(false));
+    let mut door = Door::new(router.layer(map_response_with_state(Arc::clone(&ends), farewell)));
+    let mut shutdown = std::pin::pin!(async {
+        shutdown.await;
+        ends.store(true, Ordering::Relaxed);
+        sleep(FAREWELL).await;
+    });
     loop {
-        let place = Arc::clone(&places).acquire_owned();
+        let place = Arc::clone(&door.places).acquire_owned();
         let next = async { (place.await, listener.accept().await) };
         let (place, accepted) = tokio::select! {
             next = next => next,
             () = &mut shutdown => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        match accepted {
+            Ok((stream, _)) => door.let_in(stream, place.ok()),
             Err(error) => {
                 // Out of file handles, most likely: those under way will free some.
                 tracing::error!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
+                sleep(Duration::from_millis(100)).await;
             }
-        };
+        }
+    }
+    // Those in line would be cut off with the listener.
+    while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
+        door.let_in(stream, None);
+    }
+    drop(listener);
+    sleep(FOLLOW).await;
+    door.open
+}
+
+/// Says that the connection ends with this answer, when it does.
+async fn farewell(State(ends): State<Arc<AtomicBool>>, mut response: Response) -> Response {
+    if ends.load(Ordering::Relaxed) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Where connections become served ones.
+struct Door {
+    server: auto::Builder<TokioExecutor>,
+    router: Router,
+    places: Arc<Semaphore>,
+    open: GracefulShutdown,
+}
+
+impl Door {
+    fn new(router: Router) -> Door {
+        let mut server = auto::Builder::new(TokioExecutor::new()).http1_only();
+        server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
+        Door { server, router, places: Arc::new(Semaphore::new(CONNECTIONS)), open: GracefulShutdown::new() }
+    }
+
+    fn let_in(&mut self, stream: TcpStream, place: Option<OwnedSemaphorePermit>) {
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
-        let connection = graceful.watch(server.serve_connection(TokioIo::new(stream), service).into_owned());
+        let service = TowerToHyperService::new(self.router.clone());
+        let connection = self.server.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = self.open.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(error, "a connection ended early");
@@ -128,5 +177,4 @@ async fn accept(listener: TcpListener, router: Router, shutdown: impl Future<Out
             drop(place);
         });
     }
-    graceful
 }

@@ -192,6 +192,59 @@ async fn the_page_says_so_when_the_database_is_away() {
     assert!(!page.contains("planted") && !said.contains("planted"), "{page}{said}");
 }
 
+/// Stopped while 500 deliveries a second come: who was told yes is in the database, and nobody's request is cut off.
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_under_load_cuts_nobody_off() {
+    let database = database().await;
+    let program = Program::start(&database, &[("RUST_LOG", "info")]).await;
+    let mut clerk = Clerk::new(5, clerk_sync::clock::now().get() - 600_000);
+    for _ in 0..1_500 {
+        clerk.create_user("Lou", "Load");
+    }
+    let events = std::mem::take(&mut clerk.outbox);
+    let sender = std::sync::Arc::new(program.sender());
+    let mut sending = tokio::task::JoinSet::new();
+    let mut pace = tokio::time::interval(Duration::from_millis(2));
+    let mut stopping = None;
+    let began = std::time::Instant::now();
+    let mut program = Some(program);
+    for (n, event) in events.into_iter().enumerate() {
+        pace.tick().await;
+        let sender = std::sync::Arc::clone(&sender);
+        sending.spawn(async move {
+            let result = sender.send(&event.message_id, event.body.as_bytes()).await;
+            (event.entity_id, result)
+        });
+        if n == 750 {
+            stopping = program.take().map(|program| tokio::spawn(program.stop()));
+        }
+    }
+    let (mut accepted, mut refused) = (Vec::new(), 0);
+    while let Some(sent) = sending.join_next().await {
+        match sent.unwrap() {
+            (id, Ok(attempt)) if attempt.status == 204 => accepted.push(id),
+            (_, Ok(attempt)) => assert_eq!(attempt.status, 503, "{attempt:?}"),
+            (_, Err(error)) => {
+                let error = error.downcast::<reqwest::Error>().unwrap();
+                assert!(error.is_connect(), "cut off: {error:?}");
+                refused += 1;
+            }
+        }
+    }
+    stopping.unwrap().await.unwrap();
+    let rate = 750.0 / began.elapsed().as_secs_f64() * 2.0;
+    println!("{} accepted, {refused} came too late, about {rate:.0} a second", accepted.len());
+    assert!(accepted.len() > 300 && refused > 0, "{} accepted, {refused} refused", accepted.len());
+    let ids: Vec<String> = database
+        .rows("select id from clerk.users")
+        .await
+        .into_iter()
+        .map(|row| row["id"].as_str().unwrap().to_owned())
+        .collect();
+    let ids: std::collections::HashSet<String> = ids.into_iter().collect();
+    assert!(accepted.iter().all(|id| ids.contains(id)), "told yes and not there");
+}
+
 /// Planted everywhere, found nowhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_and_no_personal_data_is_told_to_anybody() {
