@@ -27,7 +27,8 @@ pub struct Verdict {
 impl Verdict {
     /// The database could not be asked.
     pub fn unknown(error: &str) -> Verdict {
-        let because = vec![format!("{error}. Webhooks are answered with 503, and Svix tries again for about a day.")];
+        let because =
+            vec![format!("It says: {error}. Webhooks are answered with 503, and Svix tries again for about a day.")];
         Verdict { level: Level::Bad, headline: "The database does not answer", because }
     }
 
@@ -67,7 +68,12 @@ impl Verdict {
             ));
         }
         if status.dead_letters > 0 {
-            because.push(format!("{} webhooks could not be used; see the dead letters below.", status.dead_letters));
+            let webhooks = if status.dead_letters == 1 {
+                "1 webhook".to_owned()
+            } else {
+                format!("{} webhooks", status.dead_letters)
+            };
+            because.push(format!("{webhooks} could not be used; see the dead letters below."));
         }
         let (level, headline) = if is_braked {
             (Level::Bad, "A pass waits for approval")
