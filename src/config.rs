@@ -204,6 +204,12 @@ impl fmt::Display for Mistake {
     }
 }
 
+/// All of them as one error, a line each.
+pub fn all_mistakes(mistakes: &[Mistake]) -> anyhow::Error {
+    let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+    anyhow::anyhow!("{}", lines.join("\nclerk-sync: "))
+}
+
 impl Environment {
     /// Checks all variables.
     ///

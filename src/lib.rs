@@ -21,7 +21,7 @@
 //! | --- | --- |
 //! | [`model`] | the vocabulary and the folding of batches; pure |
 //! | [`clerk`] | what Clerk's JSON says, turned into `model` (pure), and the client of its Backend API |
-//! | [`store`] | Postgres: sessions as the worker's role, the one call that writes, migrations |
+//! | [`store`] | Postgres: sessions as the worker's role, the one call that writes, what the tables tell, migrations |
 //! | [`webhook`] | one delivery: who sent it, what it says, the writer task, the answer |
 //! | [`reconcile`] | what webhooks missed, found and repaired: passes, their lease, when they run |
 //! | [`upkeep`] | the bookkeeping itself: dead letters tried again, old rows pruned, emptied rows purged |
@@ -31,11 +31,12 @@
 //! | [`app`] | listener, routes and writer put together, and stopped in order |
 //! | [`config`] | every environment variable of `serve`, checked as a whole |
 //! | [`policy`] | policies for the application's own tables: writing them, finding what is wrong with them |
-//! | [`telemetry`], [`clock`] | where logs go; the one place that reads the wall clock |
+//! | [`telemetry`], [`clock`], [`procfs`] | where logs go; the one place that reads the wall clock; what Linux tells of a process |
 //! | [`sender`], [`replay`] | signing and posting as Svix does; the command that posts files |
 //! | `testbed`, `demo`, `bench` (feature `demo`) | a private Postgres, a simulated Clerk, the show that they give, and how fast it goes |
 //! | `fuzz/` | verify, parse and fold under a fuzzer, with its corpus |
 //! | `tests/node/rls/` | policies as Supabase's own programs run them, and `examples/` as Next.js does |
+//! | `ops/`, `docs/` | rules for Prometheus; deploying, integrating, what is fast |
 //! | `migrations/` | the schemas, and the writer itself, `clerk_sync.apply` in `0004_apply.sql` |
 //!
 //! # The way of a webhook
@@ -140,6 +141,7 @@ pub mod health;
 pub mod model;
 pub mod ops;
 pub mod policy;
+pub mod procfs;
 pub mod reconcile;
 pub mod replay;
 pub mod sender;

@@ -20,9 +20,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("replay", &["model", "sender"]),
     ("policy", &["config", "store"]),
     ("telemetry", &[]),
-    ("ops", &["model", "store", "telemetry"]),
+    ("ops", &["model", "procfs", "store", "telemetry"]),
+    ("procfs", &[]),
     ("testbed", &[]),
-    ("bench", &["clerk", "model", "reconcile", "store", "testbed"]),
+    ("bench", &["clerk", "model", "procfs", "reconcile", "store", "testbed"]),
     (
         "demo",
         &[

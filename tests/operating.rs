@@ -91,6 +91,7 @@ fn metric(text: &str, name: &str) -> Option<f64> {
 fn promtool(text: &str) {
     let child = std::process::Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn();
     let Ok(mut child) = child else {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "no promtool");
         println!("promtool is not installed: the metrics are not checked by it");
         return;
     };

@@ -1,5 +1,6 @@
 //! What processes cost, as Linux tells in `/proc`. Elsewhere nothing is told.
 
+use crate::procfs::{self, TICKS};
 use anyhow::Context as _;
 use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -19,11 +20,9 @@ impl Usage {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
         let peak = peak.trim().trim_end_matches(" kB").parse().ok()?;
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // Behind the name, which may hold anything: utime, stime, cutime and cstime are the 14th to the 17th field.
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        let ticks: u32 = fields.get(11..15)?.iter().filter_map(|field| field.parse::<u32>().ok()).sum();
-        Some(Usage { cpu: f64::from(ticks) / 100.0, peak })
+        // utime, stime, cutime and cstime are the 14th to the 17th field.
+        let ticks = procfs::stat(&pid.to_string())?.get(11..15)?.iter().sum::<u64>();
+        Some(Usage { cpu: f64::from(u32::try_from(ticks).ok()?) / f64::from(u32::try_from(TICKS).ok()?), peak })
     }
 }
 

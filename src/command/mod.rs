@@ -89,8 +89,7 @@ impl Access {
             .map_err(|problem| mistakes.push(Mistake { variable: "DATABASE_URL", problem }));
         let options = self.clerk.check_key().map_err(|more| mistakes.extend(more));
         let (Ok(database), Ok(options)) = (database, options) else {
-            let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-            anyhow::bail!("{}", mistakes.join("\nclerk-sync: "));
+            return Err(config::all_mistakes(&mistakes));
         };
         let clerk = Arc::new(Client::new(options).context("TLS cannot be set up")?);
         let named = self.instance_id.as_deref().map(str::trim).filter(|id| !id.is_empty() && *id != "*");

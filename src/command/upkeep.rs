@@ -104,8 +104,7 @@ impl Prune {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let mut mistakes = Vec::new();
         let Some(retention) = self.retention.check(&mut mistakes) else {
-            let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-            anyhow::bail!("{}", mistakes.join("\nclerk-sync: "));
+            return Err(config::all_mistakes(&mistakes));
         };
         let database = config::named_database(self.database_url.as_deref())?;
         let pruned = retention::prune(&database, &retention).await?;

@@ -1,9 +1,9 @@
 //! Clerk's API: the key, the instance behind it, the clocks, and how many rows are there.
 
-use super::{Check, span};
+use super::Check;
 use crate::clerk::client::{Client, Error};
 use crate::clock;
-use crate::model::{InstanceId, Kind, Millis};
+use crate::model::{InstanceId, Kind, Millis, span};
 
 /// Seconds that the clocks may differ without a word.
 const QUIET_SKEW: i64 = 5;

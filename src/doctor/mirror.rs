@@ -1,8 +1,8 @@
 //! The mirror beside Clerk: the last webhook, the last passes, and the rows on both sides.
 
+use super::Check;
 use super::clerk::Asked;
-use super::{Check, span};
-use crate::model::Kind;
+use crate::model::{Kind, span};
 use crate::store::inspect::{LastPass, Standing};
 
 /// Seconds since a complete pass that are too many: it runs every night.

@@ -196,16 +196,6 @@ impl Doctor {
     }
 }
 
-/// A span of time as people say it.
-fn span(seconds: i64) -> String {
-    match seconds.max(0) {
-        s @ 0..120 => format!("{s} s"),
-        s @ 120..7_200 => format!("{} min", s / 60),
-        s @ 7_200..172_800 => format!("{} h", s / 3_600),
-        s => format!("{} days", s / 86_400),
-    }
-}
-
 /// Some of many, as part of a sentence.
 fn some_of(many: &[String], shown: usize, separator: &str) -> String {
     let text = many.iter().take(shown).cloned().collect::<Vec<_>>().join(separator);

@@ -1,9 +1,9 @@
 //! A session token: what it claims, and what its holder would see. Its signature is not checked: that takes Clerk's public
 //! keys, and Supabase does it. So nothing is decided by it but what is said about it.
 
-use super::{Check, some_of, span};
+use super::{Check, some_of};
 use crate::clock;
-use crate::model::Millis;
+use crate::model::{Millis, span};
 use crate::store::Database;
 use crate::store::inspect::Caller;
 use base64::Engine as _;

@@ -17,7 +17,7 @@ pub use entity::{Entity, Membership, Organization, User};
 pub use fold::{Batch, DeadLetter, Delivery, Item, Message, Row, Winner};
 pub use id::{EntityRef, InstanceId, Kind, MembershipId, MessageId, OrganizationId, UserId};
 pub use json::{Json, Unstorable, decode_string};
-pub use time::Millis;
+pub use time::{Millis, span};
 
 /// Bytes in hexadecimal, as Postgres and the field's hashes are written.
 pub(crate) fn hex(bytes: &[u8]) -> String {

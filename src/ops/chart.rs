@@ -1,8 +1,7 @@
 //! Two charts, as SVG in the page: deliveries by hour and outcome, and the last passes with what they took and found. Pure.
 
-use super::page::{drift, escape, moment, span};
+use super::page::{drift, escape, moment, put, span};
 use crate::store::status::{PassRow, Status};
-use std::fmt::Write as _;
 
 const WIDTH: u32 = 960;
 const HEIGHT: u32 = 160;
@@ -129,8 +128,4 @@ fn open(title: &str) -> String {
 
 fn share(part: u64, whole: u64) -> f64 {
     f64::from(u32::try_from(part).unwrap_or(u32::MAX)) / f64::from(u32::try_from(whole.max(1)).unwrap_or(u32::MAX))
-}
-
-fn put(svg: &mut String, text: std::fmt::Arguments<'_>) {
-    svg.write_fmt(text).expect("writing to a string cannot fail");
 }

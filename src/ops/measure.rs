@@ -1,6 +1,7 @@
 //! What is measured when somebody asks: what this process uses, as Linux tells, and what the tables say.
 
 use super::verdict;
+use crate::procfs::{self, TICKS};
 use crate::store::status::Status;
 use crate::telemetry::{
     BRAKED, CLERK_ROWS, CONNECTIONS, DATABASE_UP, DEAD_LETTERS, LAST_PASS, LAST_WEBHOOK, PENDING_READS, PROCESS_CPU,
@@ -8,24 +9,21 @@ use crate::telemetry::{
 };
 use metrics::gauge;
 
-/// Clock ticks in a second, and bytes of a page: the same on every Linux that Rust is built for.
-const TICKS: u64 = 100;
+/// Bytes of a page.
 const PAGE: u64 = 4_096;
 
 /// Notes what this process uses. Elsewhere than on Linux nothing is noted.
 pub(super) fn process() {
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/self/{file}")).ok();
-    let resident = read("statm").and_then(|statm| statm.split_whitespace().nth(1)?.parse::<u64>().ok());
+    let statm = std::fs::read_to_string("/proc/self/statm").ok();
+    let resident = statm.and_then(|statm| statm.split_whitespace().nth(1)?.parse::<u64>().ok());
     if let Some(pages) = resident {
         gauge!(PROCESS_MEMORY).set(float(pages * PAGE));
     }
     if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
         gauge!(PROCESS_FILES).set(float(files.count() as u64));
     }
-    // Behind the name: utime and stime are the 14th and 15th field, the time of the start the 22nd.
-    let Some(stat) = read("stat") else { return };
-    let Some((_, fields)) = stat.rsplit_once(')') else { return };
-    let fields: Vec<u64> = fields.split_whitespace().map(|field| field.parse().unwrap_or_default()).collect();
+    // utime and stime are the 14th and 15th field of `stat`, the time of the start the 22nd.
+    let Some(fields) = procfs::stat("self") else { return };
     let (Some(cpu), Some(start)) = (fields.get(11).zip(fields.get(12)), fields.get(19)) else { return };
     metrics::counter!(PROCESS_CPU).absolute((cpu.0 + cpu.1) / TICKS);
     let booted = std::fs::read_to_string("/proc/stat").ok();

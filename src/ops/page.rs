@@ -2,7 +2,7 @@
 
 use super::chart;
 use super::verdict::{self, Level, Verdict};
-use crate::model::Kind;
+use crate::model::{self, Kind};
 use crate::store::status::{PassRow, Status};
 use std::fmt::Write as _;
 
@@ -187,7 +187,7 @@ pub(super) fn drift(pass: &PassRow) -> u64 {
     pass.missing + pass.differing + pass.extra
 }
 
-fn put(html: &mut String, text: std::fmt::Arguments<'_>) {
+pub(super) fn put(html: &mut String, text: std::fmt::Arguments<'_>) {
     html.write_fmt(text).expect("writing to a string cannot fail");
 }
 
@@ -204,13 +204,7 @@ pub(super) fn moment(ms: i64) -> String {
 
 /// Milliseconds in words.
 pub(super) fn span(ms: i64) -> String {
-    match ms.max(0) {
-        ms @ 0..1_000 => format!("{ms} ms"),
-        ms @ 1_000..120_000 => format!("{} s", ms / 1_000),
-        ms @ 120_000..7_200_000 => format!("{} min", ms / 60_000),
-        ms @ 7_200_000..172_800_000 => format!("{} h", ms / 3_600_000),
-        ms => format!("{} days", ms / 86_400_000),
-    }
+    if ms < 1_000 { format!("{} ms", ms.max(0)) } else { model::span(ms / 1_000) }
 }
 
 #[cfg(test)]

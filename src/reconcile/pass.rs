@@ -141,10 +141,7 @@ impl<'a> Run<'a> {
             Ok((page, mirrored))
         };
         let (mut page, mut mirrored) = fetch().await?;
-        let total = match page.total {
-            Some(total) => total,
-            None => self.clerk.count(kind).await?,
-        };
+        let total = self.total(kind, &page).await?;
         loop {
             let is_last = page.is_last;
             let next = async { if is_last { None } else { Some(fetch().await) } };
@@ -157,11 +154,15 @@ impl<'a> Run<'a> {
             }
         }
         self.without_time(kind).await?;
-        let counted = match page.total {
-            Some(total) => total,
-            None => self.clerk.count(kind).await?,
-        };
-        contradiction(kind, counted, self.row.listed.cast_unsigned())
+        contradiction(kind, self.total(kind, &page).await?, self.row.listed.cast_unsigned())
+    }
+
+    /// How many Clerk has: its lists of users do not say.
+    async fn total(&self, kind: Kind, page: &Page) -> Result<u64, Error> {
+        match page.total {
+            Some(total) => Ok(total),
+            None => Ok(self.clerk.count(kind).await?),
+        }
     }
 
     async fn compare_page(
