@@ -3,7 +3,6 @@
 //! The simulated Clerk and the worker are processes of their own, so that each one's memory is told apart. Beside them
 //! Postgres copies the same rows into the same tables, which is the fastest that it can take them.
 
-use super::process::{Usage, measure};
 use super::say;
 use crate::clerk::client::{At, Client, Options};
 use crate::model::{Change, Kind};
@@ -11,6 +10,7 @@ use crate::reconcile::compare::compare;
 use crate::store::{self, Database};
 use crate::testbed::postgres::SUPERUSER;
 use crate::testbed::supabase::Supabase;
+use crate::testbed::usage::{Usage, measure};
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Row as _};
@@ -183,7 +183,7 @@ impl std::fmt::Display for Passes {
             let comma = if index == 0 { "" } else { ", " };
             write!(f, "{comma}{kind} {:.0}", per_second(*rows, *seconds))?;
         }
-        let Usage { cpu, peak } = self.worker;
+        let Usage { cpu, peak, .. } = self.worker;
         write!(
             f,
             "), worker {cpu:.1} CPU s and {:.1} MiB at most, Clerk {:.1}, Postgres {:.1}",

@@ -3,7 +3,6 @@
 //! Times of a shared machine say little by themselves, so every figure stands beside another of the same minutes.
 
 mod backfill;
-mod process;
 
 use std::process::ExitCode;
 

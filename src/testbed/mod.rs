@@ -8,3 +8,6 @@ pub mod open;
 pub mod postgres;
 pub mod proxy;
 pub mod supabase;
+pub mod traffic;
+pub mod usage;
+pub mod worker;

@@ -7,27 +7,33 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
-/// Of a process: processor time in seconds, and the most memory that it ever had resident, in KiB.
+/// Of a process: processor time in seconds; memory that is resident, and the most that ever was, in KiB; open file handles.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Usage {
-    pub(super) cpu: f64,
-    pub(super) peak: u64,
+pub struct Usage {
+    pub cpu: f64,
+    pub resident: u64,
+    pub peak: u64,
+    pub handles: usize,
 }
 
 impl Usage {
     /// So far, the processes included that it has waited for.
-    pub(super) fn of(pid: u32) -> Option<Usage> {
+    pub fn of(pid: u32) -> Option<Usage> {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-        let peak = peak.trim().trim_end_matches(" kB").parse().ok()?;
+        let kib = |name: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+            value.trim().trim_end_matches(" kB").parse().ok()
+        };
+        let handles = std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
         // utime, stime, cutime and cstime are the 14th to the 17th field.
         let ticks = procfs::stat(&pid.to_string())?.get(11..15)?.iter().sum::<u64>();
-        Some(Usage { cpu: f64::from(u32::try_from(ticks).ok()?) / f64::from(u32::try_from(TICKS).ok()?), peak })
+        let cpu = f64::from(u32::try_from(ticks).ok()?) / f64::from(u32::try_from(TICKS).ok()?);
+        Some(Usage { cpu, resident: kib("VmRSS:")?, peak: kib("VmHWM:")?, handles })
     }
 }
 
 /// Runs a command to its end and tells what it said on standard output, and what it cost.
-pub(super) async fn measure(command: &mut Command) -> anyhow::Result<(Output, Usage)> {
+pub async fn measure(command: &mut Command) -> anyhow::Result<(Output, Usage)> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
     let pid = child.id().context("it has ended already")?;
     let mut said = child.stdout.take().context("no standard output")?;
