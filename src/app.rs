@@ -31,6 +31,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long a sender may take for a request's head, and how long a connection may lie idle.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// Of one connection, for its request's head and what of a body has arrived. A head that fits gets an answer of ours.
+const BUFFER: usize = 80 * 1024;
 /// Connections at once. Svix opens some 500 at most; the rest wait to be accepted.
 const CONNECTIONS: usize = 2_048;
 /// How long stopping may take in all: requests under way are answered first, then the writer drains its queue. A platform
@@ -161,7 +163,7 @@ struct Door {
 impl Door {
     fn new(router: Router) -> Door {
         let mut server = auto::Builder::new(TokioExecutor::new()).http1_only();
-        server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
+        server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).max_buf_size(BUFFER);
         Door { server, router, places: Arc::new(Semaphore::new(CONNECTIONS)), open: GracefulShutdown::new() }
     }
 

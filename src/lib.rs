@@ -34,6 +34,7 @@
 //! | [`telemetry`], [`clock`], [`procfs`] | where logs go; the one place that reads the wall clock; what Linux tells of a process |
 //! | [`sender`], [`replay`] | signing and posting as Svix does; the command that posts files |
 //! | `testbed`, `demo`, `bench` (feature `demo`) | a private Postgres, a simulated Clerk, the show that they give, and how fast it goes |
+//! | `chaos` (feature `demo`), [`failpoint`] | what is promised, put to the test: faults under load, a checker, mistakes that it must find |
 //! | `fuzz/` | verify, parse and fold under a fuzzer, with its corpus |
 //! | `tests/node/rls/` | policies as Supabase's own programs run them, and `examples/` as Next.js does |
 //! | `ops/`, `docs/` | rules for Prometheus; deploying, integrating, what is fast |
@@ -130,6 +131,8 @@
 pub mod app;
 #[cfg(feature = "demo")]
 pub mod bench;
+#[cfg(feature = "demo")]
+pub mod chaos;
 pub mod clerk;
 pub mod clock;
 pub mod command;
@@ -137,6 +140,7 @@ pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod doctor;
+pub mod failpoint;
 pub mod health;
 pub mod model;
 pub mod ops;

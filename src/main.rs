@@ -51,6 +51,10 @@ enum Command {
     #[cfg(feature = "demo")]
     #[command(subcommand)]
     Bench(clerk_sync::bench::Bench),
+    /// Break things under load, and see whether what was promised holds
+    #[cfg(feature = "demo")]
+    #[command(subcommand)]
+    Chaos(clerk_sync::chaos::Chaos),
     /// A private Postgres with the roles of a Supabase project, for as long as standard input is open
     #[cfg(feature = "demo")]
     #[command(hide = true)]
@@ -127,6 +131,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Simulate(simulate) => simulate.run(stop_signal()?).await,
         #[cfg(feature = "demo")]
         Command::Bench(bench) => bench.run().await,
+        #[cfg(feature = "demo")]
+        Command::Chaos(chaos) => chaos.run().await,
         #[cfg(feature = "demo")]
         Command::Testbed => clerk_sync::testbed::open::open().await,
     }

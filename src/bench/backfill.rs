@@ -3,12 +3,12 @@
 //! The simulated Clerk and the worker are processes of their own, so that each one's memory is told apart. Beside them
 //! Postgres copies the same rows into the same tables, which is the fastest that it can take them.
 
-use super::say;
 use crate::clerk::client::{At, Client, Options};
 use crate::model::{Change, Kind};
 use crate::reconcile::compare::compare;
 use crate::store::{self, Database};
 use crate::testbed::postgres::SUPERUSER;
+use crate::testbed::say;
 use crate::testbed::supabase::Supabase;
 use crate::testbed::usage::{Usage, measure};
 use anyhow::{Context as _, ensure};

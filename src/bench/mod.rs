@@ -23,8 +23,3 @@ impl Bench {
         }
     }
 }
-
-#[expect(clippy::print_stdout, reason = "the command answers on standard output")]
-fn say(line: &str) {
-    println!("{line}");
-}

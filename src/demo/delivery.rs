@@ -1,8 +1,8 @@
 //! The way of the webhooks: each signed and posted to both receivers, with the losses and detours of the real world.
 
-use super::say;
 use crate::sender::{Attempt, Sender};
 use crate::testbed::clerk::Event;
+use crate::testbed::say;
 use anyhow::bail;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;

@@ -21,6 +21,7 @@ use crate::ops::{self, Ops};
 use crate::reconcile::{Reconciler, Silent, Times, Wanted};
 use crate::store::{self, Database};
 use crate::testbed::clerk::{self, Clerk, Shared};
+use crate::testbed::say;
 use crate::testbed::supabase::Supabase;
 use crate::upkeep::retention::Retention;
 use crate::webhook::verify::Verifier;
@@ -195,9 +196,4 @@ async fn listen(router: axum::Router) -> anyhow::Result<(String, tokio::task::Jo
         }
     });
     Ok((url, serving))
-}
-
-#[expect(clippy::print_stdout, reason = "the demo talks to a person")]
-fn say(line: &str) {
-    println!("{line}");
 }

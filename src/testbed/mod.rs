@@ -11,3 +11,9 @@ pub mod supabase;
 pub mod traffic;
 pub mod usage;
 pub mod worker;
+
+/// A line on standard output, for the commands that stand on this.
+#[expect(clippy::print_stdout, reason = "the commands answer on standard output")]
+pub(crate) fn say(line: &str) {
+    println!("{line}");
+}

@@ -32,7 +32,8 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Worker {
     pub address: SocketAddr,
-    options: Options,
+    /// For its next start.
+    pub options: Options,
     child: Child,
     log: Arc<Log>,
 }

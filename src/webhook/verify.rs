@@ -4,7 +4,7 @@
 //! `spec/standard-webhooks.md`). The `svix` crate checks it; around it stand three things that it leaves open: a clock that
 //! can be stopped, several secrets (during a rotation both sign), and ids that could be read two ways.
 
-use super::budget::{Budget, Exhausted, Reserved};
+use super::budget::{Budget, Reserved};
 use super::receive::Receiver;
 use crate::model::{MessageId, Millis};
 use crate::telemetry::{REJECTED, Throttle};
@@ -217,16 +217,21 @@ async fn read(headers: &HeaderMap, body: Body, budget: &Budget) -> Result<(Bytes
         return Err(Rejection::TooLarge);
     }
     let reading = async {
-        let mut body = body;
-        let (mut bytes, mut reserved) = (BytesMut::new(), Reserved::default());
+        let (mut body, mut length, mut kept) = (body, 0, Some((BytesMut::new(), Reserved::default())));
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|_| Rejection::Incomplete)?.into_data() else { continue };
-            if bytes.len() + data.len() > BODY_LIMIT {
+            length += data.len();
+            if length > BODY_LIMIT {
                 return Err(Rejection::TooLarge);
             }
-            budget.take(&mut reserved, data.len()).map_err(|Exhausted| Rejection::Busy)?;
-            bytes.extend_from_slice(&data);
+            kept = kept.and_then(|(mut bytes, mut reserved)| {
+                budget.take(&mut reserved, data.len()).ok()?;
+                bytes.extend_from_slice(&data);
+                Some((bytes, reserved))
+            });
         }
+        // Read to the end all the same: an answer in the middle of a body may be lost with its connection.
+        let (bytes, reserved) = kept.ok_or(Rejection::Busy)?;
         Ok((bytes.freeze(), reserved))
     };
     tokio::time::timeout(BODY_DEADLINE, reading).await.unwrap_or(Err(Rejection::TooSlow))

@@ -8,6 +8,7 @@
 //! kept as a dead letter; the rest commits. For any other failure everybody is told to come again.
 
 use super::budget::Reserved;
+use crate::failpoint::{self, Point};
 use crate::model::{Batch, DeadLetter, Delivery, InstanceId, Item, Outcome, Source, Verdict};
 use crate::store::{Database, Error, Session};
 use crate::telemetry::{BATCH as BATCH_SIZE, POISON, QUEUE as QUEUE_LENGTH, Throttle, WRITE};
@@ -15,16 +16,19 @@ use axum::body::Bytes;
 use axum::http::HeaderMap;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// Deliveries that may wait: some five times what one Svix worker has in flight at most (500).
 const QUEUE: usize = 2_500;
 /// Deliveries in one statement, and bytes of their bodies, so that it stays far under its time limit.
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// How long a delivery may wait for its commit. Svix hangs up after 15 s and then waits a minute at least: answer before.
+const DEADLINE: Duration = Duration::from_secs(8);
 /// How often an idle connection is tried, so that `/readyz` tells the truth without traffic.
 const PING: Duration = Duration::from_secs(5);
 /// How long an object that poisoned a batch is written alone: what was sent once will come again.
@@ -34,8 +38,27 @@ const QUARANTINE: Duration = Duration::from_secs(600);
 #[derive(Clone, Debug)]
 pub struct Writer {
     queue: mpsc::Sender<Request>,
+    pace: Arc<Pace>,
     health: watch::Receiver<Health>,
     pending: Arc<Notify>,
+}
+
+/// How long the last batch took, in ms.
+#[derive(Debug, Default)]
+struct Pace(AtomicU64);
+
+impl Pace {
+    fn set(&self, took: Duration) {
+        self.0.store(u64::try_from(took.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether whoever comes now is written in time: after the batch that is under way and those that `waiting` make. Whoever
+    /// would be in the very next batch is always let in, or nobody would find out that it goes faster again.
+    fn allows(&self, waiting: usize) -> bool {
+        let batches = waiting / BATCH;
+        let pace = Duration::from_millis(self.0.load(Ordering::Relaxed));
+        batches == 0 || pace.saturating_mul(u32::try_from(batches + 2).unwrap_or(u32::MAX)) <= DEADLINE
+    }
 }
 
 /// Nothing was written, or nobody knows: the sender shall try again.
@@ -140,22 +163,38 @@ impl Writer {
         let (publish, health) = watch::channel(starting);
         let pending = Arc::new(Notify::new());
         let told = Arc::clone(&pending);
-        let task = Task { database, check, session: None, health: publish, pending: told, suspects: HashMap::new() };
-        (Writer { queue, health, pending }, tokio::spawn(task.run(requests)))
+        let pace = Arc::new(Pace::default());
+        let kept = Arc::clone(&pace);
+        let task = Task {
+            database,
+            check,
+            session: None,
+            pace: kept,
+            health: publish,
+            pending: told,
+            suspects: HashMap::new(),
+        };
+        (Writer { queue, pace, health, pending }, tokio::spawn(task.run(requests)))
     }
 
-    /// Hands one delivery over and waits until it is durable. `raw` is kept if the message turns out to be unusable.
+    /// Hands one delivery over and waits until it is durable, for 8 s at most. `raw` is kept if the message turns out to be
+    /// unusable.
     ///
     /// # Errors
-    /// It is not durable, or nobody knows: have it sent again.
+    /// It is not durable, or nobody knows: have it sent again. If too many wait already for it to be in time, this is known
+    /// at once.
     pub async fn write(&self, delivery: Delivery, raw: Raw) -> Result<Verdict, Unavailable> {
+        if !self.pace.allows(self.queue.max_capacity() - self.queue.capacity()) {
+            return Err(Unavailable::QueueFull);
+        }
         let (answer, answered) = oneshot::channel();
         let _waiting = Waiting::begin();
         self.queue.try_send(Request { delivery, raw, answer }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Unavailable::QueueFull,
             mpsc::error::TrySendError::Closed(_) => Unavailable::Stopping,
         })?;
-        answered.await.unwrap_or(Err(Unavailable::Stopping))
+        let answer = timeout(DEADLINE, answered).await.map_err(|_| Unavailable::Deadline)?;
+        answer.unwrap_or(Err(Unavailable::Stopping))
     }
 
     pub fn health(&self) -> Health {
@@ -191,6 +230,7 @@ struct Task {
     database: Database,
     check: InstanceCheck,
     session: Option<Session>,
+    pace: Arc<Pace>,
     health: watch::Sender<Health>,
     pending: Arc<Notify>,
     /// Whose change was poison, and when.
@@ -209,7 +249,11 @@ impl Task {
                     if count == 0 {
                         break;
                     }
-                    if self.write_all(std::mem::take(&mut gathered)).await.is_err() {
+                    let began = Instant::now();
+                    let written = self.write_all(std::mem::take(&mut gathered)).await;
+                    if written.is_ok() {
+                        self.pace.set(began.elapsed());
+                    } else {
                         // Whoever came meanwhile would wait in vain as well: now is better than late.
                         while let Ok(request) = requests.try_recv() {
                             request.refuse();
@@ -338,7 +382,9 @@ impl Task {
     async fn apply_once(&mut self, batch: &Batch<'_>, items: usize) -> Result<Vec<Option<Verdict>>, Error> {
         let mut session = self.session().await?;
         let began = Instant::now();
+        failpoint::reached(Point::Writing);
         let result = session.apply(batch, items).await;
+        failpoint::reached(Point::Committed);
         metrics::histogram!(WRITE).record(began.elapsed());
         metrics::histogram!(BATCH_SIZE).record(u32::try_from(items).unwrap_or(u32::MAX));
         // A statement that was refused leaves a connection as good as before; anything else leaves it in doubt.

@@ -1,0 +1,114 @@
+//! What every trial stands on: a private Postgres, a fault proxy before it, a simulated Clerk with its API behind another
+//! one, and workers as processes of their own.
+
+use crate::sender::Sender;
+use crate::store::{self, Database};
+use crate::testbed::clerk::{Clerk, Server, Shared};
+use crate::testbed::postgres::SUPERUSER;
+use crate::testbed::proxy::{Proxy, Upstream};
+use crate::testbed::supabase::Supabase;
+use crate::testbed::worker::{Options, SECRET, Worker};
+use crate::{clock, testbed::traffic};
+use anyhow::{Context as _, ensure};
+use sqlx::PgConnection;
+use std::process::Stdio;
+use std::sync::Arc;
+use tokio::process::Command;
+
+const PROJECT: &str = "trial";
+/// Clerk's clock begins so long ago, in ms, and runs faster than ours: no event may lie ahead of the time.
+const AGO: i64 = 24 * 3_600_000;
+
+/// Everything but the workers.
+pub(super) struct Stage {
+    pub(super) supabase: Arc<Supabase>,
+    /// Between the workers and Postgres.
+    pub(super) proxy: Proxy,
+    pub(super) clerk: Shared,
+    /// Between the workers and the Backend API.
+    pub(super) api: Proxy,
+    _server: Server,
+}
+
+impl Stage {
+    /// # Errors
+    /// Postgres is not there.
+    pub(super) async fn new(seed: u64) -> anyhow::Result<Stage> {
+        let supabase = Arc::new(tokio::task::spawn_blocking(Supabase::start).await??);
+        supabase.create(PROJECT).await?;
+        let database = Database::parse(&supabase.url(PROJECT)).map_err(anyhow::Error::msg)?;
+        store::migrate(&database).await?;
+        let proxy = Proxy::start(Upstream::Unix(supabase.cluster().dir().join(".s.PGSQL.5432")), seed).await?;
+        let mut clerk = Clerk::new(seed, clock::now().get() - AGO);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for company in ["Acme Widgets", "Blue Harbor", "Copper Kettle", "Delta Press"] {
+            clerk.now += 60_000;
+            let founder = traffic::sign_up(&mut clerk, &mut rng);
+            clerk.create_organization(company, &founder);
+        }
+        let clerk = Shared::new(clerk);
+        let server = Server::start(clerk.clone(), ([127, 0, 0, 1], 0).into()).await?;
+        let address = server.url.trim_start_matches("http://").parse().context("the simulated Clerk has no address")?;
+        let api = Proxy::start(Upstream::Tcp(address), seed + 1).await?;
+        Ok(Stage { supabase, proxy, clerk, api, _server: server })
+    }
+
+    /// The owner's URL, by the socket: the proxy's faults are for workers.
+    pub(super) fn owner_url(&self) -> String {
+        self.supabase.url(PROJECT)
+    }
+
+    /// # Errors
+    /// The database is not there.
+    pub(super) async fn owner(&self) -> anyhow::Result<PgConnection> {
+        self.supabase.connect("postgres", PROJECT).await
+    }
+
+    /// # Errors
+    /// The database is not there.
+    pub(super) async fn superuser(&self) -> anyhow::Result<PgConnection> {
+        self.supabase.connect(SUPERUSER, PROJECT).await
+    }
+
+    /// A worker behind the proxy, with `environment` besides.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(super) async fn worker(&self, environment: &[(&'static str, String)]) -> anyhow::Result<Worker> {
+        let url = format!("postgres://postgres@{}/{PROJECT}?sslmode=disable", self.proxy.address);
+        let options = Options { environment: environment.to_vec(), ..Options::new(url)? };
+        Worker::start(options).await
+    }
+
+    /// What a worker must be told to reach the Backend API.
+    pub(super) fn api_environment(&self) -> Vec<(&'static str, String)> {
+        let secret_key = self.clerk.lock().secret_key.clone();
+        vec![("CLERK_SECRET_KEY", secret_key), ("CLERK_API_URL", format!("http://{}", self.api.address))]
+    }
+
+    /// Runs a pass over everything, as a person would, once Clerk's clock has gone on a little.
+    ///
+    /// # Errors
+    /// It is not complete.
+    pub(super) async fn reconcile(&self) -> anyhow::Result<()> {
+        self.clerk.lock().now += 600_000;
+        let output = Command::new(std::env::current_exe()?)
+            .args(["reconcile", "--json"])
+            .env("DATABASE_URL", self.owner_url())
+            .env("CLERK_RATE_SHARE", "off")
+            .envs(self.api_environment())
+            .stdin(Stdio::null())
+            .output()
+            .await?;
+        ensure!(output.status.success(), "the pass failed: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+}
+
+/// A sender to one worker's endpoint.
+///
+/// # Errors
+/// TLS cannot be set up.
+pub(super) fn sender(worker: &Worker) -> anyhow::Result<Sender> {
+    Sender::new(worker.webhook_url(), SECRET)
+}
