@@ -3,7 +3,7 @@
 
 use axum::http::{HeaderMap, HeaderValue};
 use clerk_sync::clerk::event;
-use clerk_sync::model::{Batch, Delivery, Item, Message, Millis, Row, Source, Winner};
+use clerk_sync::model::{Batch, Delivery, Item, Message, MessageId, Millis, Row, Source, Winner};
 use clerk_sync::webhook::verify::Verifier;
 use std::collections::HashSet;
 use std::sync::LazyLock;
@@ -18,16 +18,16 @@ static WEBHOOK: LazyLock<Webhook> = LazyLock::new(|| Webhook::new(SECRET).expect
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let now = Millis::new(SECONDS * 1000).expect("a time");
     let mut deliveries = Vec::new();
+    unsigned_is_refused(data, now);
     for (n, body) in data.split(|byte| *byte == 0xff).enumerate() {
-        unsigned_is_refused(body, now);
-        let id = format!("msg_{n}");
-        let Ok(signature) = WEBHOOK.sign(&id, SECONDS, body) else { continue };
-        let headers = headers(id.as_bytes(), SECONDS.to_string().as_bytes(), signature.as_bytes()).expect("headers");
-        let (message_id, attempted_at) = VERIFIER.verify(&headers, body, now).expect("a good signature is accepted");
-        let Ok(event) = event::parse(body, attempted_at) else { continue };
+        // Hashing is most of the time: the first stands for all.
+        if n == 0 {
+            signed_is_accepted(body, now);
+        }
+        let Ok(event) = event::parse(body, now) else { continue };
         let Some(change) = event.change else { continue };
         let message = Message {
-            id: message_id,
+            id: MessageId(format!("msg_{n}")),
             body_hash: n.to_string(),
             event_type: event.event_type,
             entity_id: event.entity.map(|entity| entity.id),
@@ -47,11 +47,17 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
                 Row::User(user) => serde_json::to_string(user).expect("JSON"),
                 Row::Organization(organization) => serde_json::to_string(organization).expect("JSON"),
                 Row::Membership(membership) => serde_json::to_string(membership).expect("JSON"),
-                Row::Gone(entity) => entity.id.clone(),
+                Row::Gone(entity) => serde_json::to_string(&entity.id).expect("JSON"),
             });
         }
     }
 });
+
+fn signed_is_accepted(body: &[u8], now: Millis) {
+    let Ok(signature) = WEBHOOK.sign("msg_0", SECONDS, body) else { return };
+    let headers = headers(b"msg_0", SECONDS.to_string().as_bytes(), signature.as_bytes()).expect("headers");
+    VERIFIER.verify(&headers, body, now).expect("a good signature is accepted");
+}
 
 /// The input as headers: nothing that was not signed passes.
 fn unsigned_is_refused(body: &[u8], now: Millis) {
