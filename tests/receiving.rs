@@ -260,3 +260,25 @@ async fn stopping_answers_what_is_under_way() {
     assert_eq!(database.count("clerk.users").await, 1);
     assert!(sender.send("msg_2", b"{}").await.is_err(), "nobody listens any more");
 }
+
+#[tokio::test]
+async fn a_commit_is_durable_whatever_the_databases_default_is() {
+    let mut world = World::new().await;
+    let name = &world.database.name;
+    world.database.execute(&format!("alter database {name} set synchronous_commit = off")).await;
+    world
+        .database
+        .execute(
+            "create table public.seen as select ''::text as setting where false;
+             create function public.see() returns trigger language plpgsql as $$ begin
+               insert into public.seen values (current_setting('synchronous_commit')); return new; end $$;
+             create trigger see before insert on clerk_sync.receipts for each row execute function public.see()",
+        )
+        .await;
+    let server = Server::start(world.database.database(), InstanceCheck::Off).await;
+    let sender = Sender::new(server.webhook_url(), SECRET).unwrap();
+    world.clerk.create_user("Ada", "Lovelace");
+    let event = world.clerk.outbox.pop().unwrap();
+    assert_eq!(sender.send(&event.message_id, event.body.as_bytes()).await.unwrap().status, 204);
+    assert_eq!(world.database.rows("select setting from public.seen").await, [json!({ "setting": "on" })]);
+}

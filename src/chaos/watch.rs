@@ -23,7 +23,7 @@ create trigger note after update on clerk_sync.versions for each row execute fun
 
 /// Asked again and again by somebody else than the worker.
 const SESSIONS: &str = "
-select count(*) filter (where state like 'idle in transaction%' and now() - state_change > interval '1 second') as stuck,
+select count(*) filter (where application_name = 'clerk-sync' and state like 'idle in transaction%' and now() - state_change > interval '1 second') as stuck,
        count(*) filter (where application_name = 'clerk-sync') as connections
   from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
 const EVERY: Duration = Duration::from_millis(100);

@@ -35,8 +35,9 @@ const CALL: Duration = Duration::from_secs(4);
 const PASS_CALL: Duration = Duration::from_secs(35);
 const PASS_SESSION: &str = "set statement_timeout = '30s'";
 
-/// For every session: limits on the server's side, and the worker's role.
-const SESSION: &str = "set role clerk_sync_worker; set search_path = ''; \
+/// For every session: limits on the server's side, and the worker's role. Where the database's default lets a commit return
+/// before it is durable, ours does not: what is acknowledged must outlive a crash of Postgres.
+const SESSION: &str = "select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'; set role clerk_sync_worker; set search_path = ''; \
      set default_transaction_isolation = 'read committed'; set statement_timeout = '3s'; \
      set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '5s'";
 
