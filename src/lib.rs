@@ -105,7 +105,7 @@
 //!
 //! * Time: 10 s for a request's head and for its body, 8 s until the answer, 4 s for a call to the database on our side, 3 s
 //!   on its own (2 s for a lock). Stopping takes 10 s at most.
-//! * Memory: 2 MiB for a body, 20 MiB for all bodies together ([`webhook::budget`]), 2,500 deliveries waiting, 2,048
+//! * Memory: 2 MiB for a body, 20 MiB for all bodies together, half of it for those up to 64 kB ([`webhook::budget`]), 2,500 deliveries waiting, 2,048
 //!   connections. Beyond it the answer is 503 at once.
 //! * The database: one connection for each replica, one more for a moment each minute ([`upkeep`]), four more while it runs passes; a batch has at most 256 deliveries
 //!   and 4 MiB, a page of a pass 500 rows.

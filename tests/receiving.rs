@@ -6,6 +6,8 @@ use clerk_sync::testbed::supabase::Supabase;
 use clerk_sync::webhook::writer::InstanceCheck;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 const TABLES: [&str; 4] = ["clerk.users", "clerk_sync.versions", "clerk_sync.receipts", "clerk_sync.dead_letters"];
 
@@ -281,4 +283,24 @@ async fn a_commit_is_durable_whatever_the_databases_default_is() {
     let event = world.clerk.outbox.pop().unwrap();
     assert_eq!(sender.send(&event.message_id, event.body.as_bytes()).await.unwrap().status, 204);
     assert_eq!(world.database.rows("select setting from public.seen").await, [json!({ "setting": "on" })]);
+}
+
+/// Nobody has signed these, and they are never finished.
+#[tokio::test]
+async fn a_flood_of_large_bodies_leaves_the_usual_ones_alone() {
+    let mut world = World::new().await;
+    let address = world.server.url.trim_start_matches("http://").to_owned();
+    let mut flood = Vec::new();
+    for _ in 0..30 {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        let head = "POST /webhooks/clerk HTTP/1.1\r\nhost: test\r\ncontent-length: 1048576\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let _ = tokio::time::timeout(Duration::from_secs(2), stream.write_all(&vec![b' '; 1_000_000])).await;
+        flood.push(stream);
+    }
+    world.clerk.create_user("Ada", "Lovelace");
+    let event = world.clerk.outbox.pop().unwrap();
+    let large = event.body.replacen('{', &format!("{{\"padding\":\"{}\",", "x".repeat(500_000)), 1);
+    assert_eq!(world.attempt("msg_large", large.as_bytes()).await.status, 503, "there is no more room for large ones");
+    assert_eq!(world.send(&event).await, "applied");
 }

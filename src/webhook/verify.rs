@@ -216,6 +216,7 @@ async fn read(headers: &HeaderMap, body: Body, budget: &Budget) -> Result<(Bytes
     if body.size_hint().lower() > BODY_LIMIT as u64 {
         return Err(Rejection::TooLarge);
     }
+    let share = budget.share(body.size_hint().upper());
     let reading = async {
         let (mut body, mut length, mut kept) = (body, 0, Some((BytesMut::new(), Reserved::default())));
         while let Some(frame) = body.frame().await {
@@ -225,7 +226,7 @@ async fn read(headers: &HeaderMap, body: Body, budget: &Budget) -> Result<(Bytes
                 return Err(Rejection::TooLarge);
             }
             kept = kept.and_then(|(mut bytes, mut reserved)| {
-                budget.take(&mut reserved, data.len()).ok()?;
+                share.take(&mut reserved, data.len()).ok()?;
                 bytes.extend_from_slice(&data);
                 Some((bytes, reserved))
             });
