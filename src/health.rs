@@ -40,6 +40,9 @@ pub async fn ready(State(receiver): State<Receiver>, check: InstanceCheck, forei
     if let Some((pinned, of_key)) = foreign {
         reasons.push(json!({ "error": "foreign_key", "pinned_instance": pinned, "key_instance": of_key }));
     }
+    if let Some(seconds) = receiver.wrong_clock() {
+        reasons.push(json!({ "error": "clock_differs", "seconds_ahead": seconds }));
+    }
     if reasons.is_empty() {
         (StatusCode::OK, Json(json!({ "ready": true }))).into_response()
     } else {

@@ -213,12 +213,13 @@ impl Session {
         timeout(limit, query(&mut self.connection)).await.map_err(|_| Error::Silent(limit))?.map_err(Error::Refused)
     }
 
-    /// Asks whether the database still answers.
+    /// Asks whether the database still answers: what its clock says, in ms of Unix time.
     ///
     /// # Errors
     /// It does not.
-    pub async fn ping(&mut self) -> Result<(), Error> {
-        self.call(async |connection| connection.ping().await).await
+    pub async fn clock(&mut self) -> Result<i64, Error> {
+        let sql = "select (extract(epoch from clock_timestamp()) * 1000)::bigint";
+        self.call(async |connection| sqlx::query_scalar(sql).fetch_one(connection).await).await
     }
 
     /// Pins the mirror to `wanted`, which `source` (`environment` or `api`) names, if it is empty, and tells which Clerk instance it is pinned to, if any.

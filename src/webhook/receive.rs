@@ -14,10 +14,15 @@ use axum::http::{HeaderValue, StatusCode, header::RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The header that tells what became of a delivery, on every 2xx.
 pub const OUTCOME_HEADER: &str = "clerk-sync-outcome";
+
+/// By how many seconds our clock may differ from the database's before it counts as wrong.
+const CLOCKS_AGREE: i64 = 60;
 
 /// When a sender is asked to come back. Svix keeps to its own schedule, at 5 s for the first retry.
 const RETRY_AFTER_S: u64 = 5;
@@ -28,11 +33,13 @@ pub struct Receiver {
     verifier: Verifier,
     writer: Writer,
     budget: Budget,
+    /// By how many seconds our clock is ahead of whoever signed last; 0 while within the tolerance.
+    signer: Arc<AtomicI64>,
 }
 
 impl Receiver {
     pub fn new(verifier: Verifier, writer: Writer) -> Receiver {
-        Receiver { verifier, writer, budget: Budget::default() }
+        Receiver { verifier, writer, budget: Budget::default(), signer: Arc::default() }
     }
 
     pub(super) fn verifier(&self) -> &Verifier {
@@ -45,6 +52,35 @@ impl Receiver {
 
     pub fn writer(&self) -> &Writer {
         &self.writer
+    }
+
+    /// Notes what the last good signature says of our clock: how many seconds it is ahead, or that the two agree.
+    pub(super) fn note_signer(&self, ahead: Option<i64>) {
+        static LOGGED: Throttle = Throttle::new();
+        let before = self.signer.swap(ahead.unwrap_or(0), Ordering::Relaxed);
+        match ahead {
+            Some(ahead) if before == 0 => {
+                if let Some(held_back) = LOGGED.pass() {
+                    let (seconds, side) = (ahead.abs(), if ahead > 0 { "ahead" } else { "behind" });
+                    tracing::error!(
+                        held_back,
+                        "the clock differs by {seconds} s: a request was signed well, and this machine is {side}; \
+                         while all come so, none can be accepted"
+                    );
+                }
+            }
+            None if before != 0 => tracing::info!("signatures are in time"),
+            _ => {}
+        }
+    }
+
+    /// By how many seconds this machine's clock is ahead (less than 0: behind), if it is so wrong that good signatures are
+    /// refused. It takes two witnesses: an old request can be sent again by anybody who has seen it, and the database's
+    /// clock may be the wrong one.
+    pub fn wrong_clock(&self) -> Option<i64> {
+        let (by_signer, by_database) = (self.signer.load(Ordering::Relaxed), self.writer.health().clock_ahead);
+        let is_wrong = by_signer.signum() == by_database.signum() && by_database.abs() > CLOCKS_AGREE;
+        is_wrong.then_some(by_signer)
     }
 }
 

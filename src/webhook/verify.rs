@@ -3,6 +3,9 @@
 //! The signature covers `id.timestamp.body`, over the raw bytes (`standard-webhooks/standard-webhooks`,
 //! `spec/standard-webhooks.md`). The `svix` crate checks it; around it stand three things that it leaves open: a clock that
 //! can be stopped, several secrets (during a rotation both sign), and ids that could be read two ways.
+//!
+//! The time is judged last: who is refused for it has signed well, so one of the two clocks is wrong, or an old request is
+//! sent again by somebody who has seen it.
 
 use super::budget::{Budget, Reserved};
 use super::receive::Receiver;
@@ -73,22 +76,23 @@ impl Verifier {
         }
         let timestamp: i64 = timestamp.parse().map_err(|_| Rejection::InvalidTimestamp)?;
         let attempt = u64::try_from(timestamp).map_err(|_| Rejection::InvalidTimestamp)?;
+        self.check_signature(headers, body)?;
         let now = now.get().unsigned_abs() / 1000;
-        if attempt.abs_diff(now) > TOLERANCE {
-            let seconds = attempt.abs_diff(now);
-            return Err(if attempt < now {
-                Rejection::TimestampTooOld(seconds)
-            } else {
-                Rejection::TimestampTooNew(seconds)
-            });
+        match attempt.abs_diff(now) {
+            ..=TOLERANCE => {
+                let attempt = Millis::new(timestamp.saturating_mul(1000)).ok_or(Rejection::InvalidTimestamp)?;
+                Ok((MessageId(id.to_owned()), attempt))
+            }
+            seconds if attempt < now => Err(Rejection::TimestampTooOld(seconds)),
+            seconds => Err(Rejection::TimestampTooNew(seconds)),
         }
+    }
+
+    fn check_signature(&self, headers: &HeaderMap, body: &[u8]) -> Result<(), Rejection> {
         let mut rejection = Rejection::InvalidSignature;
         for webhook in self.0.iter() {
             match webhook.verify_ignoring_timestamp(body, headers) {
-                Ok(()) => {
-                    let attempt = Millis::new(timestamp.saturating_mul(1000)).ok_or(Rejection::InvalidTimestamp)?;
-                    return Ok((MessageId(id.to_owned()), attempt));
-                }
+                Ok(()) => return Ok(()),
                 Err(WebhookError::InvalidPayload) => rejection = Rejection::InvalidPayload,
                 Err(_) => {}
             }
@@ -115,9 +119,9 @@ pub enum Rejection {
     MalformedHeader(&'static str),
     #[error("the timestamp is no number of seconds")]
     InvalidTimestamp,
-    #[error("the attempt is {0} s old by this machine's clock")]
+    #[error("the signature is good, and {0} s old by this machine's clock")]
     TimestampTooOld(u64),
-    #[error("the attempt is {0} s ahead of this machine's clock")]
+    #[error("the signature is good, and {0} s ahead of this machine's clock")]
     TimestampTooNew(u64),
     #[error("no signature fits any configured secret")]
     InvalidSignature,
@@ -152,6 +156,16 @@ impl Rejection {
             Rejection::Incomplete => "incomplete",
             Rejection::Encoded => "content_encoding",
             Rejection::Busy => "busy",
+        }
+    }
+
+    /// By how many seconds this machine's clock is ahead of whoever signed; less than 0: behind. `None`: refused for
+    /// another reason.
+    fn clock_ahead(self) -> Option<i64> {
+        match self {
+            Rejection::TimestampTooOld(seconds) => i64::try_from(seconds).ok(),
+            Rejection::TimestampTooNew(seconds) => i64::try_from(seconds).ok().map(|seconds| -seconds),
+            _ => None,
         }
     }
 
@@ -197,6 +211,14 @@ impl FromRequest<Receiver> for Verified {
             let (message_id, attempted_at) = receiver.verifier().verify(&parts.headers, &body, crate::clock::now())?;
             Ok(Verified { message_id, attempted_at, headers: parts.headers, body, reserved })
         });
+        match &verified {
+            Ok(_) => receiver.note_signer(None),
+            Err(rejection) => {
+                if let Some(ahead) = rejection.clock_ahead() {
+                    receiver.note_signer(Some(ahead));
+                }
+            }
+        }
         verified.inspect_err(|rejection| {
             let reason = rejection.as_str();
             metrics::counter!(REJECTED, "reason" => reason).increment(1);

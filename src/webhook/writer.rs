@@ -8,6 +8,7 @@
 //! kept as a dead letter; the rest commits. For any other failure everybody is told to come again.
 
 use super::budget::Reserved;
+use crate::clock;
 use crate::failpoint::{self, Point};
 use crate::model::{Batch, DeadLetter, Delivery, InstanceId, Item, Outcome, Source, Verdict};
 use crate::store::{Database, Error, Session};
@@ -29,7 +30,7 @@ const BATCH: usize = 256;
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// How long a delivery may wait for its commit. Svix hangs up after 15 s and then waits a minute at least: answer before.
 const DEADLINE: Duration = Duration::from_secs(8);
-/// How often an idle connection is tried, so that `/readyz` tells the truth without traffic.
+/// How often an idle connection is tried, so that `/readyz` tells the truth without traffic. It asks for the time.
 const PING: Duration = Duration::from_secs(5);
 /// How long an object that poisoned a batch is written alone: what was sent once will come again.
 const QUARANTINE: Duration = Duration::from_secs(600);
@@ -95,6 +96,8 @@ pub struct Health {
     pub pinned: Option<InstanceId>,
     /// The last message's instance, if it was another one.
     pub foreign: Option<InstanceId>,
+    /// By how many seconds our clock was ahead of the database's when it was last asked; less than 0: behind.
+    pub clock_ahead: i64,
 }
 
 /// A message as it came, should it have to be kept whole.
@@ -412,8 +415,10 @@ impl Task {
     async fn ping(&mut self) {
         let result = async {
             let mut session = self.session().await?;
-            session.ping().await?;
+            let database_now = session.clock().await?;
             self.session = Some(session);
+            let clock_ahead = (clock::now().get() - database_now) / 1000;
+            self.health.send_modify(|health| health.clock_ahead = clock_ahead);
             Ok(())
         }
         .await;
