@@ -35,6 +35,7 @@
 //! | [`sender`], [`replay`] | signing and posting as Svix does; the command that posts files |
 //! | `testbed`, `demo`, `bench` (feature `demo`) | a private Postgres, a simulated Clerk, the show that they give, and how fast it goes |
 //! | `chaos` (feature `demo`), [`failpoint`] | what is promised, put to the test: faults under load, a checker, mistakes that it must find |
+//! | `tests/faults.rs`, `tests/bad_input.rs` | 30 faults and 92 bad inputs, brought about, each with what must come of it: `./x faults` |
 //! | `fuzz/` | verify, parse and fold under a fuzzer, with its corpus |
 //! | `tests/node/rls/` | policies as Supabase's own programs run them, and `examples/` as Next.js does |
 //! | `ops/`, `docs/` | rules for Prometheus; deploying, integrating, what is fast |
@@ -43,8 +44,9 @@
 //! # The way of a webhook
 //!
 //! 1. [`app`] accepts the connection, with limits on time and number; the route is `POST /webhooks/clerk`.
-//! 2. [`webhook::verify::Verified`] is an extractor that exists only for a good signature over the raw bytes. Anything else
-//!    is 400, and no query is made.
+//! 2. [`webhook::verify::Verified`] is an extractor that exists only for a good signature over the raw bytes, in time. Anything
+//!    else is 400, and no query is made. A good signature out of time says that a clock is wrong, or that an old request was
+//!    sent again: `/readyz` believes the former only with the database's clock as a second witness.
 //! 3. [`clerk::event::parse`] reads the body: a change, nothing (a type that we do not mirror), or no use (a dead letter).
 //! 4. [`webhook::receive`] hands it to the [`webhook::writer::Writer`] and waits. That task gathers what waits while its last
 //!    batch is under way, folds it ([`model::Batch::fold`]) and makes one call.

@@ -125,6 +125,6 @@ async fn a_table_that_is_not_there_or_a_database_that_does_not_answer_is_an_erro
         assert_eq!(output.status.code(), Some(1));
         assert!(String::from_utf8_lossy(&output.stderr).contains("there is no table public.nowhere"), "{output:?}");
     }
-    let gone = TestDatabase { name: "gone".to_owned() };
+    let gone = TestDatabase::named("gone".to_owned());
     assert_eq!(clerk_sync(&gone, "policy check").status.code(), Some(1));
 }

@@ -403,7 +403,7 @@ async fn each_planted_fault_is_named_with_its_fix_and_nothing_else_fails() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_database_and_a_schema_of_somebody_else_are_told_apart() {
     let set_up = SetUp::good().await;
-    let empty = TestDatabase { name: unique("empty") };
+    let empty = TestDatabase::named(unique("empty"));
     supabase().create(&empty.name).await.unwrap();
     let url = empty.url();
     let variables = [("DATABASE_URL", url.as_str())];

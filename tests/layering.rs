@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("clock", &["model"]),
+    ("failpoint", &[]),
     ("clerk", &["model", "telemetry"]),
     ("store", &["model"]),
-    ("webhook", &["clerk", "clock", "model", "store", "telemetry"]),
+    ("webhook", &["clerk", "clock", "failpoint", "model", "store", "telemetry"]),
     ("reconcile", &["clerk", "model", "store", "telemetry"]),
     ("health", &["reconcile", "webhook"]),
     ("upkeep", &["clerk", "model", "store"]),
@@ -22,7 +23,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("ops", &["model", "procfs", "store", "telemetry"]),
     ("procfs", &[]),
-    ("testbed", &[]),
+    ("testbed", &["procfs"]),
+    ("chaos", &["clock", "failpoint", "sender", "store", "testbed"]),
     ("bench", &["clerk", "model", "procfs", "reconcile", "store", "testbed"]),
     (
         "demo",

@@ -8,6 +8,7 @@ mod bad_input;
 mod checking;
 mod convergence;
 mod doctoring;
+mod faults;
 mod fixtures;
 mod keeping;
 mod layering;

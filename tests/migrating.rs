@@ -9,7 +9,7 @@ use serde_json::json;
 async fn empty_project() -> TestDatabase {
     let name = unique("project");
     supabase().create(&name).await.unwrap();
-    TestDatabase { name }
+    TestDatabase::named(name)
 }
 
 #[tokio::test]

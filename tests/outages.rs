@@ -4,9 +4,13 @@ use crate::support::{SECRET, Server, TestDatabase, World, database, supabase, un
 use clerk_sync::sender::{Attempt, Sender};
 use clerk_sync::store::Database;
 use clerk_sync::testbed::clerk::{Clerk, Event};
+use clerk_sync::testbed::postgres::SUPERUSER;
 use clerk_sync::testbed::proxy::{Fault, Proxy, Upstream};
+use clerk_sync::testbed::supabase::{OWNER, Supabase};
 use clerk_sync::webhook::writer::InstanceCheck;
 use futures_util::future::join_all;
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A server that reaches its database through a proxy.
@@ -56,15 +60,16 @@ fn slowest(answers: &[(Attempt, Duration)]) -> Duration {
     answers.iter().map(|(_, took)| *took).max().unwrap_or_default()
 }
 
-#[tokio::test]
-async fn a_silent_database_gets_everybody_a_503_in_time_and_recovers_at_once() {
+/// F9. The network takes everything and brings nothing.
+pub async fn database_is_silent() -> String {
     let detour = Detour::new().await;
     let events = sign_ups(501);
     assert!(detour.is_accepted(&events[500]).await);
     detour.proxy.set(Fault::BlackHole);
     let answers = detour.send_all(&events[..500]).await;
     assert!(answers.iter().all(|(attempt, _)| attempt.status == 503), "{:?}", answers[0]);
-    assert!(slowest(&answers) < Duration::from_secs(10), "{:?}", slowest(&answers));
+    let slowest = slowest(&answers);
+    assert!(slowest < Duration::from_secs(10), "{slowest:?}");
     assert_eq!(detour.server.get("/livez").await.0, 200);
     assert_eq!(detour.server.get("/readyz").await.0, 503);
     detour.proxy.set(Fault::None);
@@ -72,10 +77,11 @@ async fn a_silent_database_gets_everybody_a_503_in_time_and_recovers_at_once() {
     assert!(answers.iter().all(|(attempt, _)| attempt.status == 204));
     assert_eq!(detour.database.count("clerk.users").await, 501);
     assert!(detour.proxy.open() <= 2, "{} connections", detour.proxy.open());
+    format!("500 under way: 500 × 503, the last after {slowest:.1?}; then 500 × 204 without a restart")
 }
 
-#[tokio::test]
-async fn an_answer_that_is_lost_is_settled_by_asking_again() {
+/// F5. The connection is cut while a statement is under way; its answer is lost.
+pub async fn answers_are_lost() -> String {
     let detour = Detour::new().await;
     let events = sign_ups(4);
     assert!(detour.is_accepted(&events[0]).await);
@@ -88,6 +94,7 @@ async fn an_answer_that_is_lost_is_settled_by_asking_again() {
     }
     assert_eq!(detour.database.count("clerk.users").await, 4);
     assert_eq!(detour.database.count("clerk_sync.receipts").await, 4);
+    "cut after the commit, on the way, and before: 503 each; sent again, applied once each".to_owned()
 }
 
 #[tokio::test]
@@ -104,22 +111,35 @@ async fn connections_cut_at_random_lose_nothing() {
     assert_eq!(detour.database.count("clerk.users").await, 150);
 }
 
-#[tokio::test]
-async fn a_slow_database_answers_late_or_is_given_up_in_time() {
+/// F8.
+pub async fn database_is_slow() -> String {
     let detour = Detour::new().await;
     let events = sign_ups(41);
     detour.is_accepted(&events[40]).await;
     detour.proxy.set(Fault::Delay(Duration::from_millis(400)));
     let answers = detour.send_all(&events[..40]).await;
     assert!(answers.iter().all(|(attempt, _)| attempt.status == 204));
-    detour.proxy.set(Fault::Delay(Duration::from_secs(3)));
-    let answers = detour.send_all(&events[..40]).await;
-    assert!(answers.iter().all(|(attempt, _)| matches!(attempt.status, 204 | 503)));
-    assert!(slowest(&answers) < Duration::from_secs(10), "{:?}", slowest(&answers));
+    let mut told = Vec::new();
+    for seconds in [1, 3] {
+        detour.proxy.set(Fault::Delay(Duration::from_secs(seconds)));
+        let answers = detour.send_all(&events[..40]).await;
+        assert!(answers.iter().all(|(attempt, _)| matches!(attempt.status, 204 | 503)));
+        assert!(slowest(&answers) < Duration::from_secs(10), "{:?}", slowest(&answers));
+        let accepted = answers.iter().filter(|(attempt, _)| attempt.status == 204).count();
+        told.push(format!(
+            "{} s: {accepted} of 40 accepted, the last answer after {:.1?}",
+            seconds * 2,
+            slowest(&answers)
+        ));
+    }
+    detour.proxy.set(Fault::None);
+    let started = Instant::now();
+    assert!(detour.is_accepted(&sign_ups(42)[41]).await);
+    format!("a statement takes {}; then 204 after {:.1?}", told.join("; "), started.elapsed())
 }
 
-#[tokio::test]
-async fn a_locked_table_is_503_and_then_drains() {
+/// F10.
+pub async fn table_is_locked() -> String {
     let mut world = World::new().await;
     world.clerk.create_user("Ada", "Lovelace");
     world.deliver().await;
@@ -130,59 +150,135 @@ async fn a_locked_table_is_503_and_then_drains() {
     let started = Instant::now();
     let attempt = world.attempt(&event.message_id, event.body.as_bytes()).await;
     assert_eq!(attempt.status, 503);
-    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
     let (_, ready) = world.server.get("/readyz").await;
     assert!(ready.to_string().contains("SQLSTATE 55P03"), "{ready}");
+    assert_eq!(world.server.get("/livez").await.0, 200);
     sqlx::raw_sql("rollback").execute(&mut blocker).await.unwrap();
     assert_eq!(world.send(&event).await, "applied");
+    format!("503 after {took:.1?}, /readyz 503 with 55P03, /livez 200; then applied")
 }
 
-#[tokio::test]
-async fn a_database_that_is_read_only_or_out_of_connections_is_503_until_it_is_not() {
-    let cases = [
-        (
-            "alter database \"{}\" set default_transaction_read_only = on",
-            "alter database \"{}\" reset default_transaction_read_only",
-        ),
-        ("alter database \"{}\" connection limit 0", "alter database \"{}\" connection limit -1"),
-    ];
-    for (ailment, cure) in cases {
-        let mut world = World::new().await;
-        world.clerk.create_user("Ada", "Lovelace");
-        let event = world.clerk.outbox.pop().unwrap();
-        let mut superuser = supabase().connect("supabase_admin", "postgres").await.unwrap();
-        let ailment = ailment.replace("{}", &world.database.name);
-        sqlx::raw_sql(sqlx::AssertSqlSafe(ailment.clone())).execute(&mut superuser).await.unwrap();
-        disconnect_workers(&world.database).await;
-        let attempt = world.attempt(&event.message_id, event.body.as_bytes()).await;
-        assert_eq!(attempt.status, 503, "{ailment}");
-        let cure = cure.replace("{}", &world.database.name);
-        sqlx::raw_sql(sqlx::AssertSqlSafe(cure)).execute(&mut superuser).await.unwrap();
-        disconnect_workers(&world.database).await;
-        assert_eq!(world.send(&event).await, "applied", "{ailment}");
+/// A world on a server of its own, for what happens to a whole server.
+async fn apart(supabase: &Supabase) -> World {
+    let database = TestDatabase::on(supabase).await;
+    let server = Server::start(database.database(), InstanceCheck::Pinned(None)).await;
+    let sender = Sender::new(server.webhook_url(), SECRET).unwrap();
+    World { database, server, sender, clerk: Clerk::new(1, crate::support::START) }
+}
+
+/// F11. All connections are taken; a pooler refuses.
+pub async fn connections_run_out() -> String {
+    let supabase = Supabase::start().unwrap();
+    let mut world = apart(&supabase).await;
+    world.clerk.create_user("Ada", "Lovelace");
+    world.clerk.create_user("Ben", "Bitdiddle");
+    let mut superuser = supabase.connect(SUPERUSER, &world.database.name).await.unwrap();
+    superuser.execute("alter system set max_connections = 24").await.unwrap();
+    drop(superuser);
+    supabase.cluster().stop_server().unwrap();
+    supabase.cluster().start_server().unwrap();
+    let mut superuser = supabase.connect(SUPERUSER, &world.database.name).await.unwrap();
+    let mut taken = Vec::new();
+    while let Ok(connection) = supabase.connect(OWNER, &world.database.name).await {
+        taken.push(connection);
     }
+    disconnect_workers(&mut superuser).await;
+    // What the worker leaves is taken as well, unless it is quicker.
+    while let Ok(connection) = supabase.connect(OWNER, &world.database.name).await {
+        taken.push(connection);
+    }
+    disconnect_workers(&mut superuser).await;
+    while let Ok(connection) = supabase.connect(OWNER, &world.database.name).await {
+        taken.push(connection);
+    }
+    let event = world.clerk.outbox.remove(0);
+    let attempt = world.attempt(&event.message_id, event.body.as_bytes()).await;
+    assert_eq!(attempt.status, 503, "{attempt:?}");
+    assert_eq!(world.server.get("/readyz").await.0, 503);
+    let connections = taken.len();
+    drop(taken);
+    let mut tries = 1;
+    while world.attempt(&event.message_id, event.body.as_bytes()).await.status != 204 {
+        tries += 1;
+        assert!(tries < 20, "never accepted");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    refuse(&world, "XX000").await;
+    let event = world.clerk.outbox.remove(0);
+    assert_eq!(world.attempt(&event.message_id, event.body.as_bytes()).await.status, 503);
+    world.database.execute("drop trigger refuse on clerk.users").await;
+    assert_eq!(world.send(&event).await, "applied");
+    format!("max_connections = 24, {connections} taken by others: 503, then applied; XX000: 503, then applied")
 }
 
-async fn disconnect_workers(database: &TestDatabase) {
-    let mut superuser = supabase().connect("supabase_admin", "postgres").await.unwrap();
-    sqlx::query(
-        "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1 and application_name = 'clerk-sync'",
-    )
-    .bind(&database.name)
-    .execute(&mut superuser)
-    .await
-    .unwrap();
+/// F12. The database is read-only; its disk is full.
+pub async fn database_cannot_be_written() -> String {
+    let supabase = Supabase::start().unwrap();
+    let mut world = apart(&supabase).await;
+    let mut superuser = supabase.connect(SUPERUSER, &world.database.name).await.unwrap();
+    world.clerk.create_user("Ada", "Lovelace");
+    let event = world.clerk.outbox.remove(0);
+    let read_only = format!("alter database \"{}\" set default_transaction_read_only", world.database.name);
+    let mut told = Vec::new();
+    for ailment in ["25006", "53100"] {
+        let mut cure: Box<dyn FnOnce()> = Box::new(|| {});
+        if ailment == "25006" {
+            superuser.execute(AssertSqlSafe(format!("{read_only} = on"))).await.unwrap();
+        } else {
+            // The kernel says "no space left" to whoever writes to this device.
+            if !Path::new("/dev/full").exists() {
+                continue;
+            }
+            let sql = "select pg_relation_filepath('clerk_sync.dead_letters')";
+            let path: String = sqlx::query_scalar(sql).fetch_one(&mut superuser).await.unwrap();
+            let path = supabase.cluster().dir().join("data").join(path);
+            let aside = path.with_extension("aside");
+            std::fs::rename(&path, &aside).unwrap();
+            std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+            cure = Box::new(move || std::fs::rename(&aside, &path).unwrap());
+        }
+        disconnect_workers(&mut superuser).await;
+        // The empty table of dead letters is the one that cannot grow.
+        let send = async || match ailment {
+            "25006" => world.attempt(&event.message_id, event.body.as_bytes()).await,
+            _ => world.attempt("msg_unusable", b"{}").await,
+        };
+        assert_eq!(send().await.status, 503, "{ailment}");
+        let (_, ready) = world.server.get("/readyz").await;
+        assert!(ready.to_string().contains(&format!("SQLSTATE {ailment}")), "{ready}");
+        assert_eq!(world.server.get("/livez").await.0, 200);
+        superuser.execute(AssertSqlSafe(format!("{read_only} = off"))).await.unwrap();
+        cure();
+        disconnect_workers(&mut superuser).await;
+        assert_eq!(send().await.status / 100, 2, "{ailment}");
+        assert_eq!(world.server.get("/readyz").await.0, 200);
+        told.push(ailment);
+    }
+    format!("{}: 503 with the code on /readyz each, then accepted", told.join(" and "))
 }
 
-/// What Postgres refuses is mended before it gets there; so poison is made by a trigger.
-const POISON: &str = "create function public.refuse() returns trigger language plpgsql as $$ begin
-       if new.first_name = 'Poison' then raise exception 'refused' using errcode = '22003'; end if; return new; end $$;
-     create trigger refuse before insert or update on clerk.users for each row execute function public.refuse()";
+async fn disconnect_workers(superuser: &mut PgConnection) {
+    let sql = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'clerk-sync'";
+    superuser.execute(sql).await.unwrap();
+}
+
+/// Has the database refuse whoever is called Poison, or Ben, with this code.
+async fn refuse(world: &World, code: &str) {
+    let sql = format!(
+        "create or replace function public.refuse() returns trigger language plpgsql as $$ begin
+           if new.first_name in ('Poison', 'Ben') then raise exception 'refused' using errcode = '{code}'; end if; return new; end $$;
+         create trigger refuse before insert or update on clerk.users for each row execute function public.refuse()"
+    );
+    world.database.execute(&sql).await;
+}
 
 #[tokio::test]
 async fn poison_among_five_hundred_becomes_one_dead_letter_and_delays_nobody() {
     let mut world = World::new().await;
-    world.database.execute(POISON).await;
+    // What Postgres refuses is mended before it gets there; so poison is made by a trigger.
+    refuse(&world, "22003").await;
     for number in 0..500 {
         world.clerk.now += 1_000;
         world.clerk.create_user(if number == 251 { "Poison" } else { "Ada" }, "Lovelace");

@@ -99,16 +99,21 @@ async fn the_same_message_again_is_a_duplicate_and_a_reused_id_a_dead_letter() {
     assert_eq!(kept, [json!({ "reason": "its message id came before with another body" })]);
 }
 
-#[tokio::test]
-async fn one_message_on_fifty_connections_has_one_effect() {
+/// F17. One message at once on fifty connections, to two replicas.
+pub async fn one_message_fifty_times() -> String {
     let world = World::new().await;
+    let replica = Server::start(world.database.database(), InstanceCheck::Pinned(None)).await;
+    let other = Sender::new(replica.webhook_url(), SECRET).unwrap();
     let body = user_created().to_string();
-    let sent = (0..50).map(|_| world.attempt("msg_same", body.as_bytes()));
-    let outcomes: Vec<_> =
-        futures_util::future::join_all(sent).await.into_iter().map(|attempt| attempt.outcome.unwrap()).collect();
-    assert_eq!(outcomes.iter().filter(|outcome| *outcome == "applied").count(), 1);
-    assert_eq!(outcomes.iter().filter(|outcome| *outcome == "duplicate").count(), 49);
+    let sent = (0..50).map(|n| {
+        let sender = if n % 2 == 0 { &world.sender } else { &other };
+        sender.send("msg_same", body.as_bytes())
+    });
+    let attempts = futures_util::future::try_join_all(sent).await.unwrap();
+    let count = |outcome: &str| attempts.iter().filter(|attempt| attempt.outcome.as_deref() == Some(outcome)).count();
+    assert_eq!((count("applied"), count("duplicate")), (1, 49));
     assert_eq!(world.database.count("clerk_sync.receipts").await, 1);
+    "50 × 204: 1 applied, 49 duplicate, 1 receipt".to_owned()
 }
 
 #[tokio::test]

@@ -1,14 +1,15 @@
 //! What every trial stands on: a private Postgres, a fault proxy before it, a simulated Clerk with its API behind another
 //! one, and workers as processes of their own.
 
+use crate::clock;
 use crate::sender::Sender;
 use crate::store::{self, Database};
 use crate::testbed::clerk::{Clerk, Server, Shared};
 use crate::testbed::postgres::SUPERUSER;
 use crate::testbed::proxy::{Proxy, Upstream};
 use crate::testbed::supabase::Supabase;
+use crate::testbed::traffic;
 use crate::testbed::worker::{Options, SECRET, Worker};
-use crate::{clock, testbed::traffic};
 use anyhow::{Context as _, ensure};
 use sqlx::PgConnection;
 use std::process::Stdio;

@@ -14,6 +14,7 @@ use clerk_sync::webhook::verify::Verifier;
 use clerk_sync::webhook::writer::InstanceCheck;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -52,17 +53,32 @@ pub async fn database() -> TestDatabase {
         .await;
     let name = unique("test");
     supabase.clone_database("template", &name).await.expect("a clone");
-    TestDatabase { name }
+    TestDatabase::named(name)
 }
 
 /// A database that can be asked as any role.
 pub struct TestDatabase {
     pub name: String,
+    url: String,
 }
 
 impl TestDatabase {
+    /// One that is there, or not, by this name.
+    pub fn named(name: String) -> TestDatabase {
+        TestDatabase { url: supabase().url(&name), name }
+    }
+
+    /// One on a server that the test has for itself.
+    pub async fn on(supabase: &Supabase) -> TestDatabase {
+        let name = unique("test");
+        supabase.create(&name).await.expect("a database");
+        let database = TestDatabase { url: supabase.url(&name), name };
+        store::migrate(&database.database()).await.expect("migrations");
+        database
+    }
+
     pub fn url(&self) -> String {
-        supabase().url(&self.name)
+        self.url.clone()
     }
 
     pub fn database(&self) -> Database {
@@ -95,6 +111,25 @@ impl TestDatabase {
         sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut self.owner().await).await.expect("the statement");
     }
 
+    /// What the mirror shows, a line for each row, as [`source`] writes it.
+    pub async fn held(&self) -> BTreeSet<String> {
+        let sql = "select format('%s %s %s <%s> %s %s', u.id, first_name, last_name, email_address, \
+                          case when banned then 'true' else 'false' end, case when deprovisioned then 'true' else 'false' end) as row \
+                     from clerk.users u join clerk.user_details d using (id) \
+                    union all select format('%s %s %s', id, name, slug) from clerk.organizations where deleted_at is null \
+                    union all select format('%s %s %s %s %s', id, organization_id, user_id, role, cardinality(permissions)) \
+                                from clerk.organization_memberships";
+        self.rows(sql).await.iter().map(|row| row["row"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The mirror must show what Clerk holds.
+    pub async fn equals(&self, source: &BTreeSet<String>) {
+        let held = self.held().await;
+        let lacking: Vec<_> = source.difference(&held).take(3).collect();
+        let extra: Vec<_> = held.difference(source).take(3).collect();
+        assert!(lacking.is_empty() && extra.is_empty(), "lacking {lacking:#?}, extra {extra:#?}");
+    }
+
     /// Everything that must not depend on the order of events, as text.
     pub async fn mirror(&self) -> String {
         dump(&mut self.owner().await, "to_jsonb(t)::text").await
@@ -104,6 +139,19 @@ impl TestDatabase {
     pub async fn written(&self) -> String {
         written(&mut self.owner().await).await
     }
+}
+
+/// What Clerk holds, a line for each row.
+pub fn source(clerk: &Clerk) -> BTreeSet<String> {
+    let users = clerk.users.values().map(|u| {
+        format!("{} {} {} <{}> {} {}", u.id, u.first_name, u.last_name, u.email_address, u.banned, u.deprovisioned)
+    });
+    let organizations = clerk.organizations.values().map(|o| format!("{} {} {}", o.id, o.name, o.slug));
+    let memberships = clerk.memberships.values().map(|m| {
+        let permissions = clerk.roles[&m.role].permissions.len();
+        format!("{} {} {} {} {permissions}", m.id, m.organization_id, m.user_id, m.role)
+    });
+    users.chain(organizations).chain(memberships).collect()
 }
 
 /// See [`TestDatabase::written`].

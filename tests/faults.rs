@@ -1,0 +1,736 @@
+//! Thirty faults, each brought about for real, with what was observed. The outcome is printed as a table.
+//!
+//! In all of them: no acknowledged event is lost, no row goes backwards, and all is right after the fault ends. A fault that
+//! belongs to one behaviour is in that behaviour's file; here are those of whole processes. `clerk-sync chaos` has them for
+//! longer.
+
+use crate::support::{SECRET, START, Server, TestDatabase, World, database, source};
+use crate::{operating, outages, receiving, reconciling, storms};
+use clerk_sync::sender::Sender;
+use clerk_sync::testbed::clerk::{Clerk, Event};
+use clerk_sync::testbed::postgres::SUPERUSER;
+use clerk_sync::testbed::proxy::{Fault, Proxy, Upstream};
+use clerk_sync::testbed::supabase::Supabase;
+use clerk_sync::testbed::traffic;
+use clerk_sync::testbed::worker::{Options, Worker};
+use clerk_sync::webhook::writer::InstanceCheck;
+use futures_util::{StreamExt as _, stream};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use sqlx::Executor as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
+
+/// Number, fault, and what brings it about and tells what was observed.
+type Scenario = (u8, &'static str, fn() -> Pin<Box<dyn Future<Output = String>>>);
+
+const SCENARIOS: [Scenario; 30] = [
+    (1, "worker killed under load", || Box::pin(worker_is_killed())),
+    (2, "worker killed at a point of its work", || Box::pin(worker_is_killed_at_a_point())),
+    (3, "worker stopped under load", || Box::pin(operating::stopped_under_load())),
+    (4, "all sessions terminated, every second", || Box::pin(sessions_are_terminated())),
+    (5, "connection cut while a commit is under way", || Box::pin(outages::answers_are_lost())),
+    (6, "Postgres crashes and recovers", || Box::pin(postgres_crashes())),
+    (7, "Postgres down, then hung", || Box::pin(postgres_is_away())),
+    (8, "database slow", || Box::pin(outages::database_is_slow())),
+    (9, "database's answers do not come", || Box::pin(outages::database_is_silent())),
+    (10, "table locked", || Box::pin(outages::table_is_locked())),
+    (11, "no connection left, pooler refuses", || Box::pin(outages::connections_run_out())),
+    (12, "database read-only, disk full", || Box::pin(outages::database_cannot_be_written())),
+    (13, "pooler in transaction mode", || Box::pin(transaction_pooler())),
+    (14, "two replicas on the same rows, in opposite order", || Box::pin(replicas_cross())),
+    (15, "senders hang up", || Box::pin(storms::senders_hang_up())),
+    (16, "every event three times, shuffled, a tenth late", || Box::pin(thrice_and_shuffled())),
+    (17, "one message on 50 connections to 2 replicas", || Box::pin(receiving::one_message_fifty_times())),
+    (18, "two and four replicas, as F16", || Box::pin(many_replicas())),
+    (19, "overload from 500 connections", || Box::pin(overload())),
+    (20, "worker's clock off by 4 minutes", || Box::pin(clock_is_a_little_off())),
+    (21, "worker's clock off by 10 minutes, then set", || Box::pin(clock_is_wrong())),
+    (22, "Clerk's API answers 429", || Box::pin(reconciling::told_to_wait())),
+    (23, "Clerk's API fails", || Box::pin(reconciling::api_fails())),
+    (24, "Clerk's API hangs or drips", || Box::pin(reconciling::api_hangs())),
+    (25, "pages cut, or no JSON of a list", || Box::pin(reconciling::pages_are_broken())),
+    (26, "lists change while they are read", || Box::pin(reconciling::lists_shift_between_pages())),
+    (27, "empty lists", || Box::pin(reconciling::lists_are_empty())),
+    (28, "key refused", || Box::pin(reconciling::key_is_refused())),
+    (29, "pass killed, twice at once, beside webhooks", || Box::pin(reconciling::passes_are_disturbed())),
+    (30, "sender loses messages", || Box::pin(reconciling::messages_are_lost())),
+];
+
+/// Those that keep the machine busy go one after the other, so that none of them observes another.
+const BUSY: [u8; 9] = [1, 3, 4, 14, 15, 16, 18, 19, 26];
+
+/// The others wait most of the time: so many at once.
+const AT_ONCE: usize = 2;
+
+/// What none of them may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[test]
+fn every_fault_ends_as_written() {
+    let (busy, idle): (Vec<Scenario>, Vec<Scenario>) =
+        SCENARIOS.iter().partition(|scenario| BUSY.contains(&scenario.0));
+    let (busy, idle) = (Mutex::new(busy.into_iter()), Mutex::new(idle.into_iter()));
+    let rows = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for scenarios in std::iter::once(&busy).chain(std::iter::repeat_n(&idle, AT_ONCE)) {
+            let rows = &rows;
+            scope.spawn(move || {
+                // A statement of its own: the lock must not be held while it runs.
+                while let Some(scenario) = { scenarios.lock().unwrap().next() } {
+                    let row = run(scenario);
+                    rows.lock().unwrap().insert(scenario.0, row);
+                }
+            });
+        }
+    });
+    let rows = rows.into_inner().unwrap();
+    println!("{}", rows.values().map(String::as_str).collect::<Vec<_>>().join("\n"));
+    assert!(rows.len() == 30 && !rows.values().any(|row| row.ends_with(WRONG)), "see the table");
+}
+
+const WRONG: &str = "WRONG: see above";
+
+/// The row of one. It panics where something is not as it must be.
+fn run((number, fault, scenario): Scenario) -> String {
+    let began = Instant::now();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let limited = async || tokio::time::timeout(PATIENCE, scenario()).await.expect("it ends in time");
+    let observed = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(limited())));
+    let observed = observed.unwrap_or_else(|_| WRONG.to_owned());
+    format!("F{number:<3} {fault:<52} {:>5.1} s  {observed}", began.elapsed().as_secs_f64())
+}
+
+/// `serve` as a process, before a database.
+struct Scene {
+    database: TestDatabase,
+    worker: Worker,
+}
+
+fn options(database_url: String) -> Options {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_clerk-sync"));
+    Options { program, database_url, environment: Vec::new() }
+}
+
+impl Scene {
+    async fn new() -> Scene {
+        Scene::before(database().await).await
+    }
+
+    async fn before(database: TestDatabase) -> Scene {
+        let worker = Worker::start(options(database.url())).await.unwrap();
+        Scene { database, worker }
+    }
+
+    fn sender(&self) -> Sender {
+        Sender::new(self.worker.webhook_url(), SECRET).unwrap()
+    }
+
+    async fn get(&self, path: &str) -> (u16, Value) {
+        let answer = reqwest::get(format!("http://{}{path}", self.worker.address)).await.expect("an answer");
+        (answer.status().as_u16(), serde_json::from_str(&answer.text().await.unwrap()).unwrap_or_default())
+    }
+
+    /// Ends the flow: every message is accepted in the end, each that was accepted is on record, and the mirror equals Clerk.
+    async fn settle(&self, clerk: &Clerk, flow: Flow) -> Said {
+        let said = flow.end().await;
+        assert!(said.refused.keys().all(|status| *status == 503), "{:?}", said.refused);
+        let sql = "select message_id from clerk_sync.receipts";
+        let rows = self.database.rows(sql).await;
+        let receipts: BTreeSet<&str> = rows.iter().filter_map(|row| row["message_id"].as_str()).collect();
+        let lost: Vec<_> = said.accepted.iter().filter(|(id, _)| !receipts.contains(id.as_str())).collect();
+        assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+        self.database.equals(&source(clerk)).await;
+        said
+    }
+}
+
+/// A Clerk after a busy time, and its webhooks.
+fn history(seed: u64, events: usize) -> (Clerk, Vec<Event>) {
+    let (mut clerk, mut rng) = (Clerk::new(seed, START), fastrand::Rng::with_seed(seed));
+    for name in ["Acme", "Globex", "Initech"] {
+        let founder = traffic::sign_up(&mut clerk, &mut rng);
+        clerk.create_organization(name, &founder);
+    }
+    while clerk.outbox.len() < events {
+        clerk.now += 40;
+        traffic::change(&mut clerk, &mut rng);
+    }
+    let events = std::mem::take(&mut clerk.outbox);
+    (clerk, events)
+}
+
+/// Webhooks at a steady pace, each sent again until it is accepted: as Svix does, only sooner.
+struct Flow {
+    said: Arc<Mutex<Said>>,
+    sending: tokio::task::JoinHandle<()>,
+}
+
+/// What the sender heard.
+#[derive(Clone, Default)]
+struct Said {
+    /// Message ids, and when.
+    accepted: Vec<(String, Instant)>,
+    /// How many answers of each other status.
+    refused: BTreeMap<u16, usize>,
+    unanswered: usize,
+    slowest: Duration,
+}
+
+impl std::fmt::Display for Said {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let refused: usize = self.refused.values().sum();
+        write!(f, "{} accepted and 0 lost, {refused} × 503, {} unanswered", self.accepted.len(), self.unanswered)
+    }
+}
+
+/// Between two attempts; Svix leaves 5 s and more.
+const AGAIN: Duration = Duration::from_millis(300);
+
+impl Flow {
+    fn start(url: String, events: Vec<Event>, a_second: u32) -> Flow {
+        let said = Arc::<Mutex<Said>>::default();
+        let sender = Arc::new(Sender::new(url, SECRET).unwrap());
+        let heard = Arc::clone(&said);
+        let sending = tokio::spawn(async move {
+            let mut pace = tokio::time::interval(Duration::from_secs(1) / a_second);
+            let mut messages = tokio::task::JoinSet::new();
+            for event in events {
+                pace.tick().await;
+                messages.spawn(until_accepted(Arc::clone(&sender), event, Arc::clone(&heard)));
+            }
+            while let Some(ended) = messages.join_next().await {
+                ended.unwrap();
+            }
+        });
+        Flow { said, sending }
+    }
+
+    fn said(&self) -> Said {
+        self.said.lock().unwrap().clone()
+    }
+
+    /// How long after this moment the first message was accepted.
+    async fn accepts_after(&self, moment: Instant) -> Duration {
+        loop {
+            let at = self.said().accepted.iter().map(|(_, at)| *at).filter(|at| *at > moment).min();
+            match at {
+                Some(at) => return at - moment,
+                None => sleep(Duration::from_millis(10)).await,
+            }
+            assert!(moment.elapsed() < Duration::from_secs(30), "nothing was accepted for 30 s");
+        }
+    }
+
+    async fn end(self) -> Said {
+        tokio::time::timeout(Duration::from_secs(60), self.sending)
+            .await
+            .expect("all are accepted in the end")
+            .unwrap();
+        std::mem::take(&mut *self.said.lock().unwrap())
+    }
+}
+
+async fn until_accepted(sender: Arc<Sender>, event: Event, said: Arc<Mutex<Said>>) {
+    for tries in 0.. {
+        let started = Instant::now();
+        let result = sender.send(&event.message_id, event.body.as_bytes()).await;
+        let is_connected = {
+            let mut said = said.lock().unwrap();
+            said.slowest = said.slowest.max(started.elapsed());
+            match &result {
+                Ok(attempt) if attempt.status / 100 == 2 => {
+                    said.accepted.push((event.message_id, Instant::now()));
+                    return;
+                }
+                Ok(attempt) => *said.refused.entry(attempt.status).or_default() += 1,
+                Err(_) => said.unanswered += 1,
+            }
+            result.is_ok()
+        };
+        // A connection that fails is tried again at once, one time.
+        if is_connected || tries > 0 {
+            sleep(AGAIN).await;
+        }
+    }
+}
+
+/// F1.
+async fn worker_is_killed() -> String {
+    let mut scene = Scene::new().await;
+    let (clerk, events) = history(1, 1_000);
+    let flow = Flow::start(scene.worker.webhook_url(), events, 200);
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut longest = Duration::ZERO;
+    for _ in 0..5 {
+        sleep(Duration::from_millis(rng.u64(200..900))).await;
+        scene.worker.kill().await.unwrap();
+        let restarted = Instant::now();
+        scene.worker.restart().await.unwrap();
+        longest = longest.max(flow.accepts_after(restarted).await);
+    }
+    let said = scene.settle(&clerk, flow).await;
+    assert!(longest < Duration::from_secs(3), "{longest:?}");
+    format!("5 kills: {said}; first 2xx at most {longest:.1?} after a restart")
+}
+
+/// F2. After the signature is verified; while the statement is under way; after the commit.
+async fn worker_is_killed_at_a_point() -> String {
+    let supabase = crate::support::supabase();
+    let socket = supabase.cluster().dir().join(".s.PGSQL.5432");
+    let proxy = Proxy::start(Upstream::Unix(socket), 1).await.unwrap();
+    let database = database().await;
+    let url = format!("postgres://postgres@{}/{}?sslmode=disable", proxy.address, database.name);
+    let mut scene = Scene { worker: Worker::start(options(url)).await.unwrap(), database };
+    let sender = Arc::new(scene.sender());
+    let (_, events) = history(2, 8);
+    let send = |event: &Event| {
+        let (sender, event) = (Arc::clone(&sender), event.clone());
+        tokio::spawn(async move { sender.send(&event.message_id, event.body.as_bytes()).await })
+    };
+    let outcome = async |event: &Event| send(event).await.unwrap().unwrap().outcome.unwrap();
+    assert_eq!(outcome(&events[0]).await, "applied");
+
+    // Verified: it waits for a session, which is not there yet.
+    scene.worker.kill().await.unwrap();
+    proxy.set(Fault::BlackHole);
+    scene.worker.restart().await.unwrap();
+    let sent = send(&events[1]);
+    sleep(Duration::from_millis(500)).await;
+    scene.worker.kill().await.unwrap();
+    assert!(sent.await.unwrap().is_err(), "killed before it answered");
+    proxy.set(Fault::None);
+    assert_eq!(scene.database.count("clerk_sync.receipts").await, 1);
+
+    // Under way: the statement waits for a lock until it gives up.
+    scene.worker.restart().await.unwrap();
+    assert_eq!(outcome(&events[1]).await, "applied");
+    let mut blocker = scene.database.owner().await;
+    blocker
+        .execute("begin; lock table clerk.users, clerk.organizations, clerk.organization_memberships")
+        .await
+        .unwrap();
+    let sent = send(&events[2]);
+    let waiting = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    until(async || !scene.database.rows(waiting).await.is_empty()).await;
+    scene.worker.kill().await.unwrap();
+    assert!(sent.await.unwrap().is_err());
+    until(async || scene.database.rows(waiting).await.is_empty()).await;
+    blocker.execute("rollback").await.unwrap();
+    assert_eq!(scene.database.count("clerk_sync.receipts").await, 2);
+
+    // Committed: the reply is on its way for longer than the worker lives.
+    scene.worker.restart().await.unwrap();
+    assert_eq!(outcome(&events[2]).await, "applied");
+    proxy.set(Fault::Delay(Duration::from_millis(800)));
+    let sent = send(&events[3]);
+    until(async || scene.database.count("clerk_sync.receipts").await == 4).await;
+    scene.worker.kill().await.unwrap();
+    assert!(sent.await.unwrap().is_err());
+    proxy.set(Fault::None);
+    let written = scene.database.written().await;
+    scene.worker.restart().await.unwrap();
+    assert_eq!(outcome(&events[3]).await, "duplicate");
+    assert!(scene.database.written().await == written, "a row was written again");
+    "verified: nothing stored, retry applied; under way: rolled back, retry applied; committed: retry a duplicate, 0 rows written"
+        .to_owned()
+}
+
+/// Waits for what must come about soon.
+async fn until(condition: impl AsyncFn() -> bool) {
+    let began = Instant::now();
+    while !condition().await {
+        assert!(began.elapsed() < Duration::from_secs(20), "it does not come about");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// F4.
+async fn sessions_are_terminated() -> String {
+    let scene = Scene::new().await;
+    let (clerk, events) = history(4, 600);
+    let flow = Flow::start(scene.worker.webhook_url(), events, 120);
+    let mut superuser = crate::support::supabase().connect(SUPERUSER, &scene.database.name).await.unwrap();
+    let terminate = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+    let mut last = Instant::now();
+    for _ in 0..4 {
+        sleep(Duration::from_secs(1)).await;
+        superuser.execute(terminate).await.unwrap();
+        last = Instant::now();
+    }
+    let recovered = flow.accepts_after(last).await;
+    let said = scene.settle(&clerk, flow).await;
+    assert!(recovered < Duration::from_secs(1), "{recovered:?}");
+    format!("4 times: {said}; first 2xx {recovered:.1?} after the last")
+}
+
+/// F6.
+async fn postgres_crashes() -> String {
+    let supabase = Supabase::start().unwrap();
+    let scene = Scene::before(TestDatabase::on(&supabase).await).await;
+    let (clerk, events) = history(6, 500);
+    let flow = Flow::start(scene.worker.webhook_url(), events, 100);
+    let mut longest = Duration::ZERO;
+    for _ in 0..2 {
+        sleep(Duration::from_secs(1)).await;
+        supabase.cluster().stop_server().unwrap();
+        sleep(Duration::from_millis(500)).await;
+        supabase.cluster().start_server().unwrap();
+        longest = longest.max(flow.accepts_after(Instant::now()).await);
+    }
+    let said = scene.settle(&clerk, flow).await;
+    assert!(
+        said.slowest < Duration::from_secs(3) && longest < Duration::from_secs(5),
+        "{:?}, {longest:?}",
+        said.slowest
+    );
+    format!("2 crashes: {said}, slowest answer {:.1?}; first 2xx {longest:.1?} after it accepts again", said.slowest)
+}
+
+/// Lets processes go on, however we end.
+struct Stopped(Vec<Pid>);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            let _ = kill_process(*pid, Signal::CONT);
+        }
+    }
+}
+
+/// F7.
+async fn postgres_is_away() -> String {
+    let supabase = Supabase::start().unwrap();
+    let database = TestDatabase::on(&supabase).await;
+    // What is well is not what may flood the log.
+    let environment = vec![("RUST_LOG", "warn,clerk_sync=info,clerk_sync::webhook=warn".to_owned())];
+    let worker = Worker::start(Options { environment, ..options(database.url()) }).await.unwrap();
+    let scene = Scene { database, worker };
+    let (clerk, events) = history(7, 700);
+    let flow = Flow::start(scene.worker.webhook_url(), events, 50);
+    sleep(Duration::from_secs(1)).await;
+    let (lines, began, resident) = (scene.worker.log_lines(), Instant::now(), scene.worker.usage().resident);
+    supabase.cluster().stop_server().unwrap();
+    sleep(Duration::from_secs(5)).await;
+    let lines_down = scene.worker.log_lines() - lines;
+    let down = usize::try_from(began.elapsed().as_secs()).unwrap();
+    supabase.cluster().start_server().unwrap();
+    flow.accepts_after(Instant::now()).await;
+
+    let sql = "select pid from pg_stat_activity where application_name = 'clerk-sync'";
+    let rows = scene.database.rows(sql).await;
+    let backends = rows.iter().filter_map(|row| i32::try_from(row["pid"].as_i64()?).ok());
+    let pids = backends.chain(supabase.cluster().pid().map(u32::cast_signed));
+    let stopped = Stopped(pids.filter_map(Pid::from_raw).collect());
+    let (lines, began) = (scene.worker.log_lines(), Instant::now());
+    for pid in &stopped.0 {
+        kill_process(*pid, Signal::STOP).unwrap();
+    }
+    sleep(Duration::from_secs(7)).await;
+    assert_eq!(scene.get("/livez").await.0, 200);
+    assert_eq!(scene.get("/readyz").await.0, 503);
+    let lines_hung = scene.worker.log_lines() - lines;
+    let hung = usize::try_from(began.elapsed().as_secs()).unwrap();
+    drop(stopped);
+    let recovered = flow.accepts_after(Instant::now()).await;
+    let said = scene.settle(&clerk, flow).await;
+    let usage = scene.worker.usage();
+    assert!(said.slowest < Duration::from_secs(10), "{:?}", said.slowest);
+    // A line in each second that was touched, and one for each thing that it says of the database.
+    let is_quiet = lines_down <= down + 4 && lines_hung <= hung + 4;
+    assert!(is_quiet, "{lines_down} lines in {down} s, {lines_hung} in {hung} s: {:#?}", scene.worker.log_end());
+    assert!(usage.peak < 128 * 1024, "{usage:?}");
+    format!(
+        "{down} s down, {hung} s hung: {said}, slowest {:.1?}; {lines_down} and {lines_hung} log lines; {} to {} MiB; first 2xx after {recovered:.1?}",
+        said.slowest,
+        resident / 1024,
+        usage.peak / 1024
+    )
+}
+
+/// F13. Refused by design: prepared statements of one client answer another's there.
+async fn transaction_pooler() -> String {
+    let mut said = String::new();
+    for url in [
+        "postgres://postgres.abcdefghij@pooler.example.com:6543/postgres",
+        "postgres://postgres@db.example.com:5432/postgres?pgbouncer=true",
+    ] {
+        let error = Worker::start(options(url.to_owned())).await.expect_err("it must not start").to_string();
+        assert!(error.contains("DATABASE_URL points at a transaction-mode pooler"), "{error}");
+        said = error;
+    }
+    let said = said.rsplit("clerk-sync: ").next().unwrap_or_default();
+    format!("serve does not start: {said}")
+}
+
+/// F14.
+async fn replicas_cross() -> String {
+    const USERS: usize = 150;
+    let mut world = World::new().await;
+    let replica = Server::start(world.database.database(), InstanceCheck::Pinned(None)).await;
+    let other = Sender::new(replica.webhook_url(), SECRET).unwrap();
+    let users: Vec<String> = (0..USERS).map(|_| world.clerk.create_user("Ada", "Bell")).collect();
+    world.deliver().await;
+    let mut change = |name: &str| {
+        for id in &users {
+            world.clerk.now += 40;
+            world.clerk.update_user(id, |user| name.clone_into(&mut user.last_name));
+        }
+        std::mem::take(&mut world.clerk.outbox)
+    };
+    let rounds: Vec<_> =
+        (0..3).map(|round| (change(&format!("First {round}")), change(&format!("Then {round}")))).collect();
+    let mut statuses = BTreeMap::<u16, usize>::new();
+    for (first, then) in rounds {
+        let forth = first.iter().map(|event| world.sender.send(&event.message_id, event.body.as_bytes()));
+        let back = then.iter().rev().map(|event| other.send(&event.message_id, event.body.as_bytes()));
+        let (forth, back) = tokio::join!(futures_util::future::join_all(forth), futures_util::future::join_all(back));
+        for attempt in forth.into_iter().chain(back) {
+            *statuses.entry(attempt.unwrap().status).or_default() += 1;
+        }
+    }
+    let sent = USERS * 6;
+    assert_eq!(statuses, BTreeMap::from([(204, sent)]));
+    world.database.equals(&source(&world.clerk)).await;
+    let sql = "select deadlocks from pg_stat_database where datname = current_database()";
+    assert_eq!(world.database.rows(sql).await, [serde_json::json!({ "deadlocks": 0 })]);
+    format!("{sent} × 204, 0 × 503, 0 deadlocks: writers take turns")
+}
+
+/// All of it three times, in any order, round robin to so many replicas; a tenth when all else is there. Then once more. What is
+/// held in the end.
+async fn replayed(replicas: usize, events: usize) -> String {
+    let database = database().await;
+    let mut servers = Vec::new();
+    for _ in 0..replicas {
+        servers.push(Server::start(database.database(), InstanceCheck::Pinned(None)).await);
+    }
+    let senders: Vec<Sender> =
+        servers.iter().map(|server| Sender::new(server.webhook_url(), SECRET).unwrap()).collect();
+    let (clerk, events) = history(16, events);
+    let mut rng = fastrand::Rng::with_seed(16);
+    let (mut soon, mut late) = (Vec::new(), Vec::new());
+    for event in &events {
+        if rng.u8(0..10) == 0 { late.extend([event; 3]) } else { soon.extend([event; 3]) }
+    }
+    rng.shuffle(&mut soon);
+    rng.shuffle(&mut late);
+    let deliver = async |events: &[&Event]| {
+        let attempts = stream::iter(events.iter().enumerate()).map(async |(n, event)| {
+            let attempt = senders[n % senders.len()].send(&event.message_id, event.body.as_bytes()).await.unwrap();
+            assert_eq!(attempt.status, 204, "{attempt:?}");
+        });
+        attempts.buffer_unordered(40).collect::<()>().await;
+    };
+    deliver(&soon).await;
+    deliver(&late).await;
+    database.equals(&source(&clerk)).await;
+    let written = database.written().await;
+    soon.extend(late);
+    rng.shuffle(&mut soon);
+    deliver(&soon).await;
+    assert!(database.written().await == written, "a second replay wrote a row");
+    database.mirror().await
+}
+
+/// F16.
+async fn thrice_and_shuffled() -> String {
+    let rows = replayed(1, 500).await.lines().count();
+    format!("500 events: 3,000 × 204, {rows} rows as the model has them; a second replay wrote 0 rows")
+}
+
+/// F18.
+async fn many_replicas() -> String {
+    let (one, two, four) = tokio::join!(replayed(1, 250), replayed(2, 250), replayed(4, 250));
+    assert!(one == two && one == four, "replicas made a difference");
+    format!("250 events, 1,500 × 204 each: {} rows, byte for byte those of one replica", one.lines().count())
+}
+
+/// F19. More bytes are under way than may be held, so that some senders must come again.
+async fn overload() -> String {
+    let scene = Scene::new().await;
+    let (_, events) = history(19, 400);
+    let padding = format!("{{\"padding\":\"{}\",", "x".repeat(100_000));
+    let events: Vec<Event> =
+        events.into_iter().map(|event| Event { body: event.body.replacen('{', &padding, 1), ..event }).collect();
+    let (events, sender) = (Arc::new(events), Arc::new(scene.sender()));
+    let press = async |connections: usize, seconds: u64| {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        let mut clients = tokio::task::JoinSet::new();
+        for client in 0..connections {
+            let (events, sender) = (Arc::clone(&events), Arc::clone(&sender));
+            clients.spawn(async move {
+                let mut statuses = BTreeMap::<u16, usize>::new();
+                for event in events.iter().cycle().skip(client) {
+                    if Instant::now() > end {
+                        break;
+                    }
+                    let status = sender.send(&event.message_id, event.body.as_bytes()).await.unwrap().status;
+                    *statuses.entry(status).or_default() += 1;
+                    if status == 503 {
+                        sleep(Duration::from_secs(1)).await;
+                    }
+                }
+                statuses
+            });
+        }
+        let mut statuses = BTreeMap::<u16, usize>::new();
+        for (status, count) in clients.join_all().await.into_iter().flatten() {
+            *statuses.entry(status).or_default() += count;
+        }
+        let unexpected: Vec<_> = statuses.keys().filter(|status| !matches!(status, 204 | 503)).collect();
+        assert!(unexpected.is_empty(), "{statuses:?}");
+        let good = statuses.get(&204).copied().unwrap_or_default();
+        (good / usize::try_from(seconds).unwrap(), statuses.get(&503).copied().unwrap_or_default())
+    };
+    let (peak, _) = press(16, 3).await;
+    let (good, refused) = press(500, 4).await;
+    let began = Instant::now();
+    assert_eq!(press(1, 1).await.1, 0, "normal again");
+    let peak_memory = scene.worker.usage().peak / 1024;
+    assert!(refused > 0, "nobody was turned away");
+    assert!(peak_memory < 192, "{peak_memory} MiB");
+    format!(
+        "{good} × 204 a second of {peak} at best, {refused} × 503, 0 × 500; {peak_memory} MiB at most; normal after {:.1?}",
+        began.elapsed()
+    )
+}
+
+/// The library that shows a process another time, where it is installed: `./x faults` sees to that.
+fn libfaketime() -> Option<PathBuf> {
+    let mut folders = vec![PathBuf::from("/usr/lib"), PathBuf::from("/usr/lib64")];
+    folders.extend(std::fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path()));
+    let found = folders.into_iter().map(|folder| folder.join("faketime/libfaketimeMT.so.1")).find(|file| file.exists());
+    assert!(found.is_some() || std::env::var("CI").as_deref() != Ok("true"), "no libfaketime");
+    found
+}
+
+const SKIPPED: &str = "SKIPPED: libfaketime is not installed";
+
+/// A worker whose clock is what a file says, such as `+240`.
+struct Skewed {
+    scene: Scene,
+    file: PathBuf,
+}
+
+impl Skewed {
+    async fn new(library: &std::path::Path, seconds: i64) -> Skewed {
+        let database = database().await;
+        let file = std::env::temp_dir().join(format!("clerk-sync-clock-{}-{}", std::process::id(), database.name));
+        std::fs::write(&file, format!("{seconds:+}")).unwrap();
+        let environment = [
+            ("LD_PRELOAD", library.to_str().unwrap()),
+            ("FAKETIME_TIMESTAMP_FILE", file.to_str().unwrap()),
+            ("FAKETIME_NO_CACHE", "1"),
+            // How long something takes is not what is wrong with a clock.
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+            ("DONT_FAKE_MONOTONIC", "1"),
+        ];
+        let environment = environment.map(|(name, value)| (name, value.to_owned())).to_vec();
+        let worker = Worker::start(Options { environment, ..options(database.url()) }).await.unwrap();
+        Skewed { scene: Scene { database, worker }, file }
+    }
+
+    /// Sends all: how many are accepted, and how many refused for this reason.
+    async fn deliver(&self, events: &[Event], reason: &str) -> (usize, usize) {
+        let sender = self.scene.sender();
+        let (mut accepted, mut refused) = (0, 0);
+        for event in events {
+            let attempt = sender.send(&event.message_id, event.body.as_bytes()).await.unwrap();
+            accepted += usize::from(attempt.status == 204);
+            refused += usize::from(attempt.status == 400 && attempt.outcome.as_deref() == Some(reason));
+        }
+        (accepted, refused)
+    }
+
+    /// In order: killed, the library would leave its shared memory behind.
+    async fn end(mut self) {
+        self.scene.worker.signal(Signal::TERM).unwrap();
+        self.scene.worker.ended().await.unwrap();
+    }
+
+    async fn clock_reason(&self) -> Option<i64> {
+        let (_, ready) = self.scene.get("/readyz").await;
+        let reasons = ready["reasons"].as_array()?;
+        reasons.iter().find(|reason| reason["error"] == "clock_differs")?["seconds_ahead"].as_i64()
+    }
+}
+
+impl Drop for Skewed {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.file);
+    }
+}
+
+/// F20.
+async fn clock_is_a_little_off() -> String {
+    let Some(library) = libfaketime() else { return SKIPPED.to_owned() };
+    let (clerk, events) = history(20, 60);
+    let mut mirrors = BTreeSet::new();
+    for seconds in [-240, 0, 240] {
+        let skewed = Skewed::new(&library, seconds).await;
+        assert_eq!(skewed.deliver(&events, "").await, (events.len(), 0), "{seconds} s");
+        assert_eq!(skewed.scene.get("/readyz").await.0, 200);
+        skewed.scene.database.equals(&source(&clerk)).await;
+        mirrors.insert(skewed.scene.database.mirror().await);
+        skewed.end().await;
+    }
+    assert_eq!(mirrors.len(), 1, "a stored time came from the worker's clock");
+    format!("-240 s, +240 s: {} × 204 each, the same tables as at 0 s, ready", events.len())
+}
+
+/// F21.
+async fn clock_is_wrong() -> String {
+    let Some(library) = libfaketime() else { return SKIPPED.to_owned() };
+    let (clerk, events) = history(21, 30);
+    let mut mirrors = BTreeSet::new();
+    let mut told = Vec::new();
+    for (seconds, reason) in [(600, "timestamp_too_old"), (-600, "timestamp_too_new")] {
+        let skewed = Skewed::new(&library, seconds).await;
+        assert_eq!(skewed.deliver(&events, reason).await, (0, events.len()));
+        assert_eq!(skewed.scene.database.count("clerk_sync.receipts").await, 0);
+        // The database is asked for the time every five seconds.
+        until(async || skewed.clock_reason().await.is_some()).await;
+        let ahead = skewed.clock_reason().await.expect("the clock is named by /readyz");
+        assert!((ahead - seconds).abs() < 10, "{ahead}");
+        let lines = skewed.scene.worker.log_end();
+        let errors: Vec<&String> = lines.iter().filter(|line| line.contains("the clock differs by ")).collect();
+        assert_eq!(errors.len(), 1, "one clear error: {lines:#?}");
+        // Set right while it runs.
+        std::fs::write(&skewed.file, "+0").unwrap();
+        let stepped = Instant::now();
+        assert_eq!(skewed.deliver(&events, reason).await, (events.len(), 0));
+        assert_eq!(skewed.scene.get("/readyz").await.0, 200);
+        skewed.scene.database.equals(&source(&clerk)).await;
+        mirrors.insert(skewed.scene.database.mirror().await);
+        let error: Value = serde_json::from_str(errors[0]).unwrap();
+        let said = error["message"].as_str().unwrap_or_default().split(':').next().unwrap_or_default().to_owned();
+        told.push(format!(
+            "{seconds:+} s: {} × 400, 1 error “{said}”, /readyz 503; set: {:.1?} for 30 × 204",
+            events.len(),
+            stepped.elapsed()
+        ));
+        skewed.end().await;
+    }
+    assert_eq!(mirrors.len(), 1, "a stored time came from the worker's clock");
+    told.join("; ")
+}
+
+/// An old request that is sent again, by whoever has seen it, is refused, and says nothing of the clock.
+#[tokio::test]
+async fn an_old_request_sent_again_does_not_degrade_health() {
+    let world = World::new().await;
+    let (_, events) = history(22, 5);
+    let long_ago = clerk_sync::clock::now().get() / 1000 - 5_000;
+    for event in &events {
+        let attempt = world.sender.send_at(&event.message_id, long_ago, event.body.as_bytes()).await.unwrap();
+        assert_eq!((attempt.status, attempt.outcome.as_deref()), (400, Some("timestamp_too_old")));
+    }
+    until(async || world.server.get("/readyz").await.0 == 200).await;
+    assert_eq!(world.attempt("msg_again", events[0].body.as_bytes()).await.status, 204);
+}
