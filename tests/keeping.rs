@@ -380,8 +380,9 @@ async fn a_message_that_comes_again_after_its_receipt_is_gone_changes_nothing() 
     assert_eq!(send(&world, "msg_three", &user("user_2", "Eve", START).to_string()).await, "applied");
     assert_eq!(send(&world, "msg_four", &gone.to_string()).await, "applied");
     database.execute(&format!("update clerk_sync.receipts set received_at = {}", ago(31))).await;
-    let pruned = retention::prune(&database.database(), &Retention::default()).await.unwrap();
-    assert_eq!(pruned.receipts, 4);
+    // The server's own first round may come in between.
+    retention::prune(&database.database(), &Retention::default()).await.unwrap();
+    assert_eq!(database.count("clerk_sync.receipts").await, 0);
     let before = database.mirror().await;
     assert_eq!(send(&world, "msg_one", &first).await, "stale", "the version decides, not the receipt");
     assert_eq!(send(&world, "msg_two", &second).await, "unchanged");
