@@ -23,7 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ops", &["model", "procfs", "store", "telemetry"]),
     ("procfs", &[]),
     ("testbed", &[]),
-    ("bench", &["clerk", "model", "procfs", "reconcile", "store", "testbed"]),
+    ("bench", &["clerk", "clock", "model", "reconcile", "store", "testbed", "webhook"]),
     (
         "demo",
         &[
