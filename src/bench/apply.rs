@@ -10,6 +10,7 @@ use crate::model::{Batch, Delivery, MessageId, Outcome, Source, hex};
 use crate::store::Session;
 use crate::testbed::postgres::SUPERUSER;
 use crate::testbed::supabase::Supabase;
+use crate::testbed::usage::Usage;
 use anyhow::{Context as _, ensure};
 use sha2::{Digest as _, Sha256};
 use sqlx::{Executor as _, PgConnection};
@@ -44,24 +45,29 @@ impl Apply {
         // Turn by turn, so that whatever else the machine does meets both alike.
         for batch in 0..self.batches + self.batches / 10 {
             for mirror in &mut mirrors {
-                let took = mirror.apply_next().await?;
-                if batch >= self.batches / 10 {
-                    mirror.took.push(took);
+                if batch == self.batches / 10 {
+                    // Until here it was warming up.
+                    (mirror.took, mirror.wal, mirror.cpu) = (Vec::new(), 0, -mirror.cpu_now());
                 }
+                mirror.apply_next().await?;
             }
         }
-        say("a batch of 64 events      rows   p50 ms   mean ms   µs per event   WAL bytes per event");
-        let mut medians = Vec::new();
+        say("batches of 64 events, rows   p50 ms   CPU µs per event   WAL bytes per event");
         for mirror in &mut mirrors {
+            mirror.cpu += mirror.cpu_now();
             mirror.took.sort_by(f64::total_cmp);
-            let (count, sum) = (mirror.took.len(), mirror.took.iter().sum::<f64>());
-            let median = mirror.took[count / 2];
-            let mean = sum / f64::from(u32::try_from(count)?);
-            let (rows, wal) = (mirror.rows, mirror.wal / i64::try_from(count * EVENTS)?);
-            say(&format!("{rows:>30} {:>8.2} {:>9.2} {:>14.1} {wal:>21}", median * 1e3, mean * 1e3, mean * 1e6 / 64.0));
-            medians.push(median);
+            let events = mirror.took.len() * EVENTS;
+            let cpu = mirror.cpu * 1e6 / f64::from(u32::try_from(events)?);
+            let (rows, median, wal) = (mirror.rows, mirror.median() * 1e3, mirror.wal / i64::try_from(events)?);
+            say(&format!("{rows:>26} {median:>8.2} {cpu:>18.1} {wal:>21}"));
         }
-        say(&format!("{:.2}× by the median", medians[1] / medians[0]));
+        if let [few, many] = &mirrors[..] {
+            say(&format!(
+                "many beside few: {:.2}× the time, {:.2}× the processor time",
+                many.median() / few.median(),
+                many.cpu / few.cpu
+            ));
+        }
         for mirror in &mut mirrors {
             mirror.replay().await?;
         }
@@ -74,8 +80,12 @@ struct Mirror {
     history: History,
     session: Session,
     superuser: PgConnection,
+    /// The session's process.
+    backend: u32,
     took: Vec<f64>,
     wal: i64,
+    /// Processor seconds.
+    cpu: f64,
 }
 
 impl Mirror {
@@ -83,25 +93,39 @@ impl Mirror {
         let database = project(supabase, name).await?;
         let history = History::new(Size::of(rows / 2));
         history.fill(supabase, name).await?;
-        let superuser = supabase.connect(SUPERUSER, name).await?;
+        let mut superuser = supabase.connect(SUPERUSER, name).await?;
         let session = database.connect().await?;
-        Ok(Mirror { rows, history, session, superuser, took: Vec::new(), wal: 0 })
+        let sql = "select pid from pg_stat_activity where application_name = 'clerk-sync' and datname = $1";
+        let backend: i32 = sqlx::query_scalar(sql).bind(name).fetch_one(&mut superuser).await?;
+        let backend = u32::try_from(backend)?;
+        Ok(Mirror { rows, history, session, superuser, backend, took: Vec::new(), wal: 0, cpu: 0.0 })
     }
 
-    /// The seconds that a new batch takes.
-    async fn apply_next(&mut self) -> anyhow::Result<f64> {
+    /// Of the batches' times in seconds, which are in order.
+    fn median(&self) -> f64 {
+        self.took.get(self.took.len() / 2).copied().unwrap_or_default()
+    }
+
+    fn cpu_now(&self) -> f64 {
+        Usage::of(self.backend).unwrap_or_default().cpu
+    }
+
+    /// The next batch.
+    async fn apply_next(&mut self) -> anyhow::Result<()> {
         let deliveries = deliveries(&mut self.history)?;
         let before = wal(&mut self.superuser).await?;
         let began = Instant::now();
         apply(&mut self.session, &deliveries).await?;
-        let took = began.elapsed().as_secs_f64();
+        self.took.push(began.elapsed().as_secs_f64());
         self.wal += wal(&mut self.superuser).await? - before;
-        Ok(took)
+        Ok(())
     }
 
     /// The same batch again: with the same message ids, then with new ones, beside receipts that are simply inserted.
     async fn replay(&mut self) -> anyhow::Result<()> {
         let mut deliveries = deliveries(&mut self.history)?;
+        // Twice: whoever looks at a page first after a change may tidy it up, and that is written ahead, too.
+        apply(&mut self.session, &deliveries).await?;
         apply(&mut self.session, &deliveries).await?;
         self.superuser.execute(sqlx::raw_sql("checkpoint")).await?;
         let start = wal(&mut self.superuser).await?;
