@@ -47,10 +47,13 @@ revoke all on type clerk_sync.change, clerk_sync.naming, clerk_sync.message, cle
   from public, anon, authenticated, service_role;
 
 -- Removes membership rows with their versions, so that nothing remembers a row that is not there. A tombstone stays.
+-- (Not in language sql: that plans anew for each call.)
 create function clerk_sync.end_memberships(ids text[]) returns void
-  language sql volatile set search_path = '' as $$
+  language plpgsql volatile set search_path = '' as $$
+begin
   delete from clerk.organization_memberships where id = any (ids);
   delete from clerk_sync.versions where kind = 'membership' and id = any (ids) and state <> 'deleted';
+end
 $$;
 revoke all on function clerk_sync.end_memberships(text[]) from public, anon, authenticated, service_role;
 
@@ -71,6 +74,7 @@ create function clerk_sync.apply(batch clerk_sync.batch)
   -- A session plans once and keeps its plans, perhaps from when the tables were empty. So every look-up below is one by key,
   -- written as a lateral query that cannot be turned into a join of whole tables, and this makes it use the index. The
   -- price that it puts on other plans must not call for compiling them.
+  -- A statement costs some 30 µs even where it finds nothing to do, so those whose input is empty are left out.
   set enable_seqscan = off
   set jit = off
   set plan_cache_mode = force_generic_plan
@@ -87,10 +91,17 @@ declare
   reads constant clerk_sync.wanted_read[] := batch.reads;
   passes constant clerk_sync.wanted_pass[] := batch.passes;
   dead_letters constant clerk_sync.dead_letter[] := batch.dead_letters;
+  any_gone boolean;
+  any_parents boolean;
+  any_memberships boolean;
+  pinned pg_catalog.text;                     -- the mirror's instance
   stubs clerk_sync.change[];                  -- those whose parent is not here
-  seen pg_catalog.text[];                                -- ids of messages that we hold a receipt for
-  accepted clerk_sync.change[];               -- what is to be written to the mirror
-  accepted_stubs clerk_sync.change[] := '{}';
+  seen pg_catalog.text[];                     -- ids of messages that we hold a receipt for
+  users clerk_sync.change[];                  -- what is to be written to the mirror
+  organizations clerk_sync.change[];
+  memberships clerk_sync.change[];
+  stub_users clerk_sync.change[];
+  stub_organizations clerk_sync.change[];
   results clerk_sync.outcome[] := '{}';
   these_results clerk_sync.outcome[];
   ended pg_catalog.text[];
@@ -107,256 +118,275 @@ begin
     perform clerk_sync.check_fence(batch.fence);
   end if;
 
+  select bool_or(gone), bool_or(not gone and kind <> 'membership'), bool_or(not gone and kind = 'membership')
+    into any_gone, any_parents, any_memberships from unnest(changes);
+
   -- Most parents are here already, and their stubs are not looked at any further.
-  stubs := array(
-    select s::clerk_sync.change from unnest(batch.stubs) s
-      -- A version whose row somebody removed by hand counts for nothing: the foreign keys need the row.
-      left join lateral (select state from clerk_sync.versions
-                          where kind = s.kind and id = s.id
-                            and (state = 'deleted' or exists (select from clerk.users where id = s.id and s.kind = 'user')
-                                 or exists (select from clerk.organizations where id = s.id and s.kind = 'organization'))
-                         offset 0) v on true
-     where v.state is null or v.state = 'stub');
+  if cardinality(batch.stubs) > 0 then
+    stubs := array(
+      select s::clerk_sync.change from unnest(batch.stubs) s
+        -- A version whose row somebody removed by hand counts for nothing: the foreign keys need the row.
+        left join lateral (select state from clerk_sync.versions
+                            where kind = s.kind and id = s.id
+                              and (state = 'deleted' or exists (select from clerk.users where id = s.id and s.kind = 'user')
+                                   or exists (select from clerk.organizations where id = s.id and s.kind = 'organization'))
+                           offset 0) v on true
+       where v.state is null or v.state = 'stub');
+  end if;
 
   -- The instance is pinned by the first message that names one, in a database where nothing else pinned it.
   if batch.check_instance then
-    insert into clerk_sync.instance (instance_id, pinned_by)
-      select m.instance_id, 'webhook' from unnest(messages) m where m.instance_id is not null order by m.n limit 1
-      on conflict do nothing;
+    pinned := (select instance_id from clerk_sync.instance);
+    if pinned is null then
+      insert into clerk_sync.instance (instance_id, pinned_by)
+        select m.instance_id, 'webhook' from unnest(messages) m where m.instance_id is not null order by m.n limit 1
+        on conflict do nothing;
+      pinned := (select instance_id from clerk_sync.instance);
+    end if;
   end if;
 
   -- Messages that must not be applied at all: of another instance, or with an id that came with another body.
   with message as (
-    select m.n, m.message_id, m.body_hash, batch.check_instance and m.instance_id <> i.instance_id as is_foreign,
-           i.instance_id as pinned, r.body_hash as received_hash,
-           first_value(m.body_hash) over (partition by m.message_id order by m.n) as first_hash,
+    select m.n, m.message_id, m.instance_id <> pinned as is_foreign, m.body_hash, r.body_hash as received_hash,
+           first_value(m.body_hash) over (partition by m.message_id collate "C" order by m.n) as first_hash,
            m.n = any (array(select n from unnest(dead_letters))) as is_dead
       from unnest(messages) m
-      left join clerk_sync.instance i on true
       left join lateral (select body_hash from clerk_sync.receipts where message_id = m.message_id offset 0) r on true
-  ), refused as (
-    select n, case when is_foreign then 'foreign' else 'reused' end as outcome, pinned
-      from message
-     where is_foreign or (not is_dead and body_hash <> coalesce(received_hash, first_hash))
   )
-  select coalesce(array_agg(row(n, outcome, case outcome when 'foreign' then pinned end)::clerk_sync.outcome), '{}')
-    into results from refused;
+  select coalesce(array_agg(row(n, case when is_foreign then 'foreign' else 'reused' end, case when is_foreign then pinned end)::clerk_sync.outcome)
+                    filter (where is_foreign or (not is_dead and body_hash <> coalesce(received_hash, first_hash))), '{}'),
+         coalesce(array_agg(message_id) filter (where received_hash is not null), '{}')
+    into results, seen from message;
   if cardinality(results) > 0 then
     return query select * from unnest(results);
     return;
   end if;
 
-  seen := array(select r.message_id from unnest(messages) m
-                 cross join lateral (select message_id from clerk_sync.receipts where message_id = m.message_id offset 0) r);
-
   -- R5: the greatest membership ever named for a pair is remembered, whatever else the observation is good for, and ends
   -- every older one.
-  with latest as (
-    insert into clerk_sync.generations as g (organization_id, user_id, created_at, membership_id)
-      select distinct on (organization_id, user_id) organization_id, user_id, created_at, membership_id
-        from unnest(namings)
-       order by organization_id, user_id, created_at desc, membership_id collate "C" desc
-      on conflict (organization_id, user_id) do update
-        set created_at = excluded.created_at, membership_id = excluded.membership_id
-      where (excluded.created_at, excluded.membership_id collate "C") > (g.created_at, g.membership_id collate "C")
-      returning organization_id, user_id, membership_id
-  )
-  select array_agg(m.id) into ended
-    from latest l
-   cross join lateral (select id from clerk.organization_memberships
-                        where organization_id = l.organization_id and user_id = l.user_id offset 0) m
-   where m.id <> l.membership_id;
-  if cardinality(ended) > 0 then
-    perform clerk_sync.end_memberships(ended);
+  if cardinality(namings) > 0 then
+    with latest as (
+      select distinct on (c.organization_id collate "C", c.user_id collate "C")
+             c.organization_id, c.user_id, c.created_at, c.membership_id, g.membership_id as known
+        from unnest(namings) c
+        left join lateral (select created_at, membership_id from clerk_sync.generations
+                            where organization_id = c.organization_id and user_id = c.user_id offset 0) g on true
+       where g.membership_id is null or (c.created_at, c.membership_id collate "C") > (g.created_at, g.membership_id collate "C")
+       order by c.organization_id collate "C", c.user_id collate "C", c.created_at desc, c.membership_id collate "C" desc
+    ), added as (   -- apart from what is known: no conflict is looked for
+      insert into clerk_sync.generations (organization_id, user_id, created_at, membership_id)
+        select organization_id, user_id, created_at, membership_id from latest where known is null
+    ), raised as (
+      insert into clerk_sync.generations (organization_id, user_id, created_at, membership_id)
+        select organization_id, user_id, created_at, membership_id from latest where known is not null
+        on conflict (organization_id, user_id) do update
+          set created_at = excluded.created_at, membership_id = excluded.membership_id
+    )
+    select array_agg(m.id) into ended
+      from latest l
+     cross join lateral (select id from clerk.organization_memberships
+                          where organization_id = l.organization_id and user_id = l.user_id offset 0) m
+     where m.id <> l.membership_id;
+    if cardinality(ended) > 0 then
+      perform clerk_sync.end_memberships(ended);
+    end if;
   end if;
 
   -- R4: a delete leaves a tombstone, also for an id never seen. One that is inferred yields to whatever was observed later.
-  with gone as (
-    select c.n, c.kind, c.id, c.observed_at, v.state, v.observed_at as known_at, v.inferred
-      from unnest(changes) c
-      left join lateral (select * from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
-     where c.gone
-  ), decided as (
-    select *,
-      case when state = 'deleted' and (from_webhook, observed_at) > (not inferred, known_at) then 'later'
-           when state = 'deleted' then 'unchanged'
-           when not from_webhook and known_at > observed_at then 'stale'
-           else 'applied' end as verdict
-      from gone
-  ), buried as (
-    insert into clerk_sync.versions as v (kind, id, state, observed_at, inferred)
-      select kind, id, 'deleted', observed_at, not from_webhook from decided where verdict in ('applied', 'later')
-      on conflict (kind, id) do update
-        set state = 'deleted', observed_at = excluded.observed_at, inferred = excluded.inferred,
-            updated_at = null, content = null, floor = 0
-  ), settled as (
-    delete from clerk_sync.pending_reads p using decided d where p.kind = d.kind and p.id = d.id and d.verdict <> 'stale'
-  ), emptied_users as (
-    -- The identity stays, for the application's foreign keys; everything else about the user goes.
-    insert into clerk.users as u (id, deleted_at)
-      select id, pg_catalog.to_timestamp(observed_at / 1000.0) from decided where kind = 'user' and verdict in ('applied', 'later')
-      on conflict (id) do update
-        set first_name = null, last_name = null, username = null, image_url = null, has_image = null, deleted_at = excluded.deleted_at
-  ), emptied_details as (
-    delete from clerk.user_details where id = any (array(select id from decided where kind = 'user' and verdict = 'applied'))
-  ), emptied_organizations as (
-    insert into clerk.organizations as o (id, deleted_at)
-      select id, pg_catalog.to_timestamp(observed_at / 1000.0) from decided where kind = 'organization' and verdict in ('applied', 'later')
-      on conflict (id) do update
-        set name = null, slug = null, image_url = null, has_image = null, max_allowed_memberships = null,
-            public_metadata = null, created_at = null, updated_at = null, deleted_at = excluded.deleted_at
-  )
-  select coalesce(array_agg(row(n,
-           case verdict when 'later' then 'applied' else verdict end,
-           case verdict when 'later' then 'deleted later than known' when 'stale' then 'seen since'
-                        when 'unchanged' then 'deleted already' else 'deleted' end)::clerk_sync.outcome), '{}')
-    into results from decided;
-  ended := array(
-    select m.id from unnest(changes) c
-     cross join lateral (
-       select id from clerk.organization_memberships where c.kind = 'membership' and id = c.id
-       union all select id from clerk.organization_memberships where c.kind = 'organization' and organization_id = c.id
-       union all select id from clerk.organization_memberships where c.kind = 'user' and user_id = c.id) m
-     where c.gone);
-  if cardinality(ended) > 0 then
-    -- Only of what is a tombstone now: a stale inferred delete ends nothing.
-    perform clerk_sync.end_memberships(array(
-      select m.id from clerk.organization_memberships m
-       where m.id = any (ended)
-         and exists (select from clerk_sync.versions v
-                      where v.state = 'deleted'
-                        and (v.kind, v.id) in (('membership', m.id), ('organization', m.organization_id), ('user', m.user_id)))));
+  if any_gone then
+    with gone as (
+      select c.n, c.kind, c.id, c.observed_at, v.state, v.observed_at as known_at, v.inferred
+        from unnest(changes) c
+        left join lateral (select * from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
+       where c.gone
+    ), decided as (
+      select *,
+        case when state = 'deleted' and (from_webhook, observed_at) > (not inferred, known_at) then 'later'
+             when state = 'deleted' then 'unchanged'
+             when not from_webhook and known_at > observed_at then 'stale'
+             else 'applied' end as verdict
+        from gone
+    ), buried as (
+      insert into clerk_sync.versions as v (kind, id, state, observed_at, inferred)
+        select kind, id, 'deleted', observed_at, not from_webhook from decided where verdict in ('applied', 'later')
+        on conflict (kind, id) do update
+          set state = 'deleted', observed_at = excluded.observed_at, inferred = excluded.inferred,
+              updated_at = null, content = null, floor = 0
+    ), settled as (
+      delete from clerk_sync.pending_reads p using decided d where p.kind = d.kind and p.id = d.id and d.verdict <> 'stale'
+    ), emptied_users as (
+      -- The identity stays, for the application's foreign keys; everything else about the user goes.
+      insert into clerk.users as u (id, deleted_at)
+        select id, pg_catalog.to_timestamp(observed_at / 1000.0) from decided where kind = 'user' and verdict in ('applied', 'later')
+        on conflict (id) do update
+          set first_name = null, last_name = null, username = null, image_url = null, has_image = null, deleted_at = excluded.deleted_at
+    ), emptied_details as (
+      delete from clerk.user_details where id = any (array(select id from decided where kind = 'user' and verdict = 'applied'))
+    ), emptied_organizations as (
+      insert into clerk.organizations as o (id, deleted_at)
+        select id, pg_catalog.to_timestamp(observed_at / 1000.0) from decided where kind = 'organization' and verdict in ('applied', 'later')
+        on conflict (id) do update
+          set name = null, slug = null, image_url = null, has_image = null, max_allowed_memberships = null,
+              public_metadata = null, created_at = null, updated_at = null, deleted_at = excluded.deleted_at
+    )
+    select coalesce(array_agg(row(n,
+             case verdict when 'later' then 'applied' else verdict end,
+             case verdict when 'later' then 'deleted later than known' when 'stale' then 'seen since'
+                          when 'unchanged' then 'deleted already' else 'deleted' end)::clerk_sync.outcome), '{}')
+      into results from decided;
+    ended := array(
+      select m.id from unnest(changes) c
+       cross join lateral (
+         select id from clerk.organization_memberships where c.kind = 'membership' and id = c.id
+         union all select id from clerk.organization_memberships where c.kind = 'organization' and organization_id = c.id
+         union all select id from clerk.organization_memberships where c.kind = 'user' and user_id = c.id) m
+       where c.gone);
+    if cardinality(ended) > 0 then
+      -- Only of what is a tombstone now: a stale inferred delete ends nothing.
+      perform clerk_sync.end_memberships(array(
+        select m.id from clerk.organization_memberships m
+         where m.id = any (ended)
+           and exists (select from clerk_sync.versions v
+                        where v.state = 'deleted'
+                          and (v.kind, v.id) in (('membership', m.id), ('organization', m.organization_id), ('user', m.user_id)))));
+    end if;
   end if;
 
   -- R6: a parent that is missing is stubbed from what the membership embeds; R7: unless a pass has read that kind since.
-  with candidate as (
-    select c.kind, c.id, c.observed_at, c.content, c as change, v.state, v.observed_at as known_at, v.content as known_content,
-           from_webhook and c.observed_at < k.started_at - margin as doubtful
-      from unnest(stubs) c
-      left join lateral (select * from clerk_sync.versions
-                          where kind = c.kind and id = c.id
-                            and (state = 'deleted' or exists (select from clerk.users where id = c.id and c.kind = 'user')
-                                 or exists (select from clerk.organizations where id = c.id and c.kind = 'organization'))
-                         offset 0) v on true
-      left join lateral (select started_at from clerk_sync.marks where kind = c.kind offset 0) k on true
-     where v.state is null or v.state = 'stub'
-  ), written as (
-    insert into clerk_sync.versions (kind, id, state, observed_at, content)
-      select kind, id, 'stub', observed_at, content from candidate
-       where (state is null and doubtful is not true)
-          or (state = 'stub' and (observed_at, content) > (known_at, known_content))
-      on conflict (kind, id) do update
-        set state = 'stub', observed_at = excluded.observed_at, content = excluded.content, updated_at = null, floor = 0
-      returning kind, id
-  ), asked as (
-    insert into clerk_sync.pending_reads (kind, id, reason)
-      select kind, id, case when doubtful then 'named by a membership older than the last pass' else 'stub' end
-        from candidate where state is null
-      on conflict do nothing
-  )
-  select coalesce(array_agg(change), '{}') into accepted_stubs from candidate join written using (kind, id);
+  if cardinality(stubs) > 0 then
+    with candidate as (
+      select c.kind, c.id, c.observed_at, c.content, c as change, v.state, v.observed_at as known_at, v.content as known_content,
+             from_webhook and c.observed_at < k.started_at - margin as doubtful
+        from unnest(stubs) c
+        left join lateral (select * from clerk_sync.versions
+                            where kind = c.kind and id = c.id
+                              and (state = 'deleted' or exists (select from clerk.users where id = c.id and c.kind = 'user')
+                                   or exists (select from clerk.organizations where id = c.id and c.kind = 'organization'))
+                           offset 0) v on true
+        left join lateral (select started_at from clerk_sync.marks where kind = c.kind offset 0) k on true
+       where v.state is null or v.state = 'stub'
+    ), written as (
+      insert into clerk_sync.versions (kind, id, state, observed_at, content)
+        select kind, id, 'stub', observed_at, content from candidate
+         where (state is null and doubtful is not true)
+            or (state = 'stub' and (observed_at, content) > (known_at, known_content))
+        on conflict (kind, id) do update
+          set state = 'stub', observed_at = excluded.observed_at, content = excluded.content, updated_at = null, floor = 0
+        returning kind, id
+    ), asked as (
+      insert into clerk_sync.pending_reads (kind, id, reason)
+        select kind, id, case when doubtful then 'named by a membership older than the last pass' else 'stub' end
+          from candidate where state is null
+        on conflict do nothing
+    )
+    select array_agg(change) filter (where kind = 'user'), array_agg(change) filter (where kind = 'organization')
+      into stub_users, stub_organizations from candidate join written using (kind, id);
+  end if;
 
   -- R1 to R5 and R7: which live observations win. Parents first: what a membership may rest on is then decided and written.
   -- (Every observation of a live membership brings the stubs of its parents, so a version now has its row.)
   foreach of_memberships in array array[false, true] loop
-    with candidate as (
-      select c.n, c.kind, c.id, c.observed_at, c.updated_at, c.content, c.organization_id, c.user_id, c.banned, c as change,
-             v.state, v.updated_at as known_updated_at, v.observed_at as known_at, v.content as known_content, v.inferred,
-             coalesce(v.floor, 0) as known_floor,
-             case when from_webhook then coalesce(v.floor, 0) else greatest(coalesce(v.floor, 0), c.observed_at - margin) end as floor,
-             k.started_at, g.membership_id as generation, po.state as organization_state, pu.state as user_state,
-             coalesce(po.inferred, false) or coalesce(pu.inferred, false) as parent_inferred
-        from unnest(changes) c
-        left join lateral (select * from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
-        left join lateral (select started_at from clerk_sync.marks where kind = c.kind offset 0) k on true
-        left join lateral (select membership_id from clerk_sync.generations
-                            where organization_id = c.organization_id and user_id = c.user_id offset 0) g on true
-        left join lateral (select state, inferred from clerk_sync.versions
-                            where kind = 'organization' and id = c.organization_id offset 0) po on true
-        left join lateral (select state, inferred from clerk_sync.versions
-                            where kind = 'user' and id = c.user_id offset 0) pu on true
-       where not c.gone and (c.kind = 'membership') = of_memberships
-    ), judged as (
-      select *,
-        case
-          when state = 'deleted'                                                                              -- R4
-               and not (from_read and observed_at > known_at + margin)
-               and not (from_webhook and inferred and updated_at > known_at) then 'deleted'
-          when from_webhook and observed_at < started_at - margin then                                        -- R7
-            case when state = 'live' then 'read since' else 'doubtful' end
-          when kind = 'membership' and (organization_state = 'deleted' or user_state = 'deleted') then         -- R6
-            -- A tombstone that no event announced may yet be undone, and then this membership counts.
-            case when parent_inferred then 'parent doubtful' else 'parent deleted' end
-          when kind = 'membership' and generation <> id then 'newer membership known'                          -- R5
-          when kind = 'membership' and (organization_state is null or user_state is null) then 'parent doubtful'
-          when state is distinct from 'live' then 'new'
-          when from_list and known_content = content and known_updated_at = updated_at then 'same'  -- R3
-          when (known_updated_at, known_at, known_content) = (updated_at, observed_at, content) then 'same'
-          when (known_at < floor) <> (observed_at < floor) then                                                -- R2
-            case when known_at < floor then 'newer' else 'read since' end
-          when (updated_at, observed_at, content) > (known_updated_at, known_at, known_content) then 'newer'   -- R1
-          else 'older'
-        end as verdict
-        from candidate
-    ), added as (   -- apart from what is known: no conflict is looked for
-      insert into clerk_sync.versions (kind, id, state, updated_at, observed_at, content, floor)
-        select kind, id, 'live', updated_at, observed_at, content, case when from_webhook then 0 else observed_at - margin end
-          from judged where verdict = 'new' and state is null
-    ), written as (
-      update clerk_sync.versions v
-         set state = 'live', updated_at = j.updated_at, observed_at = j.observed_at, content = j.content, inferred = false,
-             floor = case when j.state = 'live' then j.floor when from_webhook then 0 else j.observed_at - margin end
-        from judged j
-       where v.id = j.id and v.kind = j.kind and j.state is not null and j.verdict in ('new', 'newer')
-    ), raised as (
-      insert into clerk_sync.versions (kind, id, state, observed_at, floor)
-        select kind, id, state, known_at, floor from judged
-         where verdict in ('older', 'read since') and state = 'live' and floor > known_floor
-        on conflict (kind, id) do update set floor = excluded.floor
-    ), settled as (
-      -- A read has decided, unless it came too early to undo a tombstone; and a stub needs no read once it is whole.
-      delete from clerk_sync.pending_reads p using judged j
-       where p.kind = j.kind and p.id = j.id and (j.kind <> 'user' or j.banned is not null)
-         and case when from_read then j.verdict not in ('deleted', 'parent doubtful')
-                  else p.reason = 'stub' and j.state = 'stub' and j.verdict = 'new' end
-    ), asked as (
-      insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason)
-        select kind, id, organization_id, user_id, case when verdict in ('new', 'newer') then 'banned is missing' else verdict end
-          from judged
-         where verdict in ('doubtful', 'parent doubtful')
-            or (verdict in ('new', 'newer') and kind = 'user' and banned is null)
-            -- A listing proves nothing against what is known better; the object itself does.
-            or (verdict in ('deleted', 'parent deleted', 'newer membership known') and from_list)
-        on conflict (kind, id) do update
-          set organization_id = coalesce(p.organization_id, excluded.organization_id), user_id = coalesce(p.user_id, excluded.user_id),
-              tried_at = case when from_read then p.tried_at end
-    )
-    select coalesce(array_agg(row(n, case
-               when verdict in ('new', 'newer') then 'applied'
-               when verdict = 'same' then 'unchanged'
-               when verdict in ('doubtful', 'parent doubtful') then 'pending'
-               else 'stale' end, verdict)::clerk_sync.outcome), '{}'),
-           -- A read that finds nothing new still mends a row that somebody changed by hand.
-           coalesce(array_agg(change) filter (where verdict in ('new', 'newer') or (verdict = 'same' and not from_webhook)), '{}')
-      into these_results, accepted from judged;
-    results := results || these_results;
+    exit when of_memberships and any_memberships is not true;
+    if of_memberships or any_parents then
+      with candidate as (
+        select c.n, c.kind, c.id, c.observed_at, c.updated_at, c.content, c.organization_id, c.user_id, c.banned, c as change,
+               v.state, v.updated_at as known_updated_at, v.observed_at as known_at, v.content as known_content, v.inferred,
+               coalesce(v.floor, 0) as known_floor,
+               case when from_webhook then coalesce(v.floor, 0) else greatest(coalesce(v.floor, 0), c.observed_at - margin) end as floor,
+               k.started_at, g.membership_id as generation, po.state as organization_state, pu.state as user_state,
+               coalesce(po.inferred, false) or coalesce(pu.inferred, false) as parent_inferred
+          from unnest(changes) c
+          left join lateral (select * from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
+          left join lateral (select started_at from clerk_sync.marks where kind = c.kind offset 0) k on true
+          left join lateral (select membership_id from clerk_sync.generations
+                              where organization_id = c.organization_id and user_id = c.user_id offset 0) g on true
+          left join lateral (select state, inferred from clerk_sync.versions
+                              where kind = 'organization' and id = c.organization_id offset 0) po on true
+          left join lateral (select state, inferred from clerk_sync.versions
+                              where kind = 'user' and id = c.user_id offset 0) pu on true
+         where not c.gone and (c.kind = 'membership') = of_memberships
+      ), judged as (
+        select *,
+          case
+            when state = 'deleted'                                                                              -- R4
+                 and not (from_read and observed_at > known_at + margin)
+                 and not (from_webhook and inferred and updated_at > known_at) then 'deleted'
+            when from_webhook and observed_at < started_at - margin then                                        -- R7
+              case when state = 'live' then 'read since' else 'doubtful' end
+            when kind = 'membership' and (organization_state = 'deleted' or user_state = 'deleted') then         -- R6
+              -- A tombstone that no event announced may yet be undone, and then this membership counts.
+              case when parent_inferred then 'parent doubtful' else 'parent deleted' end
+            when kind = 'membership' and generation <> id then 'newer membership known'                          -- R5
+            when kind = 'membership' and (organization_state is null or user_state is null) then 'parent doubtful'
+            when state is distinct from 'live' then 'new'
+            when from_list and known_content = content and known_updated_at = updated_at then 'same'  -- R3
+            when (known_updated_at, known_at, known_content) = (updated_at, observed_at, content) then 'same'
+            when (known_at < floor) <> (observed_at < floor) then                                                -- R2
+              case when known_at < floor then 'newer' else 'read since' end
+            when (updated_at, observed_at, content) > (known_updated_at, known_at, known_content) then 'newer'   -- R1
+            else 'older'
+          end as verdict
+          from candidate
+      ), added as (   -- apart from what is known: no conflict is looked for
+        insert into clerk_sync.versions (kind, id, state, updated_at, observed_at, content, floor)
+          select kind, id, 'live', updated_at, observed_at, content, case when from_webhook then 0 else observed_at - margin end
+            from judged where verdict = 'new' and state is null
+      ), written as (
+        update clerk_sync.versions v
+           set state = 'live', updated_at = j.updated_at, observed_at = j.observed_at, content = j.content, inferred = false,
+               floor = case when j.state = 'live' then j.floor when from_webhook then 0 else j.observed_at - margin end
+          from judged j
+         where v.id = j.id and v.kind = j.kind and j.state is not null and j.verdict in ('new', 'newer')
+      ), raised as (
+        insert into clerk_sync.versions (kind, id, state, observed_at, floor)
+          select kind, id, state, known_at, floor from judged
+           where verdict in ('older', 'read since') and state = 'live' and floor > known_floor
+          on conflict (kind, id) do update set floor = excluded.floor
+      ), settled as (
+        -- A read has decided, unless it came too early to undo a tombstone; and a stub needs no read once it is whole.
+        delete from clerk_sync.pending_reads p using judged j
+         where p.kind = j.kind and p.id = j.id and (j.kind <> 'user' or j.banned is not null)
+           and case when from_read then j.verdict not in ('deleted', 'parent doubtful')
+                    else p.reason = 'stub' and j.state = 'stub' and j.verdict = 'new' end
+      ), asked as (
+        insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason)
+          select kind, id, organization_id, user_id, case when verdict in ('new', 'newer') then 'banned is missing' else verdict end
+            from judged
+           where verdict in ('doubtful', 'parent doubtful')
+              or (verdict in ('new', 'newer') and kind = 'user' and banned is null)
+              -- A listing proves nothing against what is known better; the object itself does.
+              or (verdict in ('deleted', 'parent deleted', 'newer membership known') and from_list)
+          on conflict (kind, id) do update
+            set organization_id = coalesce(p.organization_id, excluded.organization_id), user_id = coalesce(p.user_id, excluded.user_id),
+                tried_at = case when from_read then p.tried_at end
+      )
+      select coalesce(array_agg(row(n, case
+                 when verdict in ('new', 'newer') then 'applied'
+                 when verdict = 'same' then 'unchanged'
+                 when verdict in ('doubtful', 'parent doubtful') then 'pending'
+                 else 'stale' end, verdict)::clerk_sync.outcome), '{}'),
+             array_agg(change) filter (where kind = 'user' and is_accepted),
+             array_agg(change) filter (where kind = 'organization' and is_accepted),
+             array_agg(change) filter (where kind = 'membership' and is_accepted)
+        into these_results, users, organizations, memberships
+        -- A read that finds nothing new still mends a row that somebody changed by hand.
+        from (select *, verdict in ('new', 'newer') or (verdict = 'same' and not from_webhook) as is_accepted from judged) j;
+      results := results || these_results;
+    end if;
 
-    -- The mirror itself. A row that is equal already is not written.
-    if of_memberships then
-      insert into clerk.organization_memberships as m (id, organization_id, user_id, role, permissions, public_metadata, created_at, updated_at)
-        select id, organization_id, user_id, role, permissions, public_metadata,
-               pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
-          from unnest(accepted)
-        on conflict (id) do update
-          set organization_id = excluded.organization_id, user_id = excluded.user_id, role = excluded.role,
-              permissions = excluded.permissions, public_metadata = excluded.public_metadata,
-              created_at = excluded.created_at, updated_at = excluded.updated_at
-        where m.* is distinct from excluded.*;
-    else
+    -- The mirror itself. A row that is equal already is not written. A stub gives way to the whole object.
+    if not of_memberships then
+      if stub_users is not null then
+        users := users || array(select s from unnest(stub_users) s where s.id not in (select id from unnest(users)));
+      end if;
+      if stub_organizations is not null then
+        organizations := organizations
+          || array(select s from unnest(stub_organizations) s where s.id not in (select id from unnest(organizations)));
+      end if;
+    end if;
+    if cardinality(users) > 0 then
       insert into clerk.users as u (id, first_name, last_name, username, image_url, has_image)
-        select distinct on (id) id, first_name, last_name, username, image_url, has_image
-          from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
-         where kind = 'user' order by id, stub
+        select id, first_name, last_name, username, image_url, has_image from unnest(users)
         on conflict (id) do update
           set first_name = excluded.first_name, last_name = excluded.last_name, username = excluded.username,
               image_url = excluded.image_url, has_image = excluded.has_image, deleted_at = null
@@ -364,11 +394,10 @@ begin
               is distinct from (excluded.first_name, excluded.last_name, excluded.username, excluded.image_url, excluded.has_image, null);
       insert into clerk.user_details as d (id, email_address, email_address_verified, phone_number, phone_number_verified, external_id,
                                            banned, locked, deprovisioned, public_metadata, unsafe_metadata, created_at, updated_at)
-        select distinct on (id) id, email_address, email_address_verified, phone_number, phone_number_verified, external_id,
+        select id, email_address, email_address_verified, phone_number, phone_number_verified, external_id,
                banned, locked, deprovisioned, public_metadata, unsafe_metadata,
                pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
-          from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
-         where kind = 'user' order by id, stub
+          from unnest(users)
         on conflict (id) do update
           set email_address = excluded.email_address, email_address_verified = excluded.email_address_verified,
               phone_number = excluded.phone_number, phone_number_verified = excluded.phone_number_verified,
@@ -376,43 +405,61 @@ begin
               deprovisioned = excluded.deprovisioned, public_metadata = excluded.public_metadata,
               unsafe_metadata = excluded.unsafe_metadata, created_at = excluded.created_at, updated_at = excluded.updated_at
         where d.* is distinct from excluded.*;
+    end if;
+    if cardinality(organizations) > 0 then
       insert into clerk.organizations as o (id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata, created_at, updated_at)
-        select distinct on (id) id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata,
+        select id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata,
                pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
-          from (select 0 as stub, (a).* from unnest(accepted) a union all select 1, (s).* from unnest(accepted_stubs) s) c
-         where kind = 'organization' order by id, stub
+          from unnest(organizations)
         on conflict (id) do update
           set name = excluded.name, slug = excluded.slug, image_url = excluded.image_url, has_image = excluded.has_image,
               max_allowed_memberships = excluded.max_allowed_memberships, public_metadata = excluded.public_metadata,
               created_at = excluded.created_at, updated_at = excluded.updated_at, deleted_at = null
         where o.* is distinct from excluded.*;
     end if;
+    if cardinality(memberships) > 0 then
+      insert into clerk.organization_memberships as m (id, organization_id, user_id, role, permissions, public_metadata, created_at, updated_at)
+        select id, organization_id, user_id, role, permissions, public_metadata,
+               pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
+          from unnest(memberships)
+        on conflict (id) do update
+          set organization_id = excluded.organization_id, user_id = excluded.user_id, role = excluded.role,
+              permissions = excluded.permissions, public_metadata = excluded.public_metadata,
+              created_at = excluded.created_at, updated_at = excluded.updated_at
+        where m.* is distinct from excluded.*;
+    end if;
   end loop;
 
   -- What could not be decided here is kept for those who can: a read by id, a pass, a person.
-  insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason)
-    select distinct on (r.kind, r.id) r.kind, r.id, r.organization_id, r.user_id, r.reason
-      from unnest(reads) r
-      left join lateral (select state, inferred from clerk_sync.versions where kind = r.kind and id = r.id offset 0) v on true
-     where (v.state = 'deleted' and not v.inferred) is not true
-     order by r.kind, r.id, r.organization_id is null or r.user_id is null
-    on conflict (kind, id) do update
-      set organization_id = coalesce(p.organization_id, excluded.organization_id), user_id = coalesce(p.user_id, excluded.user_id),
-          tried_at = case when from_read then p.tried_at end;
-  insert into clerk_sync.pending_passes as p (kind, reason)
-    select distinct on (w.kind) w.kind, w.reason
-      from (select kind, reason from unnest(passes)
-            -- Without its pair the API finds no membership: then all of them are listed.
-            union all select 'membership', 'a membership that must be read names no pair'
-              from unnest(reads) r
-             where r.kind = 'membership' and (r.organization_id is null or r.user_id is null)) w
-    -- Asked again: a pass that is under way may have gone past it.
-    on conflict (kind) do update set asked_at = pg_catalog.now();
-  insert into clerk_sync.dead_letters (message_id, body_hash, event_type, reason, headers, body)
-    select m.message_id, m.body_hash, m.event_type, d.reason, d.headers, d.body
-      from unnest(dead_letters) d
-      join unnest(messages) m on m.n = d.n
-    on conflict do nothing;
+  if cardinality(reads) > 0 then
+    insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason)
+      select distinct on (r.kind, r.id) r.kind, r.id, r.organization_id, r.user_id, r.reason
+        from unnest(reads) r
+        left join lateral (select state, inferred from clerk_sync.versions where kind = r.kind and id = r.id offset 0) v on true
+       where (v.state = 'deleted' and not v.inferred) is not true
+       order by r.kind, r.id, r.organization_id is null or r.user_id is null
+      on conflict (kind, id) do update
+        set organization_id = coalesce(p.organization_id, excluded.organization_id), user_id = coalesce(p.user_id, excluded.user_id),
+            tried_at = case when from_read then p.tried_at end;
+  end if;
+  if cardinality(reads) > 0 or cardinality(passes) > 0 then
+    insert into clerk_sync.pending_passes as p (kind, reason)
+      select distinct on (w.kind) w.kind, w.reason
+        from (select kind, reason from unnest(passes)
+              -- Without its pair the API finds no membership: then all of them are listed.
+              union all select 'membership', 'a membership that must be read names no pair'
+                from unnest(reads) r
+               where r.kind = 'membership' and (r.organization_id is null or r.user_id is null)) w
+      -- Asked again: a pass that is under way may have gone past it.
+      on conflict (kind) do update set asked_at = pg_catalog.now();
+  end if;
+  if cardinality(dead_letters) > 0 then
+    insert into clerk_sync.dead_letters (message_id, body_hash, event_type, reason, headers, body)
+      select m.message_id, m.body_hash, m.event_type, d.reason, d.headers, d.body
+        from unnest(dead_letters) d
+        join unnest(messages) m on m.n = d.n
+      on conflict do nothing;
+  end if;
 
   -- One answer for each item. A message whose change lost to another one of the batch is stale.
   with answer as (
@@ -428,18 +475,18 @@ begin
   ), first_answer as (
     select distinct on (n) n, outcome, reason from answer order by n, rank
   ), message as (
-    select m.n, m.message_id = any (seen) or row_number() over (partition by m.message_id order by m.n) > 1 as is_repeated
+    select m.*, m.message_id = any (seen) as is_seen, row_number() over (partition by m.message_id collate "C" order by m.n) > 1 as is_repeated
       from unnest(messages) m
+  ), final as (
+    select a.n, case when a.outcome in ('unchanged', 'stale') and (is_seen or is_repeated) then 'duplicate' else a.outcome end as outcome, a.reason,
+           m.message_id, m.body_hash, m.event_type, m.entity_id, m.flaws, m.event_at, m.is_seen or m.is_repeated as has_receipt
+      from first_answer a left join message m on m.n = a.n
+  ), received as (   -- none has a receipt yet: no conflict is looked for
+    insert into clerk_sync.receipts (message_id, body_hash, event_type, entity_id, outcome, reason, flaws, event_at)
+      select message_id, body_hash, event_type, entity_id, outcome, reason, flaws, pg_catalog.to_timestamp(event_at / 1000.0)
+        from final where not has_receipt
   )
-  select coalesce(array_agg(row(n, case when outcome in ('unchanged', 'stale') and is_repeated then 'duplicate' else outcome end,
-                                reason)::clerk_sync.outcome), '{}')
-    into results from first_answer left join message using (n);
-  insert into clerk_sync.receipts (message_id, body_hash, event_type, entity_id, outcome, reason, flaws, event_at)
-    select distinct on (m.message_id) m.message_id, m.body_hash, m.event_type, m.entity_id, r.outcome, r.reason, m.flaws, pg_catalog.to_timestamp(m.event_at / 1000.0)
-      from unnest(messages) m join unnest(results) r on r.n = m.n
-     where not m.message_id = any (seen)
-     order by m.message_id, m.n
-    on conflict do nothing;
+  select coalesce(array_agg(row(n, outcome, reason)::clerk_sync.outcome), '{}') into results from final;
 
   return query select * from unnest(results);
 end

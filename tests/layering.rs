@@ -25,7 +25,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("procfs", &[]),
     ("testbed", &["procfs"]),
     ("chaos", &["clock", "failpoint", "sender", "store", "testbed"]),
-    ("bench", &["clerk", "model", "procfs", "reconcile", "store", "testbed"]),
+    ("bench", &["clerk", "clock", "model", "reconcile", "store", "testbed", "webhook"]),
     (
         "demo",
         &[

@@ -3,10 +3,12 @@
 //! The simulated Clerk and the worker are processes of their own, so that each one's memory is told apart. Beside them
 //! Postgres copies the same rows into the same tables, which is the fastest that it can take them.
 
+use super::history::Size;
+use super::project;
 use crate::clerk::client::{At, Client, Options};
 use crate::model::{Change, Kind};
 use crate::reconcile::compare::compare;
-use crate::store::{self, Database};
+use crate::store::Database;
 use crate::testbed::postgres::SUPERUSER;
 use crate::testbed::say;
 use crate::testbed::supabase::Supabase;
@@ -75,23 +77,6 @@ impl Backfill {
             ));
         }
         Ok(ExitCode::SUCCESS)
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Size {
-    users: usize,
-    organizations: usize,
-    memberships: usize,
-}
-
-impl Size {
-    const fn part(self, of: usize) -> Size {
-        Size {
-            users: self.users / of,
-            organizations: self.organizations.div_ceil(of),
-            memberships: self.memberships / of,
-        }
     }
 }
 
@@ -196,13 +181,6 @@ impl std::fmt::Display for Passes {
 
 fn per_second(rows: u64, seconds: f64) -> f64 {
     f64::from(u32::try_from(rows).unwrap_or(u32::MAX)) / seconds
-}
-
-async fn project(supabase: &Supabase, name: &str) -> anyhow::Result<Database> {
-    supabase.create(name).await?;
-    let database = Database::parse(&supabase.url(name)).map_err(anyhow::Error::msg)?;
-    store::migrate(&database).await?;
-    Ok(database)
 }
 
 fn postgres_cpu(supabase: &Supabase) -> f64 {

@@ -2,13 +2,22 @@
 //!
 //! Times of a shared machine say little by themselves, so every figure stands beside another of the same minutes.
 
+mod apply;
 mod backfill;
+mod history;
+mod ingest;
+mod load;
 
+use crate::store::{self, Database};
+use crate::testbed::supabase::Supabase;
+use sqlx::PgConnection;
 use std::process::ExitCode;
 
 /// What is measured.
 #[derive(clap::Subcommand)]
 pub enum Bench {
+    Ingest(ingest::Ingest),
+    Apply(apply::Apply),
     Backfill(backfill::Backfill),
 }
 
@@ -19,7 +28,23 @@ impl Bench {
     /// Something that it stands on is missing: most likely Postgres.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Bench::Ingest(ingest) => ingest.run().await,
+            Bench::Apply(apply) => apply.run().await,
             Bench::Backfill(backfill) => backfill.run().await,
         }
     }
+}
+
+/// An empty mirror.
+async fn project(supabase: &Supabase, name: &str) -> anyhow::Result<Database> {
+    supabase.create(name).await?;
+    let database = Database::parse(&supabase.url(name)).map_err(anyhow::Error::msg)?;
+    store::migrate(&database).await?;
+    Ok(database)
+}
+
+/// How many bytes the server has written ahead, in all.
+async fn wal(superuser: &mut PgConnection) -> anyhow::Result<i64> {
+    let sql = "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint";
+    Ok(sqlx::query_scalar(sql).fetch_one(superuser).await?)
 }

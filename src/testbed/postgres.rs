@@ -115,6 +115,11 @@ impl Cluster {
         format!("postgres://{role}@{host}/{database}")
     }
 
+    /// One of the programs that come with the server, such as `pgbench`, as the server's user, in a clean environment.
+    pub fn program(&self, name: &str) -> Command {
+        run_as(self.user, self.bin.join(name))
+    }
+
     /// The server's first process.
     pub fn pid(&self) -> Option<u32> {
         std::fs::read_to_string(self.dir.join("data/postmaster.pid")).ok()?.lines().next()?.parse().ok()

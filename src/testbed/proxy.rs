@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 
 /// What is wrong with the network.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
     None,
-    /// Every chunk arrives this much later, in both directions.
+    /// Everything arrives this much later, in both directions.
     Delay(Duration),
     /// Connections stay open and carry nothing, until the fault ends.
     BlackHole,
@@ -122,29 +123,45 @@ async fn pump(
     mut faults: watch::Receiver<Fault>,
     mut replies: Option<fastrand::Rng>,
 ) {
-    let mut buffer = vec![0; 64 * 1024];
-    let mut carried = 0;
-    while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        let fault = *faults.borrow_and_update();
-        let cut = match (fault, &mut replies) {
-            (Fault::Delay(delay), _) => {
-                tokio::time::sleep(delay).await;
-                false
+    // What is under way: a chunk that is late holds up none behind it.
+    let (under_way, mut arriving) = mpsc::channel::<(Instant, Vec<u8>)>(256);
+    let reading = async move {
+        let mut buffer = vec![0; 64 * 1024];
+        let mut carried = 0;
+        while let Ok(length @ 1..) = from.read(&mut buffer).await {
+            let mut due = Instant::now();
+            let fault = *faults.borrow_and_update();
+            let cut = match (fault, &mut replies) {
+                (Fault::Delay(delay), _) => {
+                    due += delay;
+                    false
+                }
+                (Fault::BlackHole, _) => faults.wait_for(|fault| *fault != Fault::BlackHole).await.is_err(),
+                (Fault::CutReplies, Some(_)) => true,
+                (Fault::CutAfter(bytes), Some(_)) => {
+                    carried += length as u64;
+                    carried > bytes
+                }
+                (Fault::CutSometimes(chance), Some(rng)) => rng.u16(0..1_000) < chance,
+                _ => false,
+            };
+            if cut || under_way.send((due, buffer[..length].to_vec())).await.is_err() {
+                break;
             }
-            (Fault::BlackHole, _) => faults.wait_for(|fault| *fault != Fault::BlackHole).await.is_err(),
-            (Fault::CutReplies, Some(_)) => true,
-            (Fault::CutAfter(bytes), Some(_)) => {
-                carried += length as u64;
-                carried > bytes
+        }
+        drop(under_way);
+        std::future::pending::<()>().await;
+    };
+    let writing = async move {
+        while let Some((due, chunk)) = arriving.recv().await {
+            sleep_until(due).await;
+            if to.write_all(&chunk).await.is_err() {
+                break;
             }
-            (Fault::CutSometimes(chance), Some(rng)) => rng.u16(0..1_000) < chance,
-            _ => false,
-        };
-        if cut {
-            return;
         }
-        if to.write_all(&buffer[..length]).await.is_err() {
-            return;
-        }
+    };
+    tokio::select! {
+        () = reading => {}
+        () = writing => {}
     }
 }

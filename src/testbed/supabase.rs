@@ -2,7 +2,8 @@
 
 use super::postgres::{Cluster, SUPERUSER};
 use anyhow::Context as _;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, PgConnection};
 
 /// The role that a Supabase customer logs in as. No superuser.
 pub const OWNER: &str = "postgres";
@@ -34,9 +35,8 @@ impl Supabase {
     /// # Errors
     /// The server or the database is not there.
     pub async fn connect(&self, role: &str, database: &str) -> anyhow::Result<PgConnection> {
-        PgConnection::connect(&self.cluster.url(role, database))
-            .await
-            .with_context(|| format!("cannot connect as {role}"))
+        let options: PgConnectOptions = self.cluster.url(role, database).parse()?;
+        options.disable_statement_logging().connect().await.with_context(|| format!("cannot connect as {role}"))
     }
 
     /// A new, empty project.

@@ -32,6 +32,16 @@ impl Usage {
     }
 }
 
+/// Processor time so far, in seconds, of a process, those that it started, and those that it has waited for. Of Postgres's first
+/// process, that is the whole server's.
+pub fn family_cpu(pid: u32) -> f64 {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
+    let is_child =
+        |child: &u32| procfs::stat(&child.to_string()).and_then(|stat| stat.get(1).copied()) == Some(u64::from(pid));
+    pids.filter(|other| *other == pid || is_child(other)).filter_map(Usage::of).map(|usage| usage.cpu).sum()
+}
+
 /// Runs a command to its end and tells what it said on standard output, and what it cost.
 pub async fn measure(command: &mut Command) -> anyhow::Result<(Output, Usage)> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;

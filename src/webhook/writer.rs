@@ -167,12 +167,12 @@ impl Writer {
         let pending = Arc::new(Notify::new());
         let told = Arc::clone(&pending);
         let pace = Arc::new(Pace::default());
-        let kept = Arc::clone(&pace);
         let task = Task {
             database,
             check,
             session: None,
-            pace: kept,
+            deliveries_in_one: deliveries_in_one(),
+            pace: Arc::clone(&pace),
             health: publish,
             pending: told,
             suspects: HashMap::new(),
@@ -226,6 +226,20 @@ impl Drop for Waiting {
     }
 }
 
+/// What `clerk-sync bench` takes away, to see what it is worth: a number of deliveries in one statement, or `none` for no
+/// statement at all. In the release image there is no such variable.
+#[cfg(feature = "demo")]
+pub const BENCH_VARIABLE: &str = "CLERK_SYNC_BENCH_BATCH";
+
+/// How many deliveries go into one statement; `None`: nothing is written, and each is answered as applied.
+fn deliveries_in_one() -> Option<usize> {
+    #[cfg(feature = "demo")]
+    if let Ok(number) = std::env::var(BENCH_VARIABLE) {
+        return number.parse().ok();
+    }
+    Some(BATCH)
+}
+
 /// The database could not be written to.
 struct Away;
 
@@ -234,6 +248,7 @@ struct Task {
     check: InstanceCheck,
     session: Option<Session>,
     pace: Arc<Pace>,
+    deliveries_in_one: Option<usize>,
     health: watch::Sender<Health>,
     pending: Arc<Notify>,
     /// Whose change was poison, and when.
@@ -244,11 +259,11 @@ impl Task {
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let mut ping = interval(PING);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut gathered = Vec::new();
+        let (mut gathered, at_most) = (Vec::new(), self.deliveries_in_one.unwrap_or(BATCH));
         loop {
             tokio::select! {
                 biased;
-                count = requests.recv_many(&mut gathered, BATCH) => {
+                count = requests.recv_many(&mut gathered, at_most) => {
                     if count == 0 {
                         break;
                     }
@@ -373,6 +388,9 @@ impl Task {
     /// One call, and one more on a fresh connection if the old one turned out to be dead: applying twice is harmless.
     async fn apply(&mut self, requests: &[Request]) -> Result<Vec<Option<Verdict>>, Error> {
         let check = matches!(self.check, InstanceCheck::Pinned(_));
+        if self.deliveries_in_one.is_none() {
+            return Ok(requests.iter().map(|_| Some(Verdict { outcome: Outcome::Applied, reason: None })).collect());
+        }
         let batch = Batch::fold(Source::Webhook, check, requests.iter().map(|request| &request.delivery));
         let fresh = self.session.is_none();
         let result = self.apply_once(&batch, requests.len()).await;
