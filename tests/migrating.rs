@@ -3,6 +3,7 @@
 use crate::support::{TestDatabase, database, rows, supabase, unique};
 use clerk_sync::model::InstanceId;
 use clerk_sync::store::{self, Database};
+use clerk_sync::testbed::postgres::{Cluster, Durability};
 use serde_json::json;
 
 /// A Supabase project without our schemas.
@@ -50,8 +51,7 @@ async fn a_foreign_clerk_schema_is_refused_with_the_way_out() {
 #[tokio::test]
 async fn a_database_that_is_not_supabase_is_named_as_such() {
     // Roles belong to the cluster, so this needs one in which nobody made them.
-    let cluster =
-        tokio::task::spawn_blocking(|| clerk_sync::testbed::postgres::Cluster::start().unwrap()).await.unwrap();
+    let cluster = tokio::task::spawn_blocking(|| Cluster::start(Durability::Fast).unwrap()).await.unwrap();
     let database = Database::parse(&cluster.url("supabase_admin", "postgres")).unwrap();
     let error = format!("{:#}", store::migrate(&database).await.unwrap_err());
     assert!(error.contains("not a Supabase database"), "{error}");

@@ -16,16 +16,31 @@ use std::process::{Child, Command, Stdio};
 /// The superuser, as on Supabase; its `postgres` is none.
 pub const SUPERUSER: &str = "supabase_admin";
 
-/// Data that needs to survive a crash of the server but none of the machine: fast, and as small as it gets.
 const SETTINGS: &str = "
 listen_addresses = ''
-fsync = off
-full_page_writes = off
 shared_buffers = 256MB
 max_connections = 200
 max_wal_size = 4GB
 timezone = UTC
 ";
+
+/// What the data must survive, beside a crash of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing: as fast as it gets, in memory if there is room.
+    Fast,
+    /// A crash of the machine, as in production: on disk, each commit written through.
+    Full,
+}
+
+impl Durability {
+    const fn settings(self) -> &'static str {
+        match self {
+            Durability::Fast => "fsync = off\nfull_page_writes = off\n",
+            Durability::Full => "",
+        }
+    }
+}
 
 /// Waits for our end, then ends the server and its data. Arguments: the programs' folder, and ours.
 const LEASH: &str = r#"
@@ -48,15 +63,15 @@ impl Cluster {
     ///
     /// # Errors
     /// No Postgres was found, or it did not start; the sentence says what to do, with the end of the server's log.
-    pub fn start() -> anyhow::Result<Cluster> {
+    pub fn start(durability: Durability) -> anyhow::Result<Cluster> {
         let bin = installation::find()?;
         let user = unprivileged_user()?;
-        let dir = make_dir(user)?;
+        let dir = make_dir(user, durability)?;
         let mut leash = run_as(user, "sh");
         leash.args(["-c", LEASH, "sh"]).arg(&bin).arg(&dir).stdin(Stdio::piped()).process_group(0);
         let leash = leash.spawn().context("cannot start sh")?;
         let cluster = Cluster { bin, dir, user, leash };
-        cluster.initdb()?;
+        cluster.initdb(durability)?;
         cluster.start_server()?;
         Ok(cluster)
     }
@@ -90,7 +105,7 @@ impl Cluster {
         if status.success() { Ok(()) } else { bail!("pg_ctl failed") }
     }
 
-    fn initdb(&self) -> anyhow::Result<()> {
+    fn initdb(&self, durability: Durability) -> anyhow::Result<()> {
         let data = self.dir.join("data");
         let mut said = String::new();
         // Some systems lack C.UTF-8; all have C.
@@ -101,7 +116,7 @@ impl Cluster {
             if output.status.success() {
                 let socket = format!("unix_socket_directories = '{}'\n", self.dir.display());
                 let mut settings = std::fs::OpenOptions::new().append(true).open(data.join("postgresql.conf"))?;
-                return Ok(settings.write_all((SETTINGS.to_owned() + &socket).as_bytes())?);
+                return Ok(settings.write_all((SETTINGS.to_owned() + durability.settings() + &socket).as_bytes())?);
             }
             said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " / ");
             let _ = std::fs::remove_dir_all(&data);
@@ -169,11 +184,11 @@ fn unprivileged_user() -> anyhow::Result<Option<User>> {
     user.map(Some).context("Postgres refuses to run as root, and there is no user named postgres or nobody")
 }
 
-/// A new folder of ours alone, in memory if there is room. Its path is short: a socket's may have some 100 bytes.
-fn make_dir(user: Option<User>) -> anyhow::Result<PathBuf> {
+/// A new folder of ours alone. Its path is short: a socket's may have some 100 bytes.
+fn make_dir(user: Option<User>, durability: Durability) -> anyhow::Result<PathBuf> {
     const ROOM: u64 = 1 << 30;
     let has_room = |path: &str| rustix::fs::statvfs(path).is_ok_and(|stat| stat.f_bavail * stat.f_frsize > ROOM);
-    let base = if has_room("/dev/shm") { "/dev/shm" } else { "/tmp" };
+    let base = if durability == Durability::Fast && has_room("/dev/shm") { "/dev/shm" } else { "/tmp" };
     for _ in 0..16 {
         let dir = PathBuf::from(format!("{base}/clerk-sync-{:08x}", fastrand::u32(..)));
         match std::fs::DirBuilder::new().mode(0o700).create(&dir) {

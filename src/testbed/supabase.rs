@@ -1,6 +1,6 @@
 //! A private Postgres with databases that look like Supabase projects.
 
-use super::postgres::{Cluster, SUPERUSER};
+use super::postgres::{Cluster, Durability, SUPERUSER};
 use anyhow::Context as _;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, PgConnection};
@@ -18,7 +18,13 @@ impl Supabase {
     /// # Errors
     /// See [`Cluster::start`].
     pub fn start() -> anyhow::Result<Supabase> {
-        Ok(Supabase { cluster: Cluster::start()? })
+        Supabase::with(Durability::Fast)
+    }
+
+    /// # Errors
+    /// See [`Cluster::start`].
+    pub fn with(durability: Durability) -> anyhow::Result<Supabase> {
+        Ok(Supabase { cluster: Cluster::start(durability)? })
     }
 
     pub fn cluster(&self) -> &Cluster {
