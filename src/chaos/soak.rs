@@ -74,13 +74,6 @@ impl Soak {
         let unfinished = svix.settle(SETTLE).await;
         let seen = watch.end().await?;
         let decreases = watch::decreases(&stage).await?;
-        // A pass of the worker's own may be under way, and the last webhooks are too fresh to be repaired by it.
-        drop(worker);
-        release_lease(&stage).await?;
-        stage.reconcile().await?;
-        let source = checker::source(&stage.clerk.lock());
-        let left = checker::differences(&source, &checker::held(&mut stage.owner().await?).await?);
-
         let (messages, times) = (history.messages(), history.times());
         say(&format!(
             "  {} messages acknowledged in {} attempts, {unfinished} unfinished; answers: p50 {:.1?}, p99 {:.1?}, max {:.1?}; others than 2xx and 503: {:?}",
@@ -93,6 +86,14 @@ impl Soak {
         ));
         let grown = Growth::of(&samples);
         say(&format!("  {grown}"));
+
+        // A pass of the worker's own may be under way, and the last webhooks are too fresh to be repaired by it.
+        drop(worker);
+        release_lease(&stage).await?;
+        stage.reconcile().await?;
+        let source = checker::source(&stage.clerk.lock());
+        let left = checker::differences(&source, &checker::held(&mut stage.owner().await?).await?);
+
         say(&format!(
             "  versions that went back {decreases}, sessions stuck in a transaction {}; after a last pass {left} of Clerk's {} rows differ",
             seen.stuck,
