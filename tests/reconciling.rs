@@ -583,11 +583,12 @@ async fn of_two_passes_at_once_one_waits() {
     let bench = Bench::filled(1_200, 10, 10, 1).await;
     let mut hasty = bench.reconciler();
     hasty.times.patience = Duration::ZERO;
-    let (one, two) = tokio::join!(bench.run(), async {
-        tokio::time::sleep(Duration::from_millis(60)).await;
-        hasty.run(&Wanted::Quick, "test", false, &mut Silent).await
-    });
-    assert!(one.is_ok() && matches!(two, Err(Error::Busy)), "{two:?}");
+    let mut holder = bench.database.database().connect_for_passes().await.unwrap();
+    let lease = holder.take_lease("another", Duration::from_secs(60)).await.unwrap();
+    assert!(lease.is_some());
+    let busy = hasty.run(&Wanted::Quick, "test", false, &mut Silent).await;
+    assert!(matches!(busy, Err(Error::Busy)), "{busy:?}");
+    bench.database.execute("update clerk_sync.lease set expires_at = '-infinity'").await;
     let (one, two) = tokio::join!(bench.run(), bench.run());
     assert!(one.is_ok() && two.is_ok());
 }
