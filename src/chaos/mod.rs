@@ -128,7 +128,7 @@ impl BadBuild {
             }
             BadBuild::NoGuard => "when true then 'newer'",
             BadBuild::DedupeOnly => {
-                "when not exists (select from unnest(messages) m where m.n = candidate.n and m.message_id = any (seen)) then 'newer'"
+                "when n <> all (repeated) then 'newer'"
             }
         };
         let mut owner = stage.owner().await?;

@@ -147,7 +147,7 @@ pub struct Clerk {
 impl Clerk {
     pub fn new(seed: u64, now: i64) -> Clerk {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let instance_id = format!("ins_{}", ksuid(&mut rng));
+        let instance_id = format!("ins_{}", ksuid(&mut rng, now));
         let role = |key: &str, name: &str, permissions: &[&str]| {
             let role = Role {
                 id: format!("role_{name}"),
@@ -200,7 +200,12 @@ impl Clerk {
     }
 
     fn id(&mut self, prefix: &str) -> String {
-        format!("{prefix}_{}", ksuid(&mut self.rng))
+        self.id_of(prefix, self.now)
+    }
+
+    /// The id of what was made at that time.
+    fn id_of(&mut self, prefix: &str, at: i64) -> String {
+        format!("{prefix}_{}", ksuid(&mut self.rng, at))
     }
 
     fn emit(&mut self, event_type: &'static str, entity_id: &str, subject: String, data: &impl Serialize) {
@@ -431,7 +436,36 @@ impl Clerk {
     }
 }
 
-/// 27 letters and digits, as Clerk's ids have behind their prefix.
-fn ksuid(rng: &mut fastrand::Rng) -> String {
-    std::iter::once('2').chain((0..26).map(|_| rng.alphanumeric())).collect()
+/// A KSUID, as Clerk's and Svix's ids have behind their prefix: 27 letters and digits that sort by the second in which they were
+/// made (`segmentio/ksuid`: 32 bits of seconds since 2014-05-13, then 128 random ones, to the base of 62).
+fn ksuid(rng: &mut fastrand::Rng, at: i64) -> String {
+    const EPOCH: i64 = 1_400_000_000;
+    const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let seconds = u64::try_from(at / 1_000 - EPOCH).unwrap_or_default();
+    let mut words = [seconds, rng.u32(..).into(), rng.u32(..).into(), rng.u32(..).into(), rng.u32(..).into()];
+    let mut digit = || {
+        let mut rest = 0;
+        for word in &mut words {
+            let value = rest << 32 | *word;
+            (*word, rest) = (value / 62, value % 62);
+        }
+        char::from(DIGITS[usize::try_from(rest).unwrap_or_default()])
+    };
+    let mut digits: Vec<char> = (0..27).map(|_| digit()).collect();
+    digits.reverse();
+    digits.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_sort_by_the_second_in_which_they_were_made() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let ids: Vec<String> = (0..500).map(|n| ksuid(&mut rng, 1_760_000_000_000 + n * 1_000)).collect();
+        assert!(ids.is_sorted(), "{ids:?}");
+        assert!(ids.iter().all(|id| id.len() == 27 && id.starts_with('3')), "{ids:?}");
+        assert_eq!(ksuid(&mut rng, 0).len(), 27);
+    }
 }

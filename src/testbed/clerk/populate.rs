@@ -22,7 +22,7 @@ impl Clerk {
             let first_name = FIRST_NAMES[index % FIRST_NAMES.len()];
             let last_name = LAST_NAMES[index % LAST_NAMES.len()];
             let user = User {
-                id: self.id("user"),
+                id: self.id_of("user", created_at),
                 first_name: first_name.to_owned(),
                 last_name: last_name.to_owned(),
                 email_address: format!(
@@ -42,7 +42,7 @@ impl Clerk {
         for index in 0..organizations {
             let created_at = created_at(users + index);
             let organization = Organization {
-                id: self.id("org"),
+                id: self.id_of("org", created_at),
                 name: format!("Company {index}"),
                 slug: format!("company-{index}"),
                 created_by: creator(index),
@@ -59,7 +59,7 @@ impl Clerk {
             let (turn, organization) = (index / organizations, index % organizations);
             let created_at = created_at(users + organizations + index);
             let membership = Membership {
-                id: self.id("orgmem"),
+                id: self.id_of("orgmem", created_at),
                 organization_id: organization_ids[organization].clone(),
                 user_id: user_ids[(organization * members + turn) % users].clone(),
                 role: if turn == 0 { "org:admin" } else { "org:member" }.to_owned(),
