@@ -24,6 +24,9 @@ max_wal_size = 4GB
 timezone = UTC
 ";
 
+/// More lines for the server's configuration: to have it log plans, or load an extension that counts.
+const SETTINGS_VARIABLE: &str = "CLERK_SYNC_POSTGRES_SETTINGS";
+
 /// What the data must survive, beside a crash of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
@@ -116,7 +119,9 @@ impl Cluster {
             if output.status.success() {
                 let socket = format!("unix_socket_directories = '{}'\n", self.dir.display());
                 let mut settings = std::fs::OpenOptions::new().append(true).open(data.join("postgresql.conf"))?;
-                return Ok(settings.write_all((SETTINGS.to_owned() + durability.settings() + &socket).as_bytes())?);
+                let more = std::env::var(SETTINGS_VARIABLE).unwrap_or_default() + "\n";
+                let all = SETTINGS.to_owned() + durability.settings() + &socket + &more;
+                return Ok(settings.write_all(all.as_bytes())?);
             }
             said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " / ");
             let _ = std::fs::remove_dir_all(&data);
