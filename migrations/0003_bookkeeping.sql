@@ -9,10 +9,11 @@ create table clerk_sync.instance (
 );
 comment on table clerk_sync.instance is 'The one Clerk instance that this mirror is a copy of.';
 
+-- (Without checks of kind and state: the writer alone writes here, and each of its statements would read them anew.)
 create table clerk_sync.versions (
-  kind        text not null check (kind in ('user', 'organization', 'membership')),
+  kind        text not null,   -- user, organization, membership
   id          text not null,
-  state       text not null check (state in ('live', 'stub', 'deleted')),
+  state       text not null,
   observed_at bigint not null,
   updated_at  bigint,
   content     bigint,

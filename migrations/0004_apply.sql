@@ -23,7 +23,8 @@ create type clerk_sync.change as (
 -- That a membership exists or existed.
 create type clerk_sync.naming as (organization_id text, user_id text, membership_id text, created_at bigint);
 create type clerk_sync.message as (
-  n integer, message_id text, body_hash text, event_type text, entity_id text, instance_id text, event_at bigint, flaws text[]
+  n integer, message_id text, body_hash text, event_type text, entity_id text, instance_id text, event_at bigint, flaws text[],
+  first_hash text           -- of the first message of this id, where the batch has several
 );
 -- What only a read by id can settle, and what only a pass can.
 create type clerk_sync.wanted_read as (n integer, kind text, id text, organization_id text, user_id text, reason text);
@@ -95,8 +96,12 @@ declare
   any_parents boolean;
   any_memberships boolean;
   pinned pg_catalog.text;                     -- the mirror's instance
-  stubs clerk_sync.change[];                  -- those whose parent is not here
-  seen pg_catalog.text[];                     -- ids of messages that we hold a receipt for
+  user_mark bigint;                           -- when the last complete pass of each kind began (R7)
+  organization_mark bigint;
+  membership_mark bigint;
+  stubs clerk_sync.change[];                  -- those whose parent is not here as a whole
+  doubtful pg_catalog.text[];                 -- ids of parents that are not here as a whole, or go with this batch
+  repeated integer[] := '{}';                 -- messages whose id came before
   users clerk_sync.change[];                  -- what is to be written to the mirror
   organizations clerk_sync.change[];
   memberships clerk_sync.change[];
@@ -121,17 +126,22 @@ begin
   select bool_or(gone), bool_or(not gone and kind <> 'membership'), bool_or(not gone and kind = 'membership')
     into any_gone, any_parents, any_memberships from unnest(changes);
 
-  -- Most parents are here already, and their stubs are not looked at any further.
+  -- Most parents are here already, and are not looked at any further.
   if cardinality(batch.stubs) > 0 then
-    stubs := array(
-      select s::clerk_sync.change from unnest(batch.stubs) s
-        -- A version whose row somebody removed by hand counts for nothing: the foreign keys need the row.
-        left join lateral (select state from clerk_sync.versions
-                            where kind = s.kind and id = s.id
-                              and (state = 'deleted' or exists (select from clerk.users where id = s.id and s.kind = 'user')
-                                   or exists (select from clerk.organizations where id = s.id and s.kind = 'organization'))
-                           offset 0) v on true
-       where v.state is null or v.state = 'stub');
+    select array_agg(s.id), array_agg(s::clerk_sync.change) filter (where v.state is distinct from 'deleted')
+      into doubtful, stubs
+      from unnest(batch.stubs) s
+      left join lateral (select true as stands from clerk.users
+                          where s.kind = 'user' and id = s.id and deleted_at is null
+                         union all
+                         select true from clerk.organizations
+                          where s.kind = 'organization' and id = s.id and deleted_at is null offset 0) r on true
+      left join lateral (select true as is_stub from clerk_sync.versions
+                          where kind = s.kind and id = s.id and state = 'stub' offset 0) p on true
+      -- A version whose row somebody removed by hand counts for nothing: the foreign keys need the row.
+      left join lateral (select state from clerk_sync.versions
+                          where r.stands is null and kind = s.kind and id = s.id offset 0) v on true
+     where r.stands is null or p.is_stub;
   end if;
 
   -- The instance is pinned by the first message that names one, in a database where nothing else pinned it.
@@ -145,21 +155,23 @@ begin
     end if;
   end if;
 
-  -- Messages that must not be applied at all: of another instance, or with an id that came with another body.
-  with message as (
-    select m.n, m.message_id, m.instance_id <> pinned as is_foreign, m.body_hash, r.body_hash as received_hash,
-           first_value(m.body_hash) over (partition by m.message_id collate "C" order by m.n) as first_hash,
-           m.n = any (array(select n from unnest(dead_letters))) as is_dead
-      from unnest(messages) m
-      left join lateral (select body_hash from clerk_sync.receipts where message_id = m.message_id offset 0) r on true
-  )
-  select coalesce(array_agg(row(n, case when is_foreign then 'foreign' else 'reused' end, case when is_foreign then pinned end)::clerk_sync.outcome)
-                    filter (where is_foreign or (not is_dead and body_hash <> coalesce(received_hash, first_hash))), '{}'),
-         coalesce(array_agg(message_id) filter (where received_hash is not null), '{}')
-    into results, seen from message;
-  if cardinality(results) > 0 then
-    return query select * from unnest(results);
-    return;
+  -- Messages that came before, and those that must not be applied at all: of another instance, or with an id that came with
+  -- another body.
+  if cardinality(messages) > 0 then
+    with message as (
+      select m.n, m.instance_id <> pinned as is_foreign, r.body_hash is not null or m.first_hash is not null as is_repeated,
+             m.body_hash <> coalesce(r.body_hash, m.first_hash) and m.n <> all (array(select n from unnest(dead_letters))) as is_reused
+        from unnest(messages) m
+        left join lateral (select body_hash from clerk_sync.receipts where message_id = m.message_id offset 0) r on true
+    )
+    select coalesce(array_agg(row(n, case when is_foreign then 'foreign' else 'reused' end, case when is_foreign then pinned end)::clerk_sync.outcome)
+                      filter (where is_foreign or is_reused), '{}'),
+           coalesce(array_agg(n) filter (where is_repeated), '{}')
+      into results, repeated from message;
+    if cardinality(results) > 0 then
+      return query select * from unnest(results);
+      return;
+    end if;
   end if;
 
   -- R5: the greatest membership ever named for a pair is remembered, whatever else the observation is good for, and ends
@@ -195,7 +207,7 @@ begin
   -- R4: a delete leaves a tombstone, also for an id never seen. One that is inferred yields to whatever was observed later.
   if any_gone then
     with gone as (
-      select c.n, c.kind, c.id, c.observed_at, v.state, v.observed_at as known_at, v.inferred
+      select c.n, c.kind, c.id, c.observed_at, c as change, v.state, v.observed_at as known_at, v.inferred
         from unnest(changes) c
         left join lateral (select * from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
        where c.gone
@@ -206,7 +218,7 @@ begin
              when not from_webhook and known_at > observed_at then 'stale'
              else 'applied' end as verdict
         from gone
-    ), buried as (
+    ), written as (
       insert into clerk_sync.versions as v (kind, id, state, observed_at, inferred)
         select kind, id, 'deleted', observed_at, not from_webhook from decided where verdict in ('applied', 'later')
         on conflict (kind, id) do update
@@ -214,26 +226,31 @@ begin
               updated_at = null, content = null, floor = 0
     ), settled as (
       delete from clerk_sync.pending_reads p using decided d where p.kind = d.kind and p.id = d.id and d.verdict <> 'stale'
-    ), emptied_users as (
-      -- The identity stays, for the application's foreign keys; everything else about the user goes.
-      insert into clerk.users as u (id, deleted_at)
-        select id, pg_catalog.to_timestamp(observed_at / 1000.0) from decided where kind = 'user' and verdict in ('applied', 'later')
-        on conflict (id) do update
-          set first_name = null, last_name = null, username = null, image_url = null, has_image = null, deleted_at = excluded.deleted_at
-    ), emptied_details as (
-      delete from clerk.user_details where id = any (array(select id from decided where kind = 'user' and verdict = 'applied'))
-    ), emptied_organizations as (
-      insert into clerk.organizations as o (id, deleted_at)
-        select id, pg_catalog.to_timestamp(observed_at / 1000.0) from decided where kind = 'organization' and verdict in ('applied', 'later')
-        on conflict (id) do update
-          set name = null, slug = null, image_url = null, has_image = null, max_allowed_memberships = null,
-              public_metadata = null, created_at = null, updated_at = null, deleted_at = excluded.deleted_at
     )
     select coalesce(array_agg(row(n,
              case verdict when 'later' then 'applied' else verdict end,
              case verdict when 'later' then 'deleted later than known' when 'stale' then 'seen since'
-                          when 'unchanged' then 'deleted already' else 'deleted' end)::clerk_sync.outcome), '{}')
-      into results from decided;
+                          when 'unchanged' then 'deleted already' else 'deleted' end)::clerk_sync.outcome), '{}'),
+           array_agg(change) filter (where kind = 'user' and verdict in ('applied', 'later')),
+           array_agg(change) filter (where kind = 'organization' and verdict in ('applied', 'later'))
+      into results, users, organizations from decided;
+    -- The identity stays, for the application's foreign keys; everything else goes.
+    if cardinality(users) > 0 then
+      insert into clerk.users as u (id, deleted_at)
+        select id, pg_catalog.to_timestamp(observed_at / 1000.0) from unnest(users)
+        on conflict (id) do update
+          set first_name = null, last_name = null, username = null, image_url = null, has_image = null, deleted_at = excluded.deleted_at;
+      delete from clerk.user_details where id = any (array(select id from unnest(users)));
+    end if;
+    if cardinality(organizations) > 0 then
+      insert into clerk.organizations as o (id, deleted_at)
+        select id, pg_catalog.to_timestamp(observed_at / 1000.0) from unnest(organizations)
+        on conflict (id) do update
+          set name = null, slug = null, image_url = null, has_image = null, max_allowed_memberships = null,
+              public_metadata = null, created_at = null, updated_at = null, deleted_at = excluded.deleted_at;
+    end if;
+    users := null;
+    organizations := null;
     ended := array(
       select m.id from unnest(changes) c
        cross join lateral (
@@ -241,6 +258,7 @@ begin
          union all select id from clerk.organization_memberships where c.kind = 'organization' and organization_id = c.id
          union all select id from clerk.organization_memberships where c.kind = 'user' and user_id = c.id) m
        where c.gone);
+    doubtful := doubtful || array(select id from unnest(changes) where gone);
     if cardinality(ended) > 0 then
       -- Only of what is a tombstone now: a stale inferred delete ends nothing.
       perform clerk_sync.end_memberships(array(
@@ -252,30 +270,35 @@ begin
     end if;
   end if;
 
+  if from_webhook then
+    select max(started_at) filter (where kind = 'user'), max(started_at) filter (where kind = 'organization'),
+           max(started_at) filter (where kind = 'membership')
+      into user_mark, organization_mark, membership_mark from clerk_sync.marks;
+  end if;
+
   -- R6: a parent that is missing is stubbed from what the membership embeds; R7: unless a pass has read that kind since.
   if cardinality(stubs) > 0 then
     with candidate as (
       select c.kind, c.id, c.observed_at, c.content, c as change, v.state, v.observed_at as known_at, v.content as known_content,
-             from_webhook and c.observed_at < k.started_at - margin as doubtful
+             c.observed_at < case c.kind when 'user' then user_mark else organization_mark end - margin as is_doubtful
         from unnest(stubs) c
         left join lateral (select * from clerk_sync.versions
                             where kind = c.kind and id = c.id
                               and (state = 'deleted' or exists (select from clerk.users where id = c.id and c.kind = 'user')
                                    or exists (select from clerk.organizations where id = c.id and c.kind = 'organization'))
                            offset 0) v on true
-        left join lateral (select started_at from clerk_sync.marks where kind = c.kind offset 0) k on true
        where v.state is null or v.state = 'stub'
     ), written as (
       insert into clerk_sync.versions (kind, id, state, observed_at, content)
         select kind, id, 'stub', observed_at, content from candidate
-         where (state is null and doubtful is not true)
+         where (state is null and is_doubtful is not true)
             or (state = 'stub' and (observed_at, content) > (known_at, known_content))
         on conflict (kind, id) do update
           set state = 'stub', observed_at = excluded.observed_at, content = excluded.content, updated_at = null, floor = 0
         returning kind, id
     ), asked as (
       insert into clerk_sync.pending_reads (kind, id, reason)
-        select kind, id, case when doubtful then 'named by a membership older than the last pass' else 'stub' end
+        select kind, id, case when is_doubtful then 'named by a membership older than the last pass' else 'stub' end
           from candidate where state is null
         on conflict do nothing
     )
@@ -293,17 +316,18 @@ begin
                v.state, v.updated_at as known_updated_at, v.observed_at as known_at, v.content as known_content, v.inferred,
                coalesce(v.floor, 0) as known_floor,
                case when from_webhook then coalesce(v.floor, 0) else greatest(coalesce(v.floor, 0), c.observed_at - margin) end as floor,
-               k.started_at, g.membership_id as generation, po.state as organization_state, pu.state as user_state,
-               coalesce(po.inferred, false) or coalesce(pu.inferred, false) as parent_inferred
+               case c.kind when 'user' then user_mark when 'organization' then organization_mark else membership_mark end as started_at,
+               v.ctid as place, g.membership_id as generation, o.state as organization_state, u.state as user_state,
+               (c.organization_id = any (doubtful) and o.state is null) or (c.user_id = any (doubtful) and u.state is null) as parent_is_missing,
+               coalesce(o.inferred, false) or coalesce(u.inferred, false) as parent_inferred
           from unnest(changes) c
-          left join lateral (select * from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
-          left join lateral (select started_at from clerk_sync.marks where kind = c.kind offset 0) k on true
+          left join lateral (select *, ctid from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
           left join lateral (select membership_id from clerk_sync.generations
                               where organization_id = c.organization_id and user_id = c.user_id offset 0) g on true
           left join lateral (select state, inferred from clerk_sync.versions
-                              where kind = 'organization' and id = c.organization_id offset 0) po on true
+                              where c.organization_id = any (doubtful) and kind = 'organization' and id = c.organization_id offset 0) o on true
           left join lateral (select state, inferred from clerk_sync.versions
-                              where kind = 'user' and id = c.user_id offset 0) pu on true
+                              where c.user_id = any (doubtful) and kind = 'user' and id = c.user_id offset 0) u on true
          where not c.gone and (c.kind = 'membership') = of_memberships
       ), judged as (
         select *,
@@ -311,13 +335,13 @@ begin
             when state = 'deleted'                                                                              -- R4
                  and not (from_read and observed_at > known_at + margin)
                  and not (from_webhook and inferred and updated_at > known_at) then 'deleted'
-            when from_webhook and observed_at < started_at - margin then                                        -- R7
+            when observed_at < started_at - margin then                                                         -- R7
               case when state = 'live' then 'read since' else 'doubtful' end
             when kind = 'membership' and (organization_state = 'deleted' or user_state = 'deleted') then         -- R6
               -- A tombstone that no event announced may yet be undone, and then this membership counts.
               case when parent_inferred then 'parent doubtful' else 'parent deleted' end
             when kind = 'membership' and generation <> id then 'newer membership known'                          -- R5
-            when kind = 'membership' and (organization_state is null or user_state is null) then 'parent doubtful'
+            when parent_is_missing then 'parent doubtful'
             when state is distinct from 'live' then 'new'
             when from_list and known_content = content and known_updated_at = updated_at then 'same'  -- R3
             when (known_updated_at, known_at, known_content) = (updated_at, observed_at, content) then 'same'
@@ -336,7 +360,7 @@ begin
            set state = 'live', updated_at = j.updated_at, observed_at = j.observed_at, content = j.content, inferred = false,
                floor = case when j.state = 'live' then j.floor when from_webhook then 0 else j.observed_at - margin end
           from judged j
-         where v.id = j.id and v.kind = j.kind and j.state is not null and j.verdict in ('new', 'newer')
+         where v.ctid = j.place and j.verdict in ('new', 'newer')
       ), raised as (
         insert into clerk_sync.versions (kind, id, state, observed_at, floor)
           select kind, id, state, known_at, floor from judged
@@ -441,6 +465,11 @@ begin
       on conflict (kind, id) do update
         set organization_id = coalesce(p.organization_id, excluded.organization_id), user_id = coalesce(p.user_id, excluded.user_id),
             tried_at = case when from_read then p.tried_at end;
+    results := results || array(
+      select row(r.n, case when v.is_final then 'stale' else 'pending' end, case when v.is_final then 'deleted' else r.reason end)::clerk_sync.outcome
+        from unnest(reads) r
+        left join lateral (select state = 'deleted' and not inferred as is_final from clerk_sync.versions
+                            where kind = r.kind and id = r.id offset 0) v on true);
   end if;
   if cardinality(reads) > 0 or cardinality(passes) > 0 then
     insert into clerk_sync.pending_passes as p (kind, reason)
@@ -452,6 +481,7 @@ begin
                where r.kind = 'membership' and (r.organization_id is null or r.user_id is null)) w
       -- Asked again: a pass that is under way may have gone past it.
       on conflict (kind) do update set asked_at = pg_catalog.now();
+    results := results || array(select row(n, 'pending', reason)::clerk_sync.outcome from unnest(passes));
   end if;
   if cardinality(dead_letters) > 0 then
     insert into clerk_sync.dead_letters (message_id, body_hash, event_type, reason, headers, body)
@@ -459,34 +489,27 @@ begin
         from unnest(dead_letters) d
         join unnest(messages) m on m.n = d.n
       on conflict do nothing;
+    results := results || array(select row(n, 'dead_letter', reason)::clerk_sync.outcome from unnest(dead_letters));
   end if;
 
-  -- One answer for each item. A message whose change lost to another one of the batch is stale.
-  with answer as (
-    select r.n, 0 as rank, r.outcome, r.reason from unnest(results) r
-    union all select d.n, 1, 'dead_letter', d.reason from unnest(dead_letters) d
-    union all select r.n, 2, case when v.is_final then 'stale' else 'pending' end,
-                     case when v.is_final then 'deleted' else r.reason end
-                from unnest(reads) r
-                left join lateral (select state = 'deleted' and not inferred as is_final from clerk_sync.versions
-                                    where kind = r.kind and id = r.id offset 0) v on true
-    union all select p.n, 3, 'pending', p.reason from unnest(passes) p
-    union all select m.n, 4, 'stale', 'a newer change came with it' from unnest(messages) m
-  ), first_answer as (
-    select distinct on (n) n, outcome, reason from answer order by n, rank
-  ), message as (
-    select m.*, m.message_id = any (seen) as is_seen, row_number() over (partition by m.message_id collate "C" order by m.n) > 1 as is_repeated
-      from unnest(messages) m
-  ), final as (
-    select a.n, case when a.outcome in ('unchanged', 'stale') and (is_seen or is_repeated) then 'duplicate' else a.outcome end as outcome, a.reason,
-           m.message_id, m.body_hash, m.event_type, m.entity_id, m.flaws, m.event_at, m.is_seen or m.is_repeated as has_receipt
-      from first_answer a left join message m on m.n = a.n
-  ), received as (   -- none has a receipt yet: no conflict is looked for
+  -- One answer for each item. A message whose change lost to another one of the batch is stale; one that came before and changed
+  -- nothing is a duplicate, and has its receipt.
+  if cardinality(results) < cardinality(messages) then
+    results := results || array(
+      select row(m.n, 'stale', 'a newer change came with it')::clerk_sync.outcome from unnest(messages) m
+       where m.n <> all (array(select n from unnest(results))));
+  end if;
+  if cardinality(repeated) > 0 then
+    results := array(
+      select row(n, case when outcome in ('unchanged', 'stale') and n = any (repeated) then 'duplicate' else outcome end, reason)::clerk_sync.outcome
+        from unnest(results));
+  end if;
+  if cardinality(messages) > 0 then
     insert into clerk_sync.receipts (message_id, body_hash, event_type, entity_id, outcome, reason, flaws, event_at)
-      select message_id, body_hash, event_type, entity_id, outcome, reason, flaws, pg_catalog.to_timestamp(event_at / 1000.0)
-        from final where not has_receipt
-  )
-  select coalesce(array_agg(row(n, outcome, reason)::clerk_sync.outcome), '{}') into results from final;
+      select m.message_id, m.body_hash, m.event_type, m.entity_id, a.outcome, a.reason, m.flaws, pg_catalog.to_timestamp(m.event_at / 1000.0)
+        from unnest(messages) m join unnest(results) a on a.n = m.n
+       where m.n <> all (repeated);
+  end if;
 
   return query select * from unnest(results);
 end

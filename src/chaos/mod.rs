@@ -127,9 +127,7 @@ impl BadBuild {
                 return Ok(());
             }
             BadBuild::NoGuard => "when true then 'newer'",
-            BadBuild::DedupeOnly => {
-                "when n <> all (repeated) then 'newer'"
-            }
+            BadBuild::DedupeOnly => "when n <> all (repeated) then 'newer'",
         };
         let mut owner = stage.owner().await?;
         let sql = "select pg_get_functiondef('clerk_sync.apply'::regproc)";

@@ -9,6 +9,7 @@ use super::{
     User, WantedRead,
 };
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// One signed message, told to the writer beside what it says.
 #[derive(Clone, Debug)]
@@ -55,13 +56,22 @@ pub struct Batch<'a> {
     /// Of a pass: its lease's token.
     pub fence: Option<i64>,
     pub check_instance: bool,
-    pub messages: Vec<(usize, &'a Message)>,
+    pub messages: Vec<Told<'a>>,
     pub changes: Vec<Winner<'a>>,
     pub stubs: Vec<Winner<'a>>,
     pub namings: Vec<&'a Naming>,
     pub reads: Vec<(usize, &'a WantedRead)>,
     pub passes: Vec<(usize, Kind, &'static str)>,
     pub dead_letters: Vec<(usize, &'a DeadLetter)>,
+}
+
+/// A message among what was folded.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    pub n: usize,
+    pub message: &'a Message,
+    /// The body's hash of the first message with this id, if this is a later one.
+    pub first_hash: Option<&'a str>,
 }
 
 /// The change that counts for an object, or the stub that counts for a parent.
@@ -89,7 +99,7 @@ impl<'a> Batch<'a> {
     pub fn fold(source: Source, check_instance: bool, deliveries: impl Iterator<Item = &'a Delivery>) -> Batch<'a> {
         let mut folding = Folding::new(source, check_instance);
         for (n, delivery) in deliveries.enumerate() {
-            folding.batch.messages.extend(delivery.message.as_ref().map(|message| (n, message)));
+            folding.tell(n, delivery.message.as_ref());
             match &delivery.item {
                 Item::DeadLetter(letter) => folding.batch.dead_letters.push((n, letter)),
                 Item::Change(change) => folding.add(n, change),
@@ -111,6 +121,8 @@ struct Folding<'a> {
     batch: Batch<'a>,
     winners: Best<'a>,
     stubs: Best<'a>,
+    /// By a message's id, the body's hash of the first one.
+    first_hashes: HashMap<&'a MessageId, &'a str>,
 }
 
 /// By kind and id.
@@ -130,7 +142,19 @@ impl<'a> Folding<'a> {
             passes: Vec::new(),
             dead_letters: Vec::new(),
         };
-        Folding { batch, winners: HashMap::new(), stubs: HashMap::new() }
+        Folding { batch, winners: HashMap::new(), stubs: HashMap::new(), first_hashes: HashMap::new() }
+    }
+
+    fn tell(&mut self, n: usize, message: Option<&'a Message>) {
+        let Some(message) = message else { return };
+        let first_hash = match self.first_hashes.entry(&message.id) {
+            Entry::Occupied(first) => Some(*first.get()),
+            Entry::Vacant(none) => {
+                none.insert(&message.body_hash);
+                None
+            }
+        };
+        self.batch.messages.push(Told { n, message, first_hash });
     }
 
     fn add(&mut self, n: usize, change: &'a Change) {
@@ -170,10 +194,10 @@ impl Batch<'_> {
 
 fn keep_greater<'a>(best: &mut Best<'a>, winner: Winner<'a>) {
     match best.entry((winner.row.kind(), winner.row.id())) {
-        std::collections::hash_map::Entry::Vacant(entry) => {
+        Entry::Vacant(entry) => {
             entry.insert(winner);
         }
-        std::collections::hash_map::Entry::Occupied(mut entry) => {
+        Entry::Occupied(mut entry) => {
             if winner.version() > entry.get().version() {
                 entry.insert(winner);
             }

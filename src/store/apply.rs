@@ -15,9 +15,9 @@ impl Session {
     /// Nothing was written, or, where the connection was lost, it is unknown: apply the same batch again.
     pub async fn apply(&mut self, batch: &Batch<'_>, items: usize) -> Result<Vec<Option<Verdict>>, Error> {
         let rows = self
-            .call(async |connection| {
+            .call_with_types(async |connection, types| {
                 let sql = concat!("select n, outcome, reason from clerk_sync.apply(", batch!(), ")");
-                Wire::of(batch).bind(sqlx::query(sql)).fetch_all(connection).await
+                Wire::of(batch, types).bind(sqlx::query(sql)).fetch_all(connection).await
             })
             .await?;
         verdicts(&rows, items)

@@ -21,10 +21,12 @@ pub use passes::{PageRecord, Pass, Step};
 pub use upkeep::{Content, Letter, Prunable, Purged, Reference};
 
 use crate::model::InstanceId;
+use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use std::time::Duration;
 use tokio::time::timeout;
+use wire::Types;
 
 /// How long connecting may take, and how long one call may take on our side. The server gives up before us (3 s), so that
 /// running into this means that nobody answers: the connection is dropped and the outcome unknown.
@@ -40,6 +42,14 @@ const PASS_SESSION: &str = "set statement_timeout = '30s'";
 const SESSION: &str = "select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'; set role clerk_sync_worker; set search_path = ''; \
      set default_transaction_isolation = 'read committed'; set statement_timeout = '3s'; \
      set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '5s'";
+
+/// How far the schema is, and the numbers of its types.
+const SCHEMA: &str = "
+with type as (
+  select t.oid, t.typarray, w.n from unnest($1::text[]) with ordinality w(name, n)
+    join pg_catalog.pg_type t on t.typname = w.name and t.typnamespace = 'clerk_sync'::regnamespace)
+select (select coalesce(max(version), 0) from clerk_sync._sqlx_migrations where success) as version,
+       array(select oid from type order by n) as rows, array(select typarray from type order by n) as arrays";
 
 /// What went wrong with the database.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +100,13 @@ impl Error {
             }),
             _ => false,
         }
+    }
+
+    /// Whether the session is as good as before: the statement alone was refused. Where the schema is another one than when it
+    /// connected (42, XX000: it was made anew), what it knows of types is wrong.
+    pub fn leaves_session(&self) -> bool {
+        !self.is_connection_lost()
+            && self.sqlstate().is_some_and(|code| !["42", "XX", "0A"].iter().any(|class| code.starts_with(class)))
     }
 
     /// Whether the lease of the pass that wrote is lost: somebody else runs passes now.
@@ -147,24 +164,19 @@ impl Database {
     /// As [`Database::connect_as_owner`]; [`Error::NotMigrated`] where our schema or role is missing or older than this
     /// program.
     pub async fn connect(&self) -> Result<Session, Error> {
-        let connection = self.connect_as_owner().await?;
-        let mut session = Session { connection, limit: CALL };
-        session
-            .call(async |connection| sqlx::raw_sql(SESSION).execute(connection).await.map(drop))
-            .await
-            .map_err(not_migrated)?;
-        let schema = session
-            .call(async |connection| {
-                sqlx::query(
-                    "select coalesce(max(version), 0) as version from clerk_sync._sqlx_migrations where success",
-                )
-                .fetch_one(connection)
-                .await?
-                .try_get::<i64, _>("version")
-            })
-            .await
-            .map_err(not_migrated)?;
-        if schema < migrate::latest_version() { Err(Error::NotMigrated(None)) } else { Ok(session) }
+        let mut connection = self.connect_as_owner().await?;
+        let connected = async {
+            sqlx::raw_sql(SESSION).execute(&mut connection).await?;
+            let row = sqlx::query(SCHEMA).bind(Types::NAMES).fetch_one(&mut connection).await?;
+            let (rows, arrays): (Vec<Oid>, Vec<Oid>) = (row.try_get("rows")?, row.try_get("arrays")?);
+            Ok((row.try_get::<i64, _>("version")?, rows.into_iter().zip(arrays).collect()))
+        };
+        let connected = timeout(CALL, connected).await.map_err(|_| Error::Silent(CALL))?;
+        let (schema, types) = connected.map_err(Error::Refused).map_err(not_migrated)?;
+        if schema < migrate::latest_version() {
+            return Err(Error::NotMigrated(None));
+        }
+        Ok(Session { connection, types: Types::new(types)?, limit: CALL })
     }
 }
 
@@ -201,6 +213,7 @@ fn not_migrated(error: Error) -> Error {
 /// One connection as the worker's role. After an error, drop it: its state is unknown.
 pub struct Session {
     connection: PgConnection,
+    types: Types,
     limit: Duration,
 }
 
@@ -211,6 +224,14 @@ impl Session {
     ) -> Result<T, Error> {
         let limit = self.limit;
         timeout(limit, query(&mut self.connection)).await.map_err(|_| Error::Silent(limit))?.map_err(Error::Refused)
+    }
+
+    async fn call_with_types<T>(
+        &mut self,
+        query: impl AsyncFnOnce(&mut PgConnection, &Types) -> Result<T, sqlx::Error>,
+    ) -> Result<T, Error> {
+        let Session { connection, types, limit } = self;
+        timeout(*limit, query(connection, types)).await.map_err(|_| Error::Silent(*limit))?.map_err(Error::Refused)
     }
 
     /// Asks whether the database still answers: what its clock says, in ms of Unix time.

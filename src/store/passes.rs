@@ -178,13 +178,13 @@ impl Session {
     ) -> Result<Vec<Option<Verdict>>, Error> {
         let page = serde_json::to_string(page).expect("a page is plain data and always serializes");
         let rows = self
-            .call(async |connection| {
+            .call_with_types(async |connection, types| {
                 let sql = concat!(
                     "select n, outcome, reason from clerk_sync.record_page($11::jsonb, case when $12 then ",
                     batch!(),
                     " end)"
                 );
-                let query = Wire::of(batch).bind(sqlx::query(sql)).bind(page).bind(items > 0);
+                let query = Wire::of(batch, types).bind(sqlx::query(sql)).bind(page).bind(items > 0);
                 query.fetch_all(connection).await
             })
             .await?;

@@ -166,9 +166,9 @@ impl Session {
         of_a_person: bool,
     ) -> Result<Option<Verdict>, Error> {
         let rows = self
-            .call(async |connection| {
+            .call_with_types(async |connection, types| {
                 let query = match batch {
-                    Some(batch) => Wire::of(batch).bind(sqlx::query(concat!(
+                    Some(batch) => Wire::of(batch, types).bind(sqlx::query(concat!(
                         "select n, outcome, reason from clerk_sync.retry_dead_letter($11, $12, $13, $14, ",
                         batch!(),
                         ")"
