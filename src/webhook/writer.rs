@@ -1,8 +1,10 @@
-//! The writer task: many requests, one statement at a time.
+//! The writer task: many requests, few statements.
 //!
-//! Requests hand over what they have and wait. While one batch is in flight the next one gathers, so that the batch grows
-//! with the load and a lone event waits for nobody. The task is detached from the requests: a client that hangs up cannot
-//! cancel database work that has begun.
+//! Requests hand over what they have and wait. While a batch is in flight the next one gathers, so that batches grow with the
+//! load and a lone event waits for nobody. Two batches may be in flight, each on a session of its own: the writers of all
+//! replicas take turns in the database, so the second one is on its way while the first is written, and waits there for its
+//! turn ([`departs`] tells when it sets out). All of it is detached from the requests: a client that hangs up cannot cancel
+//! database work that has begun.
 //!
 //! A batch fails as a whole. If the database refuses it for what is *in* it, halves are tried until the culprit is alone and
 //! kept as a dead letter; the rest commits. For any other failure everybody is told to come again.
@@ -16,11 +18,11 @@ use crate::telemetry::{BATCH as BATCH_SIZE, POISON, QUEUE as QUEUE_LENGTH, Throt
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// Deliveries that may wait: some five times what one Svix worker has in flight at most (500).
@@ -28,6 +30,12 @@ const QUEUE: usize = 2_500;
 /// Deliveries in one statement, and bytes of their bodies, so that it stays far under its time limit.
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Batches in flight at once.
+const LANES: usize = 2;
+/// Where a batch takes less or more time than this, the next one does not set out before it is back: half as large it would cost
+/// the database more than the trip takes, or it would spend its time limit waiting for its turn.
+const QUICK: Duration = Duration::from_millis(5);
+const SLOW: Duration = Duration::from_millis(500);
 /// How long a delivery may wait for its commit. Svix hangs up after 15 s and then waits a minute at least: answer before.
 const DEADLINE: Duration = Duration::from_secs(8);
 /// How often an idle connection is tried, so that `/readyz` tells the truth without traffic. It asks for the time.
@@ -44,21 +52,24 @@ pub struct Writer {
     pending: Arc<Notify>,
 }
 
-/// How long the last batch took, in ms.
+/// How long the last batch took, in µs.
 #[derive(Debug, Default)]
 struct Pace(AtomicU64);
 
 impl Pace {
     fn set(&self, took: Duration) {
-        self.0.store(u64::try_from(took.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.0.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed))
     }
 
     /// Whether whoever comes now is written in time: after the batch that is under way and those that `waiting` make. Whoever
     /// would be in the very next batch is always let in, or nobody would find out that it goes faster again.
     fn allows(&self, waiting: usize) -> bool {
         let batches = waiting / BATCH;
-        let pace = Duration::from_millis(self.0.load(Ordering::Relaxed));
-        batches == 0 || pace.saturating_mul(u32::try_from(batches + 2).unwrap_or(u32::MAX)) <= DEADLINE
+        batches == 0 || self.get().saturating_mul(u32::try_from(batches + 2).unwrap_or(u32::MAX)) <= DEADLINE
     }
 }
 
@@ -165,17 +176,22 @@ impl Writer {
         let starting = Health { fault: Some("not tried yet".to_owned()), ..Health::default() };
         let (publish, health) = watch::channel(starting);
         let pending = Arc::new(Notify::new());
-        let told = Arc::clone(&pending);
         let pace = Arc::new(Pace::default());
-        let task = Task {
+        let lane = Lane {
             database,
             check,
             session: None,
             deliveries_in_one: deliveries_in_one(),
-            pace: Arc::clone(&pace),
             health: publish,
-            pending: told,
-            suspects: HashMap::new(),
+            pending: Arc::clone(&pending),
+            suspects: Arc::default(),
+        };
+        let task = Task {
+            at_most: lane.deliveries_in_one.unwrap_or(BATCH),
+            idle: vec![lane; LANES],
+            jobs: JoinSet::new(),
+            in_flight: Vec::with_capacity(LANES),
+            pace: Arc::clone(&pace),
         };
         (Writer { queue, pace, health, pending }, tokio::spawn(task.run(requests)))
     }
@@ -243,59 +259,149 @@ fn deliveries_in_one() -> Option<usize> {
 /// The database could not be written to.
 struct Away;
 
+/// Gathers what waits, and sends it on its way.
 struct Task {
-    database: Database,
-    check: InstanceCheck,
-    session: Option<Session>,
+    /// The one that was back last, and is likeliest to be connected, sets out next.
+    idle: Vec<Lane>,
+    jobs: JoinSet<Landed>,
+    in_flight: Vec<Flight>,
     pace: Arc<Pace>,
-    deliveries_in_one: Option<usize>,
-    health: watch::Sender<Health>,
-    pending: Arc<Notify>,
-    /// Whose change was poison, and when.
-    suspects: HashMap<String, Instant>,
+    /// How many deliveries set out together at most.
+    at_most: usize,
+}
+
+/// A batch that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Flight {
+    since: Instant,
+    deliveries: usize,
+}
+
+/// A lane that is back.
+struct Landed {
+    lane: Lane,
+    /// `None`: it only asked for the time.
+    flight: Option<Flight>,
+    result: Result<(), Away>,
+}
+
+/// Whether those who wait set out now: at once if nothing is in flight. Else they would wait in the database for the batch that
+/// is, so they gather until there are as many of them: the trips overlap, and batches stay large. Where a batch is back sooner
+/// than it costs to begin another one, there is nothing to overlap.
+fn departs(waiting: usize, in_flight: Option<&Flight>, pace: Duration) -> bool {
+    match in_flight {
+        None => waiting > 0,
+        Some(flight) => (QUICK..=SLOW).contains(&pace) && waiting >= flight.deliveries.min(BATCH),
+    }
 }
 
 impl Task {
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let mut ping = interval(PING);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut gathered, at_most) = (Vec::new(), self.deliveries_in_one.unwrap_or(BATCH));
-        loop {
+        let (mut gathered, mut is_open) = (Vec::new(), true);
+        while is_open || !gathered.is_empty() || !self.jobs.is_empty() {
+            if departs(gathered.len(), self.in_flight.last(), self.pace.get())
+                && let Some(lane) = self.idle.pop()
+            {
+                self.depart(lane, std::mem::take(&mut gathered));
+                continue;
+            }
+            let (room, has_lane) = (self.at_most - gathered.len(), !self.idle.is_empty());
             tokio::select! {
                 biased;
-                count = requests.recv_many(&mut gathered, at_most) => {
-                    if count == 0 {
-                        break;
-                    }
-                    let began = Instant::now();
-                    let written = self.write_all(std::mem::take(&mut gathered)).await;
-                    if written.is_ok() {
-                        self.pace.set(began.elapsed());
-                    } else {
-                        // Whoever came meanwhile would wait in vain as well: now is better than late.
-                        while let Ok(request) = requests.try_recv() {
-                            request.refuse();
-                        }
-                    }
+                Some(landed) = self.jobs.join_next() => self.land(landed, &mut gathered, &mut requests),
+                count = requests.recv_many(&mut gathered, room), if is_open && has_lane && room > 0 => is_open = count > 0,
+                _ = ping.tick(), if self.jobs.is_empty() => {
+                    // Turn by turn, and never the one that deliveries would take: so both are connected before they are needed.
+                    self.jobs.spawn(self.idle.remove(0).ping());
                 }
-                _ = ping.tick() => self.ping().await,
             }
         }
-        if let Some(session) = self.session.take() {
+        for session in self.idle.into_iter().filter_map(|lane| lane.session) {
             session.close().await;
         }
+    }
+
+    fn depart(&mut self, lane: Lane, requests: Vec<Request>) {
+        let flight = Flight { since: Instant::now(), deliveries: requests.len() };
+        self.in_flight.push(flight);
+        self.jobs.spawn(lane.fly(flight, requests));
+    }
+
+    /// Takes a lane back. If it found the database away, whoever came meanwhile would wait in vain as well: now is better than
+    /// late.
+    fn land(
+        &mut self,
+        landed: Result<Landed, JoinError>,
+        gathered: &mut Vec<Request>,
+        requests: &mut mpsc::Receiver<Request>,
+    ) {
+        let Landed { lane, flight, result } = match landed {
+            Ok(landed) => landed,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        self.idle.push(lane);
+        self.in_flight.retain(|other| Some(*other) != flight);
+        match (flight, result) {
+            (Some(flight), Ok(())) => self.pace.set(flight.since.elapsed()),
+            (_, Ok(())) => {}
+            (_, Err(Away)) => {
+                gathered.drain(..).for_each(Request::refuse);
+                while let Ok(request) = requests.try_recv() {
+                    request.refuse();
+                }
+            }
+        }
+    }
+}
+
+/// One session, and what it takes to write on it. A clone has no session yet.
+struct Lane {
+    database: Database,
+    check: InstanceCheck,
+    session: Option<Session>,
+    deliveries_in_one: Option<usize>,
+    health: watch::Sender<Health>,
+    pending: Arc<Notify>,
+    /// Whose change was poison, and when.
+    suspects: Arc<Mutex<HashMap<String, Instant>>>,
+}
+
+impl Clone for Lane {
+    fn clone(&self) -> Lane {
+        Lane {
+            database: self.database.clone(),
+            check: self.check.clone(),
+            session: None,
+            deliveries_in_one: self.deliveries_in_one,
+            health: self.health.clone(),
+            pending: Arc::clone(&self.pending),
+            suspects: Arc::clone(&self.suspects),
+        }
+    }
+}
+
+impl Lane {
+    async fn fly(mut self, flight: Flight, requests: Vec<Request>) -> Landed {
+        let result = self.write_all(requests).await;
+        Landed { lane: self, flight: Some(flight), result }
+    }
+
+    fn suspects(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes everything that gathered, in batches of bounded size, suspects alone. `Err`: the database is away, and all
     /// were told so.
     async fn write_all(&mut self, mut requests: Vec<Request>) -> Result<(), Away> {
-        self.suspects.retain(|_, since| since.elapsed() < QUARANTINE);
+        self.suspects().retain(|_, since| since.elapsed() < QUARANTINE);
         // Nobody waits for these any more: their senders will come again.
         requests.retain(|request| !request.answer.is_closed());
         let mut batches: Vec<Vec<Request>> = Vec::new();
         let mut room = 0;
         for request in requests {
-            let alone = self.suspects.contains_key(request.subject());
+            let alone = self.suspects().contains_key(request.subject());
             let size = request.raw.body.len();
             match batches.last_mut() {
                 Some(batch) if !alone && size <= room => {
@@ -340,7 +446,7 @@ impl Task {
                         "the database refuses a message for what is in it"
                     );
                     metrics::counter!(POISON).increment(1);
-                    self.suspects.insert(requests[0].subject().to_owned(), Instant::now());
+                    self.suspects().insert(requests[0].subject().to_owned(), Instant::now());
                     requests[0].condemn(format!("the database refuses it: SQLSTATE {code}"));
                     batches.push(requests);
                 }
@@ -409,7 +515,7 @@ impl Task {
         metrics::histogram!(WRITE).record(began.elapsed());
         metrics::histogram!(BATCH_SIZE).record(u32::try_from(items).unwrap_or(u32::MAX));
         // A statement that was refused leaves a connection as good as before; anything else leaves it in doubt.
-        if result.as_ref().err().is_none_or(|error| error.sqlstate().is_some() && !error.is_connection_lost()) {
+        if result.as_ref().err().is_none_or(Error::leaves_session) {
             self.session = Some(session);
         }
         result
@@ -430,7 +536,7 @@ impl Task {
         Ok(session)
     }
 
-    async fn ping(&mut self) {
+    async fn ping(mut self) -> Landed {
         let result = async {
             let mut session = self.session().await?;
             let database_now = session.clock().await?;
@@ -441,6 +547,7 @@ impl Task {
         }
         .await;
         self.report(result.as_ref().err());
+        Landed { lane: self, flight: None, result: Ok(()) }
     }
 
     /// Publishes whether the database can be written to, and logs when that changes: there with all causes.
@@ -490,4 +597,22 @@ fn chain(error: &Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_batch_sets_out_when_it_is_as_large_and_the_trip_is_worth_it() {
+        let flight = Flight { since: Instant::now(), deliveries: 20 };
+        let far = Duration::from_millis(12);
+        assert!(!departs(0, None, far));
+        assert!(departs(1, None, far), "nobody waits while nothing is in flight");
+        assert!(!departs(19, Some(&flight), far));
+        assert!(departs(20, Some(&flight), far));
+        assert!(!departs(200, Some(&flight), Duration::from_millis(2)), "it is back before another one is begun");
+        assert!(!departs(200, Some(&flight), Duration::from_secs(1)), "its time would be over before its turn");
+        assert!(departs(BATCH, Some(&Flight { deliveries: 2 * BATCH, ..flight }), far), "no more fit");
+    }
 }
