@@ -1,6 +1,6 @@
 //! `clerk-sync bench apply`: what the one call that writes the mirror costs, by the size of the mirror.
 //!
-//! Batches of 64 mixed events, over one session, as the writer task makes them. The same batch again, with the same message
+//! Batches of mixed events, over one session, as the writer task makes them. The same batch again, with the same message
 //! ids and with new ones, must write nothing to the mirror; what it may write are receipts.
 
 use super::history::{History, Size};
@@ -18,7 +18,7 @@ use sqlx::{Executor as _, PgConnection};
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Apply batches of 64 events to a small mirror and to a large one, then the same again
+/// Apply batches of events to a small mirror and to a large one, then the same again
 #[derive(clap::Args)]
 pub struct Apply {
     /// Rows of the large mirror: half of them users, half memberships
@@ -29,12 +29,14 @@ pub struct Apply {
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     few: usize,
 
+    /// Events in a batch
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    events: usize,
+
     /// Batches of each
     #[arg(long, default_value_t = 500, value_name = "N")]
     batches: usize,
 }
-
-const EVENTS: usize = 64;
 
 impl Apply {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
@@ -50,14 +52,14 @@ impl Apply {
                     // Until here it was warming up.
                     (mirror.took, mirror.wal, mirror.cpu) = (Vec::new(), 0, -mirror.cpu_now());
                 }
-                mirror.apply_next().await?;
+                mirror.apply_next(self.events).await?;
             }
         }
-        say("batches of 64 events, rows   p50 ms   CPU µs per event   WAL bytes per event");
+        say("                       rows   p50 ms   CPU µs per event   WAL bytes per event");
         for mirror in &mut mirrors {
             mirror.cpu += mirror.cpu_now();
             mirror.took.sort_by(f64::total_cmp);
-            let events = mirror.took.len() * EVENTS;
+            let events = mirror.took.len() * self.events;
             let cpu = mirror.cpu * 1e6 / f64::from(u32::try_from(events)?);
             let (rows, median, wal) = (mirror.rows, mirror.median() * 1e3, mirror.wal / i64::try_from(events)?);
             say(&format!("{rows:>26} {median:>8.2} {cpu:>18.1} {wal:>21}"));
@@ -70,7 +72,7 @@ impl Apply {
             ));
         }
         for mirror in &mut mirrors {
-            mirror.replay().await?;
+            mirror.replay(self.events).await?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -112,8 +114,8 @@ impl Mirror {
     }
 
     /// The next batch.
-    async fn apply_next(&mut self) -> anyhow::Result<()> {
-        let deliveries = deliveries(&mut self.history)?;
+    async fn apply_next(&mut self, events: usize) -> anyhow::Result<()> {
+        let deliveries = deliveries(&mut self.history, events)?;
         let before = wal(&mut self.superuser).await?;
         let began = Instant::now();
         apply(&mut self.session, &deliveries).await?;
@@ -123,8 +125,8 @@ impl Mirror {
     }
 
     /// The same batch again: with the same message ids, then with new ones, beside receipts that are simply inserted.
-    async fn replay(&mut self) -> anyhow::Result<()> {
-        let mut deliveries = deliveries(&mut self.history)?;
+    async fn replay(&mut self, events: usize) -> anyhow::Result<()> {
+        let mut deliveries = deliveries(&mut self.history, events)?;
         // Twice: whoever looks at a page first after a change may tidy it up, and that is written ahead, too.
         apply(&mut self.session, &deliveries).await?;
         apply(&mut self.session, &deliveries).await?;
@@ -141,7 +143,7 @@ impl Mirror {
         self.superuser.execute(sqlx::raw_sql(RECEIPTS)).await?;
         let after_receipts = wal(&mut self.superuser).await?;
         say(&format!(
-            "the same batch again, {} rows: {} bytes of WAL ({same} of {EVENTS} unchanged); under new ids {} ({again} unchanged), of which \
+            "the same batch again, {} rows: {} bytes of WAL ({same} of {events} unchanged); under new ids {} ({again} unchanged), of which \
              receipts alone {}",
             self.rows,
             after_same - start,
@@ -160,8 +162,8 @@ insert into clerk_sync.receipts (message_id, body_hash, event_type, entity_id, o
 ";
 
 /// The next events, as the writer gets them.
-fn deliveries(history: &mut History) -> anyhow::Result<Vec<Delivery>> {
-    let events = history.next(EVENTS);
+fn deliveries(history: &mut History, count: usize) -> anyhow::Result<Vec<Delivery>> {
+    let events = history.next(count);
     let delivery = |event: crate::testbed::clerk::Event| {
         let read = event::parse(event.body.as_bytes(), crate::clock::now())?;
         let body_hash = hex(&Sha256::digest(&event.body));

@@ -58,34 +58,34 @@ const ONE_WAY: Duration = Duration::from_millis(4);
 const WARM_UP: usize = 500;
 const READY: usize = 16_000;
 
-/// A table of the same shape as `clerk.users`, with as many rows; the scripts take four in ten of them, as our events do.
+/// A table of the same shape as `clerk.users`, with as many rows; the scripts take four in ten of them, as our events do, and ids
+/// that sort by time for the rest, as Clerk's do.
 const PGBENCH_TABLE: &str = "
 create schema pgbench;
 create table pgbench.users (like clerk.users including all);
-insert into pgbench.users select 'user_20000000' || 1000000000000000000 + i, 'Ada', 'Abara', null,
+insert into pgbench.users select 'user_2' || 10000000000000000000000000 + i, 'Ada', 'Abara', null,
   'https://img.clerk.com/eyJ0eXBlIjoiZGVmYXVsdCJ9', false from generate_series(1, (select count(*) from clerk.users)) i;
 grant usage on schema pgbench to postgres;
 grant all on pgbench.users to postgres;
 ";
 const UPSERT: &str = r"
 \set is_known random(1, 10)
-\set id random(1000000000000000001, 9000000000000000000)
-\if :is_known <= 4
-\set id 1000000000000000000 + random(1, :known)
-\endif
+\set known_id random(1, :known)
 \set name random(1, 2000000000)
 insert into pgbench.users (id, first_name, last_name, username, image_url, has_image)
-  values ('user_20000000' || :id::bigint, 'Ada', 'Abara', :name::bigint, 'https://img.clerk.com/eyJ0eXBlIjoiZGVmYXVsdCJ9', false)
+  values ('user_2' || case when :is_known <= 4 then 10000000000000000000000000 + :known_id::bigint
+                           else 30000000000000000000000000 + (extract(epoch from clock_timestamp()) * 1000000) * 1000000000 + :name::bigint end::numeric(26),
+          'Ada', 'Abara', :name::bigint, 'https://img.clerk.com/eyJ0eXBlIjoiZGVmYXVsdCJ9', false)
   on conflict (id) do update set first_name = excluded.first_name, last_name = excluded.last_name,
     username = excluded.username, image_url = excluded.image_url, has_image = excluded.has_image;
 ";
 const UPSERT_64: &str = r"
-\set id random(1000000000000000001, 9000000000000000000)
-\set known_id 1000000000000000000 + random(1, :known - 64)
+\set known_id random(1, :known - 64)
 \set name random(1, 2000000000)
 insert into pgbench.users (id, first_name, last_name, username, image_url, has_image)
-  select 'user_20000000' || case when i % 10 < 4 then :known_id::bigint else :id::bigint end + i, 'Ada', 'Abara', :name::bigint,
-         'https://img.clerk.com/eyJ0eXBlIjoiZGVmYXVsdCJ9', false
+  select 'user_2' || case when i % 10 < 4 then 10000000000000000000000000 + :known_id::bigint + i
+                          else 30000000000000000000000000 + (extract(epoch from clock_timestamp()) * 1000000) * 1000000000 + :name::bigint + i end::numeric(26),
+         'Ada', 'Abara', :name::bigint, 'https://img.clerk.com/eyJ0eXBlIjoiZGVmYXVsdCJ9', false
     from generate_series(1, 64) i
   on conflict (id) do update set first_name = excluded.first_name, last_name = excluded.last_name,
     username = excluded.username, image_url = excluded.image_url, has_image = excluded.has_image;
@@ -265,7 +265,6 @@ impl Bench {
         let worker = Worker::start(options).await?;
 
         let mut superuser = self.supabase.connect(SUPERUSER, PROJECT).await?;
-        superuser.execute(sqlx::raw_sql("checkpoint")).await?;
         let seconds = u64::from(self.settings.seconds);
         let events = self.history.next(WARM_UP.max(connections) + READY * usize::from(self.settings.seconds));
         let requests = requests(&events)?;
