@@ -20,7 +20,7 @@ create table clerk_sync.versions (
   floor       bigint not null default 0,
   inferred    boolean not null default false,
   primary key (id, kind)   -- the ids of different kinds differ early
-);
+) with (fillfactor = 90);
 create index versions_stubs_idx on clerk_sync.versions (kind, id) where state = 'stub';
 comment on table clerk_sync.versions is
   'What decides whether an observation is newer: the version of each mirrored row, and the tombstone of each deleted one. Tombstones are never removed.';
