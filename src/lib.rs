@@ -48,8 +48,8 @@
 //!    else is 400, and no query is made. A good signature out of time says that a clock is wrong, or that an old request was
 //!    sent again: `/readyz` believes the former only with the database's clock as a second witness.
 //! 3. [`clerk::event::parse`] reads the body: a change, nothing (a type that we do not mirror), or no use (a dead letter).
-//! 4. [`webhook::receive`] hands it to the [`webhook::writer::Writer`] and waits. That task gathers what waits while its last
-//!    batch is under way, folds it ([`model::Batch::fold`]) and makes one call.
+//! 4. [`webhook::receive`] hands it to the [`webhook::writer::Writer`] and waits. That task gathers what waits while a batch
+//!    is under way, folds it ([`model::Batch::fold`]) and makes one call. Where the way to the database is long, two are under way.
 //! 5. `clerk_sync.apply` takes a lock, so that the writers of all replicas take turns, and does everything in one
 //!    transaction: receipts, generations, tombstones, stubs, versions, rows, what is pending, dead letters.
 //! 6. [`webhook::receive`] answers after the commit: *when Clerk hears yes, policies already see it*. 2xx is durable; 503
@@ -109,8 +109,8 @@
 //!   on its own (2 s for a lock). Stopping takes 10 s at most.
 //! * Memory: 2 MiB for a body, 20 MiB for all bodies together, half of it for those up to 64 kB ([`webhook::budget`]), 2,500 deliveries waiting, 2,048
 //!   connections. Beyond it the answer is 503 at once.
-//! * The database: one connection for each replica, one more for a moment each minute ([`upkeep`]), four more while it runs passes; a batch has at most 256 deliveries
-//!   and 4 MiB, a page of a pass 500 rows.
+//! * The database: two connections for each replica, one more for a moment each minute ([`upkeep`]), four more while it runs passes; a batch has at most 256 deliveries
+//!   and 2 MiB of bodies, a page of a pass 500 rows.
 //! * Clerk's API: a fifth of the rate limit, 30 s for a try, 3 minutes for a call with all its tries.
 //! * Bookkeeping: receipts are kept for 30 days, findings with their passes and dead letters for 90, unless configured
 //!   otherwise, and removed 1,000 rows at a time. Without its receipt a message that comes again is stale or unchanged by its

@@ -27,9 +27,10 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// Deliveries that may wait: some five times what one Svix worker has in flight at most (500).
 const QUEUE: usize = 2_500;
-/// Deliveries in one statement, and bytes of their bodies, so that it stays far under its time limit.
+/// Deliveries in one statement, and bytes of their bodies, so that it stays far under its time limit; while it is on its way, all of
+/// it is in memory once more.
 const BATCH: usize = 256;
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
+const BATCH_BYTES: usize = 2 * 1024 * 1024;
 /// Batches in flight at once.
 const LANES: usize = 2;
 /// Where a batch takes less or more time than this, the next one does not set out before it is back: half as large it would cost
