@@ -66,11 +66,11 @@ impl Pace {
         Duration::from_micros(self.0.load(Ordering::Relaxed))
     }
 
-    /// Whether whoever comes now is written in time: after the batch that is under way and those that `waiting` make. Whoever
+    /// Whether whoever comes now is written in time: after those that are under way or gathered and those that `waiting` make. Whoever
     /// would be in the very next batch is always let in, or nobody would find out that it goes faster again.
     fn allows(&self, waiting: usize) -> bool {
         let batches = waiting / BATCH;
-        batches == 0 || self.get().saturating_mul(u32::try_from(batches + 2).unwrap_or(u32::MAX)) <= DEADLINE
+        batches == 0 || self.get().saturating_mul(u32::try_from(batches + 3).unwrap_or(u32::MAX)) <= DEADLINE
     }
 }
 
@@ -287,13 +287,9 @@ struct Landed {
 }
 
 /// Whether those who wait set out now: at once if nothing is in flight. Else they would wait in the database for the batch that
-/// is, so they gather until there are as many of them: the trips overlap, and batches stay large. Where a batch is back sooner
-/// than it costs to begin another one, there is nothing to overlap.
-fn departs(waiting: usize, in_flight: Option<&Flight>, pace: Duration) -> bool {
-    match in_flight {
-        None => waiting > 0,
-        Some(flight) => (QUICK..=SLOW).contains(&pace) && waiting >= flight.deliveries.min(BATCH),
-    }
+/// is, so they gather until there are as many of them: the trips overlap, and batches stay large.
+fn departs(waiting: usize, in_flight: Option<&Flight>) -> bool {
+    waiting >= in_flight.map_or(1, |flight| flight.deliveries.min(BATCH))
 }
 
 impl Task {
@@ -302,19 +298,18 @@ impl Task {
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut gathered, mut is_open) = (Vec::new(), true);
         while is_open || !gathered.is_empty() || !self.jobs.is_empty() {
-            if departs(gathered.len(), self.in_flight.last(), self.pace.get())
-                && let Some(lane) = self.idle.pop()
-            {
-                self.depart(lane, std::mem::take(&mut gathered));
+            let has_lane = self.has_lane();
+            if has_lane && departs(gathered.len(), self.in_flight.last()) {
+                self.depart(std::mem::take(&mut gathered));
                 continue;
             }
-            let (room, has_lane) = (self.at_most - gathered.len(), !self.idle.is_empty());
+            let room = self.at_most - gathered.len();
             tokio::select! {
                 biased;
                 Some(landed) = self.jobs.join_next() => self.land(landed, &mut gathered, &mut requests),
                 count = requests.recv_many(&mut gathered, room), if is_open && has_lane && room > 0 => is_open = count > 0,
-                _ = ping.tick(), if self.jobs.is_empty() => {
-                    // Turn by turn, and never the one that deliveries would take: so both are connected before they are needed.
+                // Turn by turn, and never the one that deliveries would take: so both are connected before they are needed.
+                _ = ping.tick(), if self.idle.first().is_some_and(|lane| self.jobs.is_empty() || lane.session.is_none()) => {
                     self.jobs.spawn(self.idle.remove(0).ping());
                 }
             }
@@ -324,7 +319,15 @@ impl Task {
         }
     }
 
-    fn depart(&mut self, lane: Lane, requests: Vec<Request>) {
+    /// Whether there is one that deliveries may gather for. While a batch is in flight, that is only so where the trip is worth it,
+    /// and one is connected: where batches take long, to connect takes longer.
+    fn has_lane(&self) -> bool {
+        let overlaps = |lane: &Lane| lane.session.is_some() && (QUICK..=SLOW).contains(&self.pace.get());
+        self.idle.last().is_some_and(|lane| self.in_flight.is_empty() || overlaps(lane))
+    }
+
+    fn depart(&mut self, requests: Vec<Request>) {
+        let Some(lane) = self.idle.pop() else { return requests.into_iter().for_each(Request::refuse) };
         let flight = Flight { since: Instant::now(), deliveries: requests.len() };
         self.in_flight.push(flight);
         self.jobs.spawn(lane.fly(flight, requests));
@@ -605,15 +608,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_batch_sets_out_when_it_is_as_large_and_the_trip_is_worth_it() {
+    fn a_second_batch_sets_out_when_it_is_as_large() {
         let flight = Flight { since: Instant::now(), deliveries: 20 };
-        let far = Duration::from_millis(12);
-        assert!(!departs(0, None, far));
-        assert!(departs(1, None, far), "nobody waits while nothing is in flight");
-        assert!(!departs(19, Some(&flight), far));
-        assert!(departs(20, Some(&flight), far));
-        assert!(!departs(200, Some(&flight), Duration::from_millis(2)), "it is back before another one is begun");
-        assert!(!departs(200, Some(&flight), Duration::from_secs(1)), "its time would be over before its turn");
-        assert!(departs(BATCH, Some(&Flight { deliveries: 2 * BATCH, ..flight }), far), "no more fit");
+        assert!(!departs(0, None));
+        assert!(departs(1, None), "nobody waits while nothing is in flight");
+        assert!(!departs(19, Some(&flight)));
+        assert!(departs(20, Some(&flight)));
+        assert!(departs(BATCH, Some(&Flight { deliveries: 2 * BATCH, ..flight })), "no more fit");
     }
 }
