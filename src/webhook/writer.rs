@@ -257,8 +257,8 @@ fn deliveries_in_one() -> Option<usize> {
     Some(BATCH)
 }
 
-/// The database could not be written to.
-struct Away;
+/// The database could not be written to: those who must be told so.
+struct Away(Vec<Request>);
 
 /// Gathers what waits, and sends it on its way.
 struct Task {
@@ -350,11 +350,13 @@ impl Task {
         match (flight, result) {
             (Some(flight), Ok(())) => self.pace.set(flight.since.elapsed()),
             (_, Ok(())) => {}
-            (_, Err(Away)) => {
-                gathered.drain(..).for_each(Request::refuse);
+            (_, Err(Away(mut refused))) => {
+                refused.append(gathered);
                 while let Ok(request) = requests.try_recv() {
-                    request.refuse();
+                    refused.push(request);
                 }
+                // All at the end: who comes again because of it shall not be taken for one who came meanwhile.
+                refused.into_iter().for_each(Request::refuse);
             }
         }
     }
@@ -396,8 +398,8 @@ impl Lane {
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes everything that gathered, in batches of bounded size, suspects alone. `Err`: the database is away, and all
-    /// were told so.
+    /// Writes everything that gathered, in batches of bounded size, suspects alone. `Err`: the database is away, and those who are
+    /// not answered yet shall be told so.
     async fn write_all(&mut self, mut requests: Vec<Request>) -> Result<(), Away> {
         self.suspects().retain(|_, since| since.elapsed() < QUARANTINE);
         // Nobody waits for these any more: their senders will come again.
@@ -456,8 +458,7 @@ impl Lane {
                 }
                 Err(error) => {
                     self.report(Some(&error));
-                    batches.into_iter().flatten().chain(requests).for_each(Request::refuse);
-                    return Err(Away);
+                    return Err(Away(batches.into_iter().flatten().chain(requests).collect()));
                 }
             }
         }
