@@ -222,8 +222,7 @@ impl Session {
         &mut self,
         query: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, Error> {
-        let limit = self.limit;
-        timeout(limit, query(&mut self.connection)).await.map_err(|_| Error::Silent(limit))?.map_err(Error::Refused)
+        self.call_with_types(async |connection, _| query(connection).await).await
     }
 
     async fn call_with_types<T>(
