@@ -1,24 +1,39 @@
 -- The writer: the only thing that writes the mirror. One call is one statement and one transaction; writers of all replicas
 -- take turns on one lock. R1 to R8 are the rules of src/lib.rs ("Why order does not matter").
 --
--- The batch is folded by the caller: at most one change per object and one stub per parent, all from one source.
--- Every item but a stub and a naming carries "n", and the answer has one row per n: what became of it, and why.
+-- The batch is folded by the caller: at most one change per object, one stub per parent and one naming per pair, all from one
+-- source. Every item but a stub and a naming carries "n", and the answer has one row per n: what became of it, and why.
 -- Outcomes: applied, unchanged, stale, duplicate, pending, dead_letter; and two that leave the whole batch unwritten, for
 -- the caller to take the item out and send the rest again: foreign, reused.
 
 -- Bodies name every type with its schema: with an empty search_path a caller's temporary types still come first, and a
 -- domain of his would run his code as the owner. (integer, bigint and boolean are words of the grammar, not names.)
 
+-- What decides whether a change counts is apart from the row that it brings, which is looked at only if it does.
 create type clerk_sync.change as (
-  n integer, kind text, id text, gone boolean, observed_at bigint, updated_at bigint, content bigint, created_at bigint,
-  -- users
-  first_name text, last_name text, username text, image_url text, has_image boolean,
+  n integer, kind text, id text, observed_at bigint, updated_at bigint, content bigint,
+  lacks text,                                 -- what of it only a read by id can tell
+  organization_id text, user_id text          -- of a membership
+);
+create type clerk_sync.user_row as (
+  id text, first_name text, last_name text, username text, image_url text, has_image boolean,
   email_address text, email_address_verified boolean, phone_number text, phone_number_verified boolean,
   external_id text, banned boolean, locked boolean, deprovisioned boolean, public_metadata jsonb, unsafe_metadata jsonb,
-  -- organizations
-  name text, slug text, max_allowed_memberships bigint,
-  -- memberships
-  organization_id text, user_id text, role text, permissions text[]
+  created_at bigint, updated_at bigint
+);
+create type clerk_sync.organization_row as (
+  id text, name text, slug text, image_url text, has_image boolean, max_allowed_memberships bigint, public_metadata jsonb,
+  created_at bigint, updated_at bigint
+);
+create type clerk_sync.membership_row as (
+  id text, organization_id text, user_id text, role text, permissions text[], public_metadata jsonb, created_at bigint, updated_at bigint
+);
+create type clerk_sync.gone as (n integer, kind text, id text, observed_at bigint);
+-- What a membership embeds of a parent.
+create type clerk_sync.stub as (
+  kind text, id text, observed_at bigint, content bigint, image_url text, has_image boolean,
+  first_name text, last_name text, username text, banned boolean, deprovisioned boolean,
+  name text, slug text, max_allowed_memberships bigint, public_metadata jsonb, created_at bigint
 );
 -- That a membership exists or existed.
 create type clerk_sync.naming as (organization_id text, user_id text, membership_id text, created_at bigint);
@@ -35,16 +50,22 @@ create type clerk_sync.batch as (
   fence bigint,             -- of a pass: its lease's token; a lease that was lost writes nothing
   check_instance boolean,   -- whether a message of another Clerk instance is refused
   messages clerk_sync.message[],
+  gone clerk_sync.gone[],
   changes clerk_sync.change[],
-  stubs clerk_sync.change[],
+  users clerk_sync.user_row[],                       -- those of the changes, kind by kind in their order
+  organizations clerk_sync.organization_row[],
+  memberships clerk_sync.membership_row[],
+  stubs clerk_sync.stub[],
   namings clerk_sync.naming[],
+  outdated text[],          -- memberships that came with a later one of the same pair
   reads clerk_sync.wanted_read[],
   passes clerk_sync.wanted_pass[],
   dead_letters clerk_sync.dead_letter[]
 );
 create type clerk_sync.outcome as (n integer, outcome text, reason text);
-revoke all on type clerk_sync.change, clerk_sync.naming, clerk_sync.message, clerk_sync.wanted_read, clerk_sync.wanted_pass,
-  clerk_sync.dead_letter, clerk_sync.batch, clerk_sync.outcome
+revoke all on type clerk_sync.change, clerk_sync.user_row, clerk_sync.organization_row, clerk_sync.membership_row, clerk_sync.gone,
+  clerk_sync.stub, clerk_sync.naming, clerk_sync.message, clerk_sync.wanted_read, clerk_sync.wanted_pass, clerk_sync.dead_letter,
+  clerk_sync.batch, clerk_sync.outcome
   from public, anon, authenticated, service_role;
 
 -- Removes membership rows with their versions, so that nothing remembers a row that is not there. A tombstone stays.
@@ -86,29 +107,34 @@ declare
   from_webhook constant boolean := batch.source = 'webhook';
   from_list constant boolean := batch.source = 'list';
   from_read constant boolean := batch.source = 'read';
+  gone constant clerk_sync.gone[] := batch.gone;
   changes constant clerk_sync.change[] := batch.changes;
+  user_rows constant clerk_sync.user_row[] := batch.users;
+  organization_rows constant clerk_sync.organization_row[] := batch.organizations;
+  membership_rows constant clerk_sync.membership_row[] := batch.memberships;
   namings constant clerk_sync.naming[] := batch.namings;
   messages constant clerk_sync.message[] := batch.messages;
   reads constant clerk_sync.wanted_read[] := batch.reads;
   passes constant clerk_sync.wanted_pass[] := batch.passes;
   dead_letters constant clerk_sync.dead_letter[] := batch.dead_letters;
-  any_gone boolean;
-  any_parents boolean;
-  any_memberships boolean;
   pinned pg_catalog.text;                     -- the mirror's instance
   user_mark bigint;                           -- when the last complete pass of each kind began (R7)
   organization_mark bigint;
   membership_mark bigint;
-  stubs clerk_sync.change[];                  -- those whose parent is not here as a whole
+  stubs clerk_sync.stub[];                    -- those whose parent is not here as a whole, in the end those that were written
   doubtful pg_catalog.text[];                 -- ids of parents that are not here as a whole, or go with this batch
+  outdated pg_catalog.text[] := batch.outdated;
+  of_deleted integer[];                       -- memberships, by their n, whose parent is deleted, may be, or is not here
+  of_doubtful integer[];
+  of_missing integer[];
   repeated integer[] := '{}';                 -- messages whose id came before
-  users clerk_sync.change[];                  -- what is to be written to the mirror
-  organizations clerk_sync.change[];
-  memberships clerk_sync.change[];
-  stub_users clerk_sync.change[];
-  stub_organizations clerk_sync.change[];
+  users_win boolean[];                        -- beside the rows of each kind: whether they are to be written
+  organizations_win boolean[];
+  memberships_win boolean[];
   results clerk_sync.outcome[] := '{}';
   these_results clerk_sync.outcome[];
+  gone_users pg_catalog.text[];
+  gone_organizations pg_catalog.text[];
   ended pg_catalog.text[];
   of_memberships boolean;
 begin
@@ -123,12 +149,9 @@ begin
     perform clerk_sync.check_fence(batch.fence);
   end if;
 
-  select bool_or(gone), bool_or(not gone and kind <> 'membership'), bool_or(not gone and kind = 'membership')
-    into any_gone, any_parents, any_memberships from unnest(changes);
-
   -- Most parents are here already, and are not looked at any further.
   if cardinality(batch.stubs) > 0 then
-    select array_agg(s.id), array_agg(s::clerk_sync.change) filter (where v.state is distinct from 'deleted')
+    select array_agg(s.id), array_agg(s::clerk_sync.stub) filter (where v.state is distinct from 'deleted')
       into doubtful, stubs
       from unnest(batch.stubs) s
       left join lateral (select true as stands from clerk.users
@@ -177,40 +200,38 @@ begin
   -- R5: the greatest membership ever named for a pair is remembered, whatever else the observation is good for, and ends
   -- every older one.
   if cardinality(namings) > 0 then
-    with latest as (
-      select distinct on (c.organization_id collate "C", c.user_id collate "C")
-             c.organization_id, c.user_id, c.created_at, c.membership_id, g.membership_id as known
+    with naming as (
+      select c.*, g.membership_id as known,
+             (c.created_at, c.membership_id collate "C") > (g.created_at, g.membership_id collate "C") as is_later
         from unnest(namings) c
         left join lateral (select created_at, membership_id from clerk_sync.generations
                             where organization_id = c.organization_id and user_id = c.user_id offset 0) g on true
-       where g.membership_id is null or (c.created_at, c.membership_id collate "C") > (g.created_at, g.membership_id collate "C")
-       order by c.organization_id collate "C", c.user_id collate "C", c.created_at desc, c.membership_id collate "C" desc
     ), added as (   -- apart from what is known: no conflict is looked for
       insert into clerk_sync.generations (organization_id, user_id, created_at, membership_id)
-        select organization_id, user_id, created_at, membership_id from latest where known is null
+        select organization_id, user_id, created_at, membership_id from naming where known is null
     ), raised as (
       insert into clerk_sync.generations (organization_id, user_id, created_at, membership_id)
-        select organization_id, user_id, created_at, membership_id from latest where known is not null
+        select organization_id, user_id, created_at, membership_id from naming where is_later
         on conflict (organization_id, user_id) do update
           set created_at = excluded.created_at, membership_id = excluded.membership_id
     )
-    select array_agg(m.id) into ended
-      from latest l
-     cross join lateral (select id from clerk.organization_memberships
-                          where organization_id = l.organization_id and user_id = l.user_id offset 0) m
-     where m.id <> l.membership_id;
+    select array_agg(m.id) filter (where m.id <> c.membership_id),
+           outdated || array_agg(c.membership_id) filter (where not c.is_later and c.membership_id <> c.known)
+      into ended, outdated
+      from naming c
+      left join lateral (select id from clerk.organization_memberships
+                          where c.is_later is not false and organization_id = c.organization_id and user_id = c.user_id offset 0) m on true;
     if cardinality(ended) > 0 then
       perform clerk_sync.end_memberships(ended);
     end if;
   end if;
 
   -- R4: a delete leaves a tombstone, also for an id never seen. One that is inferred yields to whatever was observed later.
-  if any_gone then
+  if cardinality(gone) > 0 then
     with gone as (
-      select c.n, c.kind, c.id, c.observed_at, c as change, v.state, v.observed_at as known_at, v.inferred
-        from unnest(changes) c
+      select c.*, v.state, v.observed_at as known_at, v.inferred
+        from unnest(gone) c
         left join lateral (select * from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
-       where c.gone
     ), decided as (
       select *,
         case when state = 'deleted' and (from_webhook, observed_at) > (not inferred, known_at) then 'later'
@@ -231,34 +252,31 @@ begin
              case verdict when 'later' then 'applied' else verdict end,
              case verdict when 'later' then 'deleted later than known' when 'stale' then 'seen since'
                           when 'unchanged' then 'deleted already' else 'deleted' end)::clerk_sync.outcome), '{}'),
-           array_agg(change) filter (where kind = 'user' and verdict in ('applied', 'later')),
-           array_agg(change) filter (where kind = 'organization' and verdict in ('applied', 'later'))
-      into results, users, organizations from decided;
+           array_agg(id) filter (where kind = 'user' and verdict in ('applied', 'later')),
+           array_agg(id) filter (where kind = 'organization' and verdict in ('applied', 'later')),
+           doubtful || array_agg(id) filter (where kind <> 'membership')
+      into results, gone_users, gone_organizations, doubtful from decided;
     -- The identity stays, for the application's foreign keys; everything else goes.
-    if cardinality(users) > 0 then
+    if cardinality(gone_users) > 0 then
       insert into clerk.users as u (id, deleted_at)
-        select id, pg_catalog.to_timestamp(observed_at / 1000.0) from unnest(users)
+        select id, pg_catalog.to_timestamp(observed_at::double precision / 1000) from unnest(gone) where kind = 'user' and id = any (gone_users)
         on conflict (id) do update
           set first_name = null, last_name = null, username = null, image_url = null, has_image = null, deleted_at = excluded.deleted_at;
-      delete from clerk.user_details where id = any (array(select id from unnest(users)));
+      delete from clerk.user_details where id = any (gone_users);
     end if;
-    if cardinality(organizations) > 0 then
+    if cardinality(gone_organizations) > 0 then
       insert into clerk.organizations as o (id, deleted_at)
-        select id, pg_catalog.to_timestamp(observed_at / 1000.0) from unnest(organizations)
+        select id, pg_catalog.to_timestamp(observed_at::double precision / 1000) from unnest(gone) where kind = 'organization' and id = any (gone_organizations)
         on conflict (id) do update
           set name = null, slug = null, image_url = null, has_image = null, max_allowed_memberships = null,
               public_metadata = null, created_at = null, updated_at = null, deleted_at = excluded.deleted_at;
     end if;
-    users := null;
-    organizations := null;
     ended := array(
-      select m.id from unnest(changes) c
+      select m.id from unnest(gone) c
        cross join lateral (
          select id from clerk.organization_memberships where c.kind = 'membership' and id = c.id
          union all select id from clerk.organization_memberships where c.kind = 'organization' and organization_id = c.id
-         union all select id from clerk.organization_memberships where c.kind = 'user' and user_id = c.id) m
-       where c.gone);
-    doubtful := doubtful || array(select id from unnest(changes) where gone);
+         union all select id from clerk.organization_memberships where c.kind = 'user' and user_id = c.id) m);
     if cardinality(ended) > 0 then
       -- Only of what is a tombstone now: a stale inferred delete ends nothing.
       perform clerk_sync.end_memberships(array(
@@ -279,7 +297,7 @@ begin
   -- R6: a parent that is missing is stubbed from what the membership embeds; R7: unless a pass has read that kind since.
   if cardinality(stubs) > 0 then
     with candidate as (
-      select c.kind, c.id, c.observed_at, c.content, c as change, v.state, v.observed_at as known_at, v.content as known_content,
+      select c.kind, c.id, c.observed_at, c.content, c as stub, v.state, v.observed_at as known_at, v.content as known_content,
              c.observed_at < case c.kind when 'user' then user_mark else organization_mark end - margin as is_doubtful
         from unnest(stubs) c
         left join lateral (select * from clerk_sync.versions
@@ -302,33 +320,53 @@ begin
           from candidate where state is null
         on conflict do nothing
     )
-    select array_agg(change) filter (where kind = 'user'), array_agg(change) filter (where kind = 'organization')
-      into stub_users, stub_organizations from candidate join written using (kind, id);
+    select array_agg(stub) into stubs from candidate join written using (kind, id);
+    if cardinality(stubs) > 0 then
+      insert into clerk.users (id, first_name, last_name, username, image_url, has_image)
+        select id, first_name, last_name, username, image_url, has_image from unnest(stubs) where kind = 'user'
+        on conflict (id) do update
+          set first_name = excluded.first_name, last_name = excluded.last_name, username = excluded.username,
+              image_url = excluded.image_url, has_image = excluded.has_image, deleted_at = null;
+      insert into clerk.user_details (id, banned, deprovisioned)
+        select id, banned, deprovisioned from unnest(stubs) where kind = 'user'
+        on conflict (id) do update set banned = excluded.banned, deprovisioned = excluded.deprovisioned;
+      insert into clerk.organizations (id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata, created_at)
+        select id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata, pg_catalog.to_timestamp(created_at::double precision / 1000)
+          from unnest(stubs) where kind = 'organization'
+        on conflict (id) do update
+          set name = excluded.name, slug = excluded.slug, image_url = excluded.image_url, has_image = excluded.has_image,
+              max_allowed_memberships = excluded.max_allowed_memberships, public_metadata = excluded.public_metadata,
+              created_at = excluded.created_at, deleted_at = null;
+    end if;
   end if;
 
-  -- R1 to R5 and R7: which live observations win. Parents first: what a membership may rest on is then decided and written.
-  -- (Every observation of a live membership brings the stubs of its parents, so a version now has its row.)
-  foreach of_memberships in array array[false, true] loop
-    exit when of_memberships and any_memberships is not true;
-    if of_memberships or any_parents then
+  -- R1 to R7: which observations win. Where parents are in doubt they come first: what a membership may rest on is then decided
+  -- and written. (Every observation of a live membership brings the stubs of its parents, so a version now has its row.)
+  foreach of_memberships in array case when doubtful is null then array[null::boolean] else array[false, true] end loop
+    if of_memberships then
+      select array_agg(n) filter (where is_deleted and not is_inferred), array_agg(n) filter (where is_deleted and is_inferred),
+             array_agg(n) filter (where is_missing)
+        into of_deleted, of_doubtful, of_missing
+        from (select c.n, 'deleted' in (o.state, u.state) as is_deleted,
+                     coalesce(o.inferred, false) or coalesce(u.inferred, false) as is_inferred,
+                     (c.organization_id = any (doubtful) and o.state is null) or (c.user_id = any (doubtful) and u.state is null) as is_missing
+                from unnest(changes) c
+                left join lateral (select state, inferred from clerk_sync.versions
+                                    where c.organization_id = any (doubtful) and kind = 'organization' and id = c.organization_id offset 0) o on true
+                left join lateral (select state, inferred from clerk_sync.versions
+                                    where c.user_id = any (doubtful) and kind = 'user' and id = c.user_id offset 0) u on true
+               where c.kind = 'membership') parents;
+    end if;
+    if cardinality(changes) > 0 then
       with candidate as (
-        select c.n, c.kind, c.id, c.observed_at, c.updated_at, c.content, c.organization_id, c.user_id, c.banned, c as change,
-               v.state, v.updated_at as known_updated_at, v.observed_at as known_at, v.content as known_content, v.inferred,
+        select c.*, v.state, v.updated_at as known_updated_at, v.observed_at as known_at, v.content as known_content, v.inferred,
                coalesce(v.floor, 0) as known_floor,
                case when from_webhook then coalesce(v.floor, 0) else greatest(coalesce(v.floor, 0), c.observed_at - margin) end as floor,
                case c.kind when 'user' then user_mark when 'organization' then organization_mark else membership_mark end as started_at,
-               v.ctid as place, g.membership_id as generation, o.state as organization_state, u.state as user_state,
-               (c.organization_id = any (doubtful) and o.state is null) or (c.user_id = any (doubtful) and u.state is null) as parent_is_missing,
-               coalesce(o.inferred, false) or coalesce(u.inferred, false) as parent_inferred
+               v.ctid as place
           from unnest(changes) c
           left join lateral (select *, ctid from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
-          left join lateral (select membership_id from clerk_sync.generations
-                              where organization_id = c.organization_id and user_id = c.user_id offset 0) g on true
-          left join lateral (select state, inferred from clerk_sync.versions
-                              where c.organization_id = any (doubtful) and kind = 'organization' and id = c.organization_id offset 0) o on true
-          left join lateral (select state, inferred from clerk_sync.versions
-                              where c.user_id = any (doubtful) and kind = 'user' and id = c.user_id offset 0) u on true
-         where not c.gone and (c.kind = 'membership') = of_memberships
+         where ((c.kind = 'membership') = of_memberships) is not false
       ), judged as (
         select *,
           case
@@ -337,11 +375,11 @@ begin
                  and not (from_webhook and inferred and updated_at > known_at) then 'deleted'
             when observed_at < started_at - margin then                                                         -- R7
               case when state = 'live' then 'read since' else 'doubtful' end
-            when kind = 'membership' and (organization_state = 'deleted' or user_state = 'deleted') then         -- R6
-              -- A tombstone that no event announced may yet be undone, and then this membership counts.
-              case when parent_inferred then 'parent doubtful' else 'parent deleted' end
-            when kind = 'membership' and generation <> id then 'newer membership known'                          -- R5
-            when parent_is_missing then 'parent doubtful'
+            when n = any (of_deleted) then 'parent deleted'                                                      -- R6
+            -- A tombstone that no event announced may yet be undone, and then this membership counts.
+            when n = any (of_doubtful) then 'parent doubtful'
+            when id = any (outdated) then 'newer membership known'                                               -- R5
+            when n = any (of_missing) then 'parent doubtful'
             when state is distinct from 'live' then 'new'
             when from_list and known_content = content and known_updated_at = updated_at then 'same'  -- R3
             when (known_updated_at, known_at, known_content) = (updated_at, observed_at, content) then 'same'
@@ -369,15 +407,15 @@ begin
       ), settled as (
         -- A read has decided, unless it came too early to undo a tombstone; and a stub needs no read once it is whole.
         delete from clerk_sync.pending_reads p using judged j
-         where p.kind = j.kind and p.id = j.id and (j.kind <> 'user' or j.banned is not null)
+         where p.kind = j.kind and p.id = j.id and j.lacks is null
            and case when from_read then j.verdict not in ('deleted', 'parent doubtful')
                     else p.reason = 'stub' and j.state = 'stub' and j.verdict = 'new' end
       ), asked as (
         insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason)
-          select kind, id, organization_id, user_id, case when verdict in ('new', 'newer') then 'banned is missing' else verdict end
+          select kind, id, organization_id, user_id, case when verdict in ('new', 'newer') then lacks else verdict end
             from judged
            where verdict in ('doubtful', 'parent doubtful')
-              or (verdict in ('new', 'newer') and kind = 'user' and banned is null)
+              or (verdict in ('new', 'newer') and lacks is not null)
               -- A listing proves nothing against what is known better; the object itself does.
               or (verdict in ('deleted', 'parent deleted', 'newer membership known') and from_list)
           on conflict (kind, id) do update
@@ -389,28 +427,19 @@ begin
                  when verdict = 'same' then 'unchanged'
                  when verdict in ('doubtful', 'parent doubtful') then 'pending'
                  else 'stale' end, verdict)::clerk_sync.outcome), '{}'),
-             array_agg(change) filter (where kind = 'user' and is_accepted),
-             array_agg(change) filter (where kind = 'organization' and is_accepted),
-             array_agg(change) filter (where kind = 'membership' and is_accepted)
-        into these_results, users, organizations, memberships
+             array_agg(wins order by n) filter (where kind = 'user'),
+             array_agg(wins order by n) filter (where kind = 'organization'),
+             array_agg(wins order by n) filter (where kind = 'membership')
+        into these_results, users_win, organizations_win, memberships_win
         -- A read that finds nothing new still mends a row that somebody changed by hand.
-        from (select *, verdict in ('new', 'newer') or (verdict = 'same' and not from_webhook) as is_accepted from judged) j;
+        from (select *, verdict in ('new', 'newer') or (verdict = 'same' and not from_webhook) as wins from judged) j;
       results := results || these_results;
     end if;
 
-    -- The mirror itself. A row that is equal already is not written. A stub gives way to the whole object.
-    if not of_memberships then
-      if stub_users is not null then
-        users := users || array(select s from unnest(stub_users) s where s.id not in (select id from unnest(users)));
-      end if;
-      if stub_organizations is not null then
-        organizations := organizations
-          || array(select s from unnest(stub_organizations) s where s.id not in (select id from unnest(organizations)));
-      end if;
-    end if;
-    if cardinality(users) > 0 then
+    -- The mirror itself. A row that is equal already is not written. (Beside each row its verdict: the column "unnest".)
+    if true = any (users_win) then
       insert into clerk.users as u (id, first_name, last_name, username, image_url, has_image)
-        select id, first_name, last_name, username, image_url, has_image from unnest(users)
+        select id, first_name, last_name, username, image_url, has_image from unnest(user_rows, users_win) r where r.unnest
         on conflict (id) do update
           set first_name = excluded.first_name, last_name = excluded.last_name, username = excluded.username,
               image_url = excluded.image_url, has_image = excluded.has_image, deleted_at = null
@@ -420,8 +449,8 @@ begin
                                            banned, locked, deprovisioned, public_metadata, unsafe_metadata, created_at, updated_at)
         select id, email_address, email_address_verified, phone_number, phone_number_verified, external_id,
                banned, locked, deprovisioned, public_metadata, unsafe_metadata,
-               pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
-          from unnest(users)
+               pg_catalog.to_timestamp(created_at::double precision / 1000), pg_catalog.to_timestamp(updated_at::double precision / 1000)
+          from unnest(user_rows, users_win) r where r.unnest
         on conflict (id) do update
           set email_address = excluded.email_address, email_address_verified = excluded.email_address_verified,
               phone_number = excluded.phone_number, phone_number_verified = excluded.phone_number_verified,
@@ -430,22 +459,22 @@ begin
               unsafe_metadata = excluded.unsafe_metadata, created_at = excluded.created_at, updated_at = excluded.updated_at
         where d.* is distinct from excluded.*;
     end if;
-    if cardinality(organizations) > 0 then
+    if true = any (organizations_win) then
       insert into clerk.organizations as o (id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata, created_at, updated_at)
         select id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata,
-               pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
-          from unnest(organizations)
+               pg_catalog.to_timestamp(created_at::double precision / 1000), pg_catalog.to_timestamp(updated_at::double precision / 1000)
+          from unnest(organization_rows, organizations_win) r where r.unnest
         on conflict (id) do update
           set name = excluded.name, slug = excluded.slug, image_url = excluded.image_url, has_image = excluded.has_image,
               max_allowed_memberships = excluded.max_allowed_memberships, public_metadata = excluded.public_metadata,
               created_at = excluded.created_at, updated_at = excluded.updated_at, deleted_at = null
         where o.* is distinct from excluded.*;
     end if;
-    if cardinality(memberships) > 0 then
+    if true = any (memberships_win) then
       insert into clerk.organization_memberships as m (id, organization_id, user_id, role, permissions, public_metadata, created_at, updated_at)
         select id, organization_id, user_id, role, permissions, public_metadata,
-               pg_catalog.to_timestamp(created_at / 1000.0), pg_catalog.to_timestamp(updated_at / 1000.0)
-          from unnest(memberships)
+               pg_catalog.to_timestamp(created_at::double precision / 1000), pg_catalog.to_timestamp(updated_at::double precision / 1000)
+          from unnest(membership_rows, memberships_win) r where r.unnest
         on conflict (id) do update
           set organization_id = excluded.organization_id, user_id = excluded.user_id, role = excluded.role,
               permissions = excluded.permissions, public_metadata = excluded.public_metadata,
@@ -506,7 +535,7 @@ begin
   end if;
   if cardinality(messages) > 0 then
     insert into clerk_sync.receipts (message_id, body_hash, event_type, entity_id, outcome, reason, flaws, event_at)
-      select m.message_id, m.body_hash, m.event_type, m.entity_id, a.outcome, a.reason, m.flaws, pg_catalog.to_timestamp(m.event_at / 1000.0)
+      select m.message_id, m.body_hash, m.event_type, m.entity_id, a.outcome, a.reason, m.flaws, pg_catalog.to_timestamp(m.event_at::double precision / 1000)
         from unnest(messages) m join unnest(results) a on a.n = m.n
        where m.n <> all (repeated);
   end if;

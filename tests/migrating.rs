@@ -291,7 +291,7 @@ async fn temporary_types_of_a_caller_run_nothing_as_the_owner() {
 async fn the_writer_refuses_a_snapshot_older_than_its_lock() {
     let database = database().await;
     let mut worker = database.worker().await;
-    let sql = "begin isolation level repeatable read; select * from clerk_sync.apply(row('webhook', null, false, null, null, null, null, null, null, null)::clerk_sync.batch)";
+    let sql = "begin isolation level repeatable read; select * from clerk_sync.apply(row('webhook', null, false, null, null, null, null, null, null, null, null, null, null, null, null)::clerk_sync.batch)";
     let error = sqlx::raw_sql(sql).execute(&mut worker).await.unwrap_err().to_string();
     assert!(error.contains("read committed"), "{error}");
     database

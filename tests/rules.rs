@@ -213,14 +213,16 @@ async fn r4_only_a_read_by_id_undoes_the_tombstone_of_an_event() {
 #[tokio::test]
 async fn r4_a_tombstone_inferred_from_absence_yields_to_a_later_change() {
     let (mut world, _, ada, _) = acme().await;
-    let absent = json!({ "source": "list", "changes": [{ "n": 0, "kind": "user", "id": ada, "gone": true, "observed_at": START + 600_000 }] });
+    let absent =
+        json!({ "source": "list", "gone": [{ "n": 0, "kind": "user", "id": ada, "observed_at": START + 600_000 }] });
     assert_eq!(apply(&world, &absent).await, ["applied"]);
     assert_eq!(first_name(&world, &ada).await, None);
     world.clerk.now = START + 700_000;
     world.clerk.update_user(&ada, |user| user.first_name = "Back".to_owned());
     world.deliver().await;
     assert_eq!(first_name(&world, &ada).await.as_deref(), Some("Back"));
-    let older = json!({ "source": "list", "changes": [{ "n": 0, "kind": "user", "id": ada, "gone": true, "observed_at": START + 650_000 }] });
+    let older =
+        json!({ "source": "list", "gone": [{ "n": 0, "kind": "user", "id": ada, "observed_at": START + 650_000 }] });
     assert_eq!(apply(&world, &older).await, ["stale"], "absent before it was seen again");
 }
 
@@ -417,10 +419,13 @@ async fn members(world: &World, organization: &str, creator: &str) -> Vec<(Strin
 
 /// A batch with one user, as a pass would send it.
 fn batch(source: &str, observed_at: i64, id: &str, updated_at: i64, first_name: &str) -> Value {
-    json!({ "source": source, "changes": [{
-        "n": 0, "kind": "user", "id": id, "gone": false, "observed_at": observed_at, "updated_at": updated_at,
-        "content": first_name.len(), "first_name": first_name, "last_name": "Lovelace", "banned": false,
-    }] })
+    json!({
+        "source": source,
+        "changes": [{
+            "n": 0, "kind": "user", "id": id, "observed_at": observed_at, "updated_at": updated_at, "content": first_name.len(),
+        }],
+        "users": [{ "id": id, "first_name": first_name, "last_name": "Lovelace", "banned": false }],
+    })
 }
 
 async fn apply(world: &World, batch: &Value) -> Vec<String> {
@@ -446,7 +451,8 @@ async fn r1_a_time_far_ahead_is_not_believed_without_an_envelope_either() {
 #[tokio::test]
 async fn r4_a_parent_that_comes_back_brings_its_membership_in_the_same_batch() {
     let (mut world, acme, _, ben) = acme().await;
-    let absent = json!({ "source": "list", "changes": [{ "n": 0, "kind": "user", "id": ben, "gone": true, "observed_at": START + 600_000 }] });
+    let absent =
+        json!({ "source": "list", "gone": [{ "n": 0, "kind": "user", "id": ben, "observed_at": START + 600_000 }] });
     assert_eq!(apply(&world, &absent).await, ["applied"]);
     world.clerk.now = START + 700_000;
     world.clerk.add_member(&acme, &ben, "org:member");
@@ -455,12 +461,14 @@ async fn r4_a_parent_that_comes_back_brings_its_membership_in_the_same_batch() {
     let asked = json!({ "kind": "membership", "id": joined.entity_id });
     assert_eq!(world.database.rows("select kind, id from clerk_sync.pending_reads").await, [asked]);
     let back = |n: i64, kind: &str, id: &str| {
-        json!({ "n": n, "kind": kind, "id": id, "gone": false, "observed_at": START + 700_010, "updated_at": START + 700_000, "content": 1,
+        json!({ "n": n, "kind": kind, "id": id, "observed_at": START + 700_010, "updated_at": START + 700_000, "content": 1,
                 "first_name": "Ben", "banned": false, "organization_id": acme, "user_id": ben, "role": "org:member", "permissions": [],
                 "created_at": START + 700_000 })
     };
-    let both =
-        json!({ "source": "webhook", "changes": [back(0, "membership", &joined.entity_id), back(1, "user", &ben)] });
+    let (membership, user) = (back(0, "membership", &joined.entity_id), back(1, "user", &ben));
+    let both = json!({
+        "source": "webhook", "changes": [membership, user], "users": [user], "memberships": [membership]
+    });
     assert_eq!(apply(&world, &both).await, ["applied", "applied"]);
     assert_eq!(world.members(&acme).await.len(), 2);
 }

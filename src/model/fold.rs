@@ -5,8 +5,8 @@
 
 use super::entity::content;
 use super::{
-    Change, Claim, Entity, EntityRef, InstanceId, Kind, Membership, MessageId, Millis, Naming, Organization, Source,
-    User, WantedRead,
+    Change, Claim, Entity, EntityRef, InstanceId, Kind, Membership, MessageId, Millis, Naming, Organization,
+    OrganizationId, Source, User, UserId, WantedRead,
 };
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -57,9 +57,15 @@ pub struct Batch<'a> {
     pub fence: Option<i64>,
     pub check_instance: bool,
     pub messages: Vec<Told<'a>>,
+    /// Objects that are no more.
+    pub gone: Vec<Winner<'a>>,
+    /// Objects that are live.
     pub changes: Vec<Winner<'a>>,
     pub stubs: Vec<Winner<'a>>,
+    /// The greatest of each pair.
     pub namings: Vec<&'a Naming>,
+    /// Memberships that came with a greater one of the same pair.
+    pub outdated: Vec<&'a str>,
     pub reads: Vec<(usize, &'a WantedRead)>,
     pub passes: Vec<(usize, Kind, &'static str)>,
     pub dead_letters: Vec<(usize, &'a DeadLetter)>,
@@ -121,6 +127,7 @@ struct Folding<'a> {
     batch: Batch<'a>,
     winners: Best<'a>,
     stubs: Best<'a>,
+    namings: HashMap<(&'a OrganizationId, &'a UserId), &'a Naming>,
     /// By a message's id, the body's hash of the first one.
     first_hashes: HashMap<&'a MessageId, &'a str>,
 }
@@ -135,14 +142,22 @@ impl<'a> Folding<'a> {
             fence: None,
             check_instance,
             messages: Vec::new(),
+            gone: Vec::new(),
             changes: Vec::new(),
             stubs: Vec::new(),
             namings: Vec::new(),
+            outdated: Vec::new(),
             reads: Vec::new(),
             passes: Vec::new(),
             dead_letters: Vec::new(),
         };
-        Folding { batch, winners: HashMap::new(), stubs: HashMap::new(), first_hashes: HashMap::new() }
+        Folding {
+            batch,
+            winners: HashMap::new(),
+            stubs: HashMap::new(),
+            namings: HashMap::new(),
+            first_hashes: HashMap::new(),
+        }
     }
 
     fn tell(&mut self, n: usize, message: Option<&'a Message>) {
@@ -159,7 +174,7 @@ impl<'a> Folding<'a> {
 
     fn add(&mut self, n: usize, change: &'a Change) {
         if let Some(naming) = &change.naming {
-            self.batch.namings.push(naming);
+            self.name(naming);
             for stub in Winner::stubs(n, change.observed_at, naming) {
                 keep_greater(&mut self.stubs, stub);
             }
@@ -174,13 +189,32 @@ impl<'a> Folding<'a> {
         }
     }
 
+    /// Of each pair the greatest membership counts (R5).
+    fn name(&mut self, naming: &'a Naming) {
+        match self.namings.entry((&naming.organization.id, &naming.user.id)) {
+            Entry::Vacant(entry) => {
+                entry.insert(naming);
+            }
+            Entry::Occupied(mut entry) => {
+                let known = *entry.get();
+                let (less, greater) = if place(naming) > place(known) { (known, naming) } else { (naming, known) };
+                if less.membership_id != greater.membership_id {
+                    self.batch.outdated.push(less.membership_id.as_str());
+                }
+                entry.insert(greater);
+            }
+        }
+    }
+
     fn end(self) -> Batch<'a> {
         let in_order = |best: Best<'a>| {
             let mut best: Vec<Winner<'a>> = best.into_values().collect();
             best.sort_by_key(|winner| winner.n);
             best
         };
-        Batch { changes: in_order(self.winners), stubs: in_order(self.stubs), ..self.batch }
+        let (gone, changes) = in_order(self.winners).into_iter().partition(|winner| matches!(winner.row, Row::Gone(_)));
+        let namings = self.namings.into_values().collect();
+        Batch { gone, changes, stubs: in_order(self.stubs), namings, ..self.batch }
     }
 }
 
@@ -190,6 +224,11 @@ impl Batch<'_> {
     pub fn fenced(self, token: i64) -> Self {
         Batch { fence: Some(token), ..self }
     }
+}
+
+/// A membership's place among all of its pair.
+fn place(naming: &Naming) -> (Millis, &str) {
+    (naming.created_at, naming.membership_id.as_str())
 }
 
 fn keep_greater<'a>(best: &mut Best<'a>, winner: Winner<'a>) {

@@ -180,7 +180,7 @@ impl Session {
         let rows = self
             .call_with_types(async |connection, types| {
                 let sql = concat!(
-                    "select n, outcome, reason from clerk_sync.record_page($11::jsonb, case when $12 then ",
+                    "select n, outcome, reason from clerk_sync.record_page($16::jsonb, case when $17 then ",
                     batch!(),
                     " end)"
                 );

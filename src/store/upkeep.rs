@@ -169,7 +169,7 @@ impl Session {
             .call_with_types(async |connection, types| {
                 let query = match batch {
                     Some(batch) => Wire::of(batch, types).bind(sqlx::query(concat!(
-                        "select n, outcome, reason from clerk_sync.retry_dead_letter($11, $12, $13, $14, ",
+                        "select n, outcome, reason from clerk_sync.retry_dead_letter($16, $17, $18, $19, ",
                         batch!(),
                         ")"
                     ))),

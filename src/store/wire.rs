@@ -5,8 +5,8 @@
 
 use super::Error;
 use crate::model::{
-    Batch, DeadLetter, InstanceId, Json, Kind, Millis, Naming, OrganizationId, Row, Source, Told, User, UserId,
-    WantedRead, Winner,
+    Batch, DeadLetter, InstanceId, Json, Kind, Membership, Millis, Naming, Organization, OrganizationId, Row, Source,
+    Told, User, UserId, WantedRead, Winner,
 };
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
@@ -14,20 +14,32 @@ use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo};
 use sqlx::{Encode, Postgres, Type};
 
-/// Makes a `clerk_sync.batch` of the parameters `$1` to `$10`, as [`Wire::bind`] binds them.
+/// Makes a `clerk_sync.batch` of the parameters `$1` to `$15`, as [`Wire::bind`] binds them.
 macro_rules! batch {
     () => {
-        "row($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)::clerk_sync.batch"
+        "row($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)::clerk_sync.batch"
     };
 }
 pub(super) use batch;
 
 /// Numbers of types, those of a row and of an array of them, in the order of [`Types::NAMES`].
 #[derive(Clone, Debug)]
-pub(super) struct Types([(Oid, Oid); 6]);
+pub(super) struct Types([(Oid, Oid); 11]);
 
 impl Types {
-    pub(super) const NAMES: [&str; 6] = ["message", "change", "naming", "wanted_read", "wanted_pass", "dead_letter"];
+    pub(super) const NAMES: [&str; 11] = [
+        "message",
+        "gone",
+        "change",
+        "user_row",
+        "organization_row",
+        "membership_row",
+        "stub",
+        "naming",
+        "wanted_read",
+        "wanted_pass",
+        "dead_letter",
+    ];
 
     /// # Errors
     /// Some are missing.
@@ -41,34 +53,46 @@ pub(super) struct Wire {
     source: &'static str,
     fence: Option<i64>,
     check_instance: bool,
-    lists: [List; 7],
+    lists: [List; 8],
+    outdated: Vec<String>,
+    rest: [List; 3],
 }
 
 type Query<'q> = sqlx::query::Query<'q, Postgres, sqlx::postgres::PgArguments>;
 
 impl Wire {
     pub(super) fn of(batch: &Batch<'_>, types: &Types) -> Wire {
-        let [message_type, change_type, naming_type, read_type, pass_type, letter_type] = types.0;
+        let [messages, gone, changes, users, organizations, memberships, stubs, namings, reads, passes, letters] =
+            types.0;
+        let rows = || batch.changes.iter();
         let lists = [
-            List::of(message_type, &batch.messages, message),
-            List::of(change_type, &batch.changes, change),
-            List::of(change_type, &batch.stubs, change),
-            List::of(naming_type, &batch.namings, |record, naming| self::naming(record, naming)),
-            List::of(read_type, &batch.reads, |record, (n, read)| self::read(record, *n, read)),
-            List::of(pass_type, &batch.passes, |record, (n, kind, reason)| pass(record, *n, *kind, reason)),
-            List::of(letter_type, &batch.dead_letters, |record, (n, letter)| dead_letter(record, *n, letter)),
+            List::of(messages, batch.messages.iter(), message),
+            List::of(gone, batch.gone.iter(), self::gone),
+            List::of(changes, rows(), change),
+            List::of(users, rows().filter_map(of_user), user),
+            List::of(organizations, rows().filter_map(of_organization), organization),
+            List::of(memberships, rows().filter_map(of_membership), membership),
+            List::of(stubs, batch.stubs.iter(), stub),
+            List::of(namings, batch.namings.iter().copied(), naming),
         ];
+        let rest = [
+            List::of(reads, batch.reads.iter(), |record, (n, read)| self::read(record, *n, read)),
+            List::of(passes, batch.passes.iter(), |record, (n, kind, reason)| pass(record, *n, *kind, reason)),
+            List::of(letters, batch.dead_letters.iter(), |record, (n, letter)| dead_letter(record, *n, letter)),
+        ];
+        let outdated = batch.outdated.iter().map(|&id| id.to_owned()).collect();
         let source = match batch.source {
             Source::Webhook => "webhook",
             Source::List => "list",
             Source::Read => "read",
         };
-        Wire { source, fence: batch.fence, check_instance: batch.check_instance, lists }
+        Wire { source, fence: batch.fence, check_instance: batch.check_instance, lists, outdated, rest }
     }
 
     pub(super) fn bind(self, query: Query<'_>) -> Query<'_> {
         let query = query.bind(self.source).bind(self.fence).bind(self.check_instance);
-        self.lists.into_iter().fold(query, Query::bind)
+        let query = self.lists.into_iter().fold(query, Query::bind).bind(self.outdated);
+        self.rest.into_iter().fold(query, Query::bind)
     }
 }
 
@@ -79,10 +103,12 @@ struct List {
 }
 
 impl List {
-    fn of<T>((row, array): (Oid, Oid), items: &[T], write: impl Fn(&mut Record<'_>, &T)) -> List {
-        let mut bytes = Vec::with_capacity(if items.is_empty() { 12 } else { 20 + items.len() * 512 });
-        dimension(&mut bytes, row.0, items.len());
+    fn of<T>((row, array): (Oid, Oid), items: impl Iterator<Item = T>, write: impl Fn(&mut Record<'_>, T)) -> List {
+        let mut bytes = Vec::new();
+        dimension(&mut bytes, row.0, 1);
+        let mut length = 0;
         for item in items {
+            length += 1;
             measured(&mut bytes, |bytes| {
                 let fields_at = bytes.len();
                 bytes.extend([0; 4]);
@@ -91,6 +117,12 @@ impl List {
                 let fields = record.fields;
                 bytes[fields_at..fields_at + 4].copy_from_slice(&fields.to_be_bytes());
             });
+        }
+        if length == 0 {
+            bytes.clear();
+            dimension(&mut bytes, row.0, 0);
+        } else {
+            bytes[LENGTH_AT..LENGTH_AT + 4].copy_from_slice(&size(length).to_be_bytes());
         }
         List { array, bytes }
     }
@@ -116,6 +148,9 @@ impl Encode<'_, Postgres> for List {
         self.bytes.len()
     }
 }
+
+/// Where the head of an array has its length.
+const LENGTH_AT: usize = 12;
 
 /// The head of an array of one dimension without nulls.
 fn dimension(bytes: &mut Vec<u8>, element: u32, length: usize) {
@@ -214,58 +249,116 @@ impl Record<'_> {
     }
 }
 
-fn change(record: &mut Record<'_>, winner: &Winner<'_>) {
-    let (user, organization, membership) = match winner.row {
-        Row::User(user) => (Some(user), None, None),
-        Row::Organization(organization) => (None, Some(organization), None),
-        Row::Membership(membership) => (None, None, Some(membership)),
-        Row::Gone(_) => (None, None, None),
-    };
-    let is_gone = matches!(winner.row, Row::Gone(_));
-    let created_at = match winner.row {
-        Row::User(user) => user.created_at,
-        Row::Organization(organization) => organization.created_at,
-        Row::Membership(membership) => Some(membership.created_at),
-        Row::Gone(_) => None,
-    };
-    let image = user.map(|row| (&row.image_url, row.has_image));
-    let image = image.or_else(|| organization.map(|row| (&row.image_url, row.has_image)));
-    let public_metadata = user.map(|row| &row.public_metadata);
-    let public_metadata = public_metadata.or_else(|| organization.map(|row| &row.public_metadata));
-    let public_metadata = public_metadata.or_else(|| membership.map(|row| &row.public_metadata));
-    let of_user = |field: fn(&User) -> &Option<String>| user.and_then(|user| field(user).as_deref());
-    let truth_of_user = |field: fn(&User) -> Option<bool>| user.and_then(field);
+fn gone(record: &mut Record<'_>, winner: &Winner<'_>) {
     record
         .place(winner.n)
         .text(Some(winner.row.kind().as_str()))
         .text(Some(winner.row.id()))
-        .truth(Some(is_gone))
+        .time(Some(winner.observed_at));
+}
+
+fn change(record: &mut Record<'_>, winner: &Winner<'_>) {
+    let membership = of_membership(winner).map(|(membership, _)| membership);
+    let lacks = of_user(winner).filter(|(user, _)| user.banned.is_none()).map(|_| "banned is missing");
+    record
+        .place(winner.n)
+        .text(Some(winner.row.kind().as_str()))
+        .text(Some(winner.row.id()))
         .time(Some(winner.observed_at))
         .time(winner.updated_at)
         .number(winner.content)
-        .time(created_at)
-        .text(of_user(|user| &user.first_name))
-        .text(of_user(|user| &user.last_name))
-        .text(of_user(|user| &user.username))
+        .text(lacks)
+        .text(membership.map(|row| row.organization_id.as_str()))
+        .text(membership.map(|row| row.user_id.as_str()));
+}
+
+/// A row with Clerk's `updated_at`.
+type Dated<'a, T> = (&'a T, Option<Millis>);
+
+fn of_user<'a>(winner: &Winner<'a>) -> Option<Dated<'a, User>> {
+    if let Row::User(row) = winner.row { Some((row, winner.updated_at)) } else { None }
+}
+
+fn of_organization<'a>(winner: &Winner<'a>) -> Option<Dated<'a, Organization>> {
+    if let Row::Organization(row) = winner.row { Some((row, winner.updated_at)) } else { None }
+}
+
+fn of_membership<'a>(winner: &Winner<'a>) -> Option<Dated<'a, Membership>> {
+    if let Row::Membership(row) = winner.row { Some((row, winner.updated_at)) } else { None }
+}
+
+fn user(record: &mut Record<'_>, (row, updated_at): Dated<'_, User>) {
+    record
+        .text(Some(row.id.as_str()))
+        .text(row.first_name.as_deref())
+        .text(row.last_name.as_deref())
+        .text(row.username.as_deref())
+        .text(row.image_url.as_deref())
+        .truth(row.has_image)
+        .text(row.email_address.as_deref())
+        .truth(row.email_address_verified)
+        .text(row.phone_number.as_deref())
+        .truth(row.phone_number_verified)
+        .text(row.external_id.as_deref())
+        .truth(row.banned)
+        .truth(row.locked)
+        .truth(row.deprovisioned)
+        .json(row.public_metadata.as_ref().map(Json::as_str))
+        .json(row.unsafe_metadata.as_ref().map(Json::as_str))
+        .time(row.created_at)
+        .time(updated_at);
+}
+
+fn organization(record: &mut Record<'_>, (row, updated_at): Dated<'_, Organization>) {
+    record
+        .text(Some(row.id.as_str()))
+        .text(row.name.as_deref())
+        .text(row.slug.as_deref())
+        .text(row.image_url.as_deref())
+        .truth(row.has_image)
+        .number(row.max_allowed_memberships)
+        .json(row.public_metadata.as_ref().map(Json::as_str))
+        .time(row.created_at)
+        .time(updated_at);
+}
+
+fn membership(record: &mut Record<'_>, (row, updated_at): Dated<'_, Membership>) {
+    record
+        .text(Some(row.id.as_str()))
+        .text(Some(row.organization_id.as_str()))
+        .text(Some(row.user_id.as_str()))
+        .text(Some(&row.role))
+        .texts(Some(&row.permissions))
+        .json(row.public_metadata.as_ref().map(Json::as_str))
+        .time(Some(row.created_at))
+        .time(updated_at);
+}
+
+fn stub(record: &mut Record<'_>, winner: &Winner<'_>) {
+    let (user, organization) = match winner.row {
+        Row::User(user) => (Some(user), None),
+        Row::Organization(organization) => (None, Some(organization)),
+        Row::Membership(_) | Row::Gone(_) => (None, None),
+    };
+    let image = user.map(|row| (&row.image_url, row.has_image));
+    let image = image.or_else(|| organization.map(|row| (&row.image_url, row.has_image)));
+    record
+        .text(Some(winner.row.kind().as_str()))
+        .text(Some(winner.row.id()))
+        .time(Some(winner.observed_at))
+        .number(winner.content)
         .text(image.and_then(|(url, _)| url.as_deref()))
         .truth(image.and_then(|(_, has_image)| has_image))
-        .text(of_user(|user| &user.email_address))
-        .truth(truth_of_user(|user| user.email_address_verified))
-        .text(of_user(|user| &user.phone_number))
-        .truth(truth_of_user(|user| user.phone_number_verified))
-        .text(of_user(|user| &user.external_id))
-        .truth(truth_of_user(|user| user.banned))
-        .truth(truth_of_user(|user| user.locked))
-        .truth(truth_of_user(|user| user.deprovisioned))
-        .json(public_metadata.and_then(Option::as_ref).map(Json::as_str))
-        .json(user.and_then(|user| user.unsafe_metadata.as_ref()).map(Json::as_str))
+        .text(user.and_then(|row| row.first_name.as_deref()))
+        .text(user.and_then(|row| row.last_name.as_deref()))
+        .text(user.and_then(|row| row.username.as_deref()))
+        .truth(user.and_then(|row| row.banned))
+        .truth(user.and_then(|row| row.deprovisioned))
         .text(organization.and_then(|row| row.name.as_deref()))
         .text(organization.and_then(|row| row.slug.as_deref()))
         .number(organization.and_then(|row| row.max_allowed_memberships))
-        .text(membership.map(|row| row.organization_id.as_str()))
-        .text(membership.map(|row| row.user_id.as_str()))
-        .text(membership.map(|row| row.role.as_str()))
-        .texts(membership.map(|row| row.permissions.as_slice()));
+        .json(organization.and_then(|row| row.public_metadata.as_ref()).map(Json::as_str))
+        .time(organization.and_then(|row| row.created_at));
 }
 
 fn naming(record: &mut Record<'_>, naming: &Naming) {

@@ -2,7 +2,7 @@
 //!
 //! It takes the batches that `clerk_sync.apply` takes, as JSON, and keeps what the tables keep.
 
-use clerk_sync::model::{Batch, Row, Winner};
+use clerk_sync::model::{Batch, Kind, Row, Winner};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -49,21 +49,29 @@ pub fn as_json(batch: &Batch<'_>) -> Value {
         };
         row["n"] = json!(winner.n);
         row["kind"] = json!(winner.row.kind());
-        row["gone"] = json!(matches!(winner.row, Row::Gone(_)));
         row["observed_at"] = json!(winner.observed_at);
         row["updated_at"] = json!(winner.updated_at);
         row["content"] = json!(winner.content);
+        if matches!(winner.row, Row::User(user) if user.banned.is_none()) {
+            row["lacks"] = json!("banned is missing");
+        }
         row
     };
+    let rows = |kind: Kind| batch.changes.iter().filter(move |change| change.row.kind() == kind).map(row);
     let named = batch.namings.iter().map(|naming| {
         json!({ "organization_id": naming.organization.id, "user_id": naming.user.id,
                 "membership_id": naming.membership_id, "created_at": naming.created_at })
     });
     json!({
         "source": batch.source,
+        "gone": batch.gone.iter().map(row).collect::<Vec<_>>(),
         "changes": batch.changes.iter().map(row).collect::<Vec<_>>(),
+        "users": rows(Kind::User).collect::<Vec<_>>(),
+        "organizations": rows(Kind::Organization).collect::<Vec<_>>(),
+        "memberships": rows(Kind::Membership).collect::<Vec<_>>(),
         "stubs": batch.stubs.iter().map(row).collect::<Vec<_>>(),
         "namings": named.collect::<Vec<_>>(),
+        "outdated": batch.outdated,
     })
 }
 
@@ -76,15 +84,15 @@ impl Mirror {
             let known = self.generations.entry(pair).or_default();
             *known = named.max(known.clone());
         }
-        for change in items(batch, "changes").iter().filter(|change| change["gone"] == true) {
-            self.bury(change, &source);
+        for gone in items(batch, "gone") {
+            self.bury(gone, &source);
         }
         for stub in items(batch, "stubs") {
             self.stub(stub, &source);
         }
         for of_memberships in [false, true] {
-            let live = items(batch, "changes").iter().filter(|change| change["gone"] == false);
-            for change in live.filter(|change| (change["kind"] == "membership") == of_memberships) {
+            let changes = items(batch, "changes").iter();
+            for change in changes.filter(|change| (change["kind"] == "membership") == of_memberships) {
                 self.live(change, &source);
             }
         }
