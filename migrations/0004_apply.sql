@@ -63,9 +63,13 @@ create type clerk_sync.batch as (
   dead_letters clerk_sync.dead_letter[]
 );
 create type clerk_sync.outcome as (n integer, outcome text, reason text);
+-- What the writer found of a change, where more than its row may follow from it.
+create type clerk_sync.judgement as (
+  kind text, id text, organization_id text, user_id text, lacks text, state text, known_at bigint, known_floor bigint, floor bigint, verdict text
+);
 revoke all on type clerk_sync.change, clerk_sync.user_row, clerk_sync.organization_row, clerk_sync.membership_row, clerk_sync.gone,
   clerk_sync.stub, clerk_sync.naming, clerk_sync.message, clerk_sync.wanted_read, clerk_sync.wanted_pass, clerk_sync.dead_letter,
-  clerk_sync.batch, clerk_sync.outcome
+  clerk_sync.batch, clerk_sync.outcome, clerk_sync.judgement
   from public, anon, authenticated, service_role;
 
 -- Removes membership rows with their versions, so that nothing remembers a row that is not there. A tombstone stays.
@@ -133,6 +137,7 @@ declare
   memberships_win boolean[];
   results clerk_sync.outcome[] := '{}';
   these_results clerk_sync.outcome[];
+  consequential clerk_sync.judgement[];
   gone_users pg_catalog.text[];
   gone_organizations pg_catalog.text[];
   ended pg_catalog.text[];
@@ -294,55 +299,55 @@ begin
       into user_mark, organization_mark, membership_mark from clerk_sync.marks;
   end if;
 
-  -- R6: a parent that is missing is stubbed from what the membership embeds; R7: unless a pass has read that kind since.
-  if cardinality(stubs) > 0 then
-    with candidate as (
-      select c.kind, c.id, c.observed_at, c.content, c as stub, v.state, v.observed_at as known_at, v.content as known_content,
-             c.observed_at < case c.kind when 'user' then user_mark else organization_mark end - margin as is_doubtful
-        from unnest(stubs) c
-        left join lateral (select * from clerk_sync.versions
-                            where kind = c.kind and id = c.id
-                              and (state = 'deleted' or exists (select from clerk.users where id = c.id and c.kind = 'user')
-                                   or exists (select from clerk.organizations where id = c.id and c.kind = 'organization'))
-                           offset 0) v on true
-       where v.state is null or v.state = 'stub'
-    ), written as (
-      insert into clerk_sync.versions (kind, id, state, observed_at, content)
-        select kind, id, 'stub', observed_at, content from candidate
-         where (state is null and is_doubtful is not true)
-            or (state = 'stub' and (observed_at, content) > (known_at, known_content))
-        on conflict (kind, id) do update
-          set state = 'stub', observed_at = excluded.observed_at, content = excluded.content, updated_at = null, floor = 0
-        returning kind, id
-    ), asked as (
-      insert into clerk_sync.pending_reads (kind, id, reason)
-        select kind, id, case when is_doubtful then 'named by a membership older than the last pass' else 'stub' end
-          from candidate where state is null
-        on conflict do nothing
-    )
-    select array_agg(stub) into stubs from candidate join written using (kind, id);
-    if cardinality(stubs) > 0 then
-      insert into clerk.users (id, first_name, last_name, username, image_url, has_image)
-        select id, first_name, last_name, username, image_url, has_image from unnest(stubs) where kind = 'user'
-        on conflict (id) do update
-          set first_name = excluded.first_name, last_name = excluded.last_name, username = excluded.username,
-              image_url = excluded.image_url, has_image = excluded.has_image, deleted_at = null;
-      insert into clerk.user_details (id, banned, deprovisioned)
-        select id, banned, deprovisioned from unnest(stubs) where kind = 'user'
-        on conflict (id) do update set banned = excluded.banned, deprovisioned = excluded.deprovisioned;
-      insert into clerk.organizations (id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata, created_at)
-        select id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata, pg_catalog.to_timestamp(created_at::double precision / 1000)
-          from unnest(stubs) where kind = 'organization'
-        on conflict (id) do update
-          set name = excluded.name, slug = excluded.slug, image_url = excluded.image_url, has_image = excluded.has_image,
-              max_allowed_memberships = excluded.max_allowed_memberships, public_metadata = excluded.public_metadata,
-              created_at = excluded.created_at, deleted_at = null;
-    end if;
-  end if;
-
   -- R1 to R7: which observations win. Where parents are in doubt they come first: what a membership may rest on is then decided
-  -- and written. (Every observation of a live membership brings the stubs of its parents, so a version now has its row.)
+  -- and written. (Every observation of a live membership brings the stubs of its parents, so a version then has its row.)
   foreach of_memberships in array case when doubtful is null then array[null::boolean] else array[false, true] end loop
+    -- R6: a parent that is still missing is stubbed from what the membership embeds; R7: unless a pass has read that kind since.
+    if of_memberships and cardinality(stubs) > 0 then
+      with candidate as (
+        select c.kind, c.id, c.observed_at, c.content, c as stub, v.state, v.observed_at as known_at, v.content as known_content,
+               c.observed_at < case c.kind when 'user' then user_mark else organization_mark end - margin as is_doubtful
+          from unnest(stubs) c
+          left join lateral (select * from clerk_sync.versions
+                              where kind = c.kind and id = c.id
+                                and (state = 'deleted' or exists (select from clerk.users where id = c.id and c.kind = 'user')
+                                     or exists (select from clerk.organizations where id = c.id and c.kind = 'organization'))
+                             offset 0) v on true
+         where v.state is null or v.state = 'stub'
+      ), written as (
+        insert into clerk_sync.versions (kind, id, state, observed_at, content)
+          select kind, id, 'stub', observed_at, content from candidate
+           where (state is null and is_doubtful is not true)
+              or (state = 'stub' and (observed_at, content) > (known_at, known_content))
+          on conflict (kind, id) do update
+            set state = 'stub', observed_at = excluded.observed_at, content = excluded.content, updated_at = null, floor = 0
+          returning kind, id
+      ), asked as (
+        insert into clerk_sync.pending_reads (kind, id, reason)
+          select kind, id, case when is_doubtful then 'named by a membership older than the last pass' else 'stub' end
+            from candidate where state is null
+          on conflict do nothing
+      )
+      select array_agg(stub) into stubs from candidate join written using (kind, id);
+      if cardinality(stubs) > 0 then
+        insert into clerk.users (id, first_name, last_name, username, image_url, has_image)
+          select id, first_name, last_name, username, image_url, has_image from unnest(stubs) where kind = 'user'
+          on conflict (id) do update
+            set first_name = excluded.first_name, last_name = excluded.last_name, username = excluded.username,
+                image_url = excluded.image_url, has_image = excluded.has_image, deleted_at = null;
+        insert into clerk.user_details (id, banned, deprovisioned)
+          select id, banned, deprovisioned from unnest(stubs) where kind = 'user'
+          on conflict (id) do update set banned = excluded.banned, deprovisioned = excluded.deprovisioned;
+        insert into clerk.organizations (id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata, created_at)
+          select id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata,
+                 pg_catalog.to_timestamp(created_at::double precision / 1000)
+            from unnest(stubs) where kind = 'organization'
+          on conflict (id) do update
+            set name = excluded.name, slug = excluded.slug, image_url = excluded.image_url, has_image = excluded.has_image,
+                max_allowed_memberships = excluded.max_allowed_memberships, public_metadata = excluded.public_metadata,
+                created_at = excluded.created_at, deleted_at = null;
+      end if;
+    end if;
     if of_memberships then
       select array_agg(n) filter (where is_deleted and not is_inferred), array_agg(n) filter (where is_deleted and is_inferred),
              array_agg(n) filter (where is_missing)
@@ -357,83 +362,90 @@ begin
                                     where c.user_id = any (doubtful) and kind = 'user' and id = c.user_id offset 0) u on true
                where c.kind = 'membership') parents;
     end if;
-    if cardinality(changes) > 0 then
-      with candidate as (
-        select c.*, v.state, v.updated_at as known_updated_at, v.observed_at as known_at, v.content as known_content, v.inferred,
-               coalesce(v.floor, 0) as known_floor,
-               case when from_webhook then coalesce(v.floor, 0) else greatest(coalesce(v.floor, 0), c.observed_at - margin) end as floor,
-               case c.kind when 'user' then user_mark when 'organization' then organization_mark else membership_mark end as started_at,
-               v.ctid as place
-          from unnest(changes) c
-          left join lateral (select *, ctid from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
-         where ((c.kind = 'membership') = of_memberships) is not false
-      ), judged as (
-        select *,
-          case
-            when state = 'deleted'                                                                              -- R4
-                 and not (from_read and observed_at > known_at + margin)
-                 and not (from_webhook and inferred and updated_at > known_at) then 'deleted'
-            when observed_at < started_at - margin then                                                         -- R7
-              case when state = 'live' then 'read since' else 'doubtful' end
-            when n = any (of_deleted) then 'parent deleted'                                                      -- R6
-            -- A tombstone that no event announced may yet be undone, and then this membership counts.
-            when n = any (of_doubtful) then 'parent doubtful'
-            when id = any (outdated) then 'newer membership known'                                               -- R5
-            when n = any (of_missing) then 'parent doubtful'
-            when state is distinct from 'live' then 'new'
-            when from_list and known_content = content and known_updated_at = updated_at then 'same'  -- R3
-            when (known_updated_at, known_at, known_content) = (updated_at, observed_at, content) then 'same'
-            when (known_at < floor) <> (observed_at < floor) then                                                -- R2
-              case when known_at < floor then 'newer' else 'read since' end
-            when (updated_at, observed_at, content) > (known_updated_at, known_at, known_content) then 'newer'   -- R1
-            else 'older'
-          end as verdict
-          from candidate
-      ), added as (   -- apart from what is known: no conflict is looked for
-        insert into clerk_sync.versions (kind, id, state, updated_at, observed_at, content, floor)
-          select kind, id, 'live', updated_at, observed_at, content, case when from_webhook then 0 else observed_at - margin end
-            from judged where verdict = 'new' and state is null
-      ), written as (
-        update clerk_sync.versions v
-           set state = 'live', updated_at = j.updated_at, observed_at = j.observed_at, content = j.content, inferred = false,
-               floor = case when j.state = 'live' then j.floor when from_webhook then 0 else j.observed_at - margin end
-          from judged j
-         where v.ctid = j.place and j.verdict in ('new', 'newer')
-      ), raised as (
+    continue when case when of_memberships then cardinality(membership_rows) > 0
+                       when not of_memberships then cardinality(user_rows) > 0 or cardinality(organization_rows) > 0
+                       else cardinality(changes) > 0 end is not true;
+    with candidate as (
+      select c.*, v.state, v.updated_at as known_updated_at, v.observed_at as known_at, v.content as known_content, v.inferred,
+             coalesce(v.floor, 0) as known_floor,
+             case when from_webhook then coalesce(v.floor, 0) else greatest(coalesce(v.floor, 0), c.observed_at - margin) end as floor,
+             case c.kind when 'user' then user_mark when 'organization' then organization_mark else membership_mark end as started_at,
+             v.ctid as place
+        from unnest(changes) c
+        left join lateral (select *, ctid from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
+       where ((c.kind = 'membership') = of_memberships) is not false
+    ), judged as (
+      select *,
+        case
+          when state = 'deleted'                                                                              -- R4
+               and not (from_read and observed_at > known_at + margin)
+               and not (from_webhook and inferred and updated_at > known_at) then 'deleted'
+          when observed_at < started_at - margin then                                                         -- R7
+            case when state = 'live' then 'read since' else 'doubtful' end
+          when n = any (of_deleted) then 'parent deleted'                                                      -- R6
+          -- A tombstone that no event announced may yet be undone, and then this membership counts.
+          when n = any (of_doubtful) then 'parent doubtful'
+          when id = any (outdated) then 'newer membership known'                                               -- R5
+          when n = any (of_missing) then 'parent doubtful'
+          when state is distinct from 'live' then 'new'
+          when from_list and known_content = content and known_updated_at = updated_at then 'same'  -- R3
+          when (known_updated_at, known_at, known_content) = (updated_at, observed_at, content) then 'same'
+          when (known_at < floor) <> (observed_at < floor) then                                                -- R2
+            case when known_at < floor then 'newer' else 'read since' end
+          when (updated_at, observed_at, content) > (known_updated_at, known_at, known_content) then 'newer'   -- R1
+          else 'older'
+        end as verdict
+        from candidate
+    ), added as (   -- apart from what is known: no conflict is looked for
+      insert into clerk_sync.versions (kind, id, state, updated_at, observed_at, content, floor)
+        select kind, id, 'live', updated_at, observed_at, content, case when from_webhook then 0 else observed_at - margin end
+          from judged where verdict = 'new' and state is null
+    ), written as (
+      update clerk_sync.versions v
+         set state = 'live', updated_at = j.updated_at, observed_at = j.observed_at, content = j.content, inferred = false,
+             floor = case when j.state = 'live' then j.floor when from_webhook then 0 else j.observed_at - margin end
+        from judged j
+       where v.ctid = j.place and j.verdict in ('new', 'newer')
+    )
+    select coalesce(array_agg(row(n, case
+               when verdict in ('new', 'newer') then 'applied'
+               when verdict = 'same' then 'unchanged'
+               when verdict in ('doubtful', 'parent doubtful') then 'pending'
+               else 'stale' end, verdict)::clerk_sync.outcome), '{}'),
+           array_agg(wins order by n) filter (where kind = 'user'),
+           array_agg(wins order by n) filter (where kind = 'organization'),
+           array_agg(wins order by n) filter (where kind = 'membership'),
+           array_agg(row(kind, id, organization_id, user_id, lacks, state, known_at, known_floor, floor, verdict)::clerk_sync.judgement)
+             filter (where from_read or state = 'stub' or lacks is not null or verdict not in ('new', 'newer', 'same'))
+      into these_results, users_win, organizations_win, memberships_win, consequential
+      -- A read that finds nothing new still mends a row that somebody changed by hand.
+      from (select *, verdict in ('new', 'newer') or (verdict = 'same' and not from_webhook) as wins from judged) j;
+    results := results || these_results;
+
+    -- Apart, because most batches have none of these: what else follows from a judgement.
+    if cardinality(consequential) > 0 then
+      with raised as (
         insert into clerk_sync.versions (kind, id, state, observed_at, floor)
-          select kind, id, state, known_at, floor from judged
+          select kind, id, state, known_at, floor from unnest(consequential)
            where verdict in ('older', 'read since') and state = 'live' and floor > known_floor
           on conflict (kind, id) do update set floor = excluded.floor
       ), settled as (
         -- A read has decided, unless it came too early to undo a tombstone; and a stub needs no read once it is whole.
-        delete from clerk_sync.pending_reads p using judged j
+        delete from clerk_sync.pending_reads p using unnest(consequential) j
          where p.kind = j.kind and p.id = j.id and j.lacks is null
            and case when from_read then j.verdict not in ('deleted', 'parent doubtful')
                     else p.reason = 'stub' and j.state = 'stub' and j.verdict = 'new' end
-      ), asked as (
-        insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason)
-          select kind, id, organization_id, user_id, case when verdict in ('new', 'newer') then lacks else verdict end
-            from judged
-           where verdict in ('doubtful', 'parent doubtful')
-              or (verdict in ('new', 'newer') and lacks is not null)
-              -- A listing proves nothing against what is known better; the object itself does.
-              or (verdict in ('deleted', 'parent deleted', 'newer membership known') and from_list)
-          on conflict (kind, id) do update
-            set organization_id = coalesce(p.organization_id, excluded.organization_id), user_id = coalesce(p.user_id, excluded.user_id),
-                tried_at = case when from_read then p.tried_at end
       )
-      select coalesce(array_agg(row(n, case
-                 when verdict in ('new', 'newer') then 'applied'
-                 when verdict = 'same' then 'unchanged'
-                 when verdict in ('doubtful', 'parent doubtful') then 'pending'
-                 else 'stale' end, verdict)::clerk_sync.outcome), '{}'),
-             array_agg(wins order by n) filter (where kind = 'user'),
-             array_agg(wins order by n) filter (where kind = 'organization'),
-             array_agg(wins order by n) filter (where kind = 'membership')
-        into these_results, users_win, organizations_win, memberships_win
-        -- A read that finds nothing new still mends a row that somebody changed by hand.
-        from (select *, verdict in ('new', 'newer') or (verdict = 'same' and not from_webhook) as wins from judged) j;
-      results := results || these_results;
+      insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason)
+        select kind, id, organization_id, user_id, case when verdict in ('new', 'newer') then lacks else verdict end
+          from unnest(consequential)
+         where verdict in ('doubtful', 'parent doubtful')
+            or (verdict in ('new', 'newer') and lacks is not null)
+            -- A listing proves nothing against what is known better; the object itself does.
+            or (verdict in ('deleted', 'parent deleted', 'newer membership known') and from_list)
+        on conflict (kind, id) do update
+          set organization_id = coalesce(p.organization_id, excluded.organization_id), user_id = coalesce(p.user_id, excluded.user_id),
+              tried_at = case when from_read then p.tried_at end;
     end if;
 
     -- The mirror itself. A row that is equal already is not written. (Beside each row its verdict: the column "unnest".)
