@@ -306,7 +306,11 @@ impl Task {
             let room = self.at_most - gathered.len();
             tokio::select! {
                 biased;
-                Some(landed) = self.jobs.join_next() => self.land(landed, &mut gathered, &mut requests),
+                Some(landed) = self.jobs.join_next() => {
+                    if self.land(landed, &mut gathered, &mut requests) {
+                        ping.reset_immediately();
+                    }
+                }
                 count = requests.recv_many(&mut gathered, room), if is_open && has_lane && room > 0 => is_open = count > 0,
                 // Turn by turn, and never the one that deliveries would take: so both are connected before they are needed.
                 _ = ping.tick(), if self.idle.first().is_some_and(|lane| self.jobs.is_empty() || lane.session.is_none()) => {
@@ -334,17 +338,19 @@ impl Task {
     }
 
     /// Takes a lane back. If it found the database away, whoever came meanwhile would wait in vain as well: now is better than
-    /// late.
+    /// late. Answers whether it is well while another one is not connected yet.
     fn land(
         &mut self,
         landed: Result<Landed, JoinError>,
         gathered: &mut Vec<Request>,
         requests: &mut mpsc::Receiver<Request>,
-    ) {
+    ) -> bool {
         let Landed { lane, flight, result } = match landed {
             Ok(landed) => landed,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
+        let found_well = flight.is_none() && lane.session.is_some();
+        let is_alone = self.idle.first().is_some_and(|lane| lane.session.is_none());
         self.idle.push(lane);
         self.in_flight.retain(|other| Some(*other) != flight);
         match (flight, result) {
@@ -359,6 +365,7 @@ impl Task {
                 refused.into_iter().for_each(Request::refuse);
             }
         }
+        found_well && is_alone
     }
 }
 
