@@ -1,7 +1,8 @@
 //! Many changes, brought down to one per object (R8).
 //!
 //! Folding is a join: applying the folded batch gives what applying the changes one by one would, in any order. The losers
-//! therefore leave behind what they *name*: the pair, creation time and parents of every membership among them.
+//! therefore leave behind what they *name*: the pair, creation time and parents of every membership among them, of which the
+//! greatest of each pair counts.
 
 use super::entity::content;
 use super::{

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 /// Deliveries that may wait: some five times what one Svix worker has in flight at most (500).
 const QUEUE: usize = 2_500;
@@ -187,12 +187,15 @@ impl Writer {
             pending: Arc::clone(&pending),
             suspects: Arc::default(),
         };
+        let mut ping = interval(PING);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let task = Task {
             at_most: lane.deliveries_in_one.unwrap_or(BATCH),
             idle: vec![lane; LANES],
             jobs: JoinSet::new(),
             in_flight: Vec::with_capacity(LANES),
             pace: Arc::clone(&pace),
+            ping,
         };
         (Writer { queue, pace, health, pending }, tokio::spawn(task.run(requests)))
     }
@@ -267,6 +270,7 @@ struct Task {
     jobs: JoinSet<Landed>,
     in_flight: Vec<Flight>,
     pace: Arc<Pace>,
+    ping: Interval,
     /// How many deliveries set out together at most.
     at_most: usize,
 }
@@ -294,8 +298,6 @@ fn departs(waiting: usize, in_flight: Option<&Flight>) -> bool {
 
 impl Task {
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
-        let mut ping = interval(PING);
-        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut gathered, mut is_open) = (Vec::new(), true);
         while is_open || !gathered.is_empty() || !self.jobs.is_empty() {
             let has_lane = self.has_lane();
@@ -306,14 +308,10 @@ impl Task {
             let room = self.at_most - gathered.len();
             tokio::select! {
                 biased;
-                Some(landed) = self.jobs.join_next() => {
-                    if self.land(landed, &mut gathered, &mut requests) {
-                        ping.reset_immediately();
-                    }
-                }
+                Some(landed) = self.jobs.join_next() => self.land(landed, &mut gathered, &mut requests),
                 count = requests.recv_many(&mut gathered, room), if is_open && has_lane && room > 0 => is_open = count > 0,
                 // Turn by turn, and never the one that deliveries would take: so both are connected before they are needed.
-                _ = ping.tick(), if self.idle.first().is_some_and(|lane| self.jobs.is_empty() || lane.session.is_none()) => {
+                _ = self.ping.tick(), if self.idle.first().is_some_and(|lane| self.jobs.is_empty() || lane.session.is_none()) => {
                     self.jobs.spawn(self.idle.remove(0).ping());
                 }
             }
@@ -338,25 +336,29 @@ impl Task {
     }
 
     /// Takes a lane back. If it found the database away, whoever came meanwhile would wait in vain as well: now is better than
-    /// late. Answers whether it is well while another one is not connected yet.
+    /// late. If it found it well, the other one is connected, too, should it not be.
     fn land(
         &mut self,
         landed: Result<Landed, JoinError>,
         gathered: &mut Vec<Request>,
         requests: &mut mpsc::Receiver<Request>,
-    ) -> bool {
+    ) {
         let Landed { lane, flight, result } = match landed {
             Ok(landed) => landed,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         let found_well = flight.is_none() && lane.session.is_some();
-        let is_alone = self.idle.first().is_some_and(|lane| lane.session.is_none());
+        if found_well && self.idle.first().is_some_and(|other| other.session.is_none()) {
+            self.jobs.spawn(self.idle.remove(0).connect());
+        }
         self.idle.push(lane);
         self.in_flight.retain(|other| Some(*other) != flight);
         match (flight, result) {
             (Some(flight), Ok(())) => self.pace.set(flight.since.elapsed()),
             (_, Ok(())) => {}
             (_, Err(Away(mut refused))) => {
+                // A ping only reads, and what a write has found shall stand for a while.
+                self.ping.reset();
                 refused.append(gathered);
                 while let Ok(request) = requests.try_recv() {
                     refused.push(request);
@@ -365,7 +367,6 @@ impl Task {
                 refused.into_iter().for_each(Request::refuse);
             }
         }
-        found_well && is_alone
     }
 }
 
@@ -546,6 +547,11 @@ impl Lane {
         let pinned = session.pin_instance(wanted, "environment").await?;
         self.health.send_modify(|health| health.pinned = pinned);
         Ok(session)
+    }
+
+    async fn connect(mut self) -> Landed {
+        self.session = self.session().await.ok();
+        Landed { lane: self, flight: None, result: Ok(()) }
     }
 
     async fn ping(mut self) -> Landed {
