@@ -196,6 +196,7 @@ impl Writer {
             in_flight: Vec::with_capacity(LANES),
             pace: Arc::clone(&pace),
             ping,
+            failures: 0,
         };
         (Writer { queue, pace, health, pending }, tokio::spawn(task.run(requests)))
     }
@@ -260,8 +261,11 @@ fn deliveries_in_one() -> Option<usize> {
     Some(BATCH)
 }
 
-/// The database could not be written to: those who must be told so.
-struct Away(Vec<Request>);
+/// The database could not be written to: why, and those who must be told so.
+struct Away {
+    error: Error,
+    refused: Vec<Request>,
+}
 
 /// Gathers what waits, and sends it on its way.
 struct Task {
@@ -271,6 +275,8 @@ struct Task {
     in_flight: Vec<Flight>,
     pace: Arc<Pace>,
     ping: Interval,
+    /// Flights that found the database away, so far.
+    failures: u64,
     /// How many deliveries set out together at most.
     at_most: usize,
 }
@@ -285,9 +291,15 @@ struct Flight {
 /// A lane that is back.
 struct Landed {
     lane: Lane,
-    /// `None`: it only asked for the time.
-    flight: Option<Flight>,
-    result: Result<(), Away>,
+    trip: Trip,
+}
+
+/// What it was away for, and how that ended.
+enum Trip {
+    Flight(Flight, Result<(), Away>),
+    /// It asked for the time, when so many flights had failed. `Err`: in vain.
+    Ping(u64, Result<(), Error>),
+    Connect,
 }
 
 /// Whether those who wait set out now: at once if nothing is in flight. Else they would wait in the database for the batch that
@@ -312,7 +324,7 @@ impl Task {
                 count = requests.recv_many(&mut gathered, room), if is_open && has_lane && room > 0 => is_open = count > 0,
                 // Turn by turn, and never the one that deliveries would take: so both are connected before they are needed.
                 _ = self.ping.tick(), if self.idle.first().is_some_and(|lane| self.jobs.is_empty() || lane.session.is_none()) => {
-                    self.jobs.spawn(self.idle.remove(0).ping());
+                    self.jobs.spawn(self.idle.remove(0).ping(self.failures));
                 }
             }
         }
@@ -336,37 +348,48 @@ impl Task {
     }
 
     /// Takes a lane back. If it found the database away, whoever came meanwhile would wait in vain as well: now is better than
-    /// late. If it found it well, the other one is connected, too, should it not be.
+    /// late. If a ping found it well, the other lane is connected, too, should it not be.
     fn land(
         &mut self,
         landed: Result<Landed, JoinError>,
         gathered: &mut Vec<Request>,
         requests: &mut mpsc::Receiver<Request>,
     ) {
-        let Landed { lane, flight, result } = match landed {
+        let Landed { lane, trip } = match landed {
             Ok(landed) => landed,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        let found_well = flight.is_none() && lane.session.is_some();
-        if found_well && self.idle.first().is_some_and(|other| other.session.is_none()) {
-            self.jobs.spawn(self.idle.remove(0).connect());
+        match trip {
+            Trip::Flight(flight, result) => {
+                self.in_flight.retain(|other| *other != flight);
+                match result {
+                    Ok(()) => self.pace.set(flight.since.elapsed()),
+                    Err(Away { error, mut refused }) => {
+                        lane.report(Some(&error));
+                        self.failures += 1;
+                        self.ping.reset();
+                        refused.append(gathered);
+                        while let Ok(request) = requests.try_recv() {
+                            refused.push(request);
+                        }
+                        // All at the end: who comes again because of it shall not be taken for one who came meanwhile.
+                        refused.into_iter().for_each(Request::refuse);
+                    }
+                }
+            }
+            Trip::Ping(_, Err(error)) => lane.report(Some(&error)),
+            Trip::Ping(failures, Ok(())) => {
+                // It only read: what a write has found since then stands.
+                if failures == self.failures {
+                    lane.report(None);
+                }
+                if self.idle.first().is_some_and(|other| other.session.is_none()) {
+                    self.jobs.spawn(self.idle.remove(0).connect());
+                }
+            }
+            Trip::Connect => {}
         }
         self.idle.push(lane);
-        self.in_flight.retain(|other| Some(*other) != flight);
-        match (flight, result) {
-            (Some(flight), Ok(())) => self.pace.set(flight.since.elapsed()),
-            (_, Ok(())) => {}
-            (_, Err(Away(mut refused))) => {
-                // A ping only reads, and what a write has found shall stand for a while.
-                self.ping.reset();
-                refused.append(gathered);
-                while let Ok(request) = requests.try_recv() {
-                    refused.push(request);
-                }
-                // All at the end: who comes again because of it shall not be taken for one who came meanwhile.
-                refused.into_iter().for_each(Request::refuse);
-            }
-        }
     }
 }
 
@@ -399,7 +422,7 @@ impl Clone for Lane {
 impl Lane {
     async fn fly(mut self, flight: Flight, requests: Vec<Request>) -> Landed {
         let result = self.write_all(requests).await;
-        Landed { lane: self, flight: Some(flight), result }
+        Landed { lane: self, trip: Trip::Flight(flight, result) }
     }
 
     fn suspects(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
@@ -465,8 +488,7 @@ impl Lane {
                     batches.push(requests);
                 }
                 Err(error) => {
-                    self.report(Some(&error));
-                    return Err(Away(batches.into_iter().flatten().chain(requests).collect()));
+                    return Err(Away { error, refused: batches.into_iter().flatten().chain(requests).collect() });
                 }
             }
         }
@@ -551,10 +573,10 @@ impl Lane {
 
     async fn connect(mut self) -> Landed {
         self.session = self.session().await.ok();
-        Landed { lane: self, flight: None, result: Ok(()) }
+        Landed { lane: self, trip: Trip::Connect }
     }
 
-    async fn ping(mut self) -> Landed {
+    async fn ping(mut self, failures: u64) -> Landed {
         let result = async {
             let mut session = self.session().await?;
             let database_now = session.clock().await?;
@@ -564,8 +586,7 @@ impl Lane {
             Ok(())
         }
         .await;
-        self.report(result.as_ref().err());
-        Landed { lane: self, flight: None, result: Ok(()) }
+        Landed { lane: self, trip: Trip::Ping(failures, result) }
     }
 
     /// Publishes whether the database can be written to, and logs when that changes: there with all causes.
