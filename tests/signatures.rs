@@ -52,7 +52,7 @@ fn verify(vector: &Value) -> &'static str {
     let verifier = match Verifier::new([vector["secret"].as_str().unwrap()]) {
         Ok(verifier) => verifier,
         Err(BadSecret::Empty) => return "EmptySecret",
-        Err(BadSecret::NotASecret) => return "InvalidSecret",
+        Err(BadSecret::NotASecret | BadSecret::TooShort) => return "InvalidSecret",
     };
     let mut headers = HeaderMap::new();
     for header in vector["headers"].as_array().unwrap() {

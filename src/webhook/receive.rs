@@ -216,6 +216,7 @@ impl Line {
 
     fn log(&self, result: &Result<Verdict, Unavailable>, duration: Duration) {
         static WARNED: Throttle = Throttle::new();
+        static FOREIGN: Throttle = Throttle::new();
         let Line { message_id, event_type, entity } = self;
         let (event_type, entity_id) = (event_type.as_deref(), entity.as_ref().map(|entity| entity.id.as_str()));
         let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
@@ -224,7 +225,12 @@ impl Line {
                 metrics::counter!(DELIVERIES, "outcome" => outcome.as_str()).increment(1);
                 let (outcome, reason) = (*outcome, reason.as_deref());
                 match outcome {
-                    Outcome::DeadLetter | Outcome::Foreign => {
+                    Outcome::Foreign => {
+                        if let Some(held_back) = FOREIGN.pass() {
+                            tracing::error!(%message_id, event_type, entity_id, %outcome, reason, duration_ms, held_back, "delivery");
+                        }
+                    }
+                    Outcome::DeadLetter => {
                         tracing::error!(%message_id, event_type, entity_id, %outcome, reason, duration_ms, "delivery");
                     }
                     Outcome::Applied | Outcome::Pending => {

@@ -43,6 +43,16 @@ pub enum BadSecret {
         "is no signing secret: copy the value that begins with whsec_ from the endpoint's page in the Clerk dashboard"
     )]
     NotASecret,
+    #[error(
+        "is too short for a signing secret: anybody could guess it; copy the endpoint's own from the Clerk dashboard"
+    )]
+    TooShort,
+}
+
+/// Fewer bytes than a key of 128 bits has; those of Svix have 24 and more.
+fn is_short(secret: &str) -> bool {
+    const BASE64_OF_16_BYTES: usize = 22;
+    secret.strip_prefix("whsec_").unwrap_or(secret).trim_end_matches('=').len() < BASE64_OF_16_BYTES
 }
 
 impl Verifier {
@@ -54,6 +64,7 @@ impl Verifier {
         let webhooks = secrets
             .into_iter()
             .map(|secret| match Webhook::new(secret.trim()) {
+                Ok(_) if is_short(secret.trim()) => Err(BadSecret::TooShort),
                 Ok(webhook) => Ok(webhook),
                 Err(WebhookError::EmptySecret) => Err(BadSecret::Empty),
                 Err(_) => Err(BadSecret::NotASecret),
