@@ -537,7 +537,9 @@ async fn signatures(bench: &mut Bench) {
         &accepted.to_string(),
         accepted == 0,
     );
-    for secret in ["", "%%%", "whpk_1SiA4o9hyqTCpIqC5V9H", "whsk_1SiA4o9hyqTCpIqC5V9H"] {
+    for secret in
+        ["", "%%%", "whpk_1SiA4o9hyqTCpIqC5V9H", "whsk_1SiA4o9hyqTCpIqC5V9H", "changeme", "whsec_dG9vc2hvcnQ="]
+    {
         let environment = Environment {
             database_url: Some("postgres://localhost/x".to_owned()),
             signing_secret: Some(secret.to_owned()),
@@ -736,14 +738,20 @@ async fn values(bench: &mut Bench) {
         event["data"]["email_addresses"] = json!({});
         event["data"]["public_metadata"] = json!("x");
         event["data"]["banned"] = json!("yes");
+        event["data"]["deprovisioned"] = json!("yes");
         event["data"]["primary_email_address_id"] = json!("idn_1");
     });
-    let columns =
-        "email_address, public_metadata, banned, (select flaws from clerk_sync.receipts r where r.entity_id = u.id)";
-    let flaws = ["email_addresses: not a list", "banned: not true or false", "public_metadata: not an object"];
+    let columns = "email_address, public_metadata, banned, deprovisioned, (select flaws from clerk_sync.receipts r where r.entity_id = u.id)";
+    let flaws = [
+        "email_addresses: not a list",
+        "banned: not true or false",
+        "deprovisioned: not true or false",
+        "public_metadata: not an object",
+    ];
+    // Neither lets anybody in.
     let check = (
         users_of(&event, columns),
-        json!([{ "email_address": null, "public_metadata": null, "banned": null, "flaws": flaws }]),
+        json!([{ "email_address": null, "public_metadata": null, "banned": null, "deprovisioned": true, "flaws": flaws }]),
     );
     bench.message(77, "fields of the wrong type", event.to_string(), "applied", Some(check)).await;
     let name = "\u{202e}ملک \u{301}é 👩‍👩‍👧 \u{ffff}";

@@ -227,11 +227,16 @@ fn user(data: &Object<'_>, id: UserId) -> Entity {
         external_id: data.text("external_id"),
         banned: data.boolean("banned"),
         locked: data.boolean("locked"),
-        deprovisioned: data.boolean("deprovisioned"),
+        deprovisioned: deprovisioned(data),
         public_metadata: data.metadata("public_metadata"),
         unsafe_metadata: data.metadata("unsafe_metadata"),
         created_at: data.millis("created_at"),
     })
+}
+
+/// A field that says something else than yes or no is no reason to let somebody in. It may be absent: then he is not.
+fn deprovisioned(data: &Object<'_>) -> Option<bool> {
+    data.boolean("deprovisioned").or_else(|| data.get("deprovisioned").map(|_| true))
 }
 
 /// The address that the id in `pointer` names, and whether it is verified. The id may be null or point nowhere.
@@ -274,7 +279,7 @@ fn user_stub(data: &Object<'_>, id: UserId) -> User {
         external_id: None,
         banned: data.boolean("banned"),
         locked: None,
-        deprovisioned: data.boolean("deprovisioned"),
+        deprovisioned: deprovisioned(data),
         public_metadata: None,
         unsafe_metadata: None,
         created_at: None,
