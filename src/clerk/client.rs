@@ -224,7 +224,7 @@ impl Client {
         let mut query = vec![("limit", PAGE.to_string())];
         query.extend(ids.iter().map(|id| (parameter, (*id).to_owned())));
         self.get(path(kind), &query, |body, observed_at| {
-            let mut changes = listing::page(body, kind, observed_at)?.changes;
+            let mut changes = whole(listing::page(body, kind, observed_at)?, kind)?;
             let mut absent: HashSet<&str> = ids.iter().copied().collect();
             if !changes.iter().all(|change| change.id().is_some_and(|id| absent.remove(id))) {
                 return Err(Malformed(format!("a {kind} that was not asked for")));
@@ -241,7 +241,7 @@ impl Client {
         query.extend(asked.iter().map(|(user, _)| ("user_id", (*user).to_owned())));
         let path = format!("/organizations/{}/memberships", segment(organization));
         self.get(&path, &query, |body, observed_at| {
-            let mut changes = listing::page(body, Kind::Membership, observed_at)?.changes;
+            let mut changes = whole(listing::page(body, Kind::Membership, observed_at)?, Kind::Membership)?;
             let users: HashSet<&str> = asked.iter().map(|(user, _)| *user).collect();
             let of_asked = |change: &Change| {
                 change.naming.as_ref().is_some_and(|naming| {
@@ -405,6 +405,16 @@ impl Failure {
             408 | 500..=599 => Failure { error: Error::Unavailable(what), again: Some(told()) },
             _ => permanent(Error::Refused(what)),
         }
+    }
+}
+
+/// Of an answer that fits into one page: what it leaves out is gone, so it must have all that it counts.
+fn whole(page: Page, kind: Kind) -> Result<Vec<Change>, Malformed> {
+    match page.total {
+        Some(total) if total != page.changes.len() as u64 => {
+            Err(Malformed(format!("{kind}s by their ids: {} rows, and {total} counted", page.changes.len())))
+        }
+        _ => Ok(page.changes),
     }
 }
 
