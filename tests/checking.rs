@@ -120,11 +120,14 @@ async fn good_policies_of_every_usual_form_are_left_alone() {
 #[tokio::test]
 async fn a_table_that_is_not_there_or_a_database_that_does_not_answer_is_an_error() {
     let database = database().await;
-    for arguments in ["policy check nowhere", "policy print nowhere --user-column id"] {
-        let output = clerk_sync(&database, arguments);
-        assert_eq!(output.status.code(), Some(1));
-        assert!(String::from_utf8_lossy(&output.stderr).contains("there is no table public.nowhere"), "{output:?}");
-    }
+    let output = clerk_sync(&database, "policy check nowhere");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("there is no table public.nowhere"), "{output:?}");
+    // Policies may be printed for the migration that makes their table.
+    let output = clerk_sync(&database, "policy print nowhere --user-column id");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no table public.nowhere yet"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("create index"), "{output:?}");
     let gone = TestDatabase::named("gone".to_owned());
     assert_eq!(clerk_sync(&gone, "policy check").status.code(), Some(1));
 }

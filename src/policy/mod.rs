@@ -5,7 +5,6 @@ pub mod print;
 
 use crate::config;
 use crate::store::Database;
-use anyhow::Context as _;
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -47,18 +46,25 @@ impl Policy {
     ///
     /// # Errors
     /// The database could not be asked, or has no such table.
-    #[expect(clippy::print_stdout, reason = "the command answers on standard output")]
+    #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command answers on standard output")]
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Policy::Print(Print { policies, database_url }) => {
                 let index = match &database_url {
                     Some(url) => {
                         let tables = database(Some(url))?.policies(Some(policies.table.parts())).await?;
-                        let table = tables.first().with_context(|| format!("there is no table {}", policies.table))?;
-                        if table.indexed.iter().any(|column| column == policies.column()) {
-                            print::Index::There
-                        } else {
-                            print::Index::Missing
+                        match tables.first() {
+                            Some(table) if table.indexed.iter().any(|column| column == policies.column()) => {
+                                print::Index::There
+                            }
+                            Some(_) => print::Index::Missing,
+                            None => {
+                                eprintln!(
+                                    "There is no table {} yet, so nobody looked whether it has an index.",
+                                    policies.table
+                                );
+                                print::Index::Unknown
+                            }
                         }
                     }
                     None => print::Index::Unknown,
