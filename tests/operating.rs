@@ -164,6 +164,22 @@ async fn metrics_and_the_status_page_tell_what_happened() {
     assert!(said.contains("\"outcome\":\"applied\"") && said.contains("\"scope\":\"membership\""), "{said}");
 }
 
+/// However many quick passes have run since.
+#[tokio::test]
+async fn a_pass_that_waits_for_an_approval_is_told_as_long_as_it_waits() {
+    let database = database().await;
+    for (scope, state, passes) in [("user", "braked", 1), ("quick", "complete", 200)] {
+        let sql = format!(
+            "insert into clerk_sync.passes (scope, reason, state, backfill, observed_from, ended_at) \
+             select '{scope}', 'test', '{state}', false, 0, now() from generate_series(1, {passes})"
+        );
+        database.execute(&sql).await;
+    }
+    let status = database.database().status().await.unwrap();
+    let told: Vec<&str> = status.passes.iter().map(|pass| pass.state.as_str()).collect();
+    assert_eq!(told, [vec!["complete"; 50], vec!["braked"]].concat());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_private_listener_can_ask_for_a_token() {
     let database = database().await;

@@ -24,7 +24,7 @@ pub struct Status {
     pub last_complete: BTreeMap<String, i64>,
     /// Of the last 24 hours.
     pub deliveries: Vec<Deliveries>,
-    /// The last ones, newest first.
+    /// The last ones, and the last one of each scope, newest first.
     pub passes: Vec<PassRow>,
     /// Of those passes, newest first.
     pub findings: Vec<FindingRow>,
@@ -101,7 +101,10 @@ with hours as (
 ), passes as (
   select id, scope, state, problem, backfill, (extract(epoch from started_at) * 1000)::bigint as started_at,
          (extract(epoch from ended_at) * 1000)::bigint as ended_at, listed, missing, differing, extra, refreshed, counts
-    from clerk_sync.passes order by id desc limit $1
+    from clerk_sync.passes
+   where id in (select id from clerk_sync.passes order by id desc limit $1)
+      or id in (select max(id) from clerk_sync.passes group by scope)   -- what waits for an approval does not scroll away
+   order by id desc
 ), findings as (
   select pass_id, kind, entity_id, drift, fields, cause, (extract(epoch from repaired_at) * 1000)::bigint as repaired_at
     from clerk_sync.findings where pass_id >= (select coalesce(min(id), 0) from passes) order by id desc limit $1
