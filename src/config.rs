@@ -24,7 +24,7 @@ pub struct Environment {
     #[arg(long, env = "CLERK_WEBHOOK_SIGNING_SECRET", hide_env_values = true, value_name = "SECRETS")]
     pub signing_secret: Option<String>,
 
-    /// The Clerk instance to mirror (ins_…). Unset: the first webhook decides. `*`: any, for replays of fixtures
+    /// The Clerk instance to mirror (ins_…). Unset: the secret key's, or without a key the first webhook's. `*`: any, for replays of fixtures
     #[arg(long, env = "CLERK_INSTANCE_ID", value_name = "ID")]
     pub instance_id: Option<String>,
 

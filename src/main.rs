@@ -1,4 +1,4 @@
-//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage, or, by `policy check`, findings.
+//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage; by `policy check` 2 findings; by `reconcile` 2 drift, 3 braked.
 #![expect(clippy::print_stdout, reason = "commands answer on standard output")]
 
 use anyhow::{Context as _, bail};
@@ -92,7 +92,9 @@ fn main() -> ExitCode {
     if let Err(error) = dotenv
         && !error.not_found()
     {
-        tracing::warn!("the .env file is not read: it has a line that is no NAME=value");
+        tracing::warn!(
+            "the .env file is not read, or only up to a line that is no NAME=value (a value with spaces needs quotes)"
+        );
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

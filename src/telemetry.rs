@@ -1,6 +1,6 @@
 //! What the program says of itself: log lines, and counters.
 //!
-//! Ids are logged; names, addresses, bodies and secrets never. A fault that repeats is logged once a second at most.
+//! Ids are logged; names, addresses, bodies and secrets never. A fault that repeats is logged once in five seconds at most.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;

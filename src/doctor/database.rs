@@ -154,7 +154,7 @@ fn unreachable(error: &Error) -> Check {
         ),
         Trouble::TooManyConnections => (
             "the server has no connection left",
-            "close idle clients, or raise the pool size; serve needs one, and four more while passes run",
+            "close idle clients, or raise the pool size; serve needs two, two more for moments, and four while passes run",
         ),
         Trouble::TransactionPooler => (
             "prepared statements are lost: this is a transaction-mode pooler",
