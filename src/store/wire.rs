@@ -53,9 +53,8 @@ pub(super) struct Wire {
     source: &'static str,
     fence: Option<i64>,
     check_instance: bool,
-    lists: [List; 8],
+    lists: [List; 11],
     outdated: Vec<String>,
-    rest: [List; 3],
 }
 
 type Query<'q> = sqlx::query::Query<'q, Postgres, sqlx::postgres::PgArguments>;
@@ -74,8 +73,6 @@ impl Wire {
             List::of(memberships, rows().filter_map(of_membership), membership),
             List::of(stubs, batch.stubs.iter(), stub),
             List::of(namings, batch.namings.iter().copied(), naming),
-        ];
-        let rest = [
             List::of(reads, batch.reads.iter(), |record, (n, read)| self::read(record, *n, read)),
             List::of(passes, batch.passes.iter(), |record, (n, kind, reason)| pass(record, *n, *kind, reason)),
             List::of(letters, batch.dead_letters.iter(), |record, (n, letter)| dead_letter(record, *n, letter)),
@@ -86,13 +83,12 @@ impl Wire {
             Source::List => "list",
             Source::Read => "read",
         };
-        Wire { source, fence: batch.fence, check_instance: batch.check_instance, lists, outdated, rest }
+        Wire { source, fence: batch.fence, check_instance: batch.check_instance, lists, outdated }
     }
 
     pub(super) fn bind(self, query: Query<'_>) -> Query<'_> {
         let query = query.bind(self.source).bind(self.fence).bind(self.check_instance);
-        let query = self.lists.into_iter().fold(query, Query::bind).bind(self.outdated);
-        self.rest.into_iter().fold(query, Query::bind)
+        self.lists.into_iter().fold(query, Query::bind).bind(self.outdated)
     }
 }
 
