@@ -57,10 +57,10 @@ create type clerk_sync.batch as (
   memberships clerk_sync.membership_row[],
   stubs clerk_sync.stub[],
   namings clerk_sync.naming[],
-  outdated text[],          -- memberships that came with a later one of the same pair
   reads clerk_sync.wanted_read[],
   passes clerk_sync.wanted_pass[],
-  dead_letters clerk_sync.dead_letter[]
+  dead_letters clerk_sync.dead_letter[],
+  outdated text[]           -- memberships that came with a later one of the same pair
 );
 create type clerk_sync.outcome as (n integer, outcome text, reason text);
 -- What the writer found of a change, where more than its row may follow from it.
@@ -430,10 +430,11 @@ begin
            where verdict in ('older', 'read since') and state = 'live' and floor > known_floor
           on conflict (kind, id) do update set floor = excluded.floor
       ), settled as (
-        -- A read has decided, unless it came too early to undo a tombstone; and a stub needs no read once it is whole.
+        -- A read has decided, unless it came too early to undo a tombstone or to know what an event has told since; and a stub
+        -- needs no read once it is whole.
         delete from clerk_sync.pending_reads p using unnest(consequential) j
          where p.kind = j.kind and p.id = j.id and j.lacks is null
-           and case when from_read then j.verdict not in ('deleted', 'parent doubtful')
+           and case when from_read then j.verdict not in ('deleted', 'parent doubtful', 'older')
                     else p.reason = 'stub' and j.state = 'stub' and j.verdict = 'new' end
       )
       insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason)
@@ -519,7 +520,7 @@ begin
               -- Without its pair the API finds no membership: then all of them are listed.
               union all select 'membership', 'a membership that must be read names no pair'
                 from unnest(reads) r
-               where r.kind = 'membership' and (r.organization_id is null or r.user_id is null)) w
+               where from_webhook and r.kind = 'membership' and (r.organization_id is null or r.user_id is null)) w
       -- Asked again: a pass that is under way may have gone past it.
       on conflict (kind) do update set asked_at = pg_catalog.now();
     results := results || array(select row(n, 'pending', reason)::clerk_sync.outcome from unnest(passes));

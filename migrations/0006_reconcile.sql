@@ -160,10 +160,13 @@ create function clerk_sync.ask_for_pass(kind text, reason text) returns void
     on conflict (kind) do update set asked_at = pg_catalog.now()
 $$;
 
--- Notes that reads were tried that may have settled nothing.
-create function clerk_sync.note_tried(kind text, ids text[]) returns void
+-- Notes that reads were tried that may have settled nothing. Some may have come too early: what is read was true ten seconds
+-- before, perhaps earlier than the event that asked for it. Those are tried again for half a minute.
+create function clerk_sync.note_tried(kind text, ids text[], early text[]) returns void
   language sql volatile security definer set search_path = '' as $$
-  update clerk_sync.pending_reads set tried_at = pg_catalog.now() where kind = $1 and id = any ($2)
+  select pg_catalog.pg_advisory_xact_lock(7250325107101);
+  update clerk_sync.pending_reads set tried_at = pg_catalog.now()
+   where kind = $1 and id = any ($2) and not (id = any ($3) and asked_at > pg_catalog.now() - interval '30 s')
 $$;
 
 do $$
@@ -172,7 +175,7 @@ begin
   foreach f in array array['clerk_sync.take_lease(text, integer)', 'clerk_sync.keep_lease(bigint, integer)', 'clerk_sync.end_lease(bigint)',
                            'clerk_sync.open_pass(bigint, text, text, bigint, integer)', 'clerk_sync.approve_pass(bigint, bigint)',
                            'clerk_sync.record_page(jsonb, clerk_sync.batch)', 'clerk_sync.end_pass(bigint, bigint, text, text, jsonb)',
-                           'clerk_sync.ask_for_pass(text, text)', 'clerk_sync.note_tried(text, text[])']::regprocedure[] loop
+                           'clerk_sync.ask_for_pass(text, text)', 'clerk_sync.note_tried(text, text[], text[])']::regprocedure[] loop
     execute format('revoke all on function %s from public, anon, authenticated, service_role', f);
     execute format('grant execute on function %s to clerk_sync_worker', f);
   end loop;

@@ -94,7 +94,7 @@ begin
     delete from clerk_sync.passes
      where id = any (array(
        select p.id from clerk_sync.passes p
-        where p.ended_at < before and p.state not in ('running', 'braked')
+        where p.ended_at < before and p.state <> 'running'
           and not exists (select from clerk_sync.findings f where f.pass_id = p.id)
           and exists (select from clerk_sync.passes l where l.scope = p.scope and l.id > p.id)
           and (p.state <> 'complete'

@@ -61,7 +61,8 @@
 //!    mirror's instance, and takes the lease: a token that every write of the pass carries, and that is refused once lost.
 //! 2. Pages of 500 come from [`clerk::client`], oldest first, within our share of the rate limit. Each is held against the
 //!    same rows here ([`reconcile::compare`]), and what differs is written with its findings and the pass's progress in one
-//!    statement (`clerk_sync.record_page`). A pass that is killed is gone on with.
+//!    statement (`clerk_sync.record_page`). A pass that is killed is gone on with,
+//!    and followed by a whole one: what it had listed before may have changed since.
 //! 3. Rows that the listing has gone past without showing them ([`reconcile::window`]) are asked for by id, unless there are
 //!    too many of them ([`reconcile::brake`]). Only what Clerk denies by id is deleted, with a tombstone that is *inferred*.
 //! 4. What waits for a read by id is read: stubs, and what a webhook left open. `serve` does that between passes too.
@@ -107,10 +108,11 @@
 //!
 //! * Time: 10 s for a request's head and for its body, 8 s until the answer, 4 s for a call to the database on our side, 3 s
 //!   on its own (2 s for a lock). Stopping takes 10 s at most.
-//! * Memory: 2 MiB for a body, 20 MiB for all bodies together, half of it for those up to 64 kB ([`webhook::budget`]), 2,500 deliveries waiting, 2,048
-//!   connections. Beyond it the answer is 503 at once.
-//! * The database: two connections for each replica, one more for a moment each minute ([`upkeep`]), four more while it runs passes; a batch has at most 256 deliveries
-//!   and 2 MiB of bodies, a page of a pass 500 rows.
+//! * Memory: 2 MiB for a body, 20 MiB for all bodies together, half of it for those up to 64 kB ([`webhook::budget`]), 2,500
+//!   deliveries waiting, 2,048 connections. Beyond it the answer is 503 at once.
+//! * The database: two connections for each replica, some more for moments ([`upkeep`] each minute, [`reconcile::schedule`] every
+//!   15 s, [`ops`] when asked), four more while it runs passes; a batch has at most 256 deliveries and 2 MiB of bodies, a page of
+//!   a pass 500 rows.
 //! * Clerk's API: a fifth of the rate limit, 30 s for a try, 3 minutes for a call with all its tries.
 //! * Bookkeeping: receipts are kept for 30 days, findings with their passes and dead letters for 90, unless configured
 //!   otherwise, and removed 1,000 rows at a time. Without its receipt a message that comes again is stale or unchanged by its
@@ -125,7 +127,7 @@
 //! * Nothing is ordered by our own clock, nor by the time of an attempt. `model` reads no clock at all.
 //! * No access field is guessed: without a role or a user a membership waits for a read; an unknown ban counts as a ban.
 //! * No status for a verified delivery is chosen outside [`webhook::receive`], and 2xx is never answered before the commit.
-//! * No transaction that writes is begun from Rust: each write is one statement, so a lost connection leaves nothing half
+//! * No transaction that writes is begun from Rust, but by `migrate`: each write is one statement, so a lost connection leaves nothing half
 //!   done. [`doctor`] looks in transactions that are read-only and rolled back.
 //! * No secret and no personal data is in a log line, an error or an answer.
 #![recursion_limit = "256"] // for the JSON of a whole user in testbed

@@ -61,14 +61,48 @@ impl Bench {
         self.reconciler().run(&Wanted::Kinds(Kind::ALL.to_vec()), "test", false, &mut Silent).await
     }
 
-    /// Passes of all kinds that must be complete.
+    /// Passes of all kinds that must be complete, whatever was gone on with before.
     async fn complete(&self) -> Vec<Report> {
         let reports = self.run().await.expect("passes");
         for report in &reports {
             assert_eq!(report.state, State::Complete, "{report:?}");
         }
-        assert_eq!(reports.len(), 3);
+        assert_eq!(reports.iter().filter(|report| !report.resumed).count(), 3, "{reports:?}");
         reports
+    }
+
+    /// Begins passes of all kinds and cuts them short at the call to Clerk of that number, if there are so many.
+    async fn cut(&self, at: usize) {
+        let (hit, cutting) = tokio::sync::oneshot::channel::<()>();
+        let (mut calls, mut hit) = (0, Some(hit));
+        self.clerk.before_each(move |_, _| {
+            calls += 1;
+            if calls == at {
+                drop(hit.take());
+            }
+        });
+        tokio::select! {
+            biased;
+            _ = cutting => {}
+            result = self.run() => { result.unwrap(); }
+        }
+        self.clerk.before_each(|_, _| {});
+        // The lease of whom was cut ends by itself, here at once.
+        self.database.execute("update clerk_sync.lease set expires_at = '-infinity'").await;
+    }
+
+    /// `serve`, which makes passes only as they are asked for.
+    async fn serve(&self) -> support::Server {
+        let reconcile = clerk_sync::config::Reconcile {
+            clerk: Options {
+                base_url: self.api.url.clone(),
+                secret_key: self.clerk.lock().secret_key.clone().into(),
+                rate: None,
+                patience: self.patience,
+            },
+            timetable: clerk_sync::reconcile::schedule::Timetable { full: None, quick: None, rate: None },
+        };
+        support::Server::reconciling(self.database.database(), reconcile).await
     }
 
     fn source(&self) -> BTreeSet<String> {
@@ -420,6 +454,51 @@ async fn an_answer_about_somebody_else_is_no_answer() {
     bench.equals_source().await;
 }
 
+/// Nor one that has not all the rows that it counts: what it leaves out need not be gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_by_id_that_contradicts_itself_is_no_answer() {
+    let mut bench = Bench::filled(10, 4, 12, 1).await;
+    bench.patience = Duration::from_millis(300);
+    let organization = bench.any(Kind::Organization, 2);
+    let before = bench.mirrored().await;
+    for path in ["/v1/organizations", "/v1/organizations/*"] {
+        bench.silently(|clerk| {
+            clerk.update_organization(&organization, |organization| organization.name = path.to_owned());
+        });
+        bench.clerk.add_fault(Rule::on(path, Fault::EmptyPage));
+        let error = bench.reconciler().refresh(&organization).await.unwrap_err().to_string();
+        assert!(error.contains("rows"), "{error}");
+        bench.clerk.clear_faults();
+        assert_eq!(bench.mirrored().await.len(), before.len());
+        bench.later();
+    }
+    bench.reconciler().refresh(&organization).await.unwrap();
+    bench.equals_source().await;
+}
+
+/// What is read is ten seconds old: too old for an event that has come just now, and made again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_came_too_early_is_made_again() {
+    let bench = Bench::filled(10, 1, 1, 1).await;
+    let server = support::Server::start(bench.database.database(), InstanceCheck::Pinned(None)).await;
+    let sender = Sender::new(server.webhook_url(), SECRET).unwrap();
+    let user = bench.clerk.lock().create_user("Ear", "Lee");
+    let event = bench.clerk.lock().outbox.pop().unwrap();
+    let mut body: Value = serde_json::from_str(&event.body).unwrap();
+    body["data"].as_object_mut().unwrap().remove("banned");
+    sender.send(&event.message_id, body.to_string().as_bytes()).await.unwrap();
+    server.stop().await;
+    let open = "select id from clerk_sync.pending_reads where tried_at is null";
+    for _ in 0..2 {
+        bench.reconciler().settle().await.unwrap();
+        assert_eq!(bench.database.rows(open).await, [serde_json::json!({ "id": user })], "it is not given up");
+    }
+    bench.later();
+    bench.reconciler().settle().await.unwrap();
+    assert!(bench.database.rows(open).await.is_empty());
+    bench.equals_source().await;
+}
+
 /// F29. A pass is killed, two run at once, webhooks come meanwhile.
 pub async fn passes_are_disturbed() -> String {
     let (killed, (), webhooks) =
@@ -556,27 +635,54 @@ async fn a_pass_that_is_cut_at_any_call_is_gone_on_with() {
             clerk.delete_user(&id);
         });
         bench.later();
-        let (hit, cutting) = tokio::sync::oneshot::channel::<()>();
-        let (mut calls, mut hit) = (0, Some(hit));
-        bench.clerk.before_each(move |_, _| {
-            calls += 1;
-            if calls == cut {
-                drop(hit.take());
-            }
-        });
-        tokio::select! {
-            biased;
-            _ = cutting => {}
-            result = bench.run() => { result.unwrap(); }
-        }
-        bench.clerk.before_each(|_, _| {});
-        // The lease of whom was cut ends by itself, here at once.
-        bench.database.execute("update clerk_sync.lease set expires_at = '-infinity'").await;
+        bench.cut(cut).await;
         bench.complete().await;
         bench.equals_source().await;
     }
     let resumed = bench.database.rows("select 1 from clerk_sync.passes where resumed > 0").await;
     assert!(!resumed.is_empty(), "no pass was gone on with");
+}
+
+/// Only what it has not seen is listed by the pass that goes on, then everything by a whole one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_of_memberships_goes_on_where_it_was_cut() {
+    let bench = Bench::filled(900, 20, 3_000, 1).await;
+    let whole = 3_000_usize.div_ceil(450);
+    let listed = |bench: &Bench| {
+        bench.clerk.requests().iter().filter(|request| request.path == "/v1/organization_memberships").count()
+    };
+    // Three calls for users, two for organizations, the instance; then pages of memberships.
+    bench.clerk.forget_requests();
+    bench.cut(11).await;
+    let before = listed(&bench);
+    assert!((3..whole).contains(&before), "{before} pages before it was cut");
+    bench.clerk.forget_requests();
+    bench.complete().await;
+    let after = listed(&bench) - whole;
+    assert!(after <= whole - before + 3, "{before} pages of {whole} before it was cut, {after} after");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changed_behind_a_pass_that_was_cut_is_found_by_the_run_that_goes_on_with_it() {
+    let bench = Bench::filled(2_600, 20, 40, 1).await;
+    bench.cut(6).await;
+    let position = bench.database.rows("select position from clerk_sync.passes where state = 'running'").await;
+    assert!(
+        position.iter().any(|position| position.to_string().contains("from")),
+        "no page of it was listed: {position:?}"
+    );
+    // Among the first that it had listed.
+    let users: Vec<String> = bench.clerk.lock().users.keys().take(20).map(ToString::to_string).collect();
+    bench.silently(|clerk| {
+        clerk.ban_user(&users[3]);
+        clerk.delete_user(&users[7]);
+    });
+    bench.later();
+    let reports = bench.complete().await;
+    bench.equals_source().await;
+    let told = |report: &Report| (report.scope, report.resumed, report.differing, report.extra);
+    assert_eq!(told(&reports[0]), ("user", true, 0, 0), "{reports:?}");
+    assert_eq!(told(&reports[1]), ("user", false, 1, 1), "{reports:?}");
 }
 
 async fn of_two_passes_at_once_one_waits() {
@@ -669,6 +775,14 @@ async fn refresh_reads_one_object_and_its_memberships() {
         clerk.update_user(&user, |user| user.first_name = "Fresh".to_owned());
         clerk.add_member(&other, &user, "org:admin");
     });
+    bench.reconciler().refresh(&user).await.unwrap();
+    bench.equals_source().await;
+    bench.later();
+    bench.silently(|clerk| {
+        let memberships: Vec<String> = clerk.memberships_of(&user).map(|membership| membership.id.clone()).collect();
+        memberships.iter().for_each(|id| clerk.set_role(id, "org:member"));
+    });
+    bench.later();
     bench.reconciler().refresh(&user).await.unwrap();
     bench.equals_source().await;
     bench.silently(|clerk| clerk.delete_user(&user));
@@ -887,21 +1001,39 @@ pub async fn messages_are_lost() -> String {
     format!("94 of {} messages lost: one run finds and repairs {drift} rows, a second writes 0", events.len())
 }
 
+/// What the brake has stopped waits for a person, under the number that he was told; whatever else was asked for is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_leaves_a_braked_pass_to_a_person() {
+    let bench = Bench::filled(60, 6, 80, 1).await;
+    let gone: Vec<String> = bench.clerk.lock().users.keys().take(11).map(ToString::to_string).collect();
+    bench.silently(|clerk| gone.iter().for_each(|id| clerk.delete_user(id)));
+    let reports = bench.run().await.unwrap();
+    assert_eq!(reports[0].state, State::Braked, "{reports:?}");
+    let mut session = bench.database.database().connect_for_passes().await.unwrap();
+    for kind in [Kind::User, Kind::Membership] {
+        session.ask_for_pass(kind, "asked").await.unwrap();
+    }
+    let server = bench.serve().await;
+    let asked = "select scope from clerk_sync.passes where reason = 'asked' and ended_at is not null";
+    let began = Instant::now();
+    while bench.database.rows(asked).await.is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(30), "nothing was done of what was asked for");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    server.stop().await;
+    let asked = bench.database.rows("select scope from clerk_sync.passes where reason = 'asked'").await;
+    assert_eq!(asked, [serde_json::json!({ "scope": "membership" })]);
+    let wanted = Wanted::Approved(reports[0].pass.unwrap());
+    let reports = bench.reconciler().run(&wanted, "test", false, &mut Silent).await.unwrap();
+    assert_eq!(reports[0].state, State::Complete, "{reports:?}");
+}
+
 /// `serve` with a key: an empty mirror fills by itself, and what a webhook leaves to be read is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn serve_backfills_and_reads_what_webhooks_leave_open() {
     let bench = Bench::new().await;
     bench.clerk.lock().populate(700, 20, 300, 1);
-    let reconcile = clerk_sync::config::Reconcile {
-        clerk: Options {
-            base_url: bench.api.url.clone(),
-            secret_key: bench.clerk.lock().secret_key.clone().into(),
-            rate: None,
-            patience: Duration::from_secs(2),
-        },
-        timetable: clerk_sync::reconcile::schedule::Timetable { full: None, quick: None, rate: None },
-    };
-    let server = support::Server::reconciling(bench.database.database(), reconcile).await;
+    let server = bench.serve().await;
     let until_equal = async || {
         for _ in 0..200 {
             if bench.source() == bench.mirrored().await {

@@ -171,7 +171,8 @@ async fn filters_leave_what_they_name() {
     assert_eq!(count, json!({ "object": "total_count", "total_count": 5 }));
 
     let mine = api.get(&format!("users/{member}/organization_memberships")).await.body;
-    assert_eq!(mine["data"][0]["public_user_data"]["user_id"], member.as_str());
+    assert_eq!(mine["data"][0]["organization"]["id"], organization.as_str());
+    assert!(mine["data"][0].get("public_user_data").is_none());
     assert_eq!(ids(&api.get(&format!("organizations?user_id={member}")).await.body).len(), mine["total_count"]);
     let counted =
         api.get(&format!("organizations?organization_id={organization}&include_members_count=true")).await.body;

@@ -57,7 +57,14 @@ pub struct Refresh {
     access: Access,
 
     /// user_…, org_… or orgmem_…
+    #[arg(value_parser = clerk_id)]
     id: String,
+}
+
+/// An id whose kind shows. Of anything else Clerk would say that it has no such user, which leaves a tombstone.
+fn clerk_id(text: &str) -> Result<String, String> {
+    let is_id = ["user_", "org_", "orgmem_"].iter().any(|head| text.starts_with(head));
+    if is_id { Ok(text.to_owned()) } else { Err("an id begins with user_, org_ or orgmem_".to_owned()) }
 }
 
 /// The database and Clerk.
@@ -162,7 +169,7 @@ fn print(report: &Report) {
         State::Skipped => "skipped",
     };
     println!(
-        "{:<13} {state}: {} listed, {} missing, {} differing, {} extra, {} refreshed, {:.1} s{}",
+        "{:<13} {state}: {} listed, {} missing, {} differing, {} extra, {} refreshed, {:.1} s{}{}",
         report.scope,
         report.listed,
         report.missing,
@@ -171,6 +178,7 @@ fn print(report: &Report) {
         report.refreshed,
         report.seconds,
         if report.backfill { " (the first pass: what it adds is not drift)" } else { "" },
+        if report.resumed { " (begun by an earlier run)" } else { "" },
     );
     if let Some(problem) = &report.problem {
         println!("  {problem}");

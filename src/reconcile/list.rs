@@ -21,7 +21,7 @@ pub(super) struct List<'a> {
     next: At,
     /// Ids behind which the next page may begin, the best last, should some be gone by then.
     cursors: Vec<String>,
-    /// Ids of the page before, and when its last row was made.
+    /// Ids of the page before, and when its last row was made, or the first one that a pass gone on with has not seen.
     before: HashSet<String>,
     last_made: Option<Millis>,
 }
@@ -46,7 +46,9 @@ impl<'a> List<'a> {
             Kind::Organization | Kind::Membership => At::Offset(offset.unwrap_or(0).saturating_sub(OVERLAP)),
         };
         let cursors = cursor.into_iter().collect();
-        List { clerk, kind, next, cursors, before: HashSet::new(), last_made: None }
+        // What stands before a position was made earlier than it says, so such a row joins it, as after a page.
+        let last_made = position.and_then(|position| position["from"].as_i64()).map(|from| Millis::MIN.plus(from));
+        List { clerk, kind, next, cursors, before: HashSet::new(), last_made }
     }
 
     /// The next page.
@@ -82,7 +84,7 @@ impl<'a> List<'a> {
             self.cursors.push((*last).to_owned());
             self.next = At::After(Some((*last).to_owned()));
         }
-        Ok(self.without_repeats(page.changes, None, is_last, 0))
+        self.without_repeats(page.changes, None, is_last, 0)
     }
 
     async fn page_at_offset(&mut self) -> Result<Page, Error> {
@@ -97,7 +99,7 @@ impl<'a> List<'a> {
             }
             let is_last = (offset + page.changes.len()) as u64 >= total;
             self.next = At::Offset((offset + page.changes.len()).saturating_sub(OVERLAP));
-            return Ok(self.without_repeats(page.changes, Some(total), is_last, offset));
+            return self.without_repeats(page.changes, Some(total), is_last, offset);
         }
     }
 
@@ -109,7 +111,13 @@ impl<'a> List<'a> {
         })
     }
 
-    fn without_repeats(&mut self, mut changes: Vec<Change>, total: Option<u64>, is_last: bool, offset: usize) -> Page {
+    fn without_repeats(
+        &mut self,
+        mut changes: Vec<Change>,
+        total: Option<u64>,
+        is_last: bool,
+        offset: usize,
+    ) -> Result<Page, Error> {
         let ids: HashSet<String> = changes.iter().filter_map(|change| change.id().map(str::to_owned)).collect();
         let rows = changes.len();
         if let Some(made) = changes.last().and_then(Change::created_at) {
@@ -117,8 +125,12 @@ impl<'a> List<'a> {
         }
         changes.retain(|change| change.id().is_none_or(|id| !self.before.contains(id)));
         self.before = ids;
+        if changes.is_empty() && !is_last {
+            // A place in the list that Clerk does not go by: without end it would show the same.
+            return Err(Error::Contradiction(format!("Clerk lists the same {}s again and again", self.kind)));
+        }
         let shown_before = rows - changes.len();
-        Page { changes, total, is_last, offset, shown_before }
+        Ok(Page { changes, total, is_last, offset, shown_before })
     }
 }
 

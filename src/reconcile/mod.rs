@@ -143,6 +143,8 @@ pub struct Report {
     pub problem: Option<String>,
     pub dry_run: bool,
     pub backfill: bool,
+    /// Whether an earlier run had begun it, which then had seen a part of what Clerk has.
+    pub resumed: bool,
     /// Rows that Clerk listed.
     pub listed: u64,
     /// Rows whose times alone had moved.
@@ -178,6 +180,10 @@ impl Progress for Silent {
 
 impl Reconciler {
     /// Runs what is wanted, and tells how each pass ended. Passes that end early are in the reports; the rest are not begun.
+    ///
+    /// A pass that an earlier run left unfinished is gone on with, and then followed by a whole one of its kind, and one that was
+    /// approved by those of its kind and of the kinds behind it: where they are complete, the mirror has what Clerk had when this
+    /// run began.
     ///
     /// # Errors
     /// No pass could begin.
@@ -222,23 +228,35 @@ impl Reconciler {
         progress: &mut dyn Progress,
     ) -> Result<Vec<Report>, Error> {
         let mut reports = Vec::new();
-        match wanted {
-            Wanted::Quick => reports.push(quick::run(self, session, fence, reason, began_at, progress).await?),
+        let kinds: Vec<Kind> = match wanted {
+            Wanted::Kinds(kinds) => Kind::ALL.into_iter().filter(|kind| kinds.contains(kind)).collect(),
+            Wanted::Quick => {
+                reports.push(quick::run(self, session, fence, reason, began_at, progress).await?);
+                Vec::new()
+            }
             Wanted::Approved(id) => {
                 let fence = fence.ok_or(Error::NotBraked(*id))?;
                 let row = session.approve_pass(fence, *id).await?.ok_or(Error::NotBraked(*id))?;
-                reports.push(pass::go_on(self, session, fence, row, progress).await?);
+                let approved = row.kind;
+                let report = pass::go_on(self, session, fence, row, progress).await?;
+                let is_complete = report.state == State::Complete;
+                reports.push(report);
+                // It has waited for somebody, and the kinds behind it with it.
+                Kind::ALL.into_iter().filter(|kind| is_complete && Some(*kind) >= approved).collect()
             }
-            Wanted::Kinds(kinds) => {
-                for kind in Kind::ALL.into_iter().filter(|kind| kinds.contains(kind)) {
-                    let report = pass::run(self, session, fence, kind, reason, began_at, progress).await?;
-                    let go_on = matches!(report.state, State::Complete | State::Skipped);
-                    reports.push(report);
-                    // Children rest on their parents; a dry run only looks.
-                    if !go_on && fence.is_some() {
-                        break;
-                    }
-                }
+        };
+        for kind in kinds {
+            let mut report = pass::run(self, session, fence, kind, reason, began_at, progress).await?;
+            // What it had listed before we began may have changed since.
+            if report.resumed && report.state == State::Complete {
+                reports.push(report);
+                report = pass::run(self, session, fence, kind, reason, began_at, progress).await?;
+            }
+            let go_on = matches!(report.state, State::Complete | State::Skipped);
+            reports.push(report);
+            // Children rest on their parents; a dry run only looks.
+            if !go_on && fence.is_some() {
+                break;
             }
         }
         Ok(reports)

@@ -21,7 +21,7 @@ const IDS: usize = 1_000;
 /// Absentees that a dry run remembers: more than any brake lets go.
 const REMEMBERED: usize = 1_000;
 
-/// Runs a pass of a kind, or goes on with the last one. Without a lease it is a dry run.
+/// Runs a pass of a kind, or goes on with the last one if that did not come to its end. Without a lease it is a dry run.
 pub(super) async fn run(
     reconciler: &Reconciler,
     session: &mut Session,
@@ -66,6 +66,7 @@ pub(super) fn dry(kind: Option<Kind>, backfill: bool, began_at: Millis) -> Pass 
         approved: false,
         backfill,
         observed_from: began_at,
+        resumed: false,
         listed: 0,
         refreshed: 0,
         missing: 0,
@@ -83,6 +84,8 @@ pub(super) struct Run<'a> {
     fence: Option<i64>,
     pub(super) row: Pass,
     position: Option<Value>,
+    /// Whether it had listed something before.
+    resumed: bool,
     began: Instant,
     calls_before: u64,
     findings: Vec<Finding>,
@@ -104,7 +107,8 @@ impl<'a> Run<'a> {
         let position = row.position.as_deref().and_then(|position| serde_json::from_str(position).ok());
         let (findings, absent) = (Vec::new(), BTreeSet::new());
         let (began, calls_before) = (Instant::now(), clerk.calls());
-        Run { clerk, database, session, fence, row, position, began, calls_before, findings, absent }
+        let resumed = row.resumed && (position.is_some() || row.step != Step::List);
+        Run { clerk, database, session, fence, row, position, resumed, began, calls_before, findings, absent }
     }
 
     async fn steps(&mut self, kind: Kind, progress: &mut dyn Progress) -> Result<State, Error> {
@@ -308,7 +312,7 @@ impl<'a> Run<'a> {
             let changes = self.clerk.read(kind, &wanted).await?;
             self.observe(Source::Read, &changes, Observed::default()).await?;
             let ids: Vec<&str> = wanted.iter().map(|read| read.id.as_str()).collect();
-            self.session.note_tried(kind, &ids).await?;
+            self.session.note_tried(kind, &ids, &[]).await?;
         }
     }
 
@@ -418,7 +422,7 @@ impl<'a> Run<'a> {
 
     fn count(&mut self, findings: &[Finding]) {
         for finding in findings {
-            metrics::counter!(DRIFT, "kind" => finding.kind.as_str(), "drift" => finding.drift).increment(1);
+            metrics::counter!(DRIFT, "kind" => finding.kind.as_str(), "drift" => finding.drift, "cause" => finding.cause).increment(1);
             match finding.drift {
                 "missing" => self.row.missing += 1,
                 "differing" => self.row.differing += 1,
@@ -467,6 +471,7 @@ impl<'a> Run<'a> {
             problem: self.row.problem,
             dry_run: self.fence.is_none(),
             backfill: self.row.backfill,
+            resumed: self.resumed,
             listed: unsigned(self.row.listed),
             refreshed: unsigned(self.row.refreshed),
             missing: unsigned(self.row.missing),
@@ -481,6 +486,7 @@ impl<'a> Run<'a> {
             scope = report.scope,
             state = state.as_str(),
             problem = report.problem,
+            resumed = report.resumed,
             listed = report.listed,
             missing = report.missing,
             differing = report.differing,

@@ -2,8 +2,11 @@
 
 use super::{Error, Reconciler};
 use crate::clerk::client::{self, ASKED};
-use crate::model::{Batch, Change, Kind, Outcome, Source, Verdict, WantedRead};
+use crate::model::{Batch, Change, Claim, Kind, Outcome, Source, UserId, Verdict, WantedRead};
 use crate::store::Session;
+
+/// Why `clerk_sync.apply` does not take what was true before what it knows.
+const OLDER: &str = "older";
 
 impl Reconciler {
     /// Reads an object and, of a user or organization, its memberships. Answers what became of each.
@@ -33,11 +36,22 @@ impl Reconciler {
             Err(client::Error::NotFound(_) | client::Error::OrganizationsOff) => return Ok(verdicts),
             Err(error) => return Err(error.into()),
         };
-        // Whom the list leaves out is asked for by his pair.
-        let mut unlisted = session.memberships_of(kind, id).await?;
-        unlisted.retain(|read| !listed.iter().any(|change| change.id() == Some(&read.id)));
+        let (listed, unusable): (Vec<Change>, Vec<Change>) =
+            listed.into_iter().partition(|change| matches!(change.claim, Claim::Live { .. }));
+        // Whom the list leaves out is asked for by his pair, and so is a row of which it does not say whose it is: Clerk's list of
+        // a user's memberships need not name him.
+        let mut reads = session.memberships_of(kind, id).await?;
+        reads.retain(|read| !listed.iter().any(|change| change.id() == Some(&read.id)));
+        for change in unusable {
+            if let Claim::Unusable(read) = change.claim
+                && !reads.iter().any(|known| known.id == read.id)
+            {
+                let user_id = read.user_id.or_else(|| (kind == Kind::User).then(|| UserId(id.to_owned())));
+                reads.push(WantedRead { user_id, ..read });
+            }
+        }
         verdicts.extend(apply(&mut session, Source::List, listed).await?);
-        verdicts.extend(self.read(&mut session, Kind::Membership, &unlisted).await?);
+        verdicts.extend(self.read(&mut session, Kind::Membership, &reads).await?);
         Ok(verdicts)
     }
 
@@ -49,19 +63,21 @@ impl Reconciler {
         let mut session = self.database.connect().await?;
         let (mut settled, mut is_checked) = (0, false);
         for kind in Kind::ALL {
+            let mut after = String::new();
             loop {
-                let wanted = session.pending_reads(kind, "", ASKED, true).await?;
-                if wanted.is_empty() {
-                    break;
-                }
+                let wanted = session.pending_reads(kind, &after, ASKED, true).await?;
+                let Some(last) = wanted.last() else { break };
+                last.id.clone_into(&mut after);
                 if !is_checked {
                     self.check_instance(&mut session).await?;
                     is_checked = true;
                 }
                 let ids: Vec<&str> = wanted.iter().map(|read| read.id.as_str()).collect();
                 let result = self.read(&mut session, kind, &wanted).await;
-                // Tried, whatever came of it: the next pass tries again.
-                session.note_tried(kind, &ids).await?;
+                // Tried, whatever came of it: the next pass tries again, and so do we if it was too early.
+                let is_early = |verdict: &Verdict| verdict.reason.as_deref() == Some(OLDER);
+                let early = result.iter().flatten().filter(|(_, verdict)| is_early(verdict)).map(|(id, _)| id.as_str());
+                session.note_tried(kind, &ids, &early.collect::<Vec<_>>()).await?;
                 settled += result?.iter().filter(|(_, verdict)| verdict.outcome != Outcome::Pending).count();
             }
         }

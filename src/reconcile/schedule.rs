@@ -6,6 +6,7 @@
 use super::{Error, Reconciler, Report, Silent, State, Wanted};
 use crate::clerk::client::PAGE;
 use crate::model::{InstanceId, Kind};
+use crate::store::{self, Session};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,8 @@ const HOURLY: Duration = Duration::from_secs(360);
 const ASK: Duration = Duration::from_secs(15);
 /// What a stub's own webhook may take to follow: then its read is saved.
 const GATHER: Duration = Duration::from_secs(2);
+/// After a pass that could not begin or end: whatever is wrong with a key, a network or Clerk is not mended within seconds.
+const PAUSE: Duration = Duration::from_secs(60);
 /// Replicas fire at the same moment; the first one to come runs the pass.
 const JITTER: Duration = Duration::from_secs(20);
 
@@ -154,44 +157,56 @@ impl Passes {
     async fn by_the_clock(&mut self, due: Due) {
         sleep(JITTER.mul_f64(fastrand::f64())).await;
         let wanted = match due {
-            Due::Full => Wanted::Kinds(self.kinds(&Kind::ALL)),
+            // Those that were off, too: they may have been switched on.
+            Due::Full => Wanted::Kinds(Kind::ALL.to_vec()),
             Due::Quick => Wanted::Quick,
-            Due::Memberships if self.memberships_fit().await => Wanted::Kinds(self.kinds(&[Kind::Membership])),
+            Due::Memberships if self.memberships_fit().await => Wanted::Kinds(vec![Kind::Membership]),
             Due::Memberships => return,
         };
         self.pass(&wanted, "schedule").await;
     }
 
-    fn kinds(&self, kinds: &[Kind]) -> Vec<Kind> {
-        kinds.iter().copied().filter(|kind| !self.off.contains(kind)).collect()
-    }
-
+    /// Whether memberships can be listed every hour, and need not wait for a person.
     async fn memberships_fit(&self) -> bool {
+        if self.off.contains(&Kind::Membership) {
+            return false;
+        }
         let Ok(mut session) = self.reconciler.database.connect_for_passes().await else { return false };
+        let Ok(braked) = session.braked().await else { return false };
         let Ok(rows) = session.count(Kind::Membership).await else { return false };
+        if braked.contains(&Kind::Membership) {
+            return false;
+        }
         let calls = rows / (PAGE as u64 - 50) + 1;
         self.timetable.rate.is_none_or(|rate| calls * 10 <= u64::from(rate) * HOURLY.as_secs())
     }
 
-    /// What was never listed, and what an event or a count asked for.
     async fn as_asked(&mut self) {
         let Ok(mut session) = self.reconciler.database.connect_for_passes().await else { return };
+        let asked = self.asked(&mut session).await;
+        session.close().await;
+        if let Ok(Some((kinds, reason))) = asked {
+            self.pass(&Wanted::Kinds(kinds), &reason).await;
+        }
+    }
+
+    /// Kinds that were never listed, else those that an event or a count asked for, and why. What the brake has stopped is left to
+    /// a person or to the clock: it would be stopped again, and its number, by which it is approved, be another one.
+    async fn asked(&self, session: &mut Session) -> Result<Option<(Vec<Kind>, String)>, store::Error> {
+        let braked = session.braked().await?;
         let mut never = Vec::new();
-        for kind in self.kinds(&Kind::ALL) {
-            match session.mark(kind).await {
-                Ok(None) => never.push(kind),
-                Ok(Some(_)) => {}
-                Err(_) => return,
+        for kind in Kind::ALL {
+            if !self.off.contains(&kind) && !braked.contains(&kind) && session.mark(kind).await?.is_none() {
+                never.push(kind);
             }
         }
-        let asked = session.pending_passes().await.unwrap_or_default();
-        session.close().await;
         if !never.is_empty() {
-            self.pass(&Wanted::Kinds(never), "never listed before").await;
-        } else if let Some((_, reason)) = asked.first() {
-            let kinds: Vec<Kind> = asked.iter().map(|(kind, _)| *kind).collect();
-            self.pass(&Wanted::Kinds(self.kinds(&kinds)), reason).await;
+            return Ok(Some((never, "never listed before".to_owned())));
         }
+        let mut asked = session.pending_passes().await?;
+        asked.retain(|(kind, _)| !braked.contains(kind));
+        let reason = asked.first().map(|(_, reason)| reason.clone());
+        Ok(reason.map(|reason| (asked.into_iter().map(|(kind, _)| kind).collect(), reason)))
     }
 
     async fn pass(&mut self, wanted: &Wanted, reason: &str) {
@@ -201,6 +216,9 @@ impl Passes {
                 for report in &reports {
                     self.note(report);
                 }
+                if reports.iter().any(|report| report.state.is_failure()) {
+                    sleep(PAUSE).await;
+                }
             }
             Err(Error::Busy) => tracing::debug!("another process runs passes now"),
             Err(error) => {
@@ -208,8 +226,7 @@ impl Passes {
                     self.foreign.send_replace(Some((pinned.clone(), of_key.clone())));
                 }
                 tracing::error!(%error, "no pass could begin");
-                // Whatever is wrong with a key or a network is not mended within seconds.
-                sleep(Duration::from_secs(60)).await;
+                sleep(PAUSE).await;
             }
         }
     }
@@ -219,6 +236,9 @@ impl Passes {
         match (report.state, kind) {
             (State::Skipped, Some(kind)) => {
                 self.off.insert(kind);
+            }
+            (State::Complete, Some(kind)) => {
+                self.off.remove(&kind);
             }
             (State::Braked, _) => {
                 tracing::error!(

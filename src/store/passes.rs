@@ -24,6 +24,8 @@ pub struct Pass {
     pub backfill: bool,
     /// Clerk's clock when it began.
     pub observed_from: Millis,
+    /// Whether it is gone on with after it was cut short or braked.
+    pub resumed: bool,
     pub listed: i64,
     pub refreshed: i64,
     pub missing: i64,
@@ -73,8 +75,8 @@ fn ms(duration: Duration) -> i32 {
     i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
 }
 
-const PASS: &str = "id, scope, problem, step, position::text as position, approved, backfill, observed_from, listed, \
-     refreshed, missing, differing, extra";
+const PASS: &str = "id, scope, problem, step, position::text as position, approved, backfill, observed_from, \
+     resumed > 0 as resumed, listed, refreshed, missing, differing, extra";
 
 impl Session {
     /// The lease's token, or `None` while somebody else holds it.
@@ -260,6 +262,18 @@ impl Session {
         Ok(at.map(|at| Millis::MIN.plus(at)))
     }
 
+    /// Kinds whose last pass was stopped by the brake.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn braked(&mut self) -> Result<Vec<Kind>, Error> {
+        let sql = "select scope from clerk_sync.passes p where state = 'braked' \
+                      and not exists (select from clerk_sync.passes l where l.scope = p.scope and l.id > p.id)";
+        let scopes: Vec<String> =
+            self.call(async |connection| sqlx::query_scalar(sql).fetch_all(connection).await).await?;
+        Ok(Kind::ALL.into_iter().filter(|kind| scopes.iter().any(|scope| scope == kind.as_str())).collect())
+    }
+
     /// Asks for a pass of a kind.
     ///
     /// # Errors
@@ -272,13 +286,14 @@ impl Session {
         .await
     }
 
-    /// Notes that reads of these were tried.
+    /// Notes that reads of these were tried, but for those of them that came too `early` and were asked for just now.
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn note_tried(&mut self, kind: Kind, ids: &[&str]) -> Result<(), Error> {
+    pub async fn note_tried(&mut self, kind: Kind, ids: &[&str], early: &[&str]) -> Result<(), Error> {
         self.call(async |connection| {
-            let query = sqlx::query("select clerk_sync.note_tried($1, $2)").bind(kind.as_str()).bind(ids);
+            let query =
+                sqlx::query("select clerk_sync.note_tried($1, $2, $3)").bind(kind.as_str()).bind(ids).bind(early);
             query.execute(connection).await.map(drop)
         })
         .await
@@ -296,6 +311,7 @@ fn pass(row: &PgRow) -> Result<Pass, sqlx::Error> {
         approved: row.try_get("approved")?,
         backfill: row.try_get("backfill")?,
         observed_from: Millis::MIN.plus(row.try_get("observed_from")?),
+        resumed: row.try_get("resumed")?,
         listed: row.try_get("listed")?,
         refreshed: row.try_get("refreshed")?,
         missing: row.try_get("missing")?,

@@ -371,7 +371,8 @@ impl<'a> Api<'a> {
         let among = Some(clerk.memberships_of(id).collect());
         let question = Question { among, limit, offset, ..Question::about(Vec::new()) };
         let rows = self.rows(&question, &clerk.memberships);
-        let data = rows.into_iter().filter_map(|row| clerk.membership_body(row)).collect();
+        let body = |row| Some(json::MembershipBody { user: None, ..clerk.membership_body(row)? });
+        let data = rows.into_iter().filter_map(body).collect();
         page(data, self.total(&question, &clerk.memberships))
     }
 }

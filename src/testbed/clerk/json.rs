@@ -300,14 +300,15 @@ impl Serialize for OrganizationBody<'_> {
 pub(super) struct MembershipBody<'a> {
     pub(super) membership: &'a Membership,
     pub(super) organization: &'a Organization,
-    pub(super) user: &'a User,
+    /// `None`: whoever asks knows whose it is.
+    pub(super) user: Option<&'a User>,
     pub(super) role: Option<&'a Role>,
 }
 
 impl Serialize for MembershipBody<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let MembershipBody { membership, organization, user, role } = self;
-        object!(serializer, {
+        let mut object = object!(serializer, {
             "created_at": membership.created_at,
             "id": membership.id,
             "object": "organization_membership",
@@ -315,12 +316,14 @@ impl Serialize for MembershipBody<'_> {
             "permissions": role.map(|role| role.permissions.as_slice()).unwrap_or_default(),
             "private_metadata": NoFields,
             "public_metadata": membership.public_metadata.as_deref().map_or(Metadata::None, Metadata::Set),
-            "public_user_data": PublicUserData(user),
             "role": membership.role,
             "role_name": role.map_or_else(|| membership.role.trim_start_matches("org:"), |role| &role.name),
             "updated_at": membership.updated_at,
-        })
-        .end()
+        });
+        if let Some(user) = user {
+            object.serialize_entry("public_user_data", &PublicUserData(user))?;
+        }
+        object.end()
     }
 }
 

@@ -388,9 +388,11 @@ impl Clerk {
 
     fn emit_membership(&mut self, event_type: &'static str, membership: &Membership) {
         let Some(body) = self.membership_body(membership) else { return };
-        let (organization, user, role) = (body.organization.clone(), body.user.clone(), body.role.cloned());
-        let subject = format!("{} in {} as {}", user.first_name, organization.name, membership.role);
-        let data = json::MembershipBody { membership, organization: &organization, user: &user, role: role.as_ref() };
+        let (organization, user, role) = (body.organization.clone(), body.user.cloned(), body.role.cloned());
+        let name = user.as_ref().map_or("", |user| &user.first_name);
+        let subject = format!("{name} in {} as {}", organization.name, membership.role);
+        let data =
+            json::MembershipBody { membership, organization: &organization, user: user.as_ref(), role: role.as_ref() };
         self.emit(event_type, &membership.id, subject, &data);
     }
 
@@ -399,7 +401,7 @@ impl Clerk {
         Some(json::MembershipBody {
             membership,
             organization: self.organizations.get(&membership.organization_id)?,
-            user: self.users.get(&membership.user_id)?,
+            user: Some(self.users.get(&membership.user_id)?),
             role: self.roles.get(&membership.role),
         })
     }
