@@ -31,6 +31,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long a sender may take for a request's head, and how long a connection may lie idle.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// How long what a client does not take may wait to be sent. (Elsewhere than on Linux the system decides.)
+const UNREAD: Duration = Duration::from_secs(10);
 /// Of one connection, for its request's head and what of a body has arrived. A head that fits gets an answer of ours.
 const BUFFER: usize = 80 * 1024;
 /// Connections at once. Svix opens some 500 at most; the rest wait to be accepted.
@@ -169,6 +171,8 @@ impl Door {
 
     fn let_in(&mut self, stream: TcpStream, place: Option<OwnedSemaphorePermit>) {
         let _ = stream.set_nodelay(true);
+        #[cfg(target_os = "linux")]
+        let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD));
         let service = TowerToHyperService::new(self.router.clone());
         let connection = self.server.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = self.open.watch(connection);

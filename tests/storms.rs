@@ -159,6 +159,60 @@ async fn slow_and_silent_connections_are_closed_and_hold_up_nobody() {
     assert_eq!(world.attempt("msg_after", events[0].body.as_bytes()).await.status, 204);
 }
 
+/// Bodies that lack their last byte hold all memory for the usual ones: the first who finds no room is told to come again, and
+/// has them thrown out. Answers that nobody takes hold a connection no longer than ten seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stalls_makes_way() {
+    const BODY: usize = 65_536;
+    let world = World::new().await;
+    let address = world.server.url.trim_start_matches("http://").to_owned();
+    let mut request =
+        format!("POST /webhooks/clerk HTTP/1.1\r\nhost: test\r\ncontent-length: {BODY}\r\n\r\n").into_bytes();
+    request.resize(request.len() + BODY - 1, b' ');
+    let mut stalled = Vec::new();
+    for _ in 0..180 {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        stream.write_all(&request).await.unwrap();
+        stalled.push(stream);
+    }
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let events = sign_ups(12, 40);
+    let mut refused = 0;
+    for event in &events {
+        match world.attempt(&event.message_id, event.body.as_bytes()).await.status {
+            204 => {}
+            503 => refused += 1,
+            status => panic!("{status}"),
+        }
+    }
+    println!("180 stalled bodies: {refused} of 40 good requests were told to come again");
+    assert!((1..=2).contains(&refused), "{refused}");
+    let mut answer = [0; 16];
+    stalled[0].read_exact(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 408"), "{}", answer.escape_ascii());
+}
+
+/// Who asks again and again and takes no answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_takes_hold_no_connection() {
+    let world = World::new().await;
+    let address = world.server.url.trim_start_matches("http://").to_owned();
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(2_048).unwrap();
+    let mut stream = socket.connect(address.parse().unwrap()).await.unwrap();
+    let questions = b"GET /livez HTTP/1.1\r\nhost: test\r\n\r\n".repeat(1_000);
+    let started = Instant::now();
+    // Until its place is free again: then what is sent to it is refused.
+    while started.elapsed() < Duration::from_secs(40) {
+        match tokio::time::timeout(Duration::from_secs(1), stream.write_all(&questions)).await {
+            Ok(Err(_)) => break,
+            Ok(Ok(())) | Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+    println!("answers that nobody takes: the connection ended after {:.1?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+}
+
 /// How long the server bears with a connection that sends a head byte by byte, or nothing.
 async fn until_closed(mut stream: TcpStream, drip: bool) -> Duration {
     let started = Instant::now();

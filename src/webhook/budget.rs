@@ -2,10 +2,11 @@
 //!
 //! Svix may have 500 deliveries under way, and a payload may have 350 kB; while the database hangs they would all wait here.
 //! Beyond the budget a request is answered 503 at once, and comes again. Large bodies have a budget of their own, so that a
-//! flood of them, signed or not, leaves the usual ones alone.
+//! flood of them, signed or not, leaves the usual ones alone. And whoever stalls in the middle of a body makes way once somebody
+//! else finds no room.
 
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// Bytes of bodies at once: of those up to [`USUAL`], and of all others. A body's fields are held a second time once it is
 /// read, and a third time while it is written, and each connection has a buffer of its own: with 500 under way and the
@@ -18,13 +19,25 @@ const USUAL: u64 = 64 * 1024;
 /// The bytes that are left. Cheap to clone; all clones share them.
 #[derive(Clone, Debug)]
 pub struct Budget {
-    usual: Arc<Semaphore>,
-    large: Arc<Semaphore>,
+    usual: Pool,
+    large: Pool,
+}
+
+#[derive(Clone, Debug)]
+struct Pool {
+    left: Arc<Semaphore>,
+    scarce: Arc<Notify>,
+}
+
+impl Pool {
+    fn of(bytes: usize) -> Pool {
+        Pool { left: Arc::new(Semaphore::new(bytes)), scarce: Arc::default() }
+    }
 }
 
 /// Where the bytes of one body come from.
 #[derive(Clone, Copy, Debug)]
-pub struct Share<'a>(&'a Arc<Semaphore>);
+pub struct Share<'a>(&'a Pool);
 
 /// Bytes that are taken, until dropped.
 #[derive(Debug, Default)]
@@ -36,7 +49,7 @@ pub struct Exhausted;
 
 impl Default for Budget {
     fn default() -> Self {
-        Budget { usual: Arc::new(Semaphore::new(FOR_USUAL)), large: Arc::new(Semaphore::new(FOR_LARGE)) }
+        Budget { usual: Pool::of(FOR_USUAL), large: Pool::of(FOR_LARGE) }
     }
 }
 
@@ -54,12 +67,20 @@ impl Share<'_> {
     /// They are not left; what was taken stays taken.
     pub fn take(self, reserved: &mut Reserved, bytes: usize) -> Result<(), Exhausted> {
         let bytes = u32::try_from(bytes).map_err(|_| Exhausted)?;
-        let more = Arc::clone(self.0).try_acquire_many_owned(bytes).map_err(|_| Exhausted)?;
+        let more = Arc::clone(&self.0.left).try_acquire_many_owned(bytes).map_err(|_| {
+            self.0.scarce.notify_waiters();
+            Exhausted
+        })?;
         match &mut reserved.0 {
             Some(permit) => permit.merge(more),
             none => *none = Some(more),
         }
         Ok(())
+    }
+
+    /// Waits until somebody finds nothing left.
+    pub async fn scarce(self) {
+        self.0.scarce.notified().await;
     }
 }
 

@@ -18,7 +18,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use http_body_util::BodyExt as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use svix::webhooks::{Webhook, WebhookError};
 
 /// Seconds that an attempt's time may differ from ours, either way, inclusive; Svix's own figure.
@@ -29,6 +29,8 @@ pub const BODY_LIMIT: usize = 2 * 1024 * 1024;
 
 /// How long a sender may take for its body.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
+/// What it may take where others find no room. Svix sends a body in one go.
+const STALLED: Duration = Duration::from_secs(1);
 
 /// The configured signing secrets. Cheap to clone; `Debug` shows none of them.
 #[derive(Clone, Debug)]
@@ -140,7 +142,7 @@ pub enum Rejection {
     InvalidPayload,
     #[error("the body is larger than 2 MiB")]
     TooLarge,
-    #[error("the body did not come within 10 s")]
+    #[error("the body did not come within 10 s, or, while memory was scarce, within one")]
     TooSlow,
     #[error("the body broke off")]
     Incomplete,
@@ -252,7 +254,19 @@ async fn read(headers: &HeaderMap, body: Body, budget: &Budget) -> Result<(Bytes
     let share = budget.share(body.size_hint().upper());
     let reading = async {
         let (mut body, mut length, mut kept) = (body, 0, Some((BytesMut::new(), Reserved::default())));
-        while let Some(frame) = body.frame().await {
+        let began = Instant::now();
+        loop {
+            let frame = tokio::select! {
+                biased;
+                frame = body.frame() => frame,
+                () = share.scarce() => {
+                    if began.elapsed() >= STALLED {
+                        return Err(Rejection::TooSlow);
+                    }
+                    continue;
+                }
+            };
+            let Some(frame) = frame else { break };
             let Ok(data) = frame.map_err(|_| Rejection::Incomplete)?.into_data() else { continue };
             length += data.len();
             if length > BODY_LIMIT {
