@@ -32,6 +32,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// How long a sender may take for a request's head, and how long a connection may lie idle.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// How long what a client does not take may wait to be sent. (Elsewhere than on Linux the system decides.)
+#[cfg(target_os = "linux")]
 const UNREAD: Duration = Duration::from_secs(10);
 /// Of one connection, for its request's head and what of a body has arrived. A head that fits gets an answer of ours.
 const BUFFER: usize = 80 * 1024;
@@ -86,11 +87,7 @@ fn start(reconcile: Reconcile, database: Database, check: &InstanceCheck, writer
             return None;
         }
     };
-    let instance = match check {
-        InstanceCheck::Pinned(instance) => instance.clone(),
-        InstanceCheck::Off => None,
-    };
-    let reconciler = Reconciler { clerk, database, instance, times: Times::default() };
+    let reconciler = Reconciler { clerk, database, instance: check.wanted().cloned(), times: Times::default() };
     Some(Schedule::start(reconciler, reconcile.timetable, writer.pending()))
 }
 

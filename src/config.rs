@@ -226,12 +226,7 @@ impl Environment {
                 .to_owned()),
         };
         let verifier = note(&mut mistakes, "CLERK_WEBHOOK_SIGNING_SECRET", verifier);
-        let instance = match given(self.instance_id.as_deref()) {
-            Some("*") => Ok(InstanceCheck::Off),
-            Some(id) if !id.starts_with("ins_") => Err("is no instance id: it begins with ins_".to_owned()),
-            id => Ok(InstanceCheck::Pinned(id.map(InstanceId::from))),
-        };
-        let instance = note(&mut mistakes, "CLERK_INSTANCE_ID", instance);
+        let instance = note(&mut mistakes, "CLERK_INSTANCE_ID", instance(self.instance_id.as_deref()));
         let ops_addr = given(self.ops_addr.as_deref())
             .map(|address| address.parse().map_err(|_| "is no address with a port, such as 127.0.0.1:9091".to_owned()));
         let ops_addr = note(&mut mistakes, "OPS_ADDR", ops_addr.transpose());
@@ -279,6 +274,18 @@ pub fn database(url: Option<&str>) -> Result<Database, String> {
     match given(url) {
         Some(url) => Database::parse(url),
         None => Err("is not set: copy the connection string from your Supabase project's Connect page".to_owned()),
+    }
+}
+
+/// Which Clerk instance is meant; what stands there by mistake may be a secret, and is not shown.
+///
+/// # Errors
+/// What is wrong with it, as the end of a sentence that begins with the variable's name.
+pub fn instance(text: Option<&str>) -> Result<InstanceCheck, String> {
+    match given(text) {
+        Some("*") => Ok(InstanceCheck::Off),
+        Some(id) if !id.starts_with("ins_") => Err("is no instance id: it begins with ins_".to_owned()),
+        id => Ok(InstanceCheck::Pinned(id.map(InstanceId::from))),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage; by `policy check` 2 findings; by `reconcile` 2 drift, 3 braked.
 #![expect(clippy::print_stdout, reason = "commands answer on standard output")]
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use clerk_sync::config::{self, Environment};
 use clerk_sync::doctor::Doctor;
@@ -194,12 +194,11 @@ impl Migrate {
         store::migrate(&database).await?;
         println!("The schemas clerk, clerk_rls and clerk_sync are up to date.");
         if self.repin {
-            let instance = self.instance_id.as_deref().map(str::trim).filter(|id| !id.is_empty());
-            if instance.is_some_and(|id| !id.starts_with("ins_")) {
-                bail!("CLERK_INSTANCE_ID is no instance id: it begins with ins_");
-            }
-            store::repin(&database, instance.map(InstanceId::from).as_ref()).await?;
-            println!("Pinned to {}.", instance.unwrap_or("whichever instance the next webhook names"));
+            let check = config::instance(self.instance_id.as_deref());
+            let check = check.map_err(|problem| anyhow::anyhow!("CLERK_INSTANCE_ID {problem}"))?;
+            let instance = check.wanted();
+            store::repin(&database, instance).await?;
+            println!("Pinned to {}.", instance.map_or("whichever instance the next webhook names", InstanceId::as_str));
         }
         Ok(())
     }

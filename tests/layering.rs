@@ -1,4 +1,4 @@
-//! The arrows of `src/lib.rs`: `main → app → { webhook, upkeep, health } → { clerk, store } → model`. And each file says what it is for.
+//! The arrows of `src/lib.rs`, part by part. And each file says what it is for.
 
 use std::path::{Path, PathBuf};
 

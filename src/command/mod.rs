@@ -9,7 +9,7 @@ pub use upkeep::{Prune, Purge};
 
 use crate::clerk::client::Client;
 use crate::config::{self, ClerkEnvironment, Mistake};
-use crate::model::{InstanceId, Kind};
+use crate::model::Kind;
 use crate::reconcile::{Finding, Progress, Reconciler, Report, State, Times, Wanted};
 use anyhow::Context as _;
 use clap::ValueEnum;
@@ -63,8 +63,7 @@ pub struct Refresh {
 
 /// An id whose kind shows. Of anything else Clerk would say that it has no such user, which leaves a tombstone.
 fn clerk_id(text: &str) -> Result<String, String> {
-    let is_id = ["user_", "org_", "orgmem_"].iter().any(|head| text.starts_with(head));
-    if is_id { Ok(text.to_owned()) } else { Err("an id begins with user_, org_ or orgmem_".to_owned()) }
+    Kind::of_id(text).map(|_| text.to_owned()).ok_or_else(|| "an id begins with user_, org_ or orgmem_".to_owned())
 }
 
 /// The database and Clerk.
@@ -95,12 +94,13 @@ impl Access {
         let database = config::database(self.database_url.as_deref())
             .map_err(|problem| mistakes.push(Mistake { variable: "DATABASE_URL", problem }));
         let options = self.clerk.check_key().map_err(|more| mistakes.extend(more));
-        let (Ok(database), Ok(options)) = (database, options) else {
+        let instance = config::instance(self.instance_id.as_deref())
+            .map_err(|problem| mistakes.push(Mistake { variable: "CLERK_INSTANCE_ID", problem }));
+        let (Ok(database), Ok(options), Ok(instance)) = (database, options, instance) else {
             return Err(config::all_mistakes(&mistakes));
         };
         let clerk = Arc::new(Client::new(options).context("TLS cannot be set up")?);
-        let named = self.instance_id.as_deref().map(str::trim).filter(|id| !id.is_empty() && *id != "*");
-        let instance = named.map(InstanceId::from);
+        let instance = instance.wanted().cloned();
         Ok(Reconciler { clerk, database, instance, times: Times::default() })
     }
 }

@@ -160,7 +160,7 @@ fn unreachable(error: &Error) -> Check {
             "prepared statements are lost: this is a transaction-mode pooler",
             "use the direct connection or the session pooler (port 5432)",
         ),
-        Trouble::NotMigrated | Trouble::Other => ("the database refuses us", LOG),
+        Trouble::Other => ("the database refuses us", LOG),
     };
     Check::fail("database", format!("{says}{code}"), fix)
 }

@@ -61,7 +61,7 @@ pub enum Claim {
 }
 
 /// An object to be read by its id, and why.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WantedRead {
     pub kind: Kind,
     pub id: String,

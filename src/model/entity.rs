@@ -3,9 +3,9 @@
 //! Volatile fields (`last_active_at`, `last_sign_in_at`, `members_count`, …) are left out: they change without
 //! `updated_at` moving, so two bodies with one version would differ. `private_metadata` is left out for good.
 //!
-//! The fields' names are the columns' names: the writer gets them as JSON.
+//! The fields' names are the columns' names, by which findings tell of them; `content` hashes their JSON.
 
-use super::{EntityRef, Json, Kind, MembershipId, Millis, OrganizationId, UserId};
+use super::{Json, MembershipId, Millis, OrganizationId, UserId};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -69,16 +69,6 @@ pub struct Membership {
     pub public_metadata: Option<Json>,
     /// With the id, the membership's place among all that this user ever had in this organization.
     pub created_at: Millis,
-}
-
-impl Entity {
-    pub fn entity_ref(&self) -> EntityRef {
-        match self {
-            Entity::User(user) => EntityRef::new(Kind::User, user.id.as_str()),
-            Entity::Organization(organization) => EntityRef::new(Kind::Organization, organization.id.as_str()),
-            Entity::Membership(membership) => EntityRef::new(Kind::Membership, membership.id.as_str()),
-        }
-    }
 }
 
 /// The names of the fields in which two values of one type differ.

@@ -34,10 +34,14 @@ impl Kind {
         }
     }
 
-    /// Whether `id` has the prefix of *another* kind: then it cannot name an object of this one. Ids without any known
-    /// prefix pass, because tests and imports have them.
+    /// The kind that an id's prefix tells, if it does: tests and imports have ids without any.
+    pub fn of_id(id: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| id.starts_with(kind.prefix()))
+    }
+
+    /// Whether `id` has the prefix of *another* kind: then it cannot name an object of this one.
     pub fn contradicts(self, id: &str) -> bool {
-        Kind::ALL.into_iter().any(|other| other != self && id.starts_with(other.prefix()))
+        Kind::of_id(id).is_some_and(|kind| kind != self)
     }
 }
 
@@ -57,12 +61,6 @@ pub struct EntityRef {
 impl EntityRef {
     pub fn new(kind: Kind, id: impl Into<String>) -> Self {
         EntityRef { kind, id: id.into() }
-    }
-}
-
-impl fmt::Display for EntityRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.kind, self.id)
     }
 }
 

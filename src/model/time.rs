@@ -22,6 +22,11 @@ impl Millis {
         if ms < Millis::MIN.0 || ms > Millis::MAX.0 { None } else { Some(Millis(ms)) }
     }
 
+    /// The nearest within the limits.
+    pub const fn clamped(ms: i64) -> Millis {
+        Millis(0).plus(ms)
+    }
+
     pub const fn get(self) -> i64 {
         self.0
     }

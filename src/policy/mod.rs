@@ -3,8 +3,7 @@
 pub mod check;
 pub mod print;
 
-use crate::config;
-use crate::store::Database;
+use crate::config::named_database;
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -52,7 +51,7 @@ impl Policy {
             Policy::Print(Print { policies, database_url }) => {
                 let index = match &database_url {
                     Some(url) => {
-                        let tables = database(Some(url))?.policies(Some(policies.table.parts())).await?;
+                        let tables = named_database(Some(url))?.policies(Some(policies.table.parts())).await?;
                         match tables.first() {
                             Some(table) if table.indexed.iter().any(|column| column == policies.column()) => {
                                 print::Index::There
@@ -73,7 +72,8 @@ impl Policy {
                 Ok(ExitCode::SUCCESS)
             }
             Policy::Check(Check { table, json, database_url }) => {
-                let tables = database(database_url.as_deref())?.policies(table.as_ref().map(TableName::parts)).await?;
+                let tables =
+                    named_database(database_url.as_deref())?.policies(table.as_ref().map(TableName::parts)).await?;
                 if let (Some(table), true) = (&table, tables.is_empty()) {
                     anyhow::bail!("there is no table {table}");
                 }
@@ -88,10 +88,6 @@ impl Policy {
             }
         }
     }
-}
-
-fn database(url: Option<&str>) -> anyhow::Result<Database> {
-    config::database(url).map_err(|problem| anyhow::anyhow!("DATABASE_URL {problem}"))
 }
 
 /// A table as a person names it: `documents`, or `app.documents`.

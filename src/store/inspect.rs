@@ -38,7 +38,6 @@ pub enum Trouble {
     TooManyConnections,
     /// Prepared statements are lost between two calls.
     TransactionPooler,
-    NotMigrated,
     Other,
 }
 
@@ -47,7 +46,6 @@ impl Error {
     pub fn trouble(&self) -> Trouble {
         match self {
             Error::Silent(_) => Trouble::Silent,
-            Error::NotMigrated(_) => Trouble::NotMigrated,
             Error::Connect(sqlx::Error::Tls(_)) => Trouble::Certificate,
             Error::Connect(sqlx::Error::Io(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
                 Trouble::Certificate

@@ -88,9 +88,11 @@ impl Session {
         };
         let mirrored = |row: PgRow| {
             let version = match (row.try_get("updated_at")?, row.try_get("observed_at")?, row.try_get("content")?) {
-                (Some(updated_at), Some(observed_at), Some(content)) => {
-                    Some(Version { updated_at: millis(updated_at), observed_at: millis(observed_at), content })
-                }
+                (Some(updated_at), Some(observed_at), Some(content)) => Some(Version {
+                    updated_at: Millis::clamped(updated_at),
+                    observed_at: Millis::clamped(observed_at),
+                    content,
+                }),
                 _ => None,
             };
             Ok(Mirrored { entity: read(&row)?, version })
@@ -181,7 +183,7 @@ impl Session {
         let standing = |row: &PgRow| {
             Ok(Standing {
                 read: wanted(kind, row, "not in the listing")?,
-                observed_at: row.try_get::<Option<i64>, _>("observed_at")?.map(millis),
+                observed_at: row.try_get::<Option<i64>, _>("observed_at")?.map(Millis::clamped),
                 memberships: row.try_get("memberships")?,
             })
         };
@@ -295,12 +297,8 @@ fn wanted(kind: Kind, row: &PgRow, reason: &'static str) -> Result<WantedRead, s
     })
 }
 
-fn millis(ms: i64) -> Millis {
-    Millis::MIN.plus(ms)
-}
-
 fn created_at(row: &PgRow) -> Result<Option<Millis>, sqlx::Error> {
-    Ok(row.try_get::<Option<i64>, _>("created_ms")?.map(millis))
+    Ok(row.try_get::<Option<i64>, _>("created_ms")?.map(Millis::clamped))
 }
 
 fn metadata(row: &PgRow, column: &str) -> Result<Option<Json>, sqlx::Error> {

@@ -1,4 +1,4 @@
-//! Postgres: the only SQL of the program outside `migrations/`.
+//! Postgres: the only SQL of the service outside `migrations/`.
 //!
 //! A [`Session`] is one connection as the worker's role. The program holds few of them and never borrows one from a pool:
 //! sqlx 0.9.0 can hand out a pooled connection that a cancelled `begin()` left inside a transaction

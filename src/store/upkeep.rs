@@ -143,7 +143,7 @@ impl Session {
             Ok(Content {
                 headers: row.try_get("headers")?,
                 body: row.try_get("body")?,
-                received_at: Millis::MIN.plus(row.try_get("received_ms")?),
+                received_at: Millis::clamped(row.try_get("received_ms")?),
             })
         };
         self.call(async |connection| {

@@ -170,6 +170,16 @@ pub enum InstanceCheck {
     Off,
 }
 
+impl InstanceCheck {
+    /// The one that is named.
+    pub const fn wanted(&self) -> Option<&InstanceId> {
+        match self {
+            InstanceCheck::Pinned(wanted) => wanted.as_ref(),
+            InstanceCheck::Off => None,
+        }
+    }
+}
+
 impl Writer {
     /// Starts the task. It connects when it must and stays up without a database.
     pub fn start(database: Database, check: InstanceCheck) -> (Writer, JoinHandle<()>) {
@@ -562,11 +572,7 @@ impl Lane {
             return Ok(session);
         }
         let mut session = self.database.connect().await?;
-        let wanted = match &self.check {
-            InstanceCheck::Pinned(wanted) => wanted.as_ref(),
-            InstanceCheck::Off => None,
-        };
-        let pinned = session.pin_instance(wanted, "environment").await?;
+        let pinned = session.pin_instance(self.check.wanted(), "environment").await?;
         self.health.send_modify(|health| health.pinned = pinned);
         Ok(session)
     }
