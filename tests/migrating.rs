@@ -111,7 +111,7 @@ async fn each_role_may_do_exactly_what_is_written_here() {
         ("clerk_sync_worker", "clerk_sync.end_pass(bigint,bigint,text,text,jsonb)"),
         ("clerk_sync_worker", "clerk_sync.keep_lease(bigint,integer)"),
         ("clerk_sync_worker", "clerk_sync.note_dead_letter_tried(text,text,integer,text)"),
-        ("clerk_sync_worker", "clerk_sync.note_tried(text,text[])"),
+        ("clerk_sync_worker", "clerk_sync.note_tried(text,text[],text[])"),
         ("clerk_sync_worker", "clerk_sync.open_pass(bigint,text,text,bigint,integer)"),
         ("clerk_sync_worker", "clerk_sync.pin_instance(text,text)"),
         ("clerk_sync_worker", "clerk_sync.prune(text,bigint,integer)"),

@@ -651,13 +651,14 @@ async fn a_pass_of_memberships_goes_on_where_it_was_cut() {
     let listed = |bench: &Bench| {
         bench.clerk.requests().iter().filter(|request| request.path == "/v1/organization_memberships").count()
     };
-    // Three calls for users, two for organizations, the instance; then pages of memberships.
+    // The instance, four calls for users, one for organizations; then pages of memberships.
     bench.clerk.forget_requests();
     bench.cut(11).await;
     let before = listed(&bench);
     assert!((3..whole).contains(&before), "{before} pages before it was cut");
     bench.clerk.forget_requests();
-    bench.complete().await;
+    let reports = bench.complete().await;
+    assert!(reports.iter().any(|report| report.scope == "membership" && report.resumed), "{reports:?}");
     let after = listed(&bench) - whole;
     assert!(after <= whole - before + 3, "{before} pages of {whole} before it was cut, {after} after");
 }

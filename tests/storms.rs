@@ -160,7 +160,7 @@ async fn slow_and_silent_connections_are_closed_and_hold_up_nobody() {
 }
 
 /// Bodies that lack their last byte hold all memory for the usual ones: the first who finds no room is told to come again, and
-/// has them thrown out. Answers that nobody takes hold a connection no longer than ten seconds.
+/// has them thrown out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_stalls_makes_way() {
     const BODY: usize = 65_536;
@@ -170,12 +170,12 @@ async fn who_stalls_makes_way() {
         format!("POST /webhooks/clerk HTTP/1.1\r\nhost: test\r\ncontent-length: {BODY}\r\n\r\n").into_bytes();
     request.resize(request.len() + BODY - 1, b' ');
     let mut stalled = Vec::new();
-    for _ in 0..180 {
+    for _ in 0..160 {
         let mut stream = TcpStream::connect(&address).await.unwrap();
         stream.write_all(&request).await.unwrap();
         stalled.push(stream);
     }
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let events = sign_ups(12, 40);
     let mut refused = 0;
     for event in &events {
@@ -185,14 +185,15 @@ async fn who_stalls_makes_way() {
             status => panic!("{status}"),
         }
     }
-    println!("180 stalled bodies: {refused} of 40 good requests were told to come again");
+    println!("160 stalled bodies: {refused} of 40 good requests were told to come again");
     assert!((1..=2).contains(&refused), "{refused}");
     let mut answer = [0; 16];
     stalled[0].read_exact(&mut answer).await.unwrap();
     assert!(answer.starts_with(b"HTTP/1.1 408"), "{}", answer.escape_ascii());
 }
 
-/// Who asks again and again and takes no answer.
+/// Who asks again and again and takes no answer loses his connection.
+#[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_nobody_takes_hold_no_connection() {
     let world = World::new().await;

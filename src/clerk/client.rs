@@ -224,10 +224,13 @@ impl Client {
         let mut query = vec![("limit", PAGE.to_string())];
         query.extend(ids.iter().map(|id| (parameter, (*id).to_owned())));
         self.get(path(kind), &query, |body, observed_at| {
-            let mut changes = whole(listing::page(body, kind, observed_at)?, kind)?;
+            let Page { mut changes, total } = listing::page(body, kind, observed_at)?;
             let mut absent: HashSet<&str> = ids.iter().copied().collect();
             if !changes.iter().all(|change| change.id().is_some_and(|id| absent.remove(id))) {
                 return Err(Malformed(format!("a {kind} that was not asked for")));
+            }
+            if !absent.is_empty() {
+                is_whole(&changes, total)?;
             }
             changes.extend(absent.into_iter().map(|id| gone(kind, id, observed_at)));
             Ok(changes)
@@ -241,7 +244,7 @@ impl Client {
         query.extend(asked.iter().map(|(user, _)| ("user_id", (*user).to_owned())));
         let path = format!("/organizations/{}/memberships", segment(organization));
         self.get(&path, &query, |body, observed_at| {
-            let mut changes = whole(listing::page(body, Kind::Membership, observed_at)?, Kind::Membership)?;
+            let Page { mut changes, total } = listing::page(body, Kind::Membership, observed_at)?;
             let users: HashSet<&str> = asked.iter().map(|(user, _)| *user).collect();
             let of_asked = |change: &Change| {
                 change.naming.as_ref().is_some_and(|naming| {
@@ -252,8 +255,11 @@ impl Client {
                 return Err(Malformed("a membership that was not asked for".to_owned()));
             }
             let present: HashSet<String> = changes.iter().filter_map(|change| change.id().map(str::to_owned)).collect();
-            let absent = asked.iter().filter(|(_, id)| !present.contains(*id));
-            changes.extend(absent.map(|(_, id)| gone(Kind::Membership, id, observed_at)));
+            let absent: Vec<_> = asked.iter().filter(|(_, id)| !present.contains(*id)).collect();
+            if !absent.is_empty() {
+                is_whole(&changes, total)?;
+            }
+            changes.extend(absent.into_iter().map(|(_, id)| gone(Kind::Membership, id, observed_at)));
             Ok(changes)
         })
         .await
@@ -408,13 +414,13 @@ impl Failure {
     }
 }
 
-/// Of an answer that fits into one page: what it leaves out is gone, so it must have all that it counts.
-fn whole(page: Page, kind: Kind) -> Result<Vec<Change>, Malformed> {
-    match page.total {
-        Some(total) if total != page.changes.len() as u64 => {
-            Err(Malformed(format!("{kind}s by their ids: {} rows, and {total} counted", page.changes.len())))
+/// Whether an answer has all the rows that it counts. Else what it leaves out need not be gone.
+fn is_whole(rows: &[Change], total: Option<u64>) -> Result<(), Malformed> {
+    match total {
+        Some(total) if total != rows.len() as u64 => {
+            Err(Malformed(format!("an answer by ids: {} rows, and {total} counted", rows.len())))
         }
-        _ => Ok(page.changes),
+        _ => Ok(()),
     }
 }
 

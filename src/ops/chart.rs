@@ -71,14 +71,14 @@ pub(super) fn deliveries(status: &Status) -> String {
 pub(super) fn passes(status: &Status) -> String {
     let took =
         |pass: &PassRow| u64::try_from(pass.ended_at.unwrap_or(status.now) - pass.started_at).unwrap_or_default();
-    let longest = status.passes.iter().map(took).max().unwrap_or_default().max(1);
-    if status.passes.is_empty() {
+    let shown: Vec<&PassRow> = status.passes.iter().take(50).collect();
+    let longest = shown.iter().map(|pass| took(pass)).max().unwrap_or_default().max(1);
+    if shown.is_empty() {
         return String::new();
     }
-    let mut svg =
-        open(&format!("The last {} passes; the longest took {}", status.passes.len(), span(longest.cast_signed())));
+    let mut svg = open(&format!("The last {} passes; the longest took {}", shown.len(), span(longest.cast_signed())));
     let step = f64::from(WIDTH) / 50.0;
-    for (index, pass) in (0_u32..).zip(status.passes.iter().rev()) {
+    for (index, pass) in (0_u32..).zip(shown.into_iter().rev()) {
         let height = (f64::from(HEIGHT - 30) * share(took(pass), longest)).max(3.0);
         let x = f64::from(index) * step;
         let colour = match pass.state.as_str() {

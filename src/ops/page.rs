@@ -109,7 +109,7 @@ fn card(html: &mut String, name: &str, value: &str, note: &str) {
 fn passes(html: &mut String, status: &Status) {
     // Quick passes come every few minutes: those without a finding tell nothing.
     let told = |pass: &&PassRow| pass.scope != "quick" || pass.state != "complete" || drift(pass) > 0;
-    let shown: Vec<&PassRow> = status.passes.iter().filter(told).take(20).collect();
+    let shown: Vec<&PassRow> = status.passes.iter().filter(told).collect();
     if shown.is_empty() {
         html.push_str("<p class=\"soft\">None yet.</p>");
         return;

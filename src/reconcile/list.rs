@@ -47,7 +47,7 @@ impl<'a> List<'a> {
         };
         let cursors = cursor.into_iter().collect();
         // What stands before a position was made earlier than it says, so such a row joins it, as after a page.
-        let last_made = position.and_then(|position| position["from"].as_i64()).map(|from| Millis::MIN.plus(from));
+        let last_made = position.and_then(|position| position["from"].as_i64()).map(Millis::clamped);
         List { clerk, kind, next, cursors, before: HashSet::new(), last_made }
     }
 

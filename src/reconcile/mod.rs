@@ -183,7 +183,7 @@ impl Reconciler {
     ///
     /// A pass that an earlier run left unfinished is gone on with, and then followed by a whole one of its kind, and one that was
     /// approved by those of its kind and of the kinds behind it: where they are complete, the mirror has what Clerk had when this
-    /// run began.
+    /// run began. (But for the deletion of what was observed within the five minutes before: the next run sees that.)
     ///
     /// # Errors
     /// No pass could begin.

@@ -136,7 +136,7 @@ impl<'a> Run<'a> {
     async fn list(&mut self, kind: Kind, progress: &mut dyn Progress) -> Result<(), Error> {
         let position = self.position.clone();
         let from = position.as_ref().and_then(|position| position["from"].as_i64()).unwrap_or(0);
-        let mut windows = Windows::from(Millis::MIN.plus(from));
+        let mut windows = Windows::from(Millis::clamped(from));
         let mut list = List::new(self.clerk, kind, position.as_ref());
         let mut reader = self.database.connect_for_passes().await?;
         let mut fetch = async || -> Result<(Page, Vec<Mirrored>), Error> {
@@ -312,7 +312,8 @@ impl<'a> Run<'a> {
             let changes = self.clerk.read(kind, &wanted).await?;
             self.observe(Source::Read, &changes, Observed::default()).await?;
             let ids: Vec<&str> = wanted.iter().map(|read| read.id.as_str()).collect();
-            self.session.note_tried(kind, &ids, &[]).await?;
+            // Those that were asked for just now are left to whoever makes reads between passes.
+            self.session.note_tried(kind, &ids, &ids).await?;
         }
     }
 

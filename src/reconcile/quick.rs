@@ -56,9 +56,14 @@ async fn steps(
     let clerk = &reconciler.clerk;
     // Before the first full pass there is no lately.
     if let Some(since) = since {
-        let mut offset = 0;
+        let (mut offset, mut first) = (0, None);
         loop {
             let page = clerk.page(Kind::User, &At::Recent(offset)).await?;
+            let begins = page.changes.first().and_then(Change::id).map(str::to_owned);
+            if begins.is_some() && begins == first {
+                return Err(Error::Contradiction("Clerk lists the same users again and again".to_owned()));
+            }
+            first = begins;
             let changed_since = |change: &&Change| match &change.claim {
                 Claim::Live { updated_at, .. } => *updated_at >= since,
                 _ => true,

@@ -16,13 +16,7 @@ impl Reconciler {
     pub async fn refresh(&self, id: &str) -> Result<Vec<(String, Verdict)>, Error> {
         let mut session = self.database.connect_for_passes().await?;
         self.check_instance(&mut session).await?;
-        let kind = if id.starts_with("orgmem_") {
-            Kind::Membership
-        } else if id.starts_with("org_") {
-            Kind::Organization
-        } else {
-            Kind::User
-        };
+        let kind = Kind::of_id(id).unwrap_or(Kind::User);
         if kind == Kind::Membership {
             let standing = session.standing(kind, &[id]).await?;
             let read = standing.into_iter().next().ok_or_else(|| Error::UnknownMembership(id.to_owned()))?.read;
@@ -36,18 +30,17 @@ impl Reconciler {
             Err(client::Error::NotFound(_) | client::Error::OrganizationsOff) => return Ok(verdicts),
             Err(error) => return Err(error.into()),
         };
-        let (listed, unusable): (Vec<Change>, Vec<Change>) =
+        let (mut listed, unusable): (Vec<Change>, Vec<Change>) =
             listed.into_iter().partition(|change| matches!(change.claim, Claim::Live { .. }));
         // Whom the list leaves out is asked for by his pair, and so is a row of which it does not say whose it is: Clerk's list of
         // a user's memberships need not name him.
         let mut reads = session.memberships_of(kind, id).await?;
         reads.retain(|read| !listed.iter().any(|change| change.id() == Some(&read.id)));
         for change in unusable {
-            if let Claim::Unusable(read) = change.claim
-                && !reads.iter().any(|known| known.id == read.id)
-            {
-                let user_id = read.user_id.or_else(|| (kind == Kind::User).then(|| UserId(id.to_owned())));
-                reads.push(WantedRead { user_id, ..read });
+            match by_pair(&change, kind, id) {
+                Some(read) if reads.iter().any(|known| known.id == read.id) => {}
+                Some(read) => reads.push(read),
+                None => listed.push(change),
             }
         }
         verdicts.extend(apply(&mut session, Source::List, listed).await?);
@@ -78,7 +71,8 @@ impl Reconciler {
                 let is_early = |verdict: &Verdict| verdict.reason.as_deref() == Some(OLDER);
                 let early = result.iter().flatten().filter(|(_, verdict)| is_early(verdict)).map(|(id, _)| id.as_str());
                 session.note_tried(kind, &ids, &early.collect::<Vec<_>>()).await?;
-                settled += result?.iter().filter(|(_, verdict)| verdict.outcome != Outcome::Pending).count();
+                let is_settled = |verdict: &Verdict| verdict.outcome != Outcome::Pending && !is_early(verdict);
+                settled += result?.iter().filter(|(_, verdict)| is_settled(verdict)).count();
             }
         }
         session.close().await;
@@ -94,6 +88,15 @@ impl Reconciler {
         let changes = self.clerk.read(kind, wanted).await?;
         apply(session, Source::Read, changes).await
     }
+}
+
+/// The read of a membership that a list of its parent's could not tell whole, if its pair is known.
+fn by_pair(change: &Change, parent: Kind, id: &str) -> Option<WantedRead> {
+    let Claim::Unusable(read) = &change.claim else { return None };
+    let of_parent = || (parent == Kind::User).then(|| UserId(id.to_owned()));
+    let user_id = Some(read.user_id.clone().or_else(of_parent)?);
+    read.organization_id.as_ref()?;
+    Some(WantedRead { user_id, ..read.clone() })
 }
 
 async fn apply(session: &mut Session, source: Source, changes: Vec<Change>) -> Result<Vec<(String, Verdict)>, Error> {

@@ -247,7 +247,7 @@ impl Session {
         let scope = scope.map_or("quick", Kind::as_str);
         let row: Option<(i64, Option<String>)> =
             self.call(async |connection| sqlx::query_as(sql).bind(scope).fetch_optional(connection).await).await?;
-        Ok(row.map(|(at, counts)| (Millis::MIN.plus(at), counts.and_then(|counts| serde_json::from_str(&counts).ok()))))
+        Ok(row.map(|(at, counts)| (Millis::clamped(at), counts.and_then(|counts| serde_json::from_str(&counts).ok()))))
     }
 
     /// The start of the last complete pass of a kind (R7).
@@ -259,7 +259,7 @@ impl Session {
         let at: Option<i64> = self
             .call(async |connection| sqlx::query_scalar(sql).bind(kind.as_str()).fetch_optional(connection).await)
             .await?;
-        Ok(at.map(|at| Millis::MIN.plus(at)))
+        Ok(at.map(Millis::clamped))
     }
 
     /// Kinds whose last pass was stopped by the brake.
@@ -310,7 +310,7 @@ fn pass(row: &PgRow) -> Result<Pass, sqlx::Error> {
         position: row.try_get("position")?,
         approved: row.try_get("approved")?,
         backfill: row.try_get("backfill")?,
-        observed_from: Millis::MIN.plus(row.try_get("observed_from")?),
+        observed_from: Millis::clamped(row.try_get("observed_from")?),
         resumed: row.try_get("resumed")?,
         listed: row.try_get("listed")?,
         refreshed: row.try_get("refreshed")?,

@@ -26,7 +26,7 @@ pub struct Status {
     pub deliveries: Vec<Deliveries>,
     /// The last ones, and the last one of each scope, newest first.
     pub passes: Vec<PassRow>,
-    /// Of those passes, newest first.
+    /// Of the oldest of those passes and of all since, newest first.
     pub findings: Vec<FindingRow>,
     pub dead_letters: i64,
     /// The last ones, newest first.
