@@ -446,7 +446,8 @@ begin
             or (verdict in ('deleted', 'parent deleted', 'newer membership known') and from_list)
         on conflict (kind, id) do update
           set organization_id = coalesce(p.organization_id, excluded.organization_id), user_id = coalesce(p.user_id, excluded.user_id),
-              tried_at = case when from_read then p.tried_at end, asked_at = case when from_webhook then pg_catalog.now() else p.asked_at end;
+              tried_at = case when from_read then p.tried_at end,
+              asked_at = case when from_webhook then pg_catalog.now() else p.asked_at end;
     end if;
 
     -- The mirror itself. A row that is equal already is not written. (Beside each row its verdict: the column "unnest".)
@@ -506,7 +507,8 @@ begin
        order by r.kind, r.id, r.organization_id is null or r.user_id is null
       on conflict (kind, id) do update
         set organization_id = coalesce(p.organization_id, excluded.organization_id), user_id = coalesce(p.user_id, excluded.user_id),
-            tried_at = case when from_read then p.tried_at end, asked_at = case when from_webhook then pg_catalog.now() else p.asked_at end;
+            tried_at = case when from_read then p.tried_at end,
+            asked_at = case when from_webhook then pg_catalog.now() else p.asked_at end;
     results := results || array(
       select row(r.n, case when v.is_final then 'stale' else 'pending' end, case when v.is_final then 'deleted' else r.reason end)::clerk_sync.outcome
         from unnest(reads) r

@@ -784,8 +784,11 @@ async fn refresh_reads_one_object_and_its_memberships() {
         memberships.iter().for_each(|id| clerk.set_role(id, "org:member"));
     });
     bench.later();
+    // Whose they are need not be said: whoever asks knows.
+    bench.clerk.add_fault(Rule::on("/v1/users/*", Fault::Nameless));
     bench.reconciler().refresh(&user).await.unwrap();
     bench.equals_source().await;
+    bench.clerk.clear_faults();
     bench.silently(|clerk| clerk.delete_user(&user));
     bench.later();
     bench.reconciler().refresh(&user).await.unwrap();
@@ -947,6 +950,11 @@ async fn the_command_tells_by_its_exit_code() {
     bench.clerk.add_fault(Rule::on("*", Fault::Unauthorized));
     let (code, _, error) = run(&["reconcile"]).await;
     assert!(code == 1 && error.contains("CLERK_SECRET_KEY"), "{error}");
+    // A secret in the wrong variable pins nothing, and is not shown.
+    let mut command = bench.command(&["reconcile"]);
+    let output = command.env("CLERK_INSTANCE_ID", "sk_test_by_mistake").output().await.unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("CLERK_INSTANCE_ID is no instance id") && !error.contains("mistake"), "{error}");
 }
 
 /// `kill -9` at random, twenty times: the next run finishes, and the tables are right.

@@ -39,7 +39,8 @@ const PASS_SESSION: &str = "set statement_timeout = '30s'";
 
 /// For every session: limits on the server's side, and the worker's role. Where the database's default lets a commit return
 /// before it is durable, ours does not: what is acknowledged must outlive a crash of Postgres.
-const SESSION: &str = "select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'; set role clerk_sync_worker; set search_path = ''; \
+const SESSION: &str = "select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'; \
+     set role clerk_sync_worker; set search_path = ''; \
      set default_transaction_isolation = 'read committed'; set statement_timeout = '3s'; \
      set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '5s'";
 
@@ -242,7 +243,8 @@ impl Session {
         self.call(async |connection| sqlx::query_scalar(sql).fetch_one(connection).await).await
     }
 
-    /// Pins the mirror to `wanted`, which `source` (`environment` or `api`) names, if it is empty, and tells which Clerk instance it is pinned to, if any.
+    /// Pins the mirror to `wanted`, which `source` (`environment` or `api`) names, if it is empty, and tells which Clerk instance
+    /// it is pinned to, if any.
     ///
     /// # Errors
     /// The database could not be asked.

@@ -1,6 +1,7 @@
 //! A message that could not be used, tried again.
 //!
-//! A newer release may be able to read it, and what made the database refuse it may have been mended. Its change is as old as it is, so the version rules decide what it is still worth.
+//! A newer release may be able to read it, and what made the database refuse it may have been mended. Its change is as old as
+//! it is, so the version rules decide what it is still worth.
 
 use crate::clerk::event;
 use crate::model::{Batch, Millis, Outcome, Source, Verdict};

@@ -371,7 +371,11 @@ impl<'a> Api<'a> {
         let among = Some(clerk.memberships_of(id).collect());
         let question = Question { among, limit, offset, ..Question::about(Vec::new()) };
         let rows = self.rows(&question, &clerk.memberships);
-        let body = |row| Some(json::MembershipBody { user: None, ..clerk.membership_body(row)? });
+        let is_nameless = self.fault == Some(&Fault::Nameless);
+        let body = |row| {
+            let body = clerk.membership_body(row)?;
+            Some(if is_nameless { json::MembershipBody { user: None, ..body } } else { body })
+        };
         let data = rows.into_iter().filter_map(body).collect();
         page(data, self.total(&question, &clerk.memberships))
     }

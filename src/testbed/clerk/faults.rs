@@ -29,6 +29,9 @@ pub enum Fault {
     ShortPage,
     /// A list has a row more, of the same kind, that was not asked for.
     ExtraRow,
+    /// A list of a user's memberships does not say whose they are: a body that was once published has no `public_user_data`, and
+    /// Clerk's description lets it be absent. (Its SDK cannot read such a row.)
+    Nameless,
     /// `/v1/instance` names another instance; so a key of another one would answer.
     WrongInstance,
     /// 401, as for a key that was revoked.

@@ -300,7 +300,7 @@ impl Serialize for OrganizationBody<'_> {
 pub(super) struct MembershipBody<'a> {
     pub(super) membership: &'a Membership,
     pub(super) organization: &'a Organization,
-    /// `None`: whoever asks knows whose it is.
+    /// `None`: it does not say whose it is ([`Fault::Nameless`](super::Fault)).
     pub(super) user: Option<&'a User>,
     pub(super) role: Option<&'a Role>,
 }
