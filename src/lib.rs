@@ -106,8 +106,8 @@
 //!
 //! # What is bounded
 //!
-//! * Time: 10 s for a request's head and for its body, 8 s until the answer, 4 s for a call to the database on our side, 3 s
-//!   on its own (2 s for a lock). Stopping takes 10 s at most.
+//! * Time: 10 s for a request's head and for its body (1 s where memory is scarce), 8 s until the answer, 10 s to take it, 4 s
+//!   for a call to the database on our side, 3 s on its own (2 s for a lock). Stopping takes 10 s at most.
 //! * Memory: 2 MiB for a body, 20 MiB for all bodies together, half of it for those up to 64 kB ([`webhook::budget`]), 2,500
 //!   deliveries waiting, 2,048 connections. Beyond it the answer is 503 at once.
 //! * The database: two connections for each replica, some more for moments ([`upkeep`] each minute, [`reconcile::schedule`] every

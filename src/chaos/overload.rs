@@ -151,7 +151,7 @@ impl Heard {
             let is_acknowledged = (200..300).contains(&status);
             if time.contains(&now) {
                 match status {
-                    _ if is_acknowledged => {
+                    200..=299 => {
                         self.acknowledged += 1;
                         self.acknowledged_after.push(began.elapsed());
                     }

@@ -224,16 +224,12 @@ impl Client {
         let mut query = vec![("limit", PAGE.to_string())];
         query.extend(ids.iter().map(|id| (parameter, (*id).to_owned())));
         self.get(path(kind), &query, |body, observed_at| {
-            let Page { mut changes, total } = listing::page(body, kind, observed_at)?;
+            let page = listing::page(body, kind, observed_at)?;
             let mut absent: HashSet<&str> = ids.iter().copied().collect();
-            if !changes.iter().all(|change| change.id().is_some_and(|id| absent.remove(id))) {
+            if !page.changes.iter().all(|change| change.id().is_some_and(|id| absent.remove(id))) {
                 return Err(Malformed(format!("a {kind} that was not asked for")));
             }
-            if !absent.is_empty() {
-                is_whole(&changes, total)?;
-            }
-            changes.extend(absent.into_iter().map(|id| gone(kind, id, observed_at)));
-            Ok(changes)
+            with_gone(page, kind, absent.into_iter(), observed_at)
         })
         .await
     }
@@ -244,23 +240,20 @@ impl Client {
         query.extend(asked.iter().map(|(user, _)| ("user_id", (*user).to_owned())));
         let path = format!("/organizations/{}/memberships", segment(organization));
         self.get(&path, &query, |body, observed_at| {
-            let Page { mut changes, total } = listing::page(body, Kind::Membership, observed_at)?;
+            let page = listing::page(body, Kind::Membership, observed_at)?;
             let users: HashSet<&str> = asked.iter().map(|(user, _)| *user).collect();
             let of_asked = |change: &Change| {
                 change.naming.as_ref().is_some_and(|naming| {
                     naming.organization.id.as_str() == organization && users.contains(naming.user.id.as_str())
                 })
             };
-            if !changes.iter().all(of_asked) {
+            if !page.changes.iter().all(of_asked) {
                 return Err(Malformed("a membership that was not asked for".to_owned()));
             }
-            let present: HashSet<String> = changes.iter().filter_map(|change| change.id().map(str::to_owned)).collect();
-            let absent: Vec<_> = asked.iter().filter(|(_, id)| !present.contains(*id)).collect();
-            if !absent.is_empty() {
-                is_whole(&changes, total)?;
-            }
-            changes.extend(absent.into_iter().map(|(_, id)| gone(Kind::Membership, id, observed_at)));
-            Ok(changes)
+            let present: HashSet<String> =
+                page.changes.iter().filter_map(|change| change.id().map(str::to_owned)).collect();
+            let absent = asked.iter().map(|(_, id)| *id).filter(|id| !present.contains(*id));
+            with_gone(page, Kind::Membership, absent, observed_at)
         })
         .await
     }
@@ -414,13 +407,21 @@ impl Failure {
     }
 }
 
-/// Whether an answer has all the rows that it counts. Else what it leaves out need not be gone.
-fn is_whole(rows: &[Change], total: Option<u64>) -> Result<(), Malformed> {
+/// The rows of an answer by ids, and what it leaves out as gone, if it has all the rows that it counts.
+fn with_gone<'a>(
+    page: Page,
+    kind: Kind,
+    absent: impl Iterator<Item = &'a str>,
+    observed_at: Millis,
+) -> Result<Vec<Change>, Malformed> {
+    let Page { mut changes, total } = page;
+    let rows = changes.len();
+    changes.extend(absent.map(|id| gone(kind, id, observed_at)));
     match total {
-        Some(total) if total != rows.len() as u64 => {
-            Err(Malformed(format!("an answer by ids: {} rows, and {total} counted", rows.len())))
+        Some(total) if changes.len() > rows && total != rows as u64 => {
+            Err(Malformed(format!("an answer by ids: {rows} rows, and {total} counted")))
         }
-        _ => Ok(()),
+        _ => Ok(changes),
     }
 }
 

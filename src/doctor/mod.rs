@@ -173,7 +173,8 @@ impl Doctor {
         checks.extend(database_findings.checks);
         checks.extend(clerk::checks(&clerk));
         // Whatever else stands there may be a secret that was put into the wrong variable.
-        let named = self.environment.instance_id.as_deref().map(str::trim).filter(|id| id.starts_with("ins_"));
+        let check = config::instance(self.environment.instance_id.as_deref()).ok();
+        let named = check.as_ref().and_then(|check| check.wanted()).map(InstanceId::as_str);
         let pinned =
             database_findings.standing.as_ref().map(|standing| standing.instance.as_ref().map(InstanceId::as_str));
         checks.push(clerk::instance(clerk.instance(), pinned, named));
