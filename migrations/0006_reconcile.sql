@@ -27,7 +27,8 @@ create function clerk_sync.end_lease(fence bigint) returns void
   update clerk_sync.lease set expires_at = '-infinity' where token = $1
 $$;
 
--- The pass to go on with: the last one of its scope if it did not end and is not too old, else a new one.
+-- The pass to go on with: the last one of its scope if it did not end, has come anywhere and is not too old. Else a new one, which
+-- knows of all that was observed until now.
 create function clerk_sync.open_pass(fence bigint, scope text, reason text, observed_from bigint, resume_within_s integer)
   returns clerk_sync.passes
   language plpgsql volatile security definer set search_path = '' as $$
@@ -38,7 +39,8 @@ begin
   perform pg_catalog.pg_advisory_xact_lock(7250325107101);
   perform clerk_sync.check_fence(fence);
   select p.* into pass from clerk_sync.passes p where p.scope = scope order by p.id desc limit 1;
-  if pass.state in ('running', 'incomplete') and pass.started_at > pg_catalog.now() - resume_within_s * interval '1 s' then
+  if pass.state in ('running', 'incomplete') and (pass.position is not null or pass.step <> 'list')
+     and pass.started_at > pg_catalog.now() - resume_within_s * interval '1 s' then
     update clerk_sync.passes p set state = 'running', resumed = p.resumed + 1, problem = null, ended_at = null
      where p.id = pass.id returning p.* into pass;
     return pass;

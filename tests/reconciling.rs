@@ -664,6 +664,20 @@ async fn a_pass_of_memberships_goes_on_where_it_was_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pass_that_was_cut_before_it_listed_anything_is_no_beginning() {
+    let bench = Bench::filled(40, 5, 60, 1).await;
+    let user = bench.any(Kind::User, 3);
+    bench.silently(|clerk| clerk.ban_user(&user));
+    bench.complete().await;
+    bench.cut(2).await;
+    // It was seen within the five minutes before the pass that was cut, but not before the next one.
+    bench.silently(|clerk| clerk.delete_user(&user));
+    bench.later();
+    bench.complete().await;
+    bench.equals_source().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_changed_behind_a_pass_that_was_cut_is_found_by_the_run_that_goes_on_with_it() {
     let bench = Bench::filled(2_600, 20, 40, 1).await;
     bench.cut(6).await;

@@ -84,8 +84,6 @@ pub(super) struct Run<'a> {
     fence: Option<i64>,
     pub(super) row: Pass,
     position: Option<Value>,
-    /// Whether it had listed something before.
-    resumed: bool,
     began: Instant,
     calls_before: u64,
     findings: Vec<Finding>,
@@ -107,8 +105,7 @@ impl<'a> Run<'a> {
         let position = row.position.as_deref().and_then(|position| serde_json::from_str(position).ok());
         let (findings, absent) = (Vec::new(), BTreeSet::new());
         let (began, calls_before) = (Instant::now(), clerk.calls());
-        let resumed = row.resumed && (position.is_some() || row.step != Step::List);
-        Run { clerk, database, session, fence, row, position, resumed, began, calls_before, findings, absent }
+        Run { clerk, database, session, fence, row, position, began, calls_before, findings, absent }
     }
 
     async fn steps(&mut self, kind: Kind, progress: &mut dyn Progress) -> Result<State, Error> {
@@ -472,7 +469,7 @@ impl<'a> Run<'a> {
             problem: self.row.problem,
             dry_run: self.fence.is_none(),
             backfill: self.row.backfill,
-            resumed: self.resumed,
+            resumed: self.row.resumed,
             listed: unsigned(self.row.listed),
             refreshed: unsigned(self.row.refreshed),
             missing: unsigned(self.row.missing),

@@ -24,7 +24,7 @@ pub struct Pass {
     pub backfill: bool,
     /// Clerk's clock when it began.
     pub observed_from: Millis,
-    /// Whether it is gone on with after it was cut short or braked.
+    /// Whether it is gone on with where it was cut short or braked, and so had listed something before.
     pub resumed: bool,
     pub listed: i64,
     pub refreshed: i64,
