@@ -22,6 +22,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -49,11 +50,14 @@ const FAREWELL: Duration = Duration::from_millis(150);
 const FOLLOW: Duration = Duration::from_millis(50);
 
 /// Serves on `listener` until `shutdown` completes, then answers what is under way and ends.
-pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+///
+/// # Errors
+/// The system gives no thread to the writer.
+pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     if config.instance == InstanceCheck::Off {
         tracing::warn!("CLERK_INSTANCE_ID is *: events of any Clerk instance are applied");
     }
-    let (writer, writing) = Writer::start(config.database.clone(), config.instance.clone());
+    let (writer, writing) = Writer::start(config.database.clone(), config.instance.clone())?;
     let check_instance = config.instance != InstanceCheck::Off;
     let upkeep = Upkeep::start(config.database.clone(), check_instance, config.retention);
     let schedule = match config.reconcile {
@@ -76,6 +80,7 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     if timeout_at(end, writing).await.is_err() {
         tracing::error!("the writer did not stop in time");
     }
+    Ok(())
 }
 
 /// Passes by the clock, and as events ask for them.

@@ -162,7 +162,7 @@ async fn serve(environment: Environment) -> anyhow::Result<ExitCode> {
         }
         tracing::warn!("no metrics and no status page are served: {error:#}; set OPS_ADDR to another address");
     }
-    app::serve(config, listener, stop_signal()?).await;
+    app::serve(config, listener, stop_signal()?).await.context("cannot start the writer")?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

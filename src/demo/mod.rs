@@ -153,7 +153,7 @@ async fn reconcile(database: &Database, clerk_url: &str, secret_key: &str) -> an
 struct Ours {
     url: String,
     stop: oneshot::Sender<()>,
-    running: tokio::task::JoinHandle<()>,
+    running: tokio::task::JoinHandle<std::io::Result<()>>,
 }
 
 impl Ours {
@@ -180,7 +180,7 @@ impl Ours {
 
     async fn stop(self) -> anyhow::Result<()> {
         drop(self.stop);
-        self.running.await.context("clerk-sync did not end well")
+        self.running.await?.context("clerk-sync did not end well")
     }
 }
 

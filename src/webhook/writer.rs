@@ -3,8 +3,8 @@
 //! Requests hand over what they have and wait. While a batch is in flight the next one gathers, so that batches grow with the
 //! load and a lone event waits for nobody. Two batches may be in flight, each on a session of its own: the writers of all
 //! replicas take turns in the database, so the second one is on its way while the first is written, and waits there for its
-//! turn ([`departs`] tells when it sets out). All of it is detached from the requests: a client that hangs up cannot cancel
-//! database work that has begun.
+//! turn ([`departs`] tells when it sets out). All of it is detached from the requests, on a thread of its own: a client that hangs up
+//! cannot cancel database work that has begun, and thousands of clients cannot delay it.
 //!
 //! A batch fails as a whole. If the database refuses it for what is *in* it, halves are tried until the culprit is alone and
 //! kept as a dead letter; the rest commits. For any other failure everybody is told to come again.
@@ -18,6 +18,7 @@ use crate::telemetry::{BATCH as BATCH_SIZE, POISON, QUEUE as QUEUE_LENGTH, Throt
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -181,34 +182,25 @@ impl InstanceCheck {
 }
 
 impl Writer {
-    /// Starts the task. It connects when it must and stays up without a database.
-    pub fn start(database: Database, check: InstanceCheck) -> (Writer, JoinHandle<()>) {
+    /// Starts the task, on a thread of its own: on a machine that is busy with requests, those who are to be refused included, it
+    /// would else wait for its turn behind all of them, some ten times for each batch. It connects when it must and stays up without
+    /// a database.
+    ///
+    /// # Errors
+    /// The system gives no more threads or files.
+    pub fn start(database: Database, check: InstanceCheck) -> io::Result<(Writer, JoinHandle<()>)> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (queue, requests) = mpsc::channel(QUEUE);
-        let starting = Health { fault: Some("not tried yet".to_owned()), ..Health::default() };
-        let (publish, health) = watch::channel(starting);
-        let pending = Arc::new(Notify::new());
         let pace = Arc::new(Pace::default());
-        let lane = Lane {
-            database,
-            check,
-            session: None,
-            deliveries_in_one: deliveries_in_one(),
-            health: publish,
-            pending: Arc::clone(&pending),
-            suspects: Arc::default(),
-        };
-        let mut ping = interval(PING);
-        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let task = Task {
-            at_most: lane.deliveries_in_one.unwrap_or(BATCH),
-            idle: vec![lane; LANES],
-            jobs: JoinSet::new(),
-            in_flight: Vec::with_capacity(LANES),
-            pace: Arc::clone(&pace),
-            ping,
-            failures: 0,
-        };
-        (Writer { queue, pace, health, pending }, tokio::spawn(task.run(requests)))
+        let lane = Lane::new(database, check);
+        let (health, pending) = (lane.health.subscribe(), Arc::clone(&lane.pending));
+        let writer = Writer { queue, pace: Arc::clone(&pace), health, pending };
+        let running = tokio::task::spawn_blocking(move || {
+            runtime.block_on(async { Task::new(lane, pace).run(requests).await });
+            // A name that is being looked up cannot be cancelled.
+            runtime.shutdown_background();
+        });
+        Ok((writer, running))
     }
 
     /// Hands one delivery over and waits until it is durable, for 8 s at most. `raw` is kept if the message turns out to be
@@ -319,6 +311,20 @@ fn departs(waiting: usize, in_flight: Option<&Flight>) -> bool {
 }
 
 impl Task {
+    fn new(lane: Lane, pace: Arc<Pace>) -> Task {
+        let mut ping = interval(PING);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Task {
+            at_most: lane.deliveries_in_one.unwrap_or(BATCH),
+            idle: vec![lane; LANES],
+            jobs: JoinSet::new(),
+            in_flight: Vec::with_capacity(LANES),
+            pace,
+            ping,
+            failures: 0,
+        }
+    }
+
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let (mut gathered, mut is_open) = (Vec::new(), true);
         while is_open || !gathered.is_empty() || !self.jobs.is_empty() {
@@ -350,7 +356,13 @@ impl Task {
         self.idle.last().is_some_and(|lane| self.in_flight.is_empty() || overlaps(lane))
     }
 
-    fn depart(&mut self, requests: Vec<Request>) {
+    fn depart(&mut self, mut requests: Vec<Request>) {
+        // Nobody waits for these any more: their senders will come again. Were they sent on a flight of their own, it would land at
+        // once, and its pace let in many who could not be written in time either.
+        requests.retain(|request| !request.answer.is_closed());
+        if requests.is_empty() {
+            return;
+        }
         let Some(lane) = self.idle.pop() else { return requests.into_iter().for_each(Request::refuse) };
         let flight = Flight { since: Instant::now(), deliveries: requests.len() };
         self.in_flight.push(flight);
@@ -430,6 +442,19 @@ impl Clone for Lane {
 }
 
 impl Lane {
+    fn new(database: Database, check: InstanceCheck) -> Lane {
+        let starting = Health { fault: Some("not tried yet".to_owned()), ..Health::default() };
+        Lane {
+            database,
+            check,
+            session: None,
+            deliveries_in_one: deliveries_in_one(),
+            health: watch::Sender::new(starting),
+            pending: Arc::default(),
+            suspects: Arc::default(),
+        }
+    }
+
     async fn fly(mut self, flight: Flight, requests: Vec<Request>) -> Landed {
         let result = self.write_all(requests).await;
         Landed { lane: self, trip: Trip::Flight(flight, result) }
@@ -441,10 +466,8 @@ impl Lane {
 
     /// Writes everything that gathered, in batches of bounded size, suspects alone. `Err`: the database is away, and those who are
     /// not answered yet shall be told so.
-    async fn write_all(&mut self, mut requests: Vec<Request>) -> Result<(), Away> {
+    async fn write_all(&mut self, requests: Vec<Request>) -> Result<(), Away> {
         self.suspects().retain(|_, since| since.elapsed() < QUARANTINE);
-        // Nobody waits for these any more: their senders will come again.
-        requests.retain(|request| !request.answer.is_closed());
         let mut batches: Vec<Vec<Request>> = Vec::new();
         let mut room = 0;
         for request in requests {
@@ -656,5 +679,30 @@ mod tests {
         assert!(!departs(19, Some(&flight)));
         assert!(departs(20, Some(&flight)));
         assert!(departs(BATCH, Some(&Flight { deliveries: 2 * BATCH, ..flight })), "no more fit");
+    }
+
+    #[tokio::test]
+    async fn those_whom_nobody_waits_for_do_not_set_out_and_say_nothing_of_the_pace() {
+        let database = Database::parse("postgres://postgres@127.0.0.1:1/none?sslmode=disable").unwrap();
+        let pace = Arc::new(Pace::default());
+        pace.set(SLOW);
+        let mut task = Task::new(Lane::new(database, InstanceCheck::Off), Arc::clone(&pace));
+        let request = || {
+            let raw = Raw { headers: HeaderMap::new(), body: Bytes::new(), reserved: Reserved::default() };
+            let (answer, answered) = oneshot::channel();
+            let item = Item::DeadLetter(raw.dead_letter("a test".to_owned()));
+            (Request { delivery: Delivery { message: None, item }, raw, answer }, answered)
+        };
+        let abandoned = || {
+            let (request, answered) = request();
+            drop(answered);
+            request
+        };
+        task.depart(vec![abandoned()]);
+        assert!(task.in_flight.is_empty() && task.jobs.is_empty());
+        assert_eq!((task.idle.len(), pace.get()), (LANES, SLOW));
+        let (waiting, _answered) = request();
+        task.depart(vec![waiting, abandoned()]);
+        assert_eq!(task.in_flight.iter().map(|flight| flight.deliveries).collect::<Vec<_>>(), [1]);
     }
 }

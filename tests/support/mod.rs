@@ -190,7 +190,7 @@ pub async fn rows(connection: &mut PgConnection, sql: &str) -> Vec<Value> {
 pub struct Server {
     pub url: String,
     stop: Option<oneshot::Sender<()>>,
-    running: tokio::task::JoinHandle<()>,
+    running: tokio::task::JoinHandle<std::io::Result<()>>,
 }
 
 impl Server {
@@ -230,7 +230,7 @@ impl Server {
     /// Stops as SIGTERM would, and waits for the end.
     pub async fn stop(mut self) {
         drop(self.stop.take());
-        self.running.await.expect("serve ends without a panic");
+        self.running.await.expect("serve ends without a panic").expect("it had what it needs");
     }
 
     /// The status and body of a GET.
