@@ -283,7 +283,7 @@ async fn worker_is_killed() -> String {
 async fn worker_is_killed_at_a_point() -> String {
     let supabase = crate::support::supabase();
     let socket = supabase.cluster().dir().join(".s.PGSQL.5432");
-    let proxy = Proxy::start(Upstream::Unix(socket), 1).await.unwrap();
+    let proxy = Proxy::start(Upstream::Unix(socket), 1).unwrap();
     let database = database().await;
     let url = format!("postgres://postgres@{}/{}?sslmode=disable", proxy.address, database.name);
     let mut scene = Scene { worker: Worker::start(options(url)).await.unwrap(), database };

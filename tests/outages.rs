@@ -25,7 +25,7 @@ impl Detour {
     async fn new() -> Detour {
         let database = database().await;
         let socket = supabase().cluster().dir().join(".s.PGSQL.5432");
-        let proxy = Proxy::start(Upstream::Unix(socket), 1).await.unwrap();
+        let proxy = Proxy::start(Upstream::Unix(socket), 1).unwrap();
         let url = format!("postgres://postgres@{}/{}?sslmode=disable", proxy.address, database.name);
         let server = Server::start(Database::parse(&url).unwrap(), InstanceCheck::Pinned(None)).await;
         let sender = Sender::new(server.webhook_url(), SECRET).unwrap();

@@ -248,7 +248,7 @@ impl Bench {
 
     async fn row(&mut self, what: &str, connections: usize, way: Way, away: bool) -> anyhow::Result<()> {
         let socket = self.supabase.cluster().dir().join(".s.PGSQL.5432");
-        let proxy = Proxy::start(Upstream::Unix(socket), 0).await?;
+        let proxy = Proxy::start(Upstream::Unix(socket), 0)?;
         let url = match away {
             true => format!("postgres://{OWNER}@{}/{PROJECT}?sslmode=disable", proxy.address),
             false => self.supabase.url(PROJECT),

@@ -202,9 +202,9 @@ pub(super) fn source(clerk: &Clerk) -> Rows {
 }
 
 /// Rows that are not what they should be.
-pub(super) fn differences(left: &Rows, right: &Rows) -> usize {
+pub(super) fn differences<'a>(left: &'a Rows, right: &'a Rows) -> Vec<&'a Key> {
     let keys: BTreeSet<&Key> = left.keys().chain(right.keys()).collect();
-    keys.into_iter().filter(|key| left.get(*key) != right.get(*key)).count()
+    keys.into_iter().filter(|key| left.get(*key) != right.get(*key)).collect()
 }
 
 /// What was found.

@@ -92,16 +92,24 @@ impl Soak {
         release_lease(&stage).await?;
         stage.reconcile().await?;
         let source = checker::source(&stage.clerk.lock());
-        let left = checker::differences(&source, &checker::held(&mut stage.owner().await?).await?);
+        let held = checker::held(&mut stage.owner().await?).await?;
+        let left = checker::differences(&source, &held);
 
         say(&format!(
-            "  versions that went back {decreases}, sessions stuck in a transaction {}; after a last pass {left} of Clerk's {} rows differ",
+            "  versions that went back {decreases}, sessions stuck in a transaction {}; after a last pass {} of Clerk's {} rows differ",
             seen.stuck,
+            left.len(),
             source.len()
         ));
+        left.iter().take(5).for_each(|(kind, id)| say(&format!("  {kind} {id} is not as at Clerk")));
         let is_flat = grown.is_flat() || self.minutes < 10.0;
         Ok(Ended::of(
-            is_flat && unfinished == 0 && left == 0 && decreases == 0 && seen.stuck == 0 && history.odd().is_empty(),
+            is_flat
+                && unfinished == 0
+                && left.is_empty()
+                && decreases == 0
+                && seen.stuck == 0
+                && history.odd().is_empty(),
         ))
     }
 

@@ -40,7 +40,7 @@ impl Stage {
         supabase.create(PROJECT).await?;
         let database = Database::parse(&supabase.url(PROJECT)).map_err(anyhow::Error::msg)?;
         store::migrate(&database).await?;
-        let proxy = Proxy::start(Upstream::Unix(supabase.cluster().dir().join(".s.PGSQL.5432")), seed).await?;
+        let proxy = Proxy::start(Upstream::Unix(supabase.cluster().dir().join(".s.PGSQL.5432")), seed)?;
         let mut clerk = Clerk::new(seed, clock::now().get() - AGO);
         let mut rng = fastrand::Rng::with_seed(seed);
         for company in ["Acme Widgets", "Blue Harbor", "Copper Kettle", "Delta Press"] {
@@ -51,7 +51,7 @@ impl Stage {
         let clerk = Shared::new(clerk);
         let server = Server::start(clerk.clone(), ([127, 0, 0, 1], 0).into()).await?;
         let address = server.url.trim_start_matches("http://").parse().context("the simulated Clerk has no address")?;
-        let api = Proxy::start(Upstream::Tcp(address), seed + 1).await?;
+        let api = Proxy::start(Upstream::Tcp(address), seed + 1)?;
         Ok(Stage { supabase, proxy, clerk, api, _server: server })
     }
 

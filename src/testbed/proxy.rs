@@ -2,6 +2,7 @@
 //!
 //! Faults can be changed while connections are open, and are drawn from a seed where they are random.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,31 +45,25 @@ pub struct Proxy {
     pub address: SocketAddr,
     fault: watch::Sender<Fault>,
     open: Arc<AtomicUsize>,
-    accepting: tokio::task::JoinHandle<()>,
 }
 
 impl Proxy {
+    /// Starts it on a thread of its own: a line is not slower because those at its end are busy.
+    ///
     /// # Errors
-    /// No port is free.
-    pub async fn start(upstream: Upstream, seed: u64) -> std::io::Result<Proxy> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// No port or no thread is free.
+    pub fn start(upstream: Upstream, seed: u64) -> io::Result<Proxy> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let (fault, faults) = watch::channel(Fault::None);
-        let open = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&open);
-        let accepting = tokio::spawn(async move {
-            let mut rng = fastrand::Rng::with_seed(seed);
-            while let Ok((client, _)) = listener.accept().await {
-                let (upstream, faults, seed, counted) =
-                    (upstream.clone(), faults.clone(), rng.u64(..), Arc::clone(&counted));
-                tokio::spawn(async move {
-                    counted.fetch_add(1, Ordering::Relaxed);
-                    carry(client, upstream, faults, seed).await;
-                    counted.fetch_sub(1, Ordering::Relaxed);
-                });
-            }
-        });
-        Ok(Proxy { address, fault, open, accepting })
+        let line = Line { upstream, faults, open: Arc::default(), rng: fastrand::Rng::with_seed(seed) };
+        let open = Arc::clone(&line.open);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new()
+            .name("proxy".to_owned())
+            .spawn(move || runtime.block_on(line.carry_all(listener)))?;
+        Ok(Proxy { address, fault, open })
     }
 
     /// From now on, for open connections too.
@@ -82,10 +77,34 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.accepting.abort();
-        self.fault.send_replace(Fault::Refuse);
+/// What the proxy's thread knows.
+struct Line {
+    upstream: Upstream,
+    faults: watch::Receiver<Fault>,
+    open: Arc<AtomicUsize>,
+    rng: fastrand::Rng,
+}
+
+impl Line {
+    /// Carries every connection, until the proxy is dropped.
+    async fn carry_all(mut self, listener: std::net::TcpListener) {
+        let Ok(listener) = TcpListener::from_std(listener) else { return };
+        let mut dropped = self.faults.clone();
+        let accepting = async {
+            while let Ok((client, _)) = listener.accept().await {
+                let (upstream, faults, seed) = (self.upstream.clone(), self.faults.clone(), self.rng.u64(..));
+                let open = Arc::clone(&self.open);
+                tokio::spawn(async move {
+                    open.fetch_add(1, Ordering::Relaxed);
+                    carry(client, upstream, faults, seed).await;
+                    open.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+        };
+        tokio::select! {
+            () = accepting => {}
+            _ = dropped.wait_for(|_| false) => {}
+        }
     }
 }
 

@@ -4,13 +4,15 @@ use super::usage::Usage;
 use anyhow::Context as _;
 use serde_json::Value;
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
 
 /// The signing secret of every worker's endpoint.
 pub const SECRET: &str = "whsec_dGVzdHMgc2lnbiB3aXRoIHRoaXMgb25l";
@@ -139,22 +141,26 @@ async fn spawn(options: &Options, address: &str, log: &Arc<Log>) -> anyhow::Resu
         .kill_on_drop(true)
         .spawn()
         .context("cannot start a worker")?;
-    let mut lines = BufReader::new(child.stderr.take().context("no log")?).lines();
-    let mut listening = None;
-    while let Some(line) = lines.next_line().await? {
-        listening = address_in(&line);
-        log.take(line);
-        if listening.is_some() {
-            break;
+    let lines = File::from(child.stderr.take().context("no log")?.into_owned_fd()?);
+    let (listens, listening) = oneshot::channel();
+    let kept = Arc::clone(log);
+    std::thread::spawn(move || read(lines, listens, &kept));
+    let listening = listening.await;
+    Ok((child, listening.with_context(|| format!("the worker did not start: {}", log.end().join(" / ")))?))
+}
+
+/// Reads the log to its end, on a thread of its own: a worker whose log nobody takes stands still.
+fn read(log: File, listens: oneshot::Sender<SocketAddr>, kept: &Log) {
+    let mut listens = Some(listens);
+    for line in BufReader::new(log).lines().map_while(Result::ok) {
+        let address = address_in(&line);
+        kept.take(line);
+        if let Some(address) = address
+            && let Some(listens) = listens.take()
+        {
+            let _ = listens.send(address);
         }
     }
-    let kept = Arc::clone(log);
-    tokio::spawn(async move {
-        while let Ok(Some(line)) = lines.next_line().await {
-            kept.take(line);
-        }
-    });
-    Ok((child, listening.with_context(|| format!("the worker did not start: {}", log.end().join(" / ")))?))
 }
 
 /// The address that a line of the log says it listens on.
