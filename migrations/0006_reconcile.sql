@@ -147,9 +147,13 @@ begin
   if state = 'complete' and pass.scope <> 'quick' then
     insert into clerk_sync.marks as m (kind, started_at) values (pass.scope, pass.observed_from)
       on conflict (kind) do update set started_at = greatest(m.started_at, excluded.started_at);
+    -- Memberships that no read can settle: nobody says whose they are, or Clerk does not know their organization. They were listed,
+    -- if they exist.
     delete from clerk_sync.pending_reads r
-     where pass.scope = 'membership' and r.kind = 'membership' and (r.organization_id is null or r.user_id is null)
-       and r.asked_at < pass.started_at;
+     where pass.scope = 'membership' and r.kind = 'membership' and r.asked_at < pass.started_at
+       and (r.organization_id is null or r.user_id is null
+            or r.tried_at >= pass.started_at
+               and not exists (select from clerk.organizations o where o.id = r.organization_id and o.deleted_at is null));
   end if;
   return pass;
 end

@@ -499,6 +499,32 @@ async fn a_read_that_came_too_early_is_made_again() {
     bench.equals_source().await;
 }
 
+/// Nothing can be read of a membership whose organization is no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_clerk_cannot_answer_ends_with_the_next_pass() {
+    let bench = Bench::filled(10, 2, 4, 1).await;
+    let server = support::Server::start(bench.database.database(), InstanceCheck::Pinned(None)).await;
+    let sender = Sender::new(server.webhook_url(), SECRET).unwrap();
+    let (founder, user) = (bench.any(Kind::User, 1), bench.any(Kind::User, 3));
+    let gone = bench.clerk.lock().create_organization("Short Lived", &founder);
+    bench.clerk.lock().add_member(&gone, &user, "org:member");
+    let event = bench.clerk.lock().outbox.pop().unwrap();
+    let mut body: Value = serde_json::from_str(&event.body).unwrap();
+    body["data"].as_object_mut().unwrap().remove("role");
+    sender.send(&event.message_id, body.to_string().as_bytes()).await.unwrap();
+    server.stop().await;
+    bench.silently(|clerk| clerk.delete_organization(&gone));
+    let open = "select reason from clerk_sync.pending_reads";
+    bench.later();
+    bench.reconciler().settle().await.unwrap();
+    assert_eq!(bench.database.rows(open).await.len(), 1, "no read can settle it");
+    // What was asked for just now is left to whoever makes reads between passes.
+    bench.database.execute("update clerk_sync.pending_reads set asked_at = asked_at - interval '1 minute'").await;
+    bench.complete().await;
+    assert!(bench.database.rows(open).await.is_empty());
+    bench.equals_source().await;
+}
+
 /// F29. A pass is killed, two run at once, webhooks come meanwhile.
 pub async fn passes_are_disturbed() -> String {
     let (killed, (), webhooks) =
