@@ -4,8 +4,8 @@
 //! an event could be lost to an answer that is not ours.
 
 use crate::reconcile::schedule::Foreign;
+use crate::webhook::lane::InstanceCheck;
 use crate::webhook::receive::Receiver;
-use crate::webhook::writer::InstanceCheck;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;

@@ -48,8 +48,9 @@
 //!    else is 400, and no query is made. A good signature out of time says that a clock is wrong, or that an old request was
 //!    sent again: `/readyz` believes the former only with the database's clock as a second witness.
 //! 3. [`clerk::event::parse`] reads the body: a change, nothing (a type that we do not mirror), or no use (a dead letter).
-//! 4. [`webhook::receive`] hands it to the [`webhook::writer::Writer`] and waits. That task gathers what waits while a batch
-//!    is under way, folds it ([`model::Batch::fold`]) and makes one call. Where the way to the database is long, two are under way.
+//! 4. [`webhook::receive`] hands it to the [`webhook::writer::Writer`] and waits. That task, on a thread of its own, gathers what
+//!    waits while a batch is under way; a [`webhook::lane`] folds it ([`model::Batch::fold`]) and makes one call. Where the way to
+//!    the database is long, two are under way.
 //! 5. `clerk_sync.apply` takes a lock, so that the writers of all replicas take turns, and does everything in one
 //!    transaction: generations, tombstones, versions and rows, stubs, what is pending, dead letters, receipts.
 //! 6. [`webhook::receive`] answers after the commit: *when Clerk hears yes, policies already see it*. 2xx is durable; 503
@@ -61,8 +62,8 @@
 //!    mirror's instance, and takes the lease: a token that every write of the pass carries, and that is refused once lost.
 //! 2. Pages of 500 come from [`clerk::client`], oldest first, within our share of the rate limit. Each is held against the
 //!    same rows here ([`reconcile::compare`]), and what differs is written with its findings and the pass's progress in one
-//!    statement (`clerk_sync.record_page`). A pass that is killed is gone on with,
-//!    and followed by a whole one: what it had listed before may have changed since.
+//!    statement (`clerk_sync.record_page`). A pass that is killed is gone on with from its last page, and followed by a whole one:
+//!    what it had listed before may have changed since.
 //! 3. Rows that the listing has gone past without showing them ([`reconcile::window`]) are asked for by id, unless there are
 //!    too many of them ([`reconcile::brake`]). Only what Clerk denies by id is deleted, with a tombstone that is *inferred*.
 //! 4. What waits for a read by id is read: stubs, and what a webhook left open. `serve` does that between passes too.

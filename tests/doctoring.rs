@@ -9,7 +9,7 @@ use clerk_sync::model::Kind;
 use clerk_sync::reconcile::{Reconciler, Silent, State, Times, Wanted};
 use clerk_sync::sender::Sender;
 use clerk_sync::testbed::clerk::{Clerk, Fault, Rule, Server, Shared};
-use clerk_sync::webhook::writer::InstanceCheck;
+use clerk_sync::webhook::lane::InstanceCheck;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;

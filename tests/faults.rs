@@ -13,7 +13,7 @@ use clerk_sync::testbed::proxy::{Fault, Proxy, Upstream};
 use clerk_sync::testbed::supabase::Supabase;
 use clerk_sync::testbed::traffic;
 use clerk_sync::testbed::worker::{Options, Worker};
-use clerk_sync::webhook::writer::InstanceCheck;
+use clerk_sync::webhook::lane::InstanceCheck;
 use futures_util::{StreamExt as _, stream};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;

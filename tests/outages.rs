@@ -7,7 +7,7 @@ use clerk_sync::testbed::clerk::{Clerk, Event};
 use clerk_sync::testbed::postgres::SUPERUSER;
 use clerk_sync::testbed::proxy::{Fault, Proxy, Upstream};
 use clerk_sync::testbed::supabase::{OWNER, Supabase};
-use clerk_sync::webhook::writer::InstanceCheck;
+use clerk_sync::webhook::lane::InstanceCheck;
 use futures_util::future::join_all;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 use std::path::Path;

@@ -3,7 +3,7 @@
 use crate::support::{SECRET, START, Server, World, database, instance, supabase, unique};
 use clerk_sync::sender::Sender;
 use clerk_sync::testbed::supabase::Supabase;
-use clerk_sync::webhook::writer::InstanceCheck;
+use clerk_sync::webhook::lane::InstanceCheck;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt as _;

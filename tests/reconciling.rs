@@ -8,7 +8,7 @@ use clerk_sync::reconcile::{Error, Reconciler, Report, Silent, State, Times, Wan
 use clerk_sync::sender::Sender;
 use clerk_sync::testbed::clerk::{Clerk, Event, Fault, Rule, Server, Shared};
 use clerk_sync::testbed::traffic;
-use clerk_sync::webhook::writer::InstanceCheck;
+use clerk_sync::webhook::lane::InstanceCheck;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

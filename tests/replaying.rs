@@ -2,7 +2,7 @@
 
 use crate::support::{SECRET, World, extra_fixtures};
 use clerk_sync::replay::Replay;
-use clerk_sync::webhook::writer::InstanceCheck;
+use clerk_sync::webhook::lane::InstanceCheck;
 use std::path::{Path, PathBuf};
 
 fn replay(world: &World, path: &Path, shuffle: Option<u64>) -> Replay {

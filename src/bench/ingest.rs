@@ -13,7 +13,7 @@ use crate::testbed::say;
 use crate::testbed::supabase::{OWNER, Supabase};
 use crate::testbed::usage::{Usage, family_cpu};
 use crate::testbed::worker::{Options, Worker};
-use crate::webhook::writer::BENCH_VARIABLE;
+use crate::webhook::lane::BENCH_VARIABLE;
 use anyhow::{Context as _, ensure};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use std::process::ExitCode;

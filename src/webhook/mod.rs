@@ -5,6 +5,7 @@
 //! will not send that message again.
 
 pub mod budget;
+pub mod lane;
 pub mod receive;
 pub mod verify;
 pub mod writer;

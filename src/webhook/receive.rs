@@ -1,8 +1,9 @@
 //! What becomes of a verified delivery. The only place where statuses are chosen for one.
 
 use super::budget::Budget;
+use super::lane::{Raw, Unavailable};
 use super::verify::{Verified, Verifier};
-use super::writer::{Raw, Unavailable, Writer};
+use super::writer::Writer;
 use crate::clerk::event::{self, Event, Unusable};
 use crate::clock;
 use crate::failpoint::{self, Point};
