@@ -31,7 +31,7 @@
 //! | [`app`] | listener, routes and writer put together, and stopped in order |
 //! | [`config`] | every environment variable of `serve`, checked as a whole |
 //! | [`policy`] | policies for the application's own tables: writing them, finding what is wrong with them |
-//! | [`telemetry`], [`clock`], [`procfs`] | where logs go; the one place that reads the wall clock; what Linux tells of a process |
+//! | [`telemetry`], [`clock`], [`thread`], [`procfs`] | where logs go; the one place that reads the wall clock; a task on a thread of its own; what Linux tells of a process |
 //! | [`sender`], [`replay`] | signing and posting as Svix does; the command that posts files |
 //! | `testbed`, `demo`, `bench` (feature `demo`) | a private Postgres, a simulated Clerk, the show that they give, and how fast it goes |
 //! | `chaos` (feature `demo`), [`failpoint`] | what is promised, put to the test: faults under load, a checker, mistakes that it must find |
@@ -158,5 +158,6 @@ pub mod store;
 pub mod telemetry;
 #[cfg(feature = "demo")]
 pub mod testbed;
+pub mod thread;
 pub mod upkeep;
 pub mod webhook;

@@ -2,6 +2,7 @@
 //!
 //! Faults can be changed while connections are open, and are drawn from a seed where they are random.
 
+use crate::thread;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// What is wrong with the network.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,10 +60,7 @@ impl Proxy {
         let (fault, faults) = watch::channel(Fault::None);
         let line = Line { upstream, faults, open: Arc::default(), rng: fastrand::Rng::with_seed(seed) };
         let open = Arc::clone(&line.open);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::Builder::new()
-            .name("proxy".to_owned())
-            .spawn(move || runtime.block_on(line.carry_all(listener)))?;
+        thread::spawn("proxy", || line.carry_all(listener))?;
         Ok(Proxy { address, fault, open })
     }
 
@@ -91,7 +89,12 @@ impl Line {
         let Ok(listener) = TcpListener::from_std(listener) else { return };
         let mut dropped = self.faults.clone();
         let accepting = async {
-            while let Ok((client, _)) = listener.accept().await {
+            loop {
+                let Ok((client, _)) = listener.accept().await else {
+                    // Out of file handles, most likely.
+                    sleep(Duration::from_millis(10)).await;
+                    continue;
+                };
                 let (upstream, faults, seed) = (self.upstream.clone(), self.faults.clone(), self.rng.u64(..));
                 let open = Arc::clone(&self.open);
                 tokio::spawn(async move {

@@ -10,12 +10,13 @@ use super::lane::{Away, BATCH, Health, InstanceCheck, Lane, Raw, Request, Unavai
 use crate::model::{Delivery, Verdict};
 use crate::store::{Database, Error};
 use crate::telemetry::QUEUE as QUEUE_LENGTH;
+use crate::thread::{self, Ended};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 /// Deliveries that may wait: some five times what one Svix worker has in flight at most (500).
@@ -68,19 +69,14 @@ impl Writer {
     ///
     /// # Errors
     /// The system gives no more threads or files.
-    pub fn start(database: Database, check: InstanceCheck) -> io::Result<(Writer, JoinHandle<()>)> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    pub fn start(database: Database, check: InstanceCheck) -> io::Result<(Writer, Ended)> {
         let (queue, requests) = mpsc::channel(QUEUE);
         let pace = Arc::new(Pace::default());
         let lane = Lane::new(database, check);
         let (health, pending) = (lane.health.subscribe(), Arc::clone(&lane.pending));
         let writer = Writer { queue, pace: Arc::clone(&pace), health, pending };
-        let running = tokio::task::spawn_blocking(move || {
-            runtime.block_on(async { Task::new(lane, pace).run(requests).await });
-            // A name that is being looked up cannot be cancelled.
-            runtime.shutdown_background();
-        });
-        Ok((writer, running))
+        let ended = thread::spawn("writer", || async { Task::new(lane, pace).run(requests).await })?;
+        Ok((writer, ended))
     }
 
     /// Hands one delivery over and waits until it is durable, for 8 s at most. `raw` is kept if the message turns out to be
@@ -185,6 +181,7 @@ impl Task {
         }
     }
 
+    /// Goes on until nobody can hand anything over any more, and all of it is written.
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let (mut gathered, mut is_open) = (Vec::new(), true);
         while is_open || !gathered.is_empty() || !self.jobs.is_empty() {
