@@ -223,15 +223,25 @@ impl Client {
         let parameter = if kind == Kind::User { "user_id" } else { "organization_id" };
         let mut query = vec![("limit", PAGE.to_string())];
         query.extend(ids.iter().map(|id| (parameter, (*id).to_owned())));
-        self.get(path(kind), &query, |body, observed_at| {
-            let page = listing::page(body, kind, observed_at)?;
-            let mut absent: HashSet<&str> = ids.iter().copied().collect();
-            if !page.changes.iter().all(|change| change.id().is_some_and(|id| absent.remove(id))) {
-                return Err(Malformed(format!("a {kind} that was not asked for")));
+        let (changes, rows) = self
+            .get(path(kind), &query, |body, observed_at| {
+                let page = listing::page(body, kind, observed_at)?;
+                let mut absent: HashSet<&str> = ids.iter().copied().collect();
+                if !page.changes.iter().all(|change| change.id().is_some_and(|id| absent.remove(id))) {
+                    return Err(Malformed(format!("a {kind} that was not asked for")));
+                }
+                let rows = page.changes.len();
+                Ok((with_gone(page, kind, absent.into_iter(), observed_at)?, rows))
+            })
+            .await?;
+        // Lists of users do not say how many there are: whom one leaves out must not be counted either.
+        if kind == Kind::User && changes.len() > rows {
+            let counted = self.get("/users/count", &query[1..], |body, _| listing::count(body)).await?;
+            if counted != rows as u64 {
+                return Err(miscounted(rows, counted).into());
             }
-            with_gone(page, kind, absent.into_iter(), observed_at)
-        })
-        .await
+        }
+        Ok(changes)
     }
 
     /// `asked`: users, and the memberships that they should have. A user may have another one by now.
@@ -418,11 +428,13 @@ fn with_gone<'a>(
     let rows = changes.len();
     changes.extend(absent.map(|id| gone(kind, id, observed_at)));
     match total {
-        Some(total) if changes.len() > rows && total != rows as u64 => {
-            Err(Malformed(format!("an answer by ids: {rows} rows, and {total} counted")))
-        }
+        Some(total) if changes.len() > rows && total != rows as u64 => Err(miscounted(rows, total)),
         _ => Ok(changes),
     }
+}
+
+fn miscounted(rows: usize, counted: u64) -> Malformed {
+    Malformed(format!("an answer by ids: {rows} rows, and {counted} counted"))
 }
 
 fn gone(kind: Kind, id: &str, observed_at: Millis) -> Change {
