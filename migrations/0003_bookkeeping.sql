@@ -137,7 +137,7 @@ create index passes_scope_idx on clerk_sync.passes (scope, id desc);
 comment on table clerk_sync.passes is 'Each comparison of the mirror with Clerk, one per kind: what it found, and how far it has come.';
 comment on column clerk_sync.passes.scope is 'A kind: all of it. quick: users changed lately, and the counts of all kinds.';
 comment on column clerk_sync.passes.state is
-  'complete: the mirror equals Clerk. incomplete: it could not end, deleted nothing that it had not confirmed, and the next one goes on from here. void: its listing contradicts itself, and the next one begins anew. braked: too much would have been deleted. skipped: the feature is off at Clerk.';
+  'complete: the mirror equals Clerk. incomplete: it could not end, deleted nothing that it had not confirmed, and the next one goes on from its last page. void: its listing contradicts itself, and the next one begins anew. braked: too much would have been deleted. skipped: the feature is off at Clerk.';
 comment on column clerk_sync.passes.backfill is 'The first of its kind: what it adds was never here, and is no finding.';
 comment on column clerk_sync.passes.position is 'Where the listing goes on.';
 comment on column clerk_sync.passes.observed_from is 'Clerk''s clock when it began, in ms.';

@@ -28,7 +28,8 @@ create function clerk_sync.end_lease(fence bigint) returns void
 $$;
 
 -- The pass to go on with: the last one of its scope if it did not end, has come anywhere and is not too old. Else a new one, which
--- knows of all that was observed until now.
+-- knows of all that was observed until now. Behind its listing a pass is gone on with once: whatever does not end there must not
+-- keep the next ones from listing.
 create function clerk_sync.open_pass(fence bigint, scope text, reason text, observed_from bigint, resume_within_s integer)
   returns clerk_sync.passes
   language plpgsql volatile security definer set search_path = '' as $$
@@ -39,7 +40,8 @@ begin
   perform pg_catalog.pg_advisory_xact_lock(7250325107101);
   perform clerk_sync.check_fence(fence);
   select p.* into pass from clerk_sync.passes p where p.scope = scope order by p.id desc limit 1;
-  if pass.state in ('running', 'incomplete') and (pass.position is not null or pass.step <> 'list')
+  if pass.state in ('running', 'incomplete')
+     and (case pass.step when 'list' then pass.position is not null else pass.resumed = 0 or pass.approved end)
      and pass.started_at > pg_catalog.now() - resume_within_s * interval '1 s' then
     update clerk_sync.passes p set state = 'running', resumed = p.resumed + 1, problem = null, ended_at = null
      where p.id = pass.id returning p.* into pass;
@@ -147,8 +149,8 @@ begin
   if state = 'complete' and pass.scope <> 'quick' then
     insert into clerk_sync.marks as m (kind, started_at) values (pass.scope, pass.observed_from)
       on conflict (kind) do update set started_at = greatest(m.started_at, excluded.started_at);
-    -- Memberships that no read can settle: nobody says whose they are, or Clerk does not know their organization. They were listed,
-    -- if they exist.
+    -- Memberships that no read can settle: nobody says whose they are, or their organization is not here, and a read did not help.
+    -- They were listed if they exist, and will be.
     delete from clerk_sync.pending_reads r
      where pass.scope = 'membership' and r.kind = 'membership' and r.asked_at < pass.started_at
        and (r.organization_id is null or r.user_id is null

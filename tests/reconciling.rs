@@ -4,6 +4,7 @@
 use crate::support::{self, SECRET, START, TestDatabase, database};
 use clerk_sync::clerk::client::{Client, Options};
 use clerk_sync::model::Kind;
+use clerk_sync::reconcile::schedule::Cron;
 use clerk_sync::reconcile::{Error, Reconciler, Report, Silent, State, Times, Wanted};
 use clerk_sync::sender::Sender;
 use clerk_sync::testbed::clerk::{Clerk, Event, Fault, Rule, Server, Shared};
@@ -93,6 +94,11 @@ impl Bench {
 
     /// `serve`, which makes passes only as they are asked for.
     async fn serve(&self) -> support::Server {
+        self.serve_with(None).await
+    }
+
+    /// The same, with passes of all kinds by the clock.
+    async fn serve_with(&self, full: Option<Cron>) -> support::Server {
         let reconcile = clerk_sync::config::Reconcile {
             clerk: Options {
                 base_url: self.api.url.clone(),
@@ -100,7 +106,7 @@ impl Bench {
                 rate: None,
                 patience: self.patience,
             },
-            timetable: clerk_sync::reconcile::schedule::Timetable { full: None, quick: None, rate: None },
+            timetable: clerk_sync::reconcile::schedule::Timetable { full, quick: None, rate: None },
         };
         support::Server::reconciling(self.database.database(), reconcile).await
     }
@@ -474,12 +480,23 @@ async fn an_answer_by_id_that_contradicts_itself_is_no_answer() {
     }
     bench.reconciler().refresh(&organization).await.unwrap();
     bench.equals_source().await;
+    // Lists of users do not count; there is a call that does.
+    let user = bench.any(Kind::User, 4);
+    bench.silently(|clerk| clerk.ban_user(&user));
+    bench.clerk.add_fault(Rule::on("/v1/users", Fault::EmptyPage));
+    let error = bench.reconciler().refresh(&user).await.unwrap_err().to_string();
+    assert!(error.contains("0 rows, and 1 counted"), "{error}");
+    bench.clerk.clear_faults();
+    bench.later();
+    bench.reconciler().refresh(&user).await.unwrap();
+    bench.equals_source().await;
 }
 
 /// What is read is ten seconds old: too old for an event that has come just now, and made again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_that_came_too_early_is_made_again() {
-    let bench = Bench::filled(10, 1, 1, 1).await;
+    let mut bench = Bench::filled(10, 1, 1, 1).await;
+    bench.patience = Duration::from_millis(300);
     let server = support::Server::start(bench.database.database(), InstanceCheck::Pinned(None)).await;
     let sender = Sender::new(server.webhook_url(), SECRET).unwrap();
     let user = bench.clerk.lock().create_user("Ear", "Lee");
@@ -493,6 +510,12 @@ async fn a_read_that_came_too_early_is_made_again() {
         bench.reconciler().settle().await.unwrap();
         assert_eq!(bench.database.rows(open).await, [serde_json::json!({ "id": user })], "it is not given up");
     }
+    // Nor while Clerk does not answer, however long that is.
+    bench.database.execute("update clerk_sync.pending_reads set asked_at = asked_at - interval '1 hour'").await;
+    bench.clerk.add_fault(Rule::on("/v1/users", Fault::Status(503)));
+    bench.reconciler().settle().await.unwrap_err();
+    bench.clerk.clear_faults();
+    assert_eq!(bench.database.rows(open).await, [serde_json::json!({ "id": user })]);
     bench.later();
     bench.reconciler().settle().await.unwrap();
     assert!(bench.database.rows(open).await.is_empty());
@@ -520,8 +543,12 @@ async fn a_read_that_clerk_cannot_answer_ends_with_the_next_pass() {
     assert_eq!(bench.database.rows(open).await.len(), 1, "no read can settle it");
     // What was asked for just now is left to whoever makes reads between passes.
     bench.database.execute("update clerk_sync.pending_reads set asked_at = asked_at - interval '1 minute'").await;
+    // As an event would that comes while the pass goes on.
+    let later = "insert into clerk_sync.pending_reads (kind, id, organization_id, user_id, reason, asked_at)
+                 select kind, 'orgmem_later', organization_id, user_id, 'later', now() + interval '1 minute' from clerk_sync.pending_reads";
+    bench.database.execute(later).await;
     bench.complete().await;
-    assert!(bench.database.rows(open).await.is_empty());
+    assert_eq!(bench.database.rows(open).await, [serde_json::json!({ "reason": "later" })]);
     bench.equals_source().await;
 }
 
@@ -696,6 +723,10 @@ async fn a_pass_that_was_cut_before_it_listed_anything_is_no_beginning() {
     bench.silently(|clerk| clerk.ban_user(&user));
     bench.complete().await;
     bench.cut(2).await;
+    let passes =
+        "select step, position, resumed, state from clerk_sync.passes where scope = 'user' order by id desc limit 2";
+    let begun = bench.database.rows(passes).await[0].clone();
+    assert_eq!(begun, serde_json::json!({ "step": "list", "position": null, "resumed": 0, "state": "running" }));
     // It was seen within the five minutes before the pass that was cut, but not before the next one.
     bench.silently(|clerk| clerk.delete_user(&user));
     bench.later();
@@ -724,6 +755,47 @@ async fn what_changed_behind_a_pass_that_was_cut_is_found_by_the_run_that_goes_o
     let told = |report: &Report| (report.scope, report.resumed, report.differing, report.extra);
     assert_eq!(told(&reports[0]), ("user", true, 0, 0), "{reports:?}");
     assert_eq!(told(&reports[1]), ("user", false, 1, 1), "{reports:?}");
+}
+
+/// Clerk knows nothing of a membership whose organization is gone, so a pass of memberships alone cannot end: others must list
+/// all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_end_behind_its_listing_keeps_nobody_from_listing() {
+    let bench = Bench::filled(20, 4, 12, 1).await;
+    let gone = bench.any(Kind::Organization, 1);
+    bench.silently(|clerk| clerk.delete_organization(&gone));
+    let memberships = async || {
+        let wanted = Wanted::Kinds(vec![Kind::Membership]);
+        let report = bench.reconciler().run(&wanted, "test", false, &mut Silent).await.unwrap().remove(0);
+        assert_eq!(report.state, State::Incomplete, "{report:?}");
+        report
+    };
+    bench.later();
+    memberships().await;
+    let member = bench.clerk.lock().memberships.keys().next().unwrap().clone();
+    let role = bench.clerk.lock().memberships.get(&member).unwrap().role.clone();
+    let other = if role == "org:admin" { "org:member" } else { "org:admin" };
+    bench.silently(|clerk| clerk.set_role(&member, other));
+    assert!(memberships().await.resumed);
+    assert_eq!(memberships().await.differing, 1);
+    let asked = bench.database.rows("select kind from clerk_sync.pending_passes").await;
+    assert_eq!(asked, [serde_json::json!({ "kind": "organization" })]);
+    bench.later();
+    bench.complete().await;
+    bench.equals_source().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_by_the_clock_that_fails_is_asked_for_again() {
+    let bench = Bench::filled(10, 2, 4, 1).await;
+    bench.clerk.add_fault(Rule::on("*", Fault::Unauthorized));
+    let server = bench.serve_with(Cron::parse("*/2 * * * * *").unwrap()).await;
+    let began = Instant::now();
+    while bench.database.rows("select kind from clerk_sync.pending_passes").await.len() < 3 {
+        assert!(began.elapsed() < Duration::from_secs(60), "nobody asks for the pass that could not begin");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    server.stop().await;
 }
 
 async fn of_two_passes_at_once_one_waits() {

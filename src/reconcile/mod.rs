@@ -104,7 +104,7 @@ pub enum Wanted {
 pub enum State {
     /// The mirror equals Clerk.
     Complete,
-    /// It could not end; the next one goes on from there.
+    /// It could not end; the next one goes on from its last page.
     Incomplete,
     /// Its listing contradicts itself; the next one begins anew.
     Void,

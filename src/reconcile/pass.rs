@@ -21,7 +21,8 @@ const IDS: usize = 1_000;
 /// Absentees that a dry run remembers: more than any brake lets go.
 const REMEMBERED: usize = 1_000;
 
-/// Runs a pass of a kind, or goes on with the last one if that did not come to its end. Without a lease it is a dry run.
+/// Runs a pass of a kind, or goes on with the last one if that has listed something and did not come to its end. Without a lease it
+/// is a dry run.
 pub(super) async fn run(
     reconciler: &Reconciler,
     session: &mut Session,
@@ -289,6 +290,9 @@ impl<'a> Run<'a> {
             after = last;
         }
         if undecided > 0 {
+            if self.fence.is_some() {
+                self.session.ask_for_pass(Kind::Organization, "a membership's organization is not known").await?;
+            }
             return Err(Error::Contradiction(format!(
                 "{undecided} {kind}s are neither listed nor denied: Clerk does not know their organization"
             )));
@@ -456,7 +460,7 @@ impl<'a> Run<'a> {
             let problem = self.row.problem.as_deref();
             match self.session.end_pass(fence, self.row.id, state.as_str(), problem, counts.as_ref()).await {
                 Ok(row) => self.row = row,
-                // The row says that it runs; the next pass goes on with it all the same.
+                // The row says that it runs: the next pass takes it for one that was cut.
                 Err(error) if state.is_failure() => tracing::debug!(%error, "the end of a pass is not noted"),
                 Err(error) => return Err(error.into()),
             }

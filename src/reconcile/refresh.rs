@@ -5,8 +5,8 @@ use crate::clerk::client::{self, ASKED};
 use crate::model::{Batch, Change, Claim, Kind, Outcome, Source, UserId, Verdict, WantedRead};
 use crate::store::Session;
 
-/// Why `clerk_sync.apply` does not take what was true before what it knows.
-const OLDER: &str = "older";
+/// Why `clerk_sync.apply` does not take what was true before what it knows: of an object that is there, and of one that is not.
+const EARLY: [&str; 2] = ["older", "seen since"];
 
 impl Reconciler {
     /// Reads an object and, of a user or organization, its memberships. Answers what became of each.
@@ -51,7 +51,7 @@ impl Reconciler {
     /// Makes the reads that nobody has tried yet: what a webhook left doubtful, and stubs. Answers how many were settled.
     ///
     /// # Errors
-    /// Clerk or the database does not answer: they are made again by the next pass.
+    /// Clerk or the database does not answer: they are to be made again. What Clerk answers with nonsense is left to the next pass.
     pub async fn settle(&self) -> Result<usize, Error> {
         let mut session = self.database.connect().await?;
         let (mut settled, mut is_checked) = (0, false);
@@ -67,10 +67,20 @@ impl Reconciler {
                 }
                 let ids: Vec<&str> = wanted.iter().map(|read| read.id.as_str()).collect();
                 let result = self.read(&mut session, kind, &wanted).await;
+                if matches!(result, Err(Error::Clerk(client::Error::Unavailable(_)))) {
+                    // They are not tried yet.
+                    return result.map(|_| settled);
+                }
                 // Tried, whatever came of it: the next pass tries again, and so do we if it was too early.
-                let is_early = |verdict: &Verdict| verdict.reason.as_deref() == Some(OLDER);
-                let early = result.iter().flatten().filter(|(_, verdict)| is_early(verdict)).map(|(id, _)| id.as_str());
-                session.note_tried(kind, &ids, &early.collect::<Vec<_>>()).await?;
+                let is_early =
+                    |verdict: &Verdict| verdict.reason.as_deref().is_some_and(|reason| EARLY.contains(&reason));
+                let early: Vec<&str> = match &result {
+                    Ok(read) => {
+                        read.iter().filter(|(_, verdict)| is_early(verdict)).map(|(id, _)| id.as_str()).collect()
+                    }
+                    Err(_) => ids.clone(),
+                };
+                session.note_tried(kind, &ids, &early).await?;
                 let is_settled = |verdict: &Verdict| verdict.outcome != Outcome::Pending && !is_early(verdict);
                 settled += result?.iter().filter(|(_, verdict)| is_settled(verdict)).count();
             }

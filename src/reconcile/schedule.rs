@@ -9,7 +9,7 @@ use crate::model::{InstanceId, Kind};
 use crate::store::{self, Session};
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -27,8 +27,10 @@ const HOURLY: Duration = Duration::from_secs(360);
 const ASK: Duration = Duration::from_secs(15);
 /// What a stub's own webhook may take to follow: then its read is saved.
 const GATHER: Duration = Duration::from_secs(2);
-/// After a pass that could not begin or end: whatever is wrong with a key, a network or Clerk is not mended within seconds.
+/// After a pass that could not begin or end, it is not asked for again so long, and each time twice as long: whatever is wrong
+/// with a key, a network or Clerk is not mended within seconds, and a pass may list everything.
 const PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(900);
 /// Replicas fire at the same moment; the first one to come runs the pass.
 const JITTER: Duration = Duration::from_secs(20);
 
@@ -81,7 +83,8 @@ impl Schedule {
         let (publish, foreign) = watch::channel(None);
         let settling = tokio::spawn(settle(reconciler.clone(), pending));
         let passing = tokio::spawn(async move {
-            let mut passes = Passes { reconciler, timetable, off: HashSet::new(), foreign: publish };
+            let (off, not_before) = (HashSet::new(), Instant::now());
+            let mut passes = Passes { reconciler, timetable, off, foreign: publish, pause: PAUSE, not_before };
             passes.run().await;
         });
         Schedule { tasks: vec![settling, passing], foreign }
@@ -128,6 +131,9 @@ struct Passes {
     /// Kinds that Clerk has switched off.
     off: HashSet<Kind>,
     foreign: watch::Sender<Foreign>,
+    /// What was asked for waits until then after a failure; and how long it will wait after the next one.
+    not_before: Instant,
+    pause: Duration,
 }
 
 impl Passes {
@@ -182,6 +188,9 @@ impl Passes {
     }
 
     async fn as_asked(&mut self) {
+        if Instant::now() < self.not_before {
+            return;
+        }
         let Ok(mut session) = self.reconciler.database.connect_for_passes().await else { return };
         let asked = self.asked(&mut session).await;
         session.close().await;
@@ -216,19 +225,45 @@ impl Passes {
                 for report in &reports {
                     self.note(report);
                 }
-                if reports.iter().any(|report| report.state.is_failure()) {
-                    sleep(PAUSE).await;
+                let failed = reports.iter().find(|report| report.state.is_failure());
+                match (wanted, failed) {
+                    (Wanted::Kinds(kinds), Some(failed)) => self.ask_again(kinds, Some(failed.scope)).await,
+                    (Wanted::Kinds(_), None) => self.pause = PAUSE,
+                    _ => {}
                 }
             }
             Err(Error::Busy) => tracing::debug!("another process runs passes now"),
             Err(error) => {
-                if let Error::ForeignKey { pinned, of_key } = &error {
-                    self.foreign.send_replace(Some((pinned.clone(), of_key.clone())));
-                }
                 tracing::error!(%error, "no pass could begin");
-                sleep(PAUSE).await;
+                match (error, wanted) {
+                    (Error::ForeignKey { pinned, of_key }, _) => {
+                        self.foreign.send_replace(Some((pinned, of_key)));
+                        self.wait();
+                    }
+                    (_, Wanted::Kinds(kinds)) => self.ask_again(kinds, None).await,
+                    _ => {}
+                }
             }
         }
+    }
+
+    /// Asks for what did not end, and for what would have come behind it: it is not to wait until it is due once more.
+    async fn ask_again(&mut self, kinds: &[Kind], failed: Option<&str>) {
+        let from = kinds.iter().position(|kind| Some(kind.as_str()) == failed).unwrap_or(0);
+        if let Ok(mut session) = self.reconciler.database.connect_for_passes().await {
+            for kind in &kinds[from..] {
+                if session.ask_for_pass(*kind, "the last one did not end").await.is_err() {
+                    break;
+                }
+            }
+            session.close().await;
+        }
+        self.wait();
+    }
+
+    fn wait(&mut self) {
+        self.not_before = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 
     fn note(&mut self, report: &Report) {
