@@ -183,7 +183,8 @@ impl Reconciler {
     ///
     /// A pass that an earlier run left unfinished is gone on with, and then followed by a whole one of its kind, and one that was
     /// approved by those of its kind and of the kinds behind it: where they are complete, the mirror has what Clerk had when this
-    /// run began. (But for the deletion of what was observed within the five minutes before: the next run sees that.)
+    /// run began. (But for the deletion of what was observed within the five minutes before: the next run sees that. What else a run
+    /// cannot see is told in `docs/reliability.md`, under "What is not promised".)
     ///
     /// # Errors
     /// No pass could begin.
