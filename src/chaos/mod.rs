@@ -138,13 +138,22 @@ impl BadBuild {
     }
 }
 
+/// How often a mistake may be played: in a short trial what it spoils may be written once more, by chance, before anybody looks.
+const TRIES: usize = 3;
+
 async fn bad_builds() -> anyhow::Result<Ended> {
-    let mut found = true;
     for build in [BadBuild::EarlyAnswer, BadBuild::NoGuard, BadBuild::DedupeOnly] {
-        found &= Crash::small().planted(build).run().await? == Ended::Broken;
+        let mut tries = 0;
+        while Crash::small().planted(build).run().await? == Ended::Kept {
+            tries += 1;
+            if tries == TRIES {
+                say("A PLANTED MISTAKE WAS NOT FOUND");
+                return Ok(Ended::Broken);
+            }
+        }
     }
-    say(if found { "each of the three planted mistakes was found" } else { "A PLANTED MISTAKE WAS NOT FOUND" });
-    Ok(if found { Ended::Kept } else { Ended::Broken })
+    say("each of the three planted mistakes was found");
+    Ok(Ended::Kept)
 }
 
 /// The time below which so many of a hundred are. `sorted`: from the shortest to the longest.
