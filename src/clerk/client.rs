@@ -182,9 +182,13 @@ impl Client {
     /// See [`Error`].
     pub async fn count(&self, kind: Kind) -> Result<u64, Error> {
         if kind == Kind::User {
-            return self.get("/users/count", &[], |body, _| listing::count(body)).await;
+            return self.count_users(&[]).await;
         }
         self.get(path(kind), &[("limit", "1".to_owned())], |body, _| listing::count(body)).await
+    }
+
+    async fn count_users(&self, filter: &[(&str, String)]) -> Result<u64, Error> {
+        self.get("/users/count", filter, |body, _| listing::count(body)).await
     }
 
     /// Reads objects by their ids: one change for each that could be decided, present or gone. A membership is asked for by
@@ -236,7 +240,7 @@ impl Client {
             .await?;
         // Lists of users do not say how many there are: whom one leaves out must not be counted either.
         if kind == Kind::User && changes.len() > rows {
-            let counted = self.get("/users/count", &query[1..], |body, _| listing::count(body)).await?;
+            let counted = self.count_users(&query[1..]).await?;
             if counted != rows as u64 {
                 return Err(miscounted(rows, counted).into());
             }

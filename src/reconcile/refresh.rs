@@ -66,11 +66,11 @@ impl Reconciler {
                     is_checked = true;
                 }
                 let ids: Vec<&str> = wanted.iter().map(|read| read.id.as_str()).collect();
-                let result = self.read(&mut session, kind, &wanted).await;
-                if matches!(result, Err(Error::Clerk(client::Error::Unavailable(_)))) {
+                let result = match self.read(&mut session, kind, &wanted).await {
                     // They are not tried yet.
-                    return result.map(|_| settled);
-                }
+                    Err(error @ Error::Clerk(client::Error::Unavailable(_))) => return Err(error),
+                    result => result,
+                };
                 // Tried, whatever came of it: the next pass tries again, and so do we if it was too early.
                 let is_early =
                     |verdict: &Verdict| verdict.reason.as_deref().is_some_and(|reason| EARLY.contains(&reason));
