@@ -169,6 +169,13 @@ comment on table clerk_sync.findings is 'Every repair: what was wrong, since whe
 comment on column clerk_sync.findings.since is 'No earlier than this: when Clerk last changed it, or when we last saw it.';
 comment on column clerk_sync.findings.webhook_at is 'When the last webhook about it came; null: none did, as far as receipts reach.';
 
+-- Writers take turns by locking this table: unlike an advisory lock, which any login can take, that needs a right, and only the
+-- owner has it. It has no rows; reading it, dumping it and autovacuum hold up no writer.
+create table clerk_sync.writer ();
+alter table clerk_sync.writer enable row level security;
+revoke all on table clerk_sync.writer from public, anon, authenticated, service_role;
+comment on table clerk_sync.writer is 'The lock of the writers. No rows, and no grant to anybody: see clerk_sync.take_turn().';
+
 do $$
 declare t text;
 begin

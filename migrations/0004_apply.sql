@@ -83,6 +83,18 @@ end
 $$;
 revoke all on function clerk_sync.end_memberships(text[]) from public, anon, authenticated, service_role;
 
+-- Waits until it is this transaction's turn to write: the one place that takes the lock. A wait that is too long has a code of its
+-- own, so that it is told from a lock that somebody else holds on a row of ours: this one says nothing about the batch.
+create function clerk_sync.take_turn() returns void
+  language plpgsql volatile set search_path = '' as $$
+begin
+  lock table clerk_sync.writer in exclusive mode;
+exception when lock_not_available then
+  raise exception 'another writer has the turn for too long' using errcode = 'CS002';
+end
+$$;
+revoke all on function clerk_sync.take_turn() from public, anon, authenticated, service_role;
+
 -- By the database's clock: a holder that was asleep while its lease ended does not know it.
 create function clerk_sync.check_fence(fence bigint) returns void
   language plpgsql volatile set search_path = '' as $$
@@ -147,9 +159,8 @@ begin
   if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'clerk_sync.apply needs the isolation level read committed';
   end if;
-  -- Writers take turns, over all replicas: no deadlock, and no member added while the organization is deleted.
-  -- Every step below is a statement of its own, so it sees what was committed before the lock was granted.
-  perform pg_catalog.pg_advisory_xact_lock(7250325107101);
+  -- Over all replicas: no deadlock, and no member added while the organization is deleted. Every step below is a statement of its own, so it sees what was committed before the lock was granted.
+  perform clerk_sync.take_turn();
   if batch.fence is not null then
     perform clerk_sync.check_fence(batch.fence);
   end if;
@@ -566,7 +577,7 @@ comment on function clerk_sync.apply(clerk_sync.batch) is 'Applies one folded ba
 create function clerk_sync.pin_instance(wanted text, source text) returns text
   language plpgsql volatile security definer set search_path = '' as $$
 begin
-  perform pg_catalog.pg_advisory_xact_lock(7250325107101);
+  perform clerk_sync.take_turn();
   if wanted is not null then
     insert into clerk_sync.instance as i (instance_id, pinned_by) values (wanted, source)
       on conflict (only_row) do update set instance_id = excluded.instance_id, pinned_by = excluded.pinned_by, pinned_at = now()

@@ -37,7 +37,7 @@ create function clerk_sync.open_pass(fence bigint, scope text, reason text, obse
 declare
   pass clerk_sync.passes;
 begin
-  perform pg_catalog.pg_advisory_xact_lock(7250325107101);
+  perform clerk_sync.take_turn();
   perform clerk_sync.check_fence(fence);
   select p.* into pass from clerk_sync.passes p where p.scope = scope order by p.id desc limit 1;
   if pass.state in ('running', 'incomplete')
@@ -66,7 +66,7 @@ create function clerk_sync.approve_pass(fence bigint, pass_id bigint) returns cl
 declare
   pass clerk_sync.passes;
 begin
-  perform pg_catalog.pg_advisory_xact_lock(7250325107101);
+  perform clerk_sync.take_turn();
   perform clerk_sync.check_fence(fence);
   update clerk_sync.passes p set state = 'running', approved = true, resumed = p.resumed + 1, problem = null, ended_at = null
    where p.id = pass_id and p.state = 'braked'
@@ -93,7 +93,7 @@ declare
   results clerk_sync.outcome[];
   this_pass constant bigint := (page ->> 'id')::bigint;
 begin
-  perform pg_catalog.pg_advisory_xact_lock(7250325107101);
+  perform clerk_sync.take_turn();
   perform clerk_sync.check_fence((page ->> 'fence')::bigint);
   if batch is distinct from null then
     results := array(select row(a.n, a.outcome, a.reason)::clerk_sync.outcome from clerk_sync.apply(batch) a);
@@ -134,7 +134,7 @@ create function clerk_sync.end_pass(fence bigint, pass_id bigint, state text, pr
 declare
   pass clerk_sync.passes;
 begin
-  perform pg_catalog.pg_advisory_xact_lock(7250325107101);
+  perform clerk_sync.take_turn();
   perform clerk_sync.check_fence(fence);
   update clerk_sync.passes p
      set state = state, problem = problem, counts = counts, ended_at = pg_catalog.now()
@@ -172,7 +172,7 @@ $$;
 -- before, perhaps earlier than the event that asked for it. Those are tried again for half a minute.
 create function clerk_sync.note_tried(kind text, ids text[], early text[]) returns void
   language sql volatile security definer set search_path = '' as $$
-  select pg_catalog.pg_advisory_xact_lock(7250325107101);
+  select clerk_sync.take_turn();
   update clerk_sync.pending_reads set tried_at = pg_catalog.now()
    where kind = $1 and id = any ($2) and not (id = any ($3) and asked_at > pg_catalog.now() - interval '30 s')
 $$;

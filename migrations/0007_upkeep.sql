@@ -15,7 +15,7 @@ declare
   pinned constant pg_catalog.text := (select i.instance_id from clerk_sync.instance i);
   message constant clerk_sync.message := batch.messages[1];
 begin
-  perform pg_catalog.pg_advisory_xact_lock(7250325107101);
+  perform clerk_sync.take_turn();
   perform from clerk_sync.dead_letters d where d.message_id = message_id and d.body_hash = body_hash and d.tries = tries for update;
   if not found then
     return;
@@ -127,7 +127,7 @@ begin
     raise exception 'nothing that was deleted within a day is purged' using errcode = '22023';
   end if;
   -- No membership is written under a row that goes.
-  perform pg_catalog.pg_advisory_xact_lock(7250325107101);
+  perform clerk_sync.take_turn();
   -- A deferred constraint would fail all of them in the end.
   set constraints all immediate;
   foreach purged_id in array ids loop

@@ -51,8 +51,8 @@
 //! 4. [`webhook::receive`] hands it to the [`webhook::writer::Writer`] and waits. That task, on a thread of its own, gathers what
 //!    waits while a batch is under way; a [`webhook::lane`] folds it ([`model::Batch::fold`]) and makes one call. Where the way to
 //!    the database is long, two are under way.
-//! 5. `clerk_sync.apply` takes a lock, so that the writers of all replicas take turns, and does everything in one
-//!    transaction: generations, tombstones, versions and rows, stubs, what is pending, dead letters, receipts.
+//! 5. `clerk_sync.apply` takes a lock that needs a right (`clerk_sync.take_turn`), so that the writers of all replicas take turns,
+//!    and does everything in one transaction: generations, tombstones, versions and rows, stubs, what is pending, dead letters, receipts.
 //! 6. [`webhook::receive`] answers after the commit: *when Clerk hears yes, policies already see it*. 2xx is durable; 503
 //!    means that Svix shall try again, and is the answer to everything that may work later.
 //!

@@ -259,6 +259,84 @@ pub async fn database_cannot_be_written() -> String {
     format!("{}: 503 with the code on /readyz each, then accepted", told.join(" and "))
 }
 
+/// A login that has nothing but CONNECT, with every lock that it can get: the writers' needs a right.
+#[tokio::test]
+async fn a_login_with_connect_alone_holds_up_no_webhook() {
+    let mut world = World::new().await;
+    world.clerk.create_user("Ada", "Lovelace");
+    world.deliver().await;
+    let login = unique("extra_login");
+    world.database.execute(&format!("create role {login} login")).await;
+    let mut extra = supabase().connect(&login, &world.database.name).await.unwrap();
+    // The key that the writers once locked by, and those around zero, in both forms.
+    let advisory = "select pg_advisory_lock(k), pg_advisory_lock(k::int, k::int)
+                      from generate_series(-50, 50) k;
+                    select pg_advisory_lock(7250325107101)";
+    sqlx::raw_sql(advisory).execute(&mut extra).await.unwrap();
+    // In one transaction that stays open, the strongest lock on each relation that Postgres lets it have.
+    let relations = "set lock_timeout = '50ms'; begin; create temporary table got (what text);
+        do $$ declare r record; m text; begin
+          for r in select format('%I.%I', n.nspname, c.relname) as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                    where c.relkind in ('r', 'p', 'v') and n.nspname !~ '^pg_(temp|toast)' loop
+            foreach m in array array['access exclusive', 'exclusive', 'share row exclusive', 'share', 'share update exclusive',
+                                     'row exclusive', 'row share', 'access share'] loop
+              begin
+                execute format('lock table %s in %s mode', r.name, m);
+                insert into got values (r.name || ' in ' || m);
+                exit;
+              exception when others then null;
+              end;
+            end loop;
+          end loop;
+        end $$";
+    sqlx::raw_sql(relations).execute(&mut extra).await.unwrap();
+    let (all, ours): (i64, i64) =
+        sqlx::query_as("select count(*), count(*) filter (where what like 'clerk%') from got")
+            .fetch_one(&mut extra)
+            .await
+            .unwrap();
+    assert!(all > 50 && ours == 0, "{all} locks are held, {ours} of them on tables of ours");
+    world.clerk.create_user("Ben", "Bitdiddle");
+    let started = Instant::now();
+    world.deliver().await;
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert_eq!(world.database.count("clerk.users").await, 2);
+}
+
+/// Whoever has the right, such as a second writer that hangs, is waited for; and that is nobody's change's fault.
+#[tokio::test]
+async fn a_turn_that_does_not_come_is_503_under_its_own_code_and_upkeep_of_tables_is_no_turn() {
+    let mut world = World::new().await;
+    world.clerk.create_user("Ada", "Lovelace");
+    world.deliver().await;
+    world.clerk.create_user("Ben", "Bitdiddle");
+    let event = world.clerk.outbox.pop().unwrap();
+    let mut owner = world.database.owner().await;
+    sqlx::raw_sql("begin; lock table clerk_sync.writer in exclusive mode").execute(&mut owner).await.unwrap();
+    assert_eq!(world.attempt(&event.message_id, event.body.as_bytes()).await.status, 503);
+    let (_, ready) = world.server.get("/readyz").await;
+    assert!(ready.to_string().contains("CS002"), "{ready}");
+    sqlx::raw_sql("rollback").execute(&mut owner).await.unwrap();
+    assert_eq!(world.send(&event).await, "applied");
+    // While they run, and after: the table is still there, still empty, still the lock.
+    let upkeep = async {
+        for _ in 0..10 {
+            for statement in ["vacuum", "vacuum full clerk_sync.writer", "analyze"] {
+                owner.execute(statement).await.unwrap();
+            }
+        }
+    };
+    let deliveries = async {
+        for _ in 0..20 {
+            world.clerk.now += 1_000;
+            world.clerk.create_user("Cleo", "Night");
+            let event = world.clerk.outbox.pop().unwrap();
+            assert_eq!(world.attempt(&event.message_id, event.body.as_bytes()).await.status, 204);
+        }
+    };
+    tokio::join!(upkeep, deliveries);
+}
+
 async fn disconnect_workers(superuser: &mut PgConnection) {
     let sql = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'clerk-sync'";
     superuser.execute(sql).await.unwrap();
