@@ -169,6 +169,19 @@ comment on table clerk_sync.findings is 'Every repair: what was wrong, since whe
 comment on column clerk_sync.findings.since is 'No earlier than this: when Clerk last changed it, or when we last saw it.';
 comment on column clerk_sync.findings.webhook_at is 'When the last webhook about it came; null: none did, as far as receipts reach.';
 
+create table clerk_sync.denials (
+  kind     text not null check (kind in ('user', 'organization', 'membership')),
+  id       text not null,
+  since    timestamptz not null default now(),
+  sqlstate text not null,
+  object   text,
+  primary key (kind, id)
+);
+comment on table clerk_sync.denials is
+  'Whose access has ended although something of the application''s keeps our row from saying so: no policy lets them in. Removed when the row says it.';
+comment on column clerk_sync.denials.sqlstate is 'What the database answered when the row was to be written.';
+comment on column clerk_sync.denials.object is 'The constraint, index or trigger that refused it, as far as the database named it.';
+
 -- Writers take turns by locking this table: unlike an advisory lock, which any login can take, that needs a right, and only the
 -- owner has it. It has no rows; reading it, dumping it and autovacuum hold up no writer.
 create table clerk_sync.writer ();
@@ -180,7 +193,7 @@ do $$
 declare t text;
 begin
   foreach t in array array['instance', 'versions', 'generations', 'marks', 'pending_reads', 'pending_passes', 'receipts', 'dead_letters',
-                           'lease', 'passes', 'absentees', 'findings'] loop
+                           'lease', 'passes', 'absentees', 'findings', 'denials'] loop
     execute format('alter table clerk_sync.%I enable row level security', t);
     execute format('revoke all on table clerk_sync.%I from public, anon, authenticated, service_role', t);
     execute format('grant select on table clerk_sync.%I to clerk_sync_worker', t);

@@ -6,20 +6,28 @@
 -- membership at all without. They are PL/pgSQL because that keeps its plans for the session; a function in SQL is planned
 -- anew by each query.
 
--- Who may act at all. A ban that is not known yet counts as one. A deleted user has no details.
+-- Who may act at all. A ban that is not known yet counts as one. A deleted user has no details. A denial stands for a row that the
+-- application's own objects keep as it was.
 create view clerk_rls.able_users as
-  select d.id from clerk.user_details d where d.banned is false and d.deprovisioned is not true;
+  select d.id from clerk.user_details d
+   where d.banned is false and d.deprovisioned is not true
+     and not exists (select from clerk_sync.denials n where n.kind = 'user' and n.id = d.id);
+
+-- Memberships that have ended or changed, and whose row does not say so.
+create view clerk_rls.denied_memberships as
+  select n.id from clerk_sync.denials n where n.kind = 'membership';
 
 -- A setting of an ended transaction reads as an empty string.
 create view clerk_rls.token as
   select nullif(pg_catalog.current_setting('request.jwt.claims', true), '')::jsonb as claims;
 
--- A pending session still owes Clerk a task, such as a second factor; Clerk's libraries take it for signed out.
+-- A pending session still owes Clerk a task, such as a second factor; Clerk's libraries take it for signed out. A status that we do
+-- not know lets nobody in.
 create view clerk_rls.caller as
   select u.id as user_id, t.claims
     from clerk_rls.token t
     join clerk_rls.able_users u on u.id = t.claims ->> 'sub'
-   where t.claims ->> 'sts' is distinct from 'pending';
+   where coalesce(t.claims -> 'sts', '"active"') = '"active"';
 
 -- Where the caller may act. The active organization is in the claim "o" of a session token of version 2, in "org_id" of
 -- version 1 and of the JWT template.
@@ -28,7 +36,9 @@ create view clerk_rls.caller_memberships as
          m.organization_id = case when c.claims ->> 'v' = '2' then c.claims -> 'o' ->> 'id' else c.claims ->> 'org_id' end as is_active
     from clerk_rls.caller c
     join clerk.organization_memberships m on m.user_id = c.user_id
-   where not exists (select from clerk.organizations o where o.id = m.organization_id and o.deleted_at is not null);
+   where not exists (select from clerk.organizations o where o.id = m.organization_id and o.deleted_at is not null)
+     and not exists (select from clerk_sync.denials n where n.kind = 'membership' and n.id = m.id)
+     and not exists (select from clerk_sync.denials n where n.kind = 'organization' and n.id = m.organization_id);
 -- Few are deleted: the question above is answered by a page that is always at hand.
 create index organizations_deleted_idx on clerk.organizations (id) where deleted_at is not null;
 
@@ -74,12 +84,13 @@ begin
 end
 $$;
 
-comment on view clerk_rls.able_users is 'Users that are not deleted, banned or deprovisioned.';
+comment on view clerk_rls.able_users is 'Users that are not deleted, banned, deprovisioned or denied.';
+comment on view clerk_rls.denied_memberships is 'Memberships that give no access although their row is there.';
 comment on view clerk_rls.token is 'The claims of the request''s token.';
 comment on view clerk_rls.caller is 'The user whom the token names, if he may act.';
 comment on view clerk_rls.caller_memberships is 'The caller''s memberships in organizations that are not deleted.';
 comment on function clerk_rls.user_id() is
-  'The caller''s Clerk user id; null unless the mirror has that user, not deleted, banned or deprovisioned, and the session is not pending.';
+  'The caller''s Clerk user id; null unless the mirror has that user, not deleted, banned, deprovisioned or denied, and the session is active.';
 comment on function clerk_rls.organization_ids() is 'All organizations that the caller is a member of now.';
 comment on function clerk_rls.organization_ids_by_role(text) is 'Those in which the caller has this role, such as org:admin.';
 comment on function clerk_rls.organization_ids_by_permission(text) is 'Those in which the caller''s role has this permission, such as org:invoices:read.';
@@ -96,8 +107,8 @@ begin
 end
 $$;
 revoke all on all tables in schema clerk_rls from public, anon, authenticated, service_role;
--- For the policy of memberships below. Without usage on the schema no query of the caller's own can name it.
-grant select on table clerk_rls.able_users to authenticated;
+-- For the policy of memberships below. Without usage on the schema no query of the caller's own can name them.
+grant select on table clerk_rls.able_users, clerk_rls.denied_memberships to authenticated;
 
 -- Our own tables, for the Data API and for plain joins in your policies: a user sees his organizations, the memberships in
 -- them of whoever may act, those people, and himself. The arrays are computed once for each query and looked up in an index.
@@ -105,7 +116,8 @@ create policy members_read on clerk.organizations for select to authenticated
   using (id = any (array(select clerk_rls.organization_ids())));
 create policy members_read on clerk.organization_memberships for select to authenticated
   using (organization_id = any (array(select clerk_rls.organization_ids()))
-         and exists (select from clerk_rls.able_users u where u.id = organization_memberships.user_id));
+         and exists (select from clerk_rls.able_users u where u.id = organization_memberships.user_id)
+         and not exists (select from clerk_rls.denied_memberships d where d.id = organization_memberships.id));
 create policy members_read on clerk.users for select to authenticated
   using (id = any (array(select m.user_id from clerk.organization_memberships m union select clerk_rls.user_id())));
 create policy own_read on clerk.user_details for select to authenticated

@@ -84,9 +84,9 @@ async fn each_role_may_do_exactly_what_is_written_here() {
          group by r.rolname order by r.rolname";
     let read = "select clerk.organization_memberships, select clerk.organizations, select clerk.user_details, select clerk.users";
     let expected = [
-        json!({ "may": format!("authenticated: {read}, select clerk_rls.able_users") }),
+        json!({ "may": format!("authenticated: {read}, select clerk_rls.able_users, select clerk_rls.denied_memberships") }),
         json!({ "may": format!(
-            "clerk_sync_worker: {read}, select clerk_sync.absentees, select clerk_sync.findings, select clerk_sync.instance, \
+            "clerk_sync_worker: {read}, select clerk_sync.absentees, select clerk_sync.denials, select clerk_sync.findings, select clerk_sync.instance, \
              select clerk_sync.lease, select clerk_sync.passes, select clerk_sync.versions"
         ) }),
         json!({ "may": format!("service_role: {read}") }),

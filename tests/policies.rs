@@ -158,14 +158,76 @@ async fn a_plain_join_is_not_misled_by_memberships_of_people_who_may_not_act() {
 }
 
 #[tokio::test]
-async fn a_pending_session_sees_nothing() {
+async fn a_session_status_that_is_neither_absent_nor_active_is_nobody() {
     let Tenants { world, ada, .. } = tenants().await;
-    let pending = json!({ "role": "authenticated", "sub": ada, "v": 2, "sts": "pending" });
-    for table in ["public.documents", "public.joined", "clerk.users", "clerk.organization_memberships"] {
-        assert_eq!(seen(&world, &pending, &format!("select * from {table}")).await.len(), 0, "{table}");
+    let claims = |status: Value| json!({ "role": "authenticated", "sub": ada, "v": 2, "sts": status });
+    let unknown = ["pending", "PENDING", "Active", "active ", "", "revoked"].map(Value::from);
+    for status in
+        unknown.into_iter().chain([json!(["active"]), json!({ "active": true }), json!(true), json!(1), Value::Null])
+    {
+        for table in ["public.documents", "public.joined", "clerk.users", "clerk.organization_memberships"] {
+            let rows = seen(&world, &claims(status.clone()), &format!("select * from {table}")).await;
+            assert_eq!(rows.len(), 0, "{status}: {table}");
+        }
     }
-    let active = json!({ "role": "authenticated", "sub": ada, "v": 2, "sts": "active" });
-    assert_eq!(seen(&world, &active, "select id from public.documents").await.len(), 1);
+    assert_eq!(seen(&world, &claims(json!("active")), "select id from public.documents").await.len(), 1);
+    assert_eq!(seen(&world, &token(&ada), "select id from public.documents").await.len(), 1, "absent");
+}
+
+/// Whatever a row of ours still says: a denial is asked by every function, view and policy.
+#[tokio::test]
+async fn a_denial_ends_access_by_every_function_and_policy_and_a_plain_join() {
+    let conditions = [
+        ("active_id", "organization_id = (select clerk_rls.active_organization_id())"),
+        ("active_role", "(select clerk_rls.active_organization_role()) = 'org:member'"),
+        ("by_role", "organization_id = any (array(select clerk_rls.organization_ids_by_role('org:member')))"),
+        (
+            "by_permission",
+            "organization_id = any (array(select clerk_rls.organization_ids_by_permission('org:sys_memberships:read')))",
+        ),
+    ];
+    for denied in ["nobody", "user", "membership", "organization"] {
+        let Tenants { world, acme, ada, ben, .. } = tenants().await;
+        let membership =
+            world.clerk.memberships.values().find(|membership| membership.user_id == ben).unwrap().id.clone();
+        for (table, condition) in conditions {
+            let sql = format!(
+                "create table public.{table} as select * from public.documents where id = 1;
+                 alter table public.{table} enable row level security; grant select on public.{table} to authenticated;
+                 create policy p on public.{table} for select to authenticated using ({condition})"
+            );
+            world.database.execute(&sql).await;
+        }
+        let id = match denied {
+            "user" => &ben,
+            "membership" => &membership,
+            _ => &acme,
+        };
+        if denied != "nobody" {
+            let sql =
+                format!("insert into clerk_sync.denials (kind, id, sqlstate) values ('{denied}', '{id}', '23503')");
+            world.database.execute(&sql).await;
+        }
+        let may = usize::from(denied == "nobody");
+        let claims = json!({ "role": "authenticated", "sub": ben, "v": 2, "o": { "id": acme } });
+        for table in ["documents", "joined", "active_id", "active_role", "by_role", "by_permission"] {
+            let rows = seen(&world, &claims, &format!("select id from public.{table}")).await;
+            assert_eq!(rows.len(), may, "{denied} is denied: {table}");
+        }
+        let count = async |user: &str, sql: &str| seen(&world, &token(user), sql).await.len();
+        assert_eq!(count(&ben, "select from clerk.organizations").await, may, "{denied}");
+        assert_eq!(count(&ben, "select from clerk.organization_memberships").await, may * 2, "{denied}");
+        let himself = usize::from(denied != "user");
+        assert_eq!(count(&ben, "select from clerk.user_details").await, himself, "{denied}");
+        // What a fellow member's policies say of him.
+        let of_ben = format!("select from clerk.organization_memberships where user_id = '{ben}'");
+        assert_eq!(count(&ada, &of_ben).await, may, "{denied}");
+        assert_eq!(
+            count(&ada, "select from public.documents").await,
+            usize::from(denied != "organization"),
+            "{denied}"
+        );
+    }
 }
 
 #[tokio::test]

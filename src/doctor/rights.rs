@@ -124,8 +124,8 @@ fn readers(table: &OfTable) -> &'static [&'static str] {
         // The lock of the writers: whoever had any right to it could hold them all up.
         ("clerk_sync", "writer") => &[],
         ("clerk_sync", _) => &[WORKER],
-        // Without usage on its schema no query of a caller's own can name it.
-        ("clerk_rls", "able_users") => &["authenticated"],
+        // Without usage on their schema no query of a caller's own can name them.
+        ("clerk_rls", "able_users" | "denied_memberships") => &["authenticated"],
         _ => &[],
     }
 }

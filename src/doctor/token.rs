@@ -210,6 +210,11 @@ fn sight(token: &Token, user_id: &str, caller: &Caller) -> Check {
     let sees = format!("it sees rows of clerk: {}", rows.join(", "));
     if caller.user_id.is_none() {
         let (why, fix) = match caller.state.as_deref() {
+            _ if token.claims.get("sts").is_some_and(|sts| sts != "active" && sts != "pending") => (
+                "the claim sts is neither active nor absent, and a status that is not known lets nobody in".to_owned(),
+                "sign in again; if it stays, the token is made by a template that sets sts: leave that claim out"
+                    .to_owned(),
+            ),
             _ if token.text("sts") == Some("pending") => (
                 "the session is pending: it owes Clerk a task, such as choosing an organization".to_owned(),
                 "finish the task after signing in; Clerk's libraries take such a session for signed out".to_owned(),
@@ -224,6 +229,10 @@ fn sight(token: &Token, user_id: &str, caller: &Caller) -> Check {
             Some("stub") => (
                 format!("{user} is known by a membership alone, and a ban that is not known yet counts as one"),
                 format!("clerk-sync refresh {user}"),
+            ),
+            Some(_) if caller.denied => (
+                format!("{user} is denied: access ended at Clerk, and something refuses the row that says so"),
+                "see the check denials".to_owned(),
             ),
             Some(_) if caller.banned == Some(true) => {
                 (format!("{user} is banned"), "nothing to mend; Clerk dashboard → the user → Unban".to_owned())

@@ -181,6 +181,8 @@ pub struct Caller {
     pub has_details: bool,
     pub banned: Option<bool>,
     pub deprovisioned: Option<bool>,
+    /// Access ended although the row does not say so.
+    pub denied: bool,
     /// Rows by table; `None`: `authenticated` lacks the right to read one of them.
     pub rows: Option<BTreeMap<String, i64>>,
 }
@@ -234,7 +236,8 @@ const WHO: &str = "select json_build_object(
     'organization_ids', array(select clerk_rls.organization_ids() order by 1),
     'active_organization_id', clerk_rls.active_organization_id(),
     'state', (select v.state from clerk_sync.versions v where v.kind = 'user' and v.id = $1::text),
-    'has_details', d.id is not null, 'banned', d.banned, 'deprovisioned', d.deprovisioned)::text
+    'has_details', d.id is not null, 'banned', d.banned, 'deprovisioned', d.deprovisioned,
+    'denied', exists (select from clerk_sync.denials n where n.kind = 'user' and n.id = $1::text))::text
   from (values ($1::text)) w(id) left join clerk.user_details d on d.id = w.id";
 
 const SEEN: &str = "select json_build_object(
