@@ -69,6 +69,20 @@ create table clerk_sync.pending_passes (
 );
 comment on table clerk_sync.pending_passes is 'Kinds that an event asked to be reconciled as a whole.';
 
+create table clerk_sync.deleted_parents (
+  id   text primary key,
+  kind text not null check (kind in ('user', 'organization'))
+);
+comment on table clerk_sync.deleted_parents is
+  'Deleted users and organizations with so many memberships that their rows are still being removed. Those count as gone already.';
+
+-- What counts as a membership, for whoever compares or counts: a row whose user or organization is deleted is gone, though it
+-- may still be there.
+create view clerk_sync.live_memberships as
+  select * from clerk.organization_memberships m
+   where m.organization_id <> all (array(select id from clerk_sync.deleted_parents))
+     and m.user_id <> all (array(select id from clerk_sync.deleted_parents));
+
 create table clerk_sync.receipts (
   message_id  text primary key,
   body_hash   text not null,
@@ -192,7 +206,7 @@ comment on table clerk_sync.writer is 'The lock of the writers. No rows, and no 
 do $$
 declare t text;
 begin
-  foreach t in array array['instance', 'versions', 'generations', 'marks', 'pending_reads', 'pending_passes', 'receipts', 'dead_letters',
+  foreach t in array array['instance', 'versions', 'generations', 'marks', 'pending_reads', 'pending_passes', 'deleted_parents', 'receipts', 'dead_letters',
                            'lease', 'passes', 'absentees', 'findings', 'denials'] loop
     execute format('alter table clerk_sync.%I enable row level security', t);
     execute format('revoke all on table clerk_sync.%I from public, anon, authenticated, service_role', t);
@@ -201,4 +215,6 @@ begin
   end loop;
 end
 $$;
+revoke all on table clerk_sync.live_memberships from public, anon, authenticated, service_role;
+grant select on table clerk_sync.live_memberships to clerk_sync_worker;
 revoke all on sequence clerk_sync.passes_id_seq, clerk_sync.findings_id_seq from public, anon, authenticated, service_role;

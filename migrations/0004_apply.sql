@@ -120,6 +120,7 @@ create function clerk_sync.apply(batch clerk_sync.batch)
 #variable_conflict use_column
 declare
   margin constant bigint := 300000;           -- ms; R2, R4, R7: more than any clock or queue between Clerk and us is off
+  few constant integer := 100;                -- memberships that end in the same statement as their user or organization
   from_webhook constant boolean := batch.source = 'webhook';
   from_list constant boolean := batch.source = 'list';
   from_read constant boolean := batch.source = 'read';
@@ -152,6 +153,7 @@ declare
   consequential clerk_sync.judgement[];
   gone_users pg_catalog.text[];
   gone_organizations pg_catalog.text[];
+  gone_parents pg_catalog.text[];
   ended pg_catalog.text[];
   of_memberships boolean;
 begin
@@ -270,8 +272,9 @@ begin
                           when 'unchanged' then 'deleted already' else 'deleted' end)::clerk_sync.outcome), '{}'),
            array_agg(id) filter (where kind = 'user' and verdict in ('applied', 'later')),
            array_agg(id) filter (where kind = 'organization' and verdict in ('applied', 'later')),
+           array_agg(id) filter (where kind <> 'membership' and verdict <> 'stale'),
            doubtful || array_agg(id) filter (where kind <> 'membership')
-      into results, gone_users, gone_organizations, doubtful from decided;
+      into results, gone_users, gone_organizations, gone_parents, doubtful from decided;
     -- The identity stays, for the application's foreign keys; everything else goes.
     if cardinality(gone_users) > 0 then
       insert into clerk.users as u (id, deleted_at)
@@ -287,20 +290,33 @@ begin
           set name = null, slug = null, image_url = null, has_image = null, max_allowed_memberships = null,
               public_metadata = null, created_at = null, updated_at = null, deleted_at = excluded.deleted_at;
     end if;
+    -- Only of what is a tombstone now: a stale inferred delete ends nothing.
     ended := array(
-      select m.id from unnest(gone) c
-       cross join lateral (
-         select id from clerk.organization_memberships where c.kind = 'membership' and id = c.id
-         union all select id from clerk.organization_memberships where c.kind = 'organization' and organization_id = c.id
-         union all select id from clerk.organization_memberships where c.kind = 'user' and user_id = c.id) m);
+      select c.id from unnest(gone) c
+       where c.kind = 'membership'
+         and exists (select from clerk_sync.versions v where v.kind = c.kind and v.id = c.id and v.state = 'deleted'));
     if cardinality(ended) > 0 then
-      -- Only of what is a tombstone now: a stale inferred delete ends nothing.
-      perform clerk_sync.end_memberships(array(
-        select m.id from clerk.organization_memberships m
-         where m.id = any (ended)
-           and exists (select from clerk_sync.versions v
-                        where v.state = 'deleted'
-                          and (v.kind, v.id) in (('membership', m.id), ('organization', m.organization_id), ('user', m.user_id)))));
+      perform clerk_sync.end_memberships(ended);
+    end if;
+    -- The memberships of a deleted parent go with it, but for those of a large one: nobody waits while they go one by one, and
+    -- policies deny them already.
+    if cardinality(gone_parents) > 0 then
+      ended := array(
+        select m.id from unnest(gone_parents) parent
+         cross join lateral (
+           select id from clerk.organization_memberships where organization_id = parent
+           union all select id from clerk.organization_memberships where user_id = parent limit few + 1) m
+         limit few + 1);
+      if cardinality(ended) > few then
+        insert into clerk_sync.deleted_parents (id, kind)
+          select c.id, c.kind from unnest(gone) c
+           where c.id = any (gone_parents)
+             and (exists (select from clerk.organization_memberships where organization_id = c.id)
+                  or exists (select from clerk.organization_memberships where user_id = c.id))
+          on conflict do nothing;
+      elsif cardinality(ended) > 0 then
+        perform clerk_sync.end_memberships(ended);
+      end if;
     end if;
   end if;
 
@@ -391,6 +407,9 @@ begin
           when state = 'deleted'                                                                              -- R4
                and not (from_read and observed_at > known_at + margin)
                and not (from_webhook and inferred and updated_at > known_at) then 'deleted'
+          -- It is back only when what was left of its memberships is gone: whoever comes back brings none of them.
+          when state = 'deleted' and kind <> 'membership'
+               and exists (select from clerk_sync.deleted_parents p where p.id = candidate.id) then 'being emptied'
           when observed_at < started_at - margin then                                                         -- R7
             case when state = 'live' then 'read since' else 'doubtful' end
           when n = any (of_deleted) then 'parent deleted'                                                      -- R6
@@ -421,7 +440,7 @@ begin
     select coalesce(array_agg(row(n, case
                when verdict in ('new', 'newer') then 'applied'
                when verdict = 'same' then 'unchanged'
-               when verdict in ('doubtful', 'parent doubtful') then 'pending'
+               when verdict in ('doubtful', 'parent doubtful', 'being emptied') then 'pending'
                else 'stale' end, verdict)::clerk_sync.outcome), '{}'),
            array_agg(wins order by n) filter (where kind = 'user'),
            array_agg(wins order by n) filter (where kind = 'organization'),
@@ -445,13 +464,13 @@ begin
         -- needs no read once it is whole.
         delete from clerk_sync.pending_reads p using unnest(consequential) j
          where p.kind = j.kind and p.id = j.id and j.lacks is null
-           and case when from_read then j.verdict not in ('deleted', 'parent doubtful', 'older')
+           and case when from_read then j.verdict not in ('deleted', 'parent doubtful', 'being emptied', 'older')
                     else p.reason = 'stub' and j.state = 'stub' and j.verdict = 'new' end
       )
       insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason)
         select kind, id, organization_id, user_id, case when verdict in ('new', 'newer') then lacks else verdict end
           from unnest(consequential)
-         where verdict in ('doubtful', 'parent doubtful')
+         where verdict in ('doubtful', 'parent doubtful', 'being emptied')
             or (verdict in ('new', 'newer') and lacks is not null)
             -- A listing proves nothing against what is known better; the object itself does.
             or (verdict in ('deleted', 'parent deleted', 'newer membership known') and from_list)

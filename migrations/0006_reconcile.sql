@@ -127,6 +127,33 @@ begin
 end
 $$;
 
+-- Removes those of these memberships whose user or organization is deleted, asked under the lock: how many. Few enough at a time,
+-- nobody notices.
+create function clerk_sync.end_memberships_of_deleted(ids text[]) returns integer
+  language plpgsql volatile security definer set search_path = ''
+  set enable_seqscan = off
+  as $$
+declare
+  ended pg_catalog.text[];
+begin
+  perform clerk_sync.take_turn();
+  ended := array(
+    select m.id from unnest(ids) w(id)
+     cross join lateral (select * from clerk.organization_memberships where id = w.id offset 0) m
+     where exists (select from clerk_sync.versions v where v.kind = 'organization' and v.id = m.organization_id and v.state = 'deleted')
+        or exists (select from clerk_sync.versions v where v.kind = 'user' and v.id = m.user_id and v.state = 'deleted'));
+  perform clerk_sync.end_memberships(ended);
+  return cardinality(ended);
+end
+$$;
+
+-- Nothing is left of the memberships of a deleted parent. (None can come while its tombstone stands, and that is not undone before
+-- this.)
+create function clerk_sync.forget_deleted_parent(id text) returns void
+  language sql volatile security definer set search_path = '' as $$
+  delete from clerk_sync.deleted_parents p where p.id = $1
+$$;
+
 -- The end of a pass. A complete one of a kind moves the kind's mark (R7), and has done what was asked of it before it began.
 create function clerk_sync.end_pass(fence bigint, pass_id bigint, state text, problem text, counts jsonb) returns clerk_sync.passes
   language plpgsql volatile security definer set search_path = '' as $$
@@ -183,6 +210,7 @@ begin
   foreach f in array array['clerk_sync.take_lease(text, integer)', 'clerk_sync.keep_lease(bigint, integer)', 'clerk_sync.end_lease(bigint)',
                            'clerk_sync.open_pass(bigint, text, text, bigint, integer)', 'clerk_sync.approve_pass(bigint, bigint)',
                            'clerk_sync.record_page(jsonb, clerk_sync.batch)', 'clerk_sync.end_pass(bigint, bigint, text, text, jsonb)',
+                           'clerk_sync.end_memberships_of_deleted(text[])', 'clerk_sync.forget_deleted_parent(text)',
                            'clerk_sync.ask_for_pass(text, text)', 'clerk_sync.note_tried(text, text[], text[])']::regprocedure[] loop
     execute format('revoke all on function %s from public, anon, authenticated, service_role', f);
     execute format('grant execute on function %s to clerk_sync_worker', f);

@@ -7,6 +7,7 @@ mod support;
 mod bad_input;
 mod checking;
 mod convergence;
+mod deletions;
 mod doctoring;
 mod faults;
 mod fixtures;

@@ -86,8 +86,8 @@ async fn each_role_may_do_exactly_what_is_written_here() {
     let expected = [
         json!({ "may": format!("authenticated: {read}, select clerk_rls.able_users, select clerk_rls.denied_memberships") }),
         json!({ "may": format!(
-            "clerk_sync_worker: {read}, select clerk_sync.absentees, select clerk_sync.denials, select clerk_sync.findings, select clerk_sync.instance, \
-             select clerk_sync.lease, select clerk_sync.passes, select clerk_sync.versions"
+            "clerk_sync_worker: {read}, select clerk_sync.absentees, select clerk_sync.deleted_parents, select clerk_sync.denials, select clerk_sync.findings, \
+             select clerk_sync.instance, select clerk_sync.lease, select clerk_sync.live_memberships, select clerk_sync.passes, select clerk_sync.versions"
         ) }),
         json!({ "may": format!("service_role: {read}") }),
     ];
@@ -108,7 +108,9 @@ async fn each_role_may_do_exactly_what_is_written_here() {
         ("clerk_sync_worker", "clerk_sync.ask_for_pass(text,text)"),
         ("clerk_sync_worker", "clerk_sync.drop_dead_letter(text,text)"),
         ("clerk_sync_worker", "clerk_sync.end_lease(bigint)"),
+        ("clerk_sync_worker", "clerk_sync.end_memberships_of_deleted(text[])"),
         ("clerk_sync_worker", "clerk_sync.end_pass(bigint,bigint,text,text,jsonb)"),
+        ("clerk_sync_worker", "clerk_sync.forget_deleted_parent(text)"),
         ("clerk_sync_worker", "clerk_sync.keep_lease(bigint,integer)"),
         ("clerk_sync_worker", "clerk_sync.note_dead_letter_tried(text,text,integer,text)"),
         ("clerk_sync_worker", "clerk_sync.note_tried(text,text[],text[])"),

@@ -202,6 +202,10 @@ impl Reconciler {
         }
         let lease = Lease::take(&self.database, &mut session, self.times.lease, self.times.patience).await?;
         let reports = self.passes(&mut session, Some(lease.fence), wanted, reason, began_at, progress).await;
+        match session.remove_memberships_of_deleted().await {
+            Ok(removed) => removed.log(),
+            Err(error) => tracing::debug!(%error, "memberships of deleted parents are left to the next run"),
+        }
         lease.end(&mut session).await;
         reports
     }

@@ -193,7 +193,13 @@ impl Passes {
         }
         let Ok(mut session) = self.reconciler.database.connect_for_passes().await else { return };
         let asked = self.asked(&mut session).await;
-        session.close().await;
+        match session.remove_memberships_of_deleted().await {
+            Ok(removed) => {
+                removed.log();
+                session.close().await;
+            }
+            Err(error) => tracing::debug!(%error, "memberships of deleted parents are left to the next time"),
+        }
         if let Ok(Some((kinds, reason))) = asked {
             self.pass(&Wanted::Kinds(kinds), &reason).await;
         }

@@ -61,7 +61,7 @@ const ORGANIZATIONS: &str = "select o.id, name, slug, image_url, has_image, max_
 const MEMBERSHIPS: &str = "select m.id, organization_id, user_id, role, permissions, public_metadata::text, \
      (extract(epoch from created_at) * 1000)::bigint as created_ms, v.updated_at, v.observed_at, v.content \
      from unnest($1::text[]) w(id) \
-     cross join lateral (select * from clerk.organization_memberships where id = w.id offset 0) m \
+     cross join lateral (select * from clerk_sync.live_memberships where id = w.id offset 0) m \
      left join lateral (select * from clerk_sync.versions where kind = 'membership' and id = w.id offset 0) v on true";
 
 type ReadRow = fn(&PgRow) -> Result<Entity, sqlx::Error>;
@@ -71,7 +71,7 @@ const fn timed_table(kind: Kind) -> (&'static str, &'static str) {
     match kind {
         Kind::User => ("clerk.user_details", "true"),
         Kind::Organization => ("clerk.organizations", "deleted_at is null"),
-        Kind::Membership => ("clerk.organization_memberships", "true"),
+        Kind::Membership => ("clerk_sync.live_memberships", "true"),
     }
 }
 
@@ -163,19 +163,19 @@ impl Session {
         let sql = match kind {
             Kind::User => {
                 "select u.id, null::text as organization_id, null::text as user_id, v.observed_at, \
-                        (select count(*) from clerk.organization_memberships m where m.user_id = u.id) as memberships \
+                        (select count(*) from clerk_sync.live_memberships m where m.user_id = u.id) as memberships \
                    from clerk.users u left join clerk_sync.versions v on v.kind = 'user' and v.id = u.id \
                   where u.id = any ($1) and u.deleted_at is null"
             }
             Kind::Organization => {
                 "select o.id, null::text as organization_id, null::text as user_id, v.observed_at, \
-                        (select count(*) from clerk.organization_memberships m where m.organization_id = o.id) as memberships \
+                        (select count(*) from clerk_sync.live_memberships m where m.organization_id = o.id) as memberships \
                    from clerk.organizations o left join clerk_sync.versions v on v.kind = 'organization' and v.id = o.id \
                   where o.id = any ($1) and o.deleted_at is null"
             }
             Kind::Membership => {
                 "select m.id, m.organization_id, m.user_id, v.observed_at, 0::bigint as memberships \
-                   from clerk.organization_memberships m left join clerk_sync.versions v on v.kind = 'membership' and v.id = m.id \
+                   from clerk_sync.live_memberships m left join clerk_sync.versions v on v.kind = 'membership' and v.id = m.id \
                   where m.id = any ($1)"
             }
         };
@@ -196,9 +196,9 @@ impl Session {
     /// The database could not be asked.
     pub async fn memberships_of(&mut self, parent: Kind, id: &str) -> Result<Vec<WantedRead>, Error> {
         let sql = if parent == Kind::User {
-            "select id, organization_id, user_id from clerk.organization_memberships where user_id = $1"
+            "select id, organization_id, user_id from clerk_sync.live_memberships where user_id = $1"
         } else {
-            "select id, organization_id, user_id from clerk.organization_memberships where organization_id = $1"
+            "select id, organization_id, user_id from clerk_sync.live_memberships where organization_id = $1"
         };
         let rows = self.call(async |connection| sqlx::query(sql).bind(id).fetch_all(connection).await).await?;
         let wanted = |row: &PgRow| wanted(Kind::Membership, row, "not in the listing");

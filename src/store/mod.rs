@@ -6,6 +6,7 @@
 //! every write is one statement. [`inspect`] begins some to look, on connections of its own.
 
 mod apply;
+mod deleted;
 pub mod inspect;
 mod migrate;
 mod mirror;
@@ -15,6 +16,7 @@ pub mod status;
 mod upkeep;
 mod wire;
 
+pub use deleted::Removed;
 pub use migrate::{latest_version, migrate, printed_migrations, repin};
 pub use mirror::{Mirrored, Receipt, Standing, Version};
 pub use passes::{PageRecord, Pass, Step};
@@ -108,6 +110,16 @@ impl Error {
     pub fn leaves_session(&self) -> bool {
         !self.is_connection_lost()
             && self.sqlstate().is_some_and(|code| !["42", "XX", "0A"].iter().any(|class| code.starts_with(class)))
+    }
+
+    /// Whether a statement was refused for one of its rows, or took too long over them, so that the others may go without it.
+    /// Among the reasons is whatever the application hangs on our tables: a trigger, a foreign key.
+    pub fn is_refused_row(&self) -> bool {
+        self.sqlstate().is_some_and(|code| {
+            ["22", "23", "42", "54", "P0"].iter().any(|class| code.starts_with(class))
+                || code == "57014"
+                || code == "55P03"
+        })
     }
 
     /// Whether the lease of the pass that wrote is lost: somebody else runs passes now.

@@ -1,6 +1,7 @@
-//! What is done with the bookkeeping itself: dead letters tried again, old rows pruned, emptied rows purged.
+//! What is done with the bookkeeping itself: what is left of deleted parents' memberships removed, dead letters tried again, old
+//! rows pruned, emptied rows purged.
 //!
-//! A task of `serve` does the first two by itself, a round each minute. It keeps no state: what is due stands in the
+//! A task of `serve` does the first three by itself, a round each minute. It keeps no state: what is due stands in the
 //! database, so that any number of replicas may do it, and one that was down goes on. Every write is one statement that may
 //! be cut off. Whatever it removes, the mirror does not notice: versions, tombstones, generations and marks stay for ever.
 
@@ -8,7 +9,7 @@ pub mod dead_letters;
 pub mod purge;
 pub mod retention;
 
-use crate::store::{Database, Error};
+use crate::store::{Database, Error, Removed};
 use dead_letters::Fate;
 use retention::Retention;
 use std::time::Duration;
@@ -41,6 +42,12 @@ impl Upkeep {
             let mut pruned: Option<Instant> = None;
             loop {
                 rounds.tick().await;
+                if let Err(error) = remove_memberships_of_deleted(&database).await {
+                    tracing::debug!(
+                        error = error.summary(),
+                        "memberships of deleted parents are left to the next round"
+                    );
+                }
                 if let Err(error) = retry_due(&database, check_instance).await {
                     tracing::debug!(error = error.summary(), "dead letters are left to the next round");
                     continue;
@@ -62,6 +69,18 @@ impl Upkeep {
             }
         }))
     }
+}
+
+/// Removes what is left of the memberships of deleted users and organizations.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn remove_memberships_of_deleted(database: &Database) -> Result<Removed, Error> {
+    let mut session = database.connect().await?;
+    let removed = session.remove_memberships_of_deleted().await?;
+    session.close().await;
+    removed.log();
+    Ok(removed)
 }
 
 /// Tries the letters that are due: how many were settled.

@@ -1,0 +1,116 @@
+//! The memberships of a large user or organization that was deleted, removed a few at a time.
+//!
+//! Its delete is written at once, and policies, counts and passes take its memberships for gone from then on. Were their rows
+//! removed in the same statement, nobody could write meanwhile, and a delete that takes longer than a statement may could
+//! never be acknowledged at all.
+
+use super::{Error, Session};
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+/// Rows that are looked up at once, without holding up anybody.
+const FOUND: i64 = 5_000;
+/// Rows that go in the first statement, and in one at most. Each holds up whoever writes.
+const FIRST: usize = 50;
+const MOST: usize = 500;
+/// A statement that takes longer makes the next one smaller, and one that takes half as long makes it larger.
+const HELD: Duration = Duration::from_millis(10);
+
+/// What became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    pub rows: u64,
+    /// Rows that the database refuses to let go: a trigger or a foreign key of the application's. They are tried again.
+    pub refused: u64,
+    /// The longest statement, from asking to the answer.
+    pub longest: Duration,
+}
+
+impl Removed {
+    /// Says what was done, if anything was.
+    pub fn log(&self) {
+        if self.rows > 0 || self.refused > 0 {
+            let longest_ms = u64::try_from(self.longest.as_millis()).unwrap_or(u64::MAX);
+            tracing::info!(
+                rows = self.rows,
+                refused = self.refused,
+                longest_ms,
+                "memberships of deleted parents are removed"
+            );
+        }
+    }
+}
+
+impl Session {
+    /// Removes what is left of the memberships of deleted users and organizations. Any number of processes may do so at once.
+    ///
+    /// # Errors
+    /// The database could not be asked. What was removed stays removed, and the next call goes on.
+    pub async fn remove_memberships_of_deleted(&mut self) -> Result<Removed, Error> {
+        let mut removed = Removed::default();
+        let mut at_once = FIRST;
+        let sql = "select id from clerk_sync.deleted_parents order by id";
+        let parents: Vec<String> =
+            self.call(async |connection| sqlx::query_scalar(sql).fetch_all(connection).await).await?;
+        for parent in parents {
+            let mut refused: HashSet<String> = HashSet::new();
+            loop {
+                let sql = "select id from clerk.organization_memberships where (organization_id = $1 or user_id = $1) and id <> all ($2) limit $3";
+                let skipped: Vec<&str> = refused.iter().map(String::as_str).collect();
+                let ids: Vec<String> = self
+                    .call(async |connection| {
+                        sqlx::query_scalar(sql).bind(&parent).bind(&skipped).bind(FOUND).fetch_all(connection).await
+                    })
+                    .await?;
+                if ids.is_empty() {
+                    break;
+                }
+                let mut rest = ids.as_slice();
+                while !rest.is_empty() {
+                    let (now, later) = rest.split_at(at_once.min(rest.len()));
+                    let began = Instant::now();
+                    match self.end_memberships_of_deleted(now).await {
+                        Ok(rows) => removed.rows += rows,
+                        // It is about one of them: found by halving, and left for the next time.
+                        Err(error) if error.is_refused_row() && now.len() > 1 => {
+                            at_once = now.len().div_ceil(2);
+                            continue;
+                        }
+                        Err(error) if error.is_refused_row() => refused.extend(now.iter().cloned()),
+                        Err(error) => return Err(error),
+                    }
+                    rest = later;
+                    let took = began.elapsed();
+                    removed.longest = removed.longest.max(took);
+                    if took > HELD {
+                        at_once = (at_once / 2).max(1);
+                    } else if took * 2 < HELD {
+                        at_once = (at_once * 2).min(MOST);
+                    }
+                    // Whoever waits for a turn gets as much of the time as we do.
+                    tokio::time::sleep(took.min(HELD)).await;
+                }
+            }
+            removed.refused += refused.len() as u64;
+            if refused.is_empty() {
+                self.call(async |connection| {
+                    let query = sqlx::query("select clerk_sync.forget_deleted_parent($1)").bind(&parent);
+                    query.execute(connection).await.map(drop)
+                })
+                .await?;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Those of these that belong to a deleted parent, in one statement.
+    async fn end_memberships_of_deleted(&mut self, ids: &[String]) -> Result<u64, Error> {
+        let ended: i32 = self
+            .call(async |connection| {
+                let query = sqlx::query_scalar("select clerk_sync.end_memberships_of_deleted($1)");
+                query.bind(ids).fetch_one(connection).await
+            })
+            .await?;
+        Ok(u64::from(ended.unsigned_abs()))
+    }
+}
