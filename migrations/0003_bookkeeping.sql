@@ -196,6 +196,21 @@ comment on table clerk_sync.denials is
 comment on column clerk_sync.denials.sqlstate is 'What the database answered when the row was to be written.';
 comment on column clerk_sync.denials.object is 'The constraint, index or trigger that refused it, as far as the database named it.';
 
+create table clerk_sync.write_checks (
+  only_row   boolean primary key default true check (only_row),
+  checked_at timestamptz not null
+);
+comment on table clerk_sync.write_checks is 'Written where no delivery is, to see whether the database takes writes again after it did not.';
+
+create table clerk_sync.failed_start (
+  only_row boolean primary key default true check (only_row),
+  since    timestamptz not null default now(),
+  last_at  timestamptz not null default now(),
+  tries    integer not null default 1,
+  problem  text not null
+);
+comment on table clerk_sync.failed_start is 'Why no pass can begin, and since when. Removed when one begins.';
+
 -- Writers take turns by locking this table: unlike an advisory lock, which any login can take, that needs a right, and only the
 -- owner has it. It has no rows; reading it, dumping it and autovacuum hold up no writer.
 create table clerk_sync.writer ();
@@ -207,7 +222,7 @@ do $$
 declare t text;
 begin
   foreach t in array array['instance', 'versions', 'generations', 'marks', 'pending_reads', 'pending_passes', 'deleted_parents', 'receipts', 'dead_letters',
-                           'lease', 'passes', 'absentees', 'findings', 'denials'] loop
+                           'lease', 'passes', 'absentees', 'findings', 'denials', 'write_checks', 'failed_start'] loop
     execute format('alter table clerk_sync.%I enable row level security', t);
     execute format('revoke all on table clerk_sync.%I from public, anon, authenticated, service_role', t);
     execute format('grant select on table clerk_sync.%I to clerk_sync_worker', t);

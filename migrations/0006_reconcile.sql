@@ -39,6 +39,7 @@ declare
 begin
   perform clerk_sync.take_turn();
   perform clerk_sync.check_fence(fence);
+  delete from clerk_sync.failed_start where true;
   select p.* into pass from clerk_sync.passes p where p.scope = scope order by p.id desc limit 1;
   if pass.state in ('running', 'incomplete')
      and (case pass.step when 'list' then pass.position is not null else pass.resumed = 0 or pass.approved end)
@@ -188,6 +189,13 @@ begin
 end
 $$;
 
+-- Notes why no pass could begin.
+create function clerk_sync.note_failed_start(problem text) returns void
+  language sql volatile security definer set search_path = '' as $$
+  insert into clerk_sync.failed_start as f (problem) values ($1)
+    on conflict (only_row) do update set problem = excluded.problem, last_at = pg_catalog.now(), tries = f.tries + 1
+$$;
+
 -- Asks for a pass of a kind.
 create function clerk_sync.ask_for_pass(kind text, reason text) returns void
   language sql volatile security definer set search_path = '' as $$
@@ -211,7 +219,7 @@ begin
                            'clerk_sync.open_pass(bigint, text, text, bigint, integer)', 'clerk_sync.approve_pass(bigint, bigint)',
                            'clerk_sync.record_page(jsonb, clerk_sync.batch)', 'clerk_sync.end_pass(bigint, bigint, text, text, jsonb)',
                            'clerk_sync.end_memberships_of_deleted(text[])', 'clerk_sync.forget_deleted_parent(text)',
-                           'clerk_sync.ask_for_pass(text, text)', 'clerk_sync.note_tried(text, text[], text[])']::regprocedure[] loop
+                           'clerk_sync.ask_for_pass(text, text)', 'clerk_sync.note_failed_start(text)', 'clerk_sync.note_tried(text, text[], text[])']::regprocedure[] loop
     execute format('revoke all on function %s from public, anon, authenticated, service_role', f);
     execute format('grant execute on function %s to clerk_sync_worker', f);
   end loop;

@@ -6,6 +6,7 @@ use crate::health;
 use crate::reconcile::schedule::{Foreign, Schedule};
 use crate::reconcile::{Reconciler, Times};
 use crate::store::Database;
+use crate::thread::Ended;
 use crate::upkeep::Upkeep;
 use crate::webhook::lane::InstanceCheck;
 use crate::webhook::receive::{self, Receiver};
@@ -55,10 +56,21 @@ const FOLLOW: Duration = Duration::from_millis(50);
 /// # Errors
 /// The system gives no thread to the writer.
 pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    let writer = Writer::start(config.database.clone(), config.instance.clone())?;
+    serve_with(writer, config, listener, shutdown).await;
+    Ok(())
+}
+
+/// The same with a writer that was started before, for somebody who watches its health.
+pub async fn serve_with(
+    (writer, writing): (Writer, Ended),
+    config: Config,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) {
     if config.instance == InstanceCheck::Off {
         tracing::warn!("CLERK_INSTANCE_ID is *: events of any Clerk instance are applied");
     }
-    let (writer, writing) = Writer::start(config.database.clone(), config.instance.clone())?;
     let check_instance = config.instance != InstanceCheck::Off;
     let upkeep = Upkeep::start(config.database.clone(), check_instance, config.retention);
     let schedule = match config.reconcile {
@@ -81,7 +93,6 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     if timeout_at(end, writing).await.is_err() {
         tracing::error!("the writer did not stop in time");
     }
-    Ok(())
 }
 
 /// Passes by the clock, and as events ask for them.

@@ -17,13 +17,15 @@ pub async fn live() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: 200 if deliveries can be written, else 503 with every reason.
+/// `GET /readyz`: 200 if deliveries can be written, else 503 with every reason. Whatever kept one from being written is a reason until
+/// a write succeeds.
 #[expect(clippy::unused_async, reason = "a handler is async")]
 pub async fn ready(State(receiver): State<Receiver>, check: InstanceCheck, foreign: Foreign) -> Response {
     let health = receiver.writer().health();
     let mut reasons = Vec::new();
     if let Some(fault) = health.fault {
-        reasons.push(json!({ "error": "database_unavailable", "detail": fault }));
+        // Without the server's code: anybody may ask here. The status page and the log have it.
+        reasons.push(json!({ "error": "database_unavailable", "detail": fault.summary }));
     }
     if let (InstanceCheck::Pinned(Some(configured)), Some(pinned)) = (&check, &health.pinned)
         && configured != pinned

@@ -8,6 +8,7 @@ use clerk_sync::doctor::Doctor;
 use clerk_sync::model::InstanceId;
 use clerk_sync::policy::Policy;
 use clerk_sync::replay::Replay;
+use clerk_sync::webhook::writer::Writer;
 use clerk_sync::{app, command, ops, store, telemetry};
 use std::process::ExitCode;
 
@@ -155,14 +156,16 @@ async fn serve(environment: Environment) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("cannot listen on {}", config.listen_addr))?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
     let counts = ops::start_counting()?;
-    let ops = ops::Ops { counts, database: config.database.clone(), token: config.ops_token.clone() };
+    let writer = Writer::start(config.database.clone(), config.instance.clone()).context("cannot start the writer")?;
+    let health = Some(writer.0.watch());
+    let ops = ops::Ops { counts, database: config.database.clone(), token: config.ops_token.clone(), health };
     if let Err(error) = ops::listen(config.ops_addr.unwrap_or(config::DEFAULT_OPS_ADDR), ops).await {
         if config.ops_addr.is_some() {
             return Err(error.context("OPS_ADDR"));
         }
         tracing::warn!("no metrics and no status page are served: {error:#}; set OPS_ADDR to another address");
     }
-    app::serve(config, listener, stop_signal()?).await.context("cannot start the writer")?;
+    app::serve_with(writer, config, listener, stop_signal()?).await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

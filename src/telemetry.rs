@@ -64,7 +64,7 @@ metrics_named! {
     BRAKED describe_gauge "clerk_sync_braked_passes"
     /// Connections of clerk-sync to the database, those of all replicas.
     CONNECTIONS describe_gauge "clerk_sync_database_connections"
-    /// 1 if the database answered when this was asked.
+    /// 1 if the database answered when this was asked, and the last delivery or check could be written.
     DATABASE_UP describe_gauge "clerk_sync_database_up"
     /// Processor time used.
     PROCESS_CPU describe_counter "process_cpu_seconds_total"

@@ -364,6 +364,23 @@ async fn each_planted_fault_is_named_with_its_fix_and_nothing_else_fails() {
             "Unban",
         ),
         Planted("no webhook ever", Plant::Sql("delete from clerk_sync.receipts"), "webhooks", "warn", "Add endpoint"),
+        Planted(
+            "silent endpoint",
+            Plant::Sql(
+                "update clerk_sync.receipts set received_at = now() - interval '16 days'; \
+                 update clerk_sync.passes set missing = 60, backfill = false where scope = 'user'",
+            ),
+            "webhooks",
+            "warn",
+            "is the endpoint there",
+        ),
+        Planted(
+            "no pass can begin",
+            Plant::Sql("insert into clerk_sync.failed_start (problem) values ('Clerk refuses the key (401)')"),
+            "passes",
+            "fail",
+            "mend what is named",
+        ),
         Planted("no pass ever", Plant::Sql("delete from clerk_sync.passes"), "passes", "warn", "clerk-sync reconcile"),
         Planted(
             "brake",

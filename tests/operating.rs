@@ -1,9 +1,11 @@
 //! What an operator sees of the real program: metrics, status page, logs; and that no secret and no personal data is in any.
 
-use crate::support::{SECRET, TestDatabase, database};
+use crate::support::{SECRET, TestDatabase, database, supabase};
 use clerk_sync::sender::Sender;
 use clerk_sync::testbed::clerk::{Clerk, Server, Shared};
+use clerk_sync::testbed::postgres::SUPERUSER;
 use serde_json::Value;
+use sqlx::AssertSqlSafe;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
@@ -207,6 +209,107 @@ async fn the_page_says_so_when_the_database_is_away() {
     assert_eq!(metric(&program.get("/metrics").await.1, "clerk_sync_database_up"), Some(0.0));
     let said = program.stop().await;
     assert!(!page.contains("planted") && !said.contains("planted"), "{page}{said}");
+}
+
+/// Asks until it is so, for as long as three checks of an idle connection take.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let began = std::time::Instant::now();
+    while !is_so().await {
+        assert!(began.elapsed() < Duration::from_secs(16), "{what}: not within 16 s");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// What only reads proves nothing: `/readyz`, page, metrics and log believe a write alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_lasts_until_a_write_succeeds_and_shows_without_traffic() {
+    let database = database().await;
+    let program = Program::start(&database, &[]).await;
+    let mut superuser = supabase().connect(SUPERUSER, &database.name).await.unwrap();
+    let mut clerk = Clerk::new(5, clerk_sync::clock::now().get() - 600_000);
+    let ready = async || {
+        let response = client().get(format!("{}/readyz", program.url)).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    };
+    let shows = async |code: &str| {
+        let (_, public) = ready().await;
+        assert!(!public.contains(code) && !public.contains("SQLSTATE"), "{public}");
+        let (_, page) = program.get("/").await;
+        assert!(page.contains("Deliveries cannot be written") && page.contains(code), "{page}");
+        let (_, json) = program.get("/status.json").await;
+        assert!(json.contains("Deliveries cannot be written") && json.contains("\"bad\""), "{json}");
+        assert_eq!(metric(&program.get("/metrics").await.1, "clerk_sync_database_up"), Some(0.0));
+    };
+    let mut deliver = async || {
+        clerk.create_user("Oda", "Perator");
+        let event = clerk.outbox.pop().unwrap();
+        program.sender().send(&event.message_id, event.body.as_bytes()).await.unwrap().status
+    };
+    until("ready at first", async || ready().await.0 == 200).await;
+    assert_eq!(deliver().await, 204);
+
+    // Read-only, as a project whose disk is full. Sessions take notice when they begin.
+    for (setting, status) in [("on", 503), ("off", 200)] {
+        let sql = format!(
+            "alter database \"{}\" set default_transaction_read_only = {setting};
+             select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'clerk-sync'",
+            database.name
+        );
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut superuser).await.unwrap();
+        until(setting, async || ready().await.0 == status).await;
+        if status == 503 {
+            shows("25006").await;
+            assert_eq!(deliver().await, 503);
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            assert_eq!(ready().await.0, 503, "however often it is asked");
+        }
+    }
+
+    // A writer that hangs.
+    sqlx::raw_sql("begin; lock table clerk_sync.writer in exclusive mode").execute(&mut superuser).await.unwrap();
+    until("the turn does not come", async || ready().await.0 == 503).await;
+    shows("CS002").await;
+    sqlx::raw_sql("rollback").execute(&mut superuser).await.unwrap();
+    until("it comes", async || ready().await.0 == 200).await;
+
+    // What a delivery failed with may have to do with what was written: another write proves nothing.
+    let fail = "create function public.fail() returns trigger language plpgsql as
+                $$ begin raise exception 'no' using errcode = 'XX000'; end $$;
+                create trigger fail before insert on clerk.users for each row execute function public.fail()";
+    database.execute(fail).await;
+    assert_eq!(deliver().await, 503);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(ready().await.0, 503);
+    shows("XX000").await;
+    database.execute("drop trigger fail on clerk.users").await;
+    assert_eq!(deliver().await, 204);
+    assert_eq!(ready().await.0, 200);
+    let said = program.stop().await;
+    assert_eq!(said.matches("\"the database can be written to\"").count(), 4, "at first, and after each fault: {said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_no_pass_can_begin_is_told_until_one_does() {
+    let database = database().await;
+    let clerk = Shared::new(Clerk::new(5, clerk_sync::clock::now().get() - 600_000));
+    clerk.lock().secret_key = KEY.to_owned();
+    clerk.lock().populate(3, 1, 2, 1);
+    let api = Server::start(clerk.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let refused = [("CLERK_SECRET_KEY", "sk_test_planted4wrong0key"), ("CLERK_API_URL", api.url.as_str())];
+    let program = Program::start(&database, &refused).await;
+    until("it is noted", async || database.count("clerk_sync.failed_start").await == 1).await;
+    let (_, json) = program.get("/status.json").await;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["verdict"]["level"], "attention");
+    let because = json["verdict"]["because"].to_string();
+    assert!(because.contains("No pass could begin since") && because.contains("401"), "{because}");
+    let said = program.stop().await;
+    assert!(!because.contains("planted") && !said.contains("planted"), "{because}{said}");
+
+    let program = Program::start(&database, &[("CLERK_SECRET_KEY", KEY), ("CLERK_API_URL", &api.url)]).await;
+    until("passes run", async || database.count("clerk_sync.marks").await == 3).await;
+    assert_eq!(database.count("clerk_sync.failed_start").await, 0);
+    program.stop().await;
 }
 
 /// F3. Stopped while 500 deliveries a second come: who was told yes is in the database, and nobody's request is cut off.

@@ -74,7 +74,7 @@ impl Demo {
         let database = Database::parse(&supabase.url(DATABASE)).map_err(anyhow::Error::msg)?;
         store::migrate(&database).await?;
 
-        let ops = Ops { counts: ops::start_counting()?, database: database.clone(), token: None };
+        let ops = Ops { counts: ops::start_counting()?, database: database.clone(), token: None, health: None };
         let status = ops::listen(LOOPBACK, ops).await?;
 
         let clerk = Shared::new(Clerk::new(self.seed, crate::clock::now().get() - story::LASTS));

@@ -8,6 +8,9 @@ use crate::store::inspect::{LastPass, Standing};
 /// Seconds since a complete pass that are too many: it runs every night.
 const OLD_PASS: i64 = 26 * 3_600;
 
+/// Seconds for which no webhook may come while Clerk changes.
+const SILENT: i64 = 3_600;
+
 /// Rows here, by kind.
 pub(super) type Counts = Vec<(Kind, Option<u64>)>;
 
@@ -15,7 +18,11 @@ pub(super) fn checks(standing: Option<&Standing>, counts: Option<&Counts>, clerk
     let Some(standing) = standing else {
         return ["webhooks", "passes", "rows"].map(|name| Check::skip(name, "the mirror cannot be asked")).into();
     };
-    let mut checks = vec![webhooks(standing.webhook_s)];
+    let mut checks = vec![webhooks(standing.webhook_s, standing.drift_since_webhook)];
+    if let Some((seconds, problem)) = &standing.failed_start {
+        let says = format!("none could begin for {}: {problem}", span(*seconds));
+        checks.push(Check::fail("passes", says, "mend what is named; a refused key: Clerk dashboard → API keys"));
+    }
     checks.extend(Kind::ALL.map(|kind| {
         let last = standing.passes.iter().find(|pass| pass.kind == kind.as_str());
         pass(kind, last, clerk.has_organizations())
@@ -27,8 +34,13 @@ pub(super) fn checks(standing: Option<&Standing>, counts: Option<&Counts>, clerk
     checks
 }
 
-fn webhooks(seconds: Option<i64>) -> Check {
+fn webhooks(seconds: Option<i64>, drift_since: i64) -> Check {
     match seconds {
+        Some(seconds) if seconds > SILENT && drift_since > 0 => Check::warn(
+            "webhooks",
+            format!("the last one came {} ago, although passes found {drift_since} rows changed since", span(seconds)),
+            "Clerk dashboard → Webhooks: is the endpoint there, enabled, and at this host? Its attempts tell what was answered",
+        ),
         Some(seconds) => Check::ok("webhooks", format!("the last one came {} ago", span(seconds))),
         None => Check::warn(
             "webhooks",

@@ -35,8 +35,8 @@ pub(super) fn process() {
 }
 
 /// Notes what the tables say; `None`: they could not be asked.
-pub(super) fn tables(status: Option<&Status>) {
-    gauge!(DATABASE_UP).set(if status.is_some() { 1.0 } else { 0.0 });
+pub(super) fn tables(status: Option<&Status>, writable: bool) {
+    gauge!(DATABASE_UP).set(if status.is_some() && writable { 1.0 } else { 0.0 });
     let Some(status) = status else { return };
     if let Some(at) = status.last_webhook_at {
         gauge!(LAST_WEBHOOK).set(seconds(at));

@@ -15,6 +15,7 @@ pub mod verdict;
 use crate::store::Database;
 use crate::store::status::Status;
 use crate::telemetry;
+use crate::webhook::lane::{Fault, Health};
 use anyhow::Context as _;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -30,7 +31,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use verdict::Verdict;
 
 /// How long an answer of the database is shown, however many ask.
@@ -56,6 +57,8 @@ pub struct Ops {
     pub database: Database,
     /// Who asks must show it, if there is one.
     pub token: Option<SecretString>,
+    /// Whether this process can write deliveries, if it receives any.
+    pub health: Option<watch::Receiver<Health>>,
 }
 
 /// What is shown, and when it was asked for.
@@ -121,6 +124,11 @@ impl Shared {
         *shown = Some((Instant::now(), status.clone()));
         status
     }
+
+    /// Why this process cannot write deliveries, if it cannot.
+    fn fault(&self) -> Option<Fault> {
+        self.ops.health.as_ref().and_then(|health| health.borrow().fault.clone())
+    }
 }
 
 /// A program shows the token as a bearer's, a browser as a password.
@@ -145,18 +153,21 @@ fn is_same(a: &str, b: &str) -> bool {
 }
 
 async fn status_page(State(shared): State<Arc<Shared>>) -> Response {
-    let status = shared.status().await;
+    let (status, fault) = (shared.status().await, shared.fault());
     let shown = status.as_deref().map_err(String::as_str);
     let headers = [
         (header::CACHE_CONTROL, "no-store"),
         (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'"),
     ];
-    (headers, Html(page::page(shown, env!("CARGO_PKG_VERSION")))).into_response()
+    (headers, Html(page::page(shown, fault.as_ref(), env!("CARGO_PKG_VERSION")))).into_response()
 }
 
 async fn status_json(State(shared): State<Arc<Shared>>) -> Response {
     match shared.status().await {
-        Ok(status) => Json(serde_json::json!({ "verdict": Verdict::of(&status), "status": *status })).into_response(),
+        Ok(status) => {
+            let verdict = Verdict::of(&status).with_fault(shared.fault().as_ref());
+            Json(serde_json::json!({ "verdict": verdict, "status": *status })).into_response()
+        }
         Err(error) => {
             let body = serde_json::json!({ "verdict": Verdict::unknown(&error), "status": null });
             (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
@@ -167,7 +178,7 @@ async fn status_json(State(shared): State<Arc<Shared>>) -> Response {
 /// What was counted, what the process uses, and what the tables tell.
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     measure::process();
-    measure::tables(shared.status().await.ok().as_deref());
+    measure::tables(shared.status().await.ok().as_deref(), shared.fault().is_none());
     let text = shared.ops.counts.render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -4,6 +4,7 @@ use super::chart;
 use super::verdict::{self, Level, Verdict};
 use crate::model::{self, Kind};
 use crate::store::status::{PassRow, Status};
+use crate::webhook::lane::Fault;
 use std::fmt::Write as _;
 
 /// Light and dark, wide and narrow.
@@ -28,10 +29,10 @@ svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font:11px sys
 .key span{display:inline-block;margin-right:1rem}.key i{display:inline-block;width:.7rem;height:.7rem;border-radius:2px;margin-right:.35rem}
 ";
 
-/// The page. `problem`: why there is no status.
-pub(super) fn page(status: Result<&Status, &str>, version: &str) -> String {
+/// The page. `Err`: why there is no status. `fault`: why this process cannot write deliveries.
+pub(super) fn page(status: Result<&Status, &str>, fault: Option<&Fault>, version: &str) -> String {
     let verdict = match status {
-        Ok(status) => Verdict::of(status),
+        Ok(status) => Verdict::of(status).with_fault(fault),
         Err(problem) => Verdict::unknown(problem),
     };
     let level = match verdict.level {
@@ -214,7 +215,7 @@ mod tests {
     #[test]
     fn nothing_in_the_tables_becomes_markup() {
         let status = Status { instance: Some("<script>alert(\"x\")</script>".to_owned()), ..Status::default() };
-        let html = page(Ok(&status), "1");
+        let html = page(Ok(&status), None, "1");
         assert!(!html.contains("<script>") && html.contains("&lt;script&gt;"));
     }
 

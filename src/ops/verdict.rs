@@ -1,10 +1,15 @@
 //! Is the mirror in step with Clerk? One answer, in words. Pure.
 
+use super::page::{moment, span};
 use crate::store::status::{Counts, PassRow, Status};
+use crate::webhook::lane::Fault;
 use serde::Serialize;
 
 /// Two nights: a nightly pass that failed once is not yet a reason to wake somebody.
 const TOO_OLD: i64 = 2 * 24 * 3_600_000;
+
+/// How long no webhook may come while Clerk changes.
+const SILENT: i64 = 3_600_000;
 
 /// How much it matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -30,6 +35,20 @@ impl Verdict {
         let because =
             vec![format!("It says: {error}. Webhooks are answered with 503, and Svix tries again for about a day.")];
         Verdict { level: Level::Bad, headline: "The database does not answer", because }
+    }
+
+    /// The same where this process cannot write deliveries: nothing else matters as much.
+    #[must_use]
+    pub fn with_fault(mut self, fault: Option<&Fault>) -> Verdict {
+        let Some(fault) = fault else { return self };
+        let code = fault.sqlstate.as_ref().map(|code| format!(" (SQLSTATE {code})")).unwrap_or_default();
+        let reason = format!(
+            "Since {}: {}{code}. Webhooks are answered with 503, and Svix tries again for about a day.",
+            moment(fault.since.get()),
+            fault.summary
+        );
+        self.because.insert(0, reason);
+        Verdict { level: Level::Bad, headline: "Deliveries cannot be written", because: self.because }
     }
 
     /// From what the tables tell.
@@ -67,6 +86,21 @@ impl Verdict {
                 apart.join("; ")
             ));
         }
+        if let Some(failed) = &status.failed_start {
+            let since = moment(failed.since);
+            because.push(format!("No pass could begin since {since} ({} tries): {}.", failed.tries, failed.problem));
+        }
+        // A webhook that is lost once in a while is no silence.
+        let silence = status.last_webhook_at.map(|at| status.now - at);
+        let is_silent = status.drift_since_webhook > 0 && silence.is_none_or(|silence| silence > SILENT);
+        if is_silent {
+            let silence =
+                silence.map_or("has ever come".to_owned(), |silence| format!("has come for {}", span(silence)));
+            because.push(format!(
+                "No webhook {silence}, although passes found {} rows changed since: does the endpoint at Clerk still send here?",
+                status.drift_since_webhook
+            ));
+        }
         if status.dead_letters > 0 {
             let webhooks = if status.dead_letters == 1 {
                 "1 webhook".to_owned()
@@ -79,7 +113,7 @@ impl Verdict {
             (Level::Bad, "A pass waits for approval")
         } else if !apart.is_empty() {
             (Level::Attention, "Drifting")
-        } else if is_unproven || !old.is_empty() {
+        } else if is_unproven || is_silent || status.failed_start.is_some() || !old.is_empty() {
             (Level::Attention, "Not proven lately")
         } else if !because.is_empty() {
             (Level::Attention, "In step, but something waits for you")
@@ -115,6 +149,7 @@ pub fn counts(status: &Status) -> Vec<(String, Counts)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::status::FailedStart;
 
     fn pass(id: i64, scope: &str, state: &str) -> PassRow {
         PassRow {
@@ -153,6 +188,24 @@ mod tests {
         assert_eq!(Verdict::of(&drifting).headline, "Drifting");
         let braked = Status { passes: vec![pass(3, "user", "braked"), pass(2, "user", "complete")], ..drifting };
         assert_eq!(Verdict::of(&braked).level, Level::Bad);
+    }
+
+    #[test]
+    fn a_pass_that_cannot_begin_and_an_endpoint_that_is_silent_while_clerk_changes_are_told() {
+        let failed =
+            FailedStart { since: 0, last_at: 1_000, tries: 9, problem: "Clerk refuses the key (401)".to_owned() };
+        let verdict = Verdict::of(&Status { failed_start: Some(failed), ..in_step() });
+        assert_eq!((verdict.level, verdict.headline), (Level::Attention, "Not proven lately"));
+        assert!(verdict.because[0].contains("refuses the key (401)"), "{verdict:?}");
+        let silent = |silence: i64, drift: u64| {
+            let status = in_step();
+            Verdict::of(&Status { last_webhook_at: Some(status.now - silence), drift_since_webhook: drift, ..status })
+        };
+        assert!(silent(16 * 86_400_000, 60).because[0].contains("No webhook has come for 16 days"));
+        assert_eq!(silent(16 * 86_400_000, 0).level, Level::Good, "nothing changed at Clerk");
+        assert_eq!(silent(60_000, 1).level, Level::Good, "one was lost a minute ago");
+        let never = Verdict::of(&Status { drift_since_webhook: 1, ..in_step() });
+        assert!(never.because[0].contains("No webhook has ever come"), "{never:?}");
     }
 
     #[test]

@@ -196,7 +196,15 @@ impl Reconciler {
         progress: &mut dyn Progress,
     ) -> Result<Vec<Report>, Error> {
         let mut session = self.database.connect_for_passes().await?;
-        let began_at = self.check_instance(&mut session).await?;
+        let began_at = match self.check_instance(&mut session).await {
+            Ok(began_at) => began_at,
+            Err(error) => {
+                if !dry_run && let Err(error) = session.note_failed_start(&error.to_string()).await {
+                    tracing::debug!(%error, "that no pass could begin is not noted");
+                }
+                return Err(error);
+            }
+        };
         if dry_run {
             return self.passes(&mut session, None, wanted, reason, began_at, progress).await;
         }

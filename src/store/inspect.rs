@@ -167,6 +167,10 @@ pub struct Standing {
     pub instance: Option<InstanceId>,
     /// Seconds since the last webhook.
     pub webhook_s: Option<i64>,
+    /// Rows that passes begun since then found wrong.
+    pub drift_since_webhook: i64,
+    /// For how many seconds no pass could begin, and why.
+    pub failed_start: Option<(i64, String)>,
     pub passes: Vec<LastPass>,
 }
 
@@ -390,14 +394,20 @@ impl Session {
     pub async fn last_told(&mut self) -> Result<Standing, Error> {
         const SQL: &str = "select (select instance_id from clerk_sync.instance),
               (select extract(epoch from now() - max(received_at))::bigint from clerk_sync.receipts),
+              (select coalesce(sum(missing + differing + extra), 0)::bigint from clerk_sync.passes
+                where not backfill and started_at > coalesce((select max(received_at) from clerk_sync.receipts), '-infinity')),
+              (select extract(epoch from now() - since)::bigint from clerk_sync.failed_start),
+              (select problem from clerk_sync.failed_start),
               (select coalesce(json_agg(json_build_object('kind', s.scope, 'id', p.id, 'state', p.state, 'complete_s',
                         (select extract(epoch from now() - c.ended_at)::bigint from clerk_sync.passes c
                           where c.scope = s.scope and c.state = 'complete' order by c.id desc limit 1))), '[]')::text
                  from (values ('user'), ('organization'), ('membership')) s(scope)
                 cross join lateral (select id, state from clerk_sync.passes where scope = s.scope order by id desc limit 1) p)";
-        let row: (Option<String>, Option<i64>, String) =
+        type Row = (Option<String>, Option<i64>, i64, Option<i64>, Option<String>, String);
+        let (instance, webhook_s, drift_since_webhook, failed_s, problem, passes): Row =
             self.call(async |connection| sqlx::query_as(SQL).fetch_one(connection).await).await?;
-        let passes = serde_json::from_str(&row.2).map_err(|error| Error::Answer(error.to_string()))?;
-        Ok(Standing { instance: row.0.map(InstanceId), webhook_s: row.1, passes })
+        let passes = serde_json::from_str(&passes).map_err(|error| Error::Answer(error.to_string()))?;
+        let instance = instance.map(InstanceId);
+        Ok(Standing { instance, webhook_s, drift_since_webhook, failed_start: failed_s.zip(problem), passes })
     }
 }

@@ -76,7 +76,20 @@ impl Error {
         self.sqlstate().is_some_and(|code| code.starts_with("22") || code == "54000" || code == "54001")
     }
 
-    /// What is wrong, for anybody to read: no name of a role or host, no text of the server's.
+    /// Whether any write that succeeds tells that it is over: the server as a whole was away, busy or read-only, or another writer
+    /// had the turn for too long. Anything else may have to do with what was to be written.
+    pub fn is_over_with_any_write(&self) -> bool {
+        match self {
+            Error::Connect(_) | Error::Silent(_) | Error::NotMigrated(_) => true,
+            Error::Refused(_) if self.is_connection_lost() => true,
+            Error::Refused(_) => {
+                self.sqlstate().is_some_and(|code| code.starts_with("57P") || code == "25006" || code == "CS002")
+            }
+            Error::Answer(_) => false,
+        }
+    }
+
+    /// What is wrong, for operators: no name of a role or host, no text of the server's.
     pub fn summary(&self) -> String {
         match self.sqlstate() {
             Some(code) => format!("{self} (SQLSTATE {code})"),
@@ -246,13 +259,14 @@ impl Session {
         timeout(*limit, query(connection, types)).await.map_err(|_| Error::Silent(*limit))?.map_err(Error::Refused)
     }
 
-    /// Asks whether the database still answers: what its clock says, in ms of Unix time.
+    /// Asks whether a delivery could be written, and what the database's clock says, in ms of Unix time. `proving` writes a row,
+    /// else nothing is written.
     ///
     /// # Errors
-    /// It does not.
-    pub async fn clock(&mut self) -> Result<i64, Error> {
-        let sql = "select (extract(epoch from clock_timestamp()) * 1000)::bigint";
-        self.call(async |connection| sqlx::query_scalar(sql).fetch_one(connection).await).await
+    /// It could not: nobody answers, the database is read-only, or the writer's turn did not come in time.
+    pub async fn check_writes(&mut self, proving: bool) -> Result<i64, Error> {
+        let sql = "select clerk_sync.check_writes($1)";
+        self.call(async |connection| sqlx::query_scalar(sql).bind(proving).fetch_one(connection).await).await
     }
 
     /// Pins the mirror to `wanted`, which `source` (`environment` or `api`) names, if it is empty, and tells which Clerk instance

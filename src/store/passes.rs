@@ -274,6 +274,17 @@ impl Session {
         Ok(Kind::ALL.into_iter().filter(|kind| scopes.iter().any(|scope| scope == kind.as_str())).collect())
     }
 
+    /// Notes why no pass could begin, until one does.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn note_failed_start(&mut self, problem: &str) -> Result<(), Error> {
+        self.call(async |connection| {
+            sqlx::query("select clerk_sync.note_failed_start($1)").bind(problem).execute(connection).await.map(drop)
+        })
+        .await
+    }
+
     /// Asks for a pass of a kind.
     ///
     /// # Errors

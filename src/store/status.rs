@@ -34,6 +34,11 @@ pub struct Status {
     pub pending_reads: i64,
     /// Who runs passes now.
     pub lease: Option<String>,
+    /// Why no pass could begin, while that is so.
+    pub failed_start: Option<FailedStart>,
+    /// Rows that passes begun since the last webhook found wrong, first passes left out.
+    #[serde(default)]
+    pub drift_since_webhook: u64,
     /// Connections of clerk-sync to the database, this answer's left out.
     pub connections: i64,
 }
@@ -85,6 +90,15 @@ pub struct FindingRow {
     pub repaired_at: i64,
 }
 
+/// That no pass can begin.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FailedStart {
+    pub since: i64,
+    pub last_at: i64,
+    pub tries: i64,
+    pub problem: String,
+}
+
 /// A message that could not be used.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LetterRow {
@@ -128,6 +142,11 @@ select jsonb_build_object(
   'letters', (select coalesce(jsonb_agg(to_jsonb(letters)), '[]') from letters),
   'pending_reads', (select count(*) from clerk_sync.pending_reads),
   'lease', (select holder from clerk_sync.lease where expires_at > clock_timestamp()),
+  'failed_start', (select jsonb_build_object('since', (extract(epoch from since) * 1000)::bigint,
+                            'last_at', (extract(epoch from last_at) * 1000)::bigint, 'tries', tries, 'problem', problem)
+                     from clerk_sync.failed_start),
+  'drift_since_webhook', (select coalesce(sum(missing + differing + extra), 0)::bigint from clerk_sync.passes
+                           where not backfill and started_at > coalesce((select max(received_at) from clerk_sync.receipts), '-infinity')),
   'connections', (select count(*) from pg_stat_activity
                    where application_name = 'clerk-sync' and datname = current_database() and pid <> pg_backend_pid())
 )::text";

@@ -6,7 +6,7 @@
 use super::budget::Reserved;
 use crate::clock;
 use crate::failpoint::{self, Point};
-use crate::model::{Batch, DeadLetter, Delivery, InstanceId, Item, Outcome, Source, Verdict};
+use crate::model::{Batch, DeadLetter, Delivery, InstanceId, Item, Millis, Outcome, Source, Verdict};
 use crate::store::{Database, Error, Session};
 use crate::telemetry::{BATCH as BATCH_SIZE, POISON, Throttle, WRITE};
 use axum::body::Bytes;
@@ -42,11 +42,27 @@ impl InstanceCheck {
     }
 }
 
+/// What a writer that has just started says.
+const UNTRIED: &str = "not tried yet";
+
+/// Why deliveries cannot be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// For anybody to read.
+    pub summary: String,
+    /// The server's code, for operators.
+    pub sqlstate: Option<String>,
+    /// Since when, by our clock.
+    pub since: Millis,
+    /// Whether only a delivery that is written tells that it is over: one failed, and not because the server was away.
+    until_delivery: bool,
+}
+
 /// What the task knows of the database.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
-    /// Why it cannot be written to; `None` while it can. Before the first try, "not tried yet".
-    pub fault: Option<String>,
+    /// Why it cannot be written to; `None` while it can. It lasts until a write succeeds.
+    pub fault: Option<Fault>,
     /// The Clerk instance that the mirror is pinned to.
     pub pinned: Option<InstanceId>,
     /// The last message's instance, if it was another one.
@@ -179,7 +195,8 @@ impl Clone for Lane {
 
 impl Lane {
     pub(super) fn new(database: Database, check: InstanceCheck) -> Lane {
-        let starting = Health { fault: Some("not tried yet".to_owned()), ..Health::default() };
+        let untried = Fault { summary: UNTRIED.to_owned(), sqlstate: None, since: clock::now(), until_delivery: false };
+        let starting = Health { fault: Some(untried), ..Health::default() };
         Lane {
             database,
             check,
@@ -233,7 +250,7 @@ impl Lane {
             }
             match self.apply(&requests).await {
                 Ok(verdicts) => {
-                    self.report(None);
+                    self.clear_fault();
                     let refused = verdicts.iter().flatten().any(|verdict| is_refusal(verdict.outcome));
                     let answered = requests.into_iter().zip(verdicts);
                     batches.push(
@@ -341,12 +358,24 @@ impl Lane {
         self.session = self.session().await.ok();
     }
 
-    /// Asks the database for the time.
+    /// Asks the database whether a delivery could be written: once more on a fresh connection if the old one turned out to be dead.
     pub(super) async fn ping(&mut self) -> Result<(), Error> {
+        let fresh = self.session.is_none();
+        match self.ping_once().await {
+            Err(error) if !fresh && error.is_connection_lost() => self.ping_once().await,
+            result => result,
+        }
+    }
+
+    /// While there is a fault, only a write is believed.
+    async fn ping_once(&mut self) -> Result<(), Error> {
         let mut session = self.session().await?;
-        let database_now = session.clock().await?;
-        self.session = Some(session);
-        let clock_ahead = (clock::now().get() - database_now) / 1000;
+        let proving = self.health.borrow().fault.is_some();
+        let database_now = session.check_writes(proving).await;
+        if database_now.as_ref().err().is_none_or(Error::leaves_session) {
+            self.session = Some(session);
+        }
+        let clock_ahead = (clock::now().get() - database_now?) / 1000;
         self.health.send_modify(|health| health.clock_ahead = clock_ahead);
         Ok(())
     }
@@ -357,25 +386,43 @@ impl Lane {
         }
     }
 
-    /// Publishes whether the database can be written to, and logs when that changes: there with all causes.
-    pub(super) fn report(&self, error: Option<&Error>) {
+    /// Publishes that the database cannot be written to, and logs it with all causes. `of_delivery`: a delivery found out.
+    pub(super) fn set_fault(&self, error: &Error, of_delivery: bool) {
         static LOGGED: Throttle = Throttle::new();
-        let fault = error.map(Error::summary);
+        let (summary, sqlstate) = (error.to_string(), error.sqlstate());
         self.health.send_if_modified(|health| {
-            if health.fault == fault {
-                return false;
+            let known = health.fault.take();
+            let is_new = known.as_ref().is_none_or(|known| (&known.summary, &known.sqlstate) != (&summary, &sqlstate));
+            if is_new && let Some(held_back) = LOGGED.pass() {
+                tracing::error!(error = chain(error), held_back, "the database cannot be written to");
             }
-            match (error, &health.fault) {
-                (Some(error), _) => {
-                    if let Some(held_back) = LOGGED.pass() {
-                        tracing::error!(error = chain(error), held_back, "the database cannot be written to");
-                    }
-                }
-                (None, Some(_)) => tracing::info!("the database can be written to"),
-                (None, None) => {}
+            let until_delivery = (of_delivery && !error.is_over_with_any_write())
+                || known.as_ref().is_some_and(|known| known.until_delivery);
+            let since =
+                known.as_ref().filter(|known| known.summary != UNTRIED).map_or_else(clock::now, |known| known.since);
+            health.fault = Some(Fault { summary, sqlstate, since, until_delivery });
+            is_new
+        });
+    }
+
+    /// A delivery was written.
+    fn clear_fault(&self) {
+        self.clear_fault_if(|_| true);
+    }
+
+    /// A write that was no delivery succeeded.
+    pub(super) fn clear_fault_of_server(&self) {
+        self.clear_fault_if(|fault| !fault.until_delivery);
+    }
+
+    fn clear_fault_if(&self, is_over: impl Fn(&Fault) -> bool) {
+        self.health.send_if_modified(|health| {
+            let is_over = health.fault.as_ref().is_some_and(is_over);
+            if is_over {
+                tracing::info!("the database can be written to");
+                health.fault = None;
             }
-            health.fault = fault;
-            true
+            is_over
         });
     }
 

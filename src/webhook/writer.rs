@@ -29,7 +29,7 @@ const QUICK: Duration = Duration::from_millis(5);
 const SLOW: Duration = Duration::from_millis(500);
 /// How long a delivery may wait for its commit. Svix hangs up after 15 s and then waits a minute at least: answer before.
 const DEADLINE: Duration = Duration::from_secs(8);
-/// How often an idle connection is tried, so that `/readyz` tells the truth without traffic. It asks for the time.
+/// How often an idle connection is tried, so that `/readyz` tells the truth without traffic.
 const PING: Duration = Duration::from_secs(5);
 
 /// Hands deliveries to the task. Cheap to clone; when the last one is dropped, the task drains its queue and ends.
@@ -103,6 +103,11 @@ impl Writer {
         self.health.borrow().clone()
     }
 
+    /// The same, for whoever outlives the handles: it keeps no task from ending.
+    pub fn watch(&self) -> watch::Receiver<Health> {
+        self.health.clone()
+    }
+
     /// Notified when a delivery waits for a read by id.
     pub fn pending(&self) -> Arc<Notify> {
         Arc::clone(&self.pending)
@@ -133,8 +138,8 @@ struct Task {
     in_flight: Vec<Flight>,
     pace: Arc<Pace>,
     ping: Interval,
-    /// Flights that found the database away, so far.
-    failures: u64,
+    /// Flights that are back, so far.
+    landed: u64,
     /// How many deliveries set out together at most.
     at_most: usize,
 }
@@ -155,7 +160,7 @@ struct Landed {
 /// What it was away for, and how that ended.
 enum Trip {
     Flight(Flight, Result<(), Away>),
-    /// It asked for the time, when so many flights had failed. `Err`: in vain.
+    /// It asked whether a delivery could be written, when so many flights were back.
     Ping(u64, Result<(), Error>),
     Connect,
 }
@@ -177,7 +182,7 @@ impl Task {
             in_flight: Vec::with_capacity(LANES),
             pace,
             ping,
-            failures: 0,
+            landed: 0,
         }
     }
 
@@ -227,12 +232,12 @@ impl Task {
         });
     }
 
-    /// Sends the lane that is used least to ask for the time.
+    /// Sends the lane that is used least to ask whether a delivery could be written.
     fn ping(&mut self) {
-        let (mut lane, failures) = (self.idle.remove(0), self.failures);
+        let (mut lane, landed) = (self.idle.remove(0), self.landed);
         self.jobs.spawn(async move {
             let result = lane.ping().await;
-            Landed { lane, trip: Trip::Ping(failures, result) }
+            Landed { lane, trip: Trip::Ping(landed, result) }
         });
     }
 
@@ -262,11 +267,11 @@ impl Task {
         match trip {
             Trip::Flight(flight, result) => {
                 self.in_flight.retain(|other| *other != flight);
+                self.landed += 1;
                 match result {
                     Ok(()) => self.pace.set(flight.since.elapsed()),
                     Err(Away { error, mut refused }) => {
-                        lane.report(Some(&error));
-                        self.failures += 1;
+                        lane.set_fault(&error, true);
                         self.ping.reset();
                         refused.append(gathered);
                         while let Ok(request) = requests.try_recv() {
@@ -277,11 +282,12 @@ impl Task {
                     }
                 }
             }
-            Trip::Ping(_, Err(error)) => lane.report(Some(&error)),
-            Trip::Ping(failures, Ok(())) => {
-                // It only read: what a write has found since then stands.
-                if failures == self.failures {
-                    lane.report(None);
+            // What a delivery has found since then counts for more.
+            Trip::Ping(landed, Err(error)) if landed == self.landed => lane.set_fault(&error, false),
+            Trip::Ping(_, Err(_)) => {}
+            Trip::Ping(landed, Ok(())) => {
+                if landed == self.landed {
+                    lane.clear_fault_of_server();
                 }
                 self.connect();
             }
