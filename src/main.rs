@@ -165,9 +165,27 @@ async fn serve(environment: Environment) -> anyhow::Result<ExitCode> {
         }
         tracing::warn!("no metrics and no status page are served: {error:#}; set OPS_ADDR to another address");
     }
-    app::serve_with(writer, config, listener, stop_signal()?).await;
+    let (database, stop) = (config.database.clone(), stop_signal()?);
+    let mut refused = false;
+    let shutdown = async {
+        tokio::select! {
+            () = stop => {}
+            () = Box::pin(is_refused(database)) => refused = true,
+        }
+    };
+    app::serve_with(writer, config, listener, shutdown).await;
+    if refused {
+        return Err(store::Error::SharedConnections.into());
+    }
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Completes when the database turns out to be behind a pooler that we must not use. One that is away may come back.
+async fn is_refused(database: store::Database) {
+    if !matches!(database.prove().await, Err(store::Error::SharedConnections)) {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Completes when the platform or a person asks the process to stop.

@@ -18,6 +18,7 @@ mod mirroring;
 mod operating;
 mod outages;
 mod policies;
+mod poolers;
 mod receiving;
 mod reconciling;
 mod replaying;

@@ -3,8 +3,8 @@
 use super::mirror::Counts;
 use super::{Check, Status, no_database, rights};
 use crate::model::Kind;
-use crate::store::inspect::{Schema, Server, Standing, Tls, Trouble, Worker};
-use crate::store::{Database, Error, latest_version};
+use crate::store::inspect::{Schema, Server, Standing, Trouble, Worker};
+use crate::store::{Database, Error, Tls, latest_version};
 
 /// The first release of Postgres on which the writer is tested.
 const OLDEST: i64 = 15;
@@ -19,7 +19,7 @@ pub(super) struct Findings {
 }
 
 /// Everything that hangs on a connection.
-const BEHIND_CONNECTION: &[&str] = &["postgres-version", "pooler", "tls", "login-role"];
+const BEHIND_CONNECTION: &[&str] = &["postgres-version", "login-role"];
 /// Where we know no better.
 const LOG: &str = "look into the server's log (Supabase dashboard → Logs → Postgres)";
 const BEHIND_SCHEMA: &[&str] = &["worker-role", "missing-rights", "excess-rights", "row-level-security"];
@@ -28,44 +28,27 @@ pub(super) async fn examine(database: Option<&Database>) -> Findings {
     let mut found = Findings::default();
     let because = no_database(database);
     let inspector = match database {
-        Some(database) => match database.inspect().await {
-            Ok(inspector) => Some((database, inspector)),
-            Err(error) => {
-                found.checks.push(unreachable(&error));
-                None
-            }
-        },
-        None => {
-            found.checks.push(Check::skip("database", because));
-            None
-        }
+        Some(database) => Some((database, database.inspect().await)),
+        None => None,
     };
-    let Some((database, mut inspector)) = inspector else {
+    let way = way(database, inspector.as_ref().map(|(_, inspector)| inspector.as_ref().map(drop)));
+    let Some((database, Ok(mut inspector))) = inspector else {
+        found.checks.extend(way);
         let skipped = BEHIND_CONNECTION.iter().chain(&["schema", "default-privileges"]).chain(BEHIND_SCHEMA);
         found.checks.extend(skipped.map(|name| Check::skip(name, because)));
         return found;
     };
-    let pooler = match database.inspect().await {
-        Ok(mut other) => inspector.shares_connections(&mut other).await,
-        Err(error) => Err(error),
-    };
-    // What a shared connection answers next may be another client's: a fresh one is as good as any.
-    if pooler.is_err()
-        && let Ok(fresh) = database.inspect().await
-    {
-        inspector = fresh;
-    }
     let login = match inspector.server().await {
         Ok(server) => {
             found.checks.push(answers(&server));
             found.checks.push(version(server.version));
-            found.checks.push(self::pooler(pooler.as_ref()));
-            found.checks.push(tls(database.tls(), server.encrypted));
+            found.checks.extend(way);
             found.checks.push(login_role(&server));
             server.login
         }
         Err(error) => {
             found.checks.push(unreachable(&error));
+            found.checks.extend(way);
             found.checks.extend(BEHIND_CONNECTION.iter().map(|name| Check::skip(name, "the server does not say")));
             "YOUR_ROLE".to_owned()
         }
@@ -76,7 +59,10 @@ pub(super) async fn examine(database: Option<&Database>) -> Findings {
             let is_ours = seen.has_migrations && seen.worker.is_some();
             let became = if is_ours { inspector.become_worker().await } else { Ok(()) };
             let applied = if is_ours { Some(inspector.schema_version().await) } else { None };
-            checks.push(schema(&seen, applied));
+            checks.push(match became {
+                Ok(()) => schema(&seen, applied),
+                Err(_) => Check::skip("schema", "only clerk_sync_worker may see its version"),
+            });
             checks.push(default_privileges(&seen.exposed_by));
             if let Some(worker) = seen.worker.as_ref().filter(|_| is_ours) {
                 checks.push(worker_role(worker, became.as_ref().err(), &login));
@@ -97,7 +83,7 @@ pub(super) async fn examine(database: Option<&Database>) -> Findings {
     let looked = look_into_the_mirror(database, &mut found).await;
     // What fails already says why.
     if let Err(error) = looked
-        && found.checks.iter().all(|check| check.status != Status::Fail)
+        && found.checks.iter().all(|check| check.status != Status::Fail || check.name == "tls")
     {
         found.checks.push(Check::fail("mirror", error.summary(), LOG));
     }
@@ -121,7 +107,34 @@ async fn look_into_the_mirror(database: &Database, found: &mut Findings) -> Resu
     Ok(())
 }
 
+/// What is between us and the server: that it can be reached, through which pooler, and who else can read along. `opened`: how
+/// a connection was made; `None`: it was not tried.
+fn way(database: Option<&Database>, opened: Option<Result<(), &Error>>) -> Vec<Check> {
+    const POOLER_FIX: &str = "use the direct connection or the session pooler (port 5432)";
+    let mut checks = Vec::new();
+    match opened {
+        Some(Ok(())) => checks.push(Check::ok("pooler", "a connection stays with us: direct, or a session pooler")),
+        Some(Err(error)) if error.trouble() == Trouble::TransactionPooler => {
+            checks.push(Check::skip("database", "nothing else is asked through this pooler"));
+            let says = "a transaction-mode pooler, which hands one connection to many clients: our prepared statements and \
+                        settings would get mixed up with theirs";
+            checks.push(Check::fail("pooler", says, POOLER_FIX));
+        }
+        Some(Err(error)) => {
+            checks.push(unreachable(error));
+            checks.push(Check::skip("pooler", no_database(database)));
+        }
+        None => {
+            checks.extend(["database", "pooler"].map(|name| Check::skip(name, no_database(database))));
+        }
+    }
+    checks.push(database.map_or_else(|| Check::skip("tls", no_database(database)), |database| tls(database.tls())));
+    checks
+}
+
 fn unreachable(error: &Error) -> Check {
+    const POOL_SIZE: &str = "stop idle clients, or raise the pool size (Supabase dashboard → Database settings → Connection pooling) \
+                             or the role's connection limit: serve needs two, two more for moments, and four while it reconciles";
     let code = error.code().map(|code| format!(" (SQLSTATE {code})")).unwrap_or_default();
     let (says, fix) = match error.trouble() {
         Trouble::Unreachable => (
@@ -133,15 +146,25 @@ fn unreachable(error: &Error) -> Check {
             "the database did not answer in time",
             "is it overloaded, paused, or behind a firewall? Try again, and look at the project's health",
         ),
+        Trouble::Crowded => (
+            "accepted the login and then did not answer: its pooler has no free connection, or it is overloaded",
+            POOL_SIZE,
+        ),
         Trouble::NoSuchFile => (
-            "the file that DATABASE_URL names in sslrootcert, or the socket, is not there",
-            "give the file's whole path, as it is on this machine or in this image",
+            "the socket that DATABASE_URL names is not there",
+            "is the server running? Give the path of the socket's folder",
+        ),
+        Trouble::RootCertificate => (
+            "",
+            "download the CA certificate (Supabase dashboard → Database settings → SSL configuration) and give its path as it \
+             is on this machine or in this image: ?sslmode=verify-full&sslrootcert=FILE",
         ),
         Trouble::Certificate => (
             "there is no encrypted connection that can be trusted",
-            "download the CA certificate (Supabase dashboard → Database settings → SSL) and name it: \
+            "download the CA certificate (Supabase dashboard → Database settings → SSL configuration) and name it: \
              ?sslmode=verify-full&sslrootcert=FILE",
         ),
+        Trouble::TlsRequired => ("the server takes encrypted connections only", Tls::FIX),
         Trouble::Password => (
             "the server refuses the role or its password",
             "copy the connection string again; percent-encode the password; by the pooler the role is postgres.REF; \
@@ -149,19 +172,35 @@ fn unreachable(error: &Error) -> Check {
         ),
         Trouble::NoSuchDatabase => ("the server has no such database", "on Supabase its name is postgres"),
         Trouble::NoSuchTenant => (
-            "the pooler does not know the project",
-            "the role is postgres.REF, and the host's region is the project's: copy the string from the Connect page",
+            "the pooler does not know the project or the role",
+            "is the project paused or deleted? Else copy the string from Connect again: the role is postgres.REF, and the \
+             host's number (aws-0, aws-1, …) and region are the project's",
         ),
-        Trouble::TooManyConnections => (
-            "the server has no connection left",
-            "close idle clients, or raise the pool size; serve needs two, two more for moments, and four while passes run",
+        Trouble::Blocked => (
+            "the pooler refuses every login from this address for a while: too many failed",
+            "stop whatever still uses an old password (an old deployment, a preview), wait two minutes, and try again",
         ),
+        Trouble::AddressNotAllowed => (
+            "the project's network restrictions do not admit this machine's address",
+            "add the address: Supabase dashboard → Database settings → Network restrictions",
+        ),
+        Trouble::TooManyConnections => ("the server or its pooler has no connection left", POOL_SIZE),
         Trouble::TransactionPooler => (
             "prepared statements are lost: this is a transaction-mode pooler",
             "use the direct connection or the session pooler (port 5432)",
         ),
+        Trouble::StartupParameter => (
+            "the pooler refuses a parameter that the connection string sets",
+            "remove options= from DATABASE_URL (and PGOPTIONS), or add it to PgBouncer's ignore_startup_parameters",
+        ),
+        Trouble::BehindPooler => (
+            "the pooler answers, but cannot log in to the database behind it",
+            "is the project paused or being restored? Look at its health; where PgBouncer is your own, at its log",
+        ),
         Trouble::Other => ("the database refuses us", LOG),
     };
+    // These say it themselves.
+    let says = if says.is_empty() { error.to_string() } else { says.to_owned() };
     Check::fail("database", format!("{says}{code}"), fix)
 }
 
@@ -185,36 +224,12 @@ fn version(number: i64) -> Check {
     Check::ok("postgres-version", format!("Postgres {version}"))
 }
 
-fn pooler(shares: Result<&bool, &Error>) -> Check {
-    const FIX: &str = "use the direct connection or the session pooler (port 5432)";
-    match shares {
-        Ok(false) => Check::ok("pooler", "a connection stays with us: direct, or a session pooler"),
-        Ok(true) => Check::fail(
-            "pooler",
-            "a transaction-mode pooler lends its connections: prepared statements answer each other's queries",
-            FIX,
-        ),
-        Err(error) if error.trouble() == Trouble::TransactionPooler => {
-            Check::fail("pooler", "prepared statements are lost: this is a transaction-mode pooler", FIX)
-        }
-        Err(_) => Check::skip("pooler", "a second connection was refused"),
-    }
-}
-
-fn tls(asked: Tls, encrypted: bool) -> Check {
-    const FIX: &str = "add ?sslmode=verify-full&sslrootcert=FILE to DATABASE_URL, with the CA certificate from Supabase \
-                       dashboard → Database settings → SSL";
-    match asked {
-        Tls::Local => Check::ok("tls", "the server is on this machine"),
-        Tls::Verified => Check::ok("tls", "encrypted, and the server's certificate is checked"),
-        Tls::Unverified => {
-            Check::warn("tls", "encrypted, and nobody checks to whom: sslmode=require takes any certificate", FIX)
-        }
-        Tls::Optional if encrypted => {
-            Check::warn("tls", "encrypted only as long as the server likes, and its certificate is not checked", FIX)
-        }
-        Tls::Optional | Tls::Off => {
-            Check::warn("tls", "not encrypted: the password and all rows can be read on the way", FIX)
+fn tls(asked: Tls) -> Check {
+    match (asked, asked.weakness()) {
+        (Tls::Local, _) => Check::ok("tls", "the server is on this machine"),
+        (_, None) => Check::ok("tls", "encrypted, and the server's certificate is checked"),
+        (_, Some(weakness)) => {
+            Check::fail("tls", format!("{weakness}: the password and all rows can be read on the way"), Tls::FIX)
         }
     }
 }
@@ -306,23 +321,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_checked_certificate_or_this_machine_is_a_safe_way() {
-        let status = |url: &str, encrypted| tls(Database::parse(url).unwrap().tls(), encrypted).status;
+    fn a_way_that_others_can_read_fails_whether_the_database_answers_or_not() {
+        let checks = |url: &str, opened| way(Some(&Database::parse(url).unwrap()), opened);
+        let status =
+            |url: &str, opened| checks(url, opened).into_iter().find(|check| check.name == "tls").unwrap().status;
         let url = "postgres://u:p@db.example.com/postgres";
-        assert_eq!(status(url, true), Status::Warn);
-        assert_eq!(status(&format!("{url}?sslmode=disable"), false), Status::Warn);
-        assert_eq!(status(&format!("{url}?sslmode=require"), true), Status::Warn);
-        assert_eq!(status(&format!("{url}?sslmode=verify-full"), true), Status::Ok);
-        assert_eq!(status("postgres://u@localhost/postgres", false), Status::Ok);
-        assert_eq!(status("postgres://u@%2Ftmp/postgres", false), Status::Ok);
+        for opened in [None, Some(Ok(())), Some(Err(&Error::Silent(std::time::Duration::ZERO)))] {
+            assert_eq!(status(url, opened), Status::Fail);
+            assert_eq!(status(&format!("{url}?sslmode=disable"), opened), Status::Fail);
+            assert_eq!(status(&format!("{url}?sslmode=require"), opened), Status::Fail);
+            assert_eq!(status(&format!("{url}?sslmode=verify-full"), opened), Status::Ok);
+            assert_eq!(status("postgres://u@localhost/postgres", opened), Status::Ok);
+        }
     }
 
     #[test]
-    fn an_old_server_and_a_shared_connection_fail() {
+    fn an_old_server_fails() {
         assert_eq!(version(140_011).status, Status::Fail);
         assert_eq!(version(150_000).status, Status::Ok);
-        assert_eq!(pooler(Ok(&true)).status, Status::Fail);
-        assert_eq!(pooler(Err(&Error::Answer(String::new()))).status, Status::Skip);
     }
 
     #[test]
@@ -332,7 +348,6 @@ mod tests {
             login: login.to_owned(),
             is_superuser,
             bypasses_rls,
-            encrypted: true,
             read_only: false,
         };
         assert_eq!(login_role(&server("clerk_sync_login", false, false)).status, Status::Ok);

@@ -160,7 +160,8 @@ impl Doctor {
             token => token.map(str::to_owned),
         };
         let mut checks = variables::checks(&self.environment);
-        let database = config::database(self.environment.database_url.as_deref()).ok();
+        // Its check says it.
+        let database = config::database(self.environment.database_url.as_deref()).ok().map(Database::without_warning);
         let client = match self.environment.clerk.check_key() {
             Ok(mut options) => {
                 options.patience = PATIENCE;
@@ -183,7 +184,7 @@ impl Doctor {
         if let Some(token) = &token {
             let owner = self.migrate_database_url.as_deref().filter(|url| !url.trim().is_empty());
             let database = match owner.map(|url| config::database(Some(url))) {
-                Some(Ok(owner)) => Some(owner),
+                Some(Ok(owner)) => Some(owner.without_warning()),
                 Some(Err(problem)) => {
                     checks.push(Check::fail("MIGRATE_DATABASE_URL", problem, "correct it, or unset it"));
                     database

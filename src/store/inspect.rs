@@ -6,39 +6,75 @@ use super::{CALL, Database, Error, Session};
 use crate::model::InstanceId;
 use serde::Deserialize;
 use sqlx::Row as _;
-use sqlx::postgres::{PgConnection, PgSslMode};
+use sqlx::postgres::{PgConnection, PgDatabaseError};
 use std::collections::BTreeMap;
 use tokio::time::timeout;
-
-/// What the URL asks of the connection's encryption.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tls {
-    /// The server is on this machine.
-    Local,
-    /// The server's certificate is checked.
-    Verified,
-    /// Encrypted, by whoever answers.
-    Unverified,
-    /// Encrypted if the server likes.
-    Optional,
-    Off,
-}
 
 /// Why there is no connection, or no answer on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
     Unreachable,
     Silent,
-    /// The certificate that the URL names, or the socket.
+    /// The login went through, and nothing after it.
+    Crowded,
+    /// The socket that the connection string names.
     NoSuchFile,
+    /// The file that it names in sslrootcert.
+    RootCertificate,
     Certificate,
+    /// The server takes encrypted connections only.
+    TlsRequired,
     Password,
     NoSuchDatabase,
+    /// The pooler does not know the project or the role.
     NoSuchTenant,
+    /// The pooler takes no login from this address for a while, after too many that failed.
+    Blocked,
+    /// The project admits other addresses alone.
+    AddressNotAllowed,
     TooManyConnections,
-    /// Prepared statements are lost between two calls.
     TransactionPooler,
+    /// The pooler refuses a parameter that the connection string sets.
+    StartupParameter,
+    /// The pooler cannot reach the server behind it.
+    BehindPooler,
     Other,
+}
+
+/// What poolers say, under a code that says little or nothing: Supavisor's words of today and of before, and PgBouncer's.
+const SAID_BY_POOLERS: &[(&str, Trouble)] = &[
+    ("(ENOTFOUND)", Trouble::NoSuchTenant),
+    ("(ENOIDENTIFIER)", Trouble::NoSuchTenant),
+    ("(EINVALIDUSERINFO)", Trouble::NoSuchTenant),
+    ("enant or user not found", Trouble::NoSuchTenant),
+    ("(ECIRCUITBREAKER)", Trouble::Blocked),
+    ("(EBANNED)", Trouble::Blocked),
+    ("(EADDRNOTALLOWED)", Trouble::AddressNotAllowed),
+    ("(EMAXCONN", Trouble::TooManyConnections),
+    ("(EMAXPOOLSREACHED)", Trouble::TooManyConnections),
+    ("(ECHECKOUT", Trouble::TooManyConnections),
+    ("(EPOOLCHECKOUT)", Trouble::TooManyConnections),
+    ("MaxClientsInSessionMode", Trouble::TooManyConnections),
+    ("ax client connections reached", Trouble::TooManyConnections),
+    ("no more connections allowed", Trouble::TooManyConnections),
+    ("query_wait_timeout", Trouble::TooManyConnections),
+    ("(ESSLREQUIRED)", Trouble::TlsRequired),
+    ("SSL connection is required", Trouble::TlsRequired),
+    ("SSL required", Trouble::TlsRequired),
+    ("(EAUTHQUERY) user not found", Trouble::Password),
+    ("no such user", Trouble::Password),
+    ("no such database", Trouble::NoSuchDatabase),
+    ("unsupported startup parameter", Trouble::StartupParameter),
+    ("(EAUTHQUERY)", Trouble::BehindPooler),
+    ("(EAUTHSECRETS)", Trouble::BehindPooler),
+    ("(EDBHANDLEREXITED)", Trouble::BehindPooler),
+    ("cannot connect to server", Trouble::BehindPooler),
+    ("server login", Trouble::BehindPooler),
+];
+
+/// The routine of the server's that refused: unlike its text, it is the same in every language.
+pub(super) fn routine(error: &dyn sqlx::error::DatabaseError) -> Option<&str> {
+    error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::routine)
 }
 
 impl Error {
@@ -46,6 +82,10 @@ impl Error {
     pub fn trouble(&self) -> Trouble {
         match self {
             Error::Silent(_) => Trouble::Silent,
+            Error::Crowded(_) => Trouble::Crowded,
+            Error::RootCertificate(_) => Trouble::RootCertificate,
+            Error::SharedConnections => Trouble::TransactionPooler,
+            Error::LoginRefused(None) => Trouble::Password,
             Error::Connect(sqlx::Error::Tls(_)) => Trouble::Certificate,
             Error::Connect(sqlx::Error::Io(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
                 Trouble::Certificate
@@ -54,14 +94,18 @@ impl Error {
                 Trouble::NoSuchFile
             }
             Error::Connect(sqlx::Error::Io(_)) => Trouble::Unreachable,
-            Error::Connect(sqlx::Error::Database(error)) | Error::Refused(sqlx::Error::Database(error)) => {
+            Error::Connect(sqlx::Error::Database(error))
+            | Error::LoginRefused(Some(sqlx::Error::Database(error)))
+            | Error::Refused(sqlx::Error::Database(error)) => {
+                let said = SAID_BY_POOLERS.iter().find(|(words, _)| error.message().contains(words));
                 match error.code().as_deref() {
+                    _ if said.is_some() => said.map_or(Trouble::Other, |(_, trouble)| *trouble),
+                    // "no pg_hba.conf entry for host …, no encryption"
+                    Some("28000") if error.message().contains("no encryption") => Trouble::TlsRequired,
                     Some("28P01" | "28000") => Trouble::Password,
                     Some("3D000") => Trouble::NoSuchDatabase,
-                    // Supavisor's own words, under a code that says nothing.
-                    _ if error.message().contains("enant or user not found") => Trouble::NoSuchTenant,
                     Some("53300") => Trouble::TooManyConnections,
-                    Some("26000" | "42P05" | "08P01") => Trouble::TransactionPooler,
+                    Some("26000" | "42P05") => Trouble::TransactionPooler,
                     _ => Trouble::Other,
                 }
             }
@@ -72,7 +116,11 @@ impl Error {
     /// The server's code for why it did not let us in.
     pub fn code(&self) -> Option<String> {
         match self {
-            Error::Connect(sqlx::Error::Database(error)) => error.code().map(std::borrow::Cow::into_owned),
+            Error::Connect(sqlx::Error::Database(error))
+            | Error::LoginRefused(Some(sqlx::Error::Database(error)))
+            | Error::NotMigrated(Some(sqlx::Error::Database(error)))
+            | Error::NotWorker(sqlx::Error::Database(error))
+            | Error::MissingRight(sqlx::Error::Database(error)) => error.code().map(std::borrow::Cow::into_owned),
             _ => self.sqlstate(),
         }
     }
@@ -87,8 +135,6 @@ pub struct Server {
     pub login: String,
     pub is_superuser: bool,
     pub bypasses_rls: bool,
-    /// Of the server's last leg: behind a pooler it is not ours.
-    pub encrypted: bool,
     /// A replica, or a disk that is full.
     pub read_only: bool,
 }
@@ -194,7 +240,6 @@ pub struct Caller {
 const SERVER: &str = "select json_build_object(
     'version', current_setting('server_version_num')::integer, 'login', quote_ident(session_user),
     'is_superuser', r.rolsuper, 'bypasses_rls', r.rolbypassrls,
-    'encrypted', coalesce((select s.ssl from pg_stat_ssl s where s.pid = pg_backend_pid()), false),
     'read_only', current_setting('transaction_read_only')::boolean)::text
   from pg_roles r where r.rolname = session_user";
 
@@ -250,32 +295,16 @@ const SEEN: &str = "select json_build_object(
     'organization_memberships', (select count(*) from clerk.organization_memberships))::text";
 
 /// For every connection of an inspector. Server-side, so that nothing goes on when we have given up.
-const SETTINGS: &str = "set search_path = ''; set statement_timeout = '3s'; set lock_timeout = '2s'";
+const SETTINGS: &str =
+    "set search_path = ''; set statement_timeout = '3s'; set lock_timeout = '2s'; set row_security = on";
 
 impl Database {
-    /// What the URL asks of the connection's encryption.
-    pub fn tls(&self) -> Tls {
-        let host = self.0.get_host();
-        if self.0.get_socket().is_some()
-            || host.starts_with('/')
-            || matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]")
-        {
-            return Tls::Local;
-        }
-        match self.0.get_ssl_mode() {
-            PgSslMode::VerifyFull | PgSslMode::VerifyCa => Tls::Verified,
-            PgSslMode::Require => Tls::Unverified,
-            PgSslMode::Prefer | PgSslMode::Allow => Tls::Optional,
-            PgSslMode::Disable => Tls::Off,
-        }
-    }
-
-    /// A connection as the role of the URL, to look around.
+    /// A connection as the role of the connection string, to look around.
     ///
     /// # Errors
-    /// As [`Database::connect_as_owner`].
+    /// As [`Database::open`].
     pub async fn inspect(&self) -> Result<Inspector, Error> {
-        let mut inspector = Inspector { connection: self.connect_as_owner().await? };
+        let mut inspector = Inspector { connection: self.open().await? };
         inspector.run(SETTINGS).await?;
         Ok(inspector)
     }
@@ -297,25 +326,6 @@ impl Inspector {
         let reading = async { sqlx::raw_sql(sql).fetch_one(&mut self.connection).await?.try_get::<String, _>(0) };
         let json = timeout(CALL, reading).await.map_err(|_| Error::Silent(CALL))?.map_err(Error::Refused)?;
         serde_json::from_str(&json).map_err(|error| Error::Answer(error.to_string()))
-    }
-
-    async fn backend(&mut self) -> Result<i64, Error> {
-        self.read("select pg_catalog.pg_backend_pid()::text").await
-    }
-
-    /// Whether something between us and the server lends its connections for a transaction each. `other` holds one while we
-    /// ask twice: a connection of our own stays what it is, and nobody else gets it.
-    ///
-    /// # Errors
-    /// The database could not be asked.
-    pub async fn shares_connections(&mut self, other: &mut Inspector) -> Result<bool, Error> {
-        let before = self.backend().await?;
-        other.run("begin read only").await?;
-        let lent = other.backend().await?;
-        // Where there is but one to lend, asking again now would wait for it.
-        let after = if lent == before { None } else { Some(self.backend().await?) };
-        other.run("rollback").await?;
-        Ok(after != Some(before))
     }
 
     /// # Errors

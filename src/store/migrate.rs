@@ -27,7 +27,7 @@ pub fn latest_version() -> i64 {
 /// # Errors
 /// The migration that failed was rolled back; those before it stay applied.
 pub async fn migrate(database: &Database) -> anyhow::Result<()> {
-    let mut connection = database.connect_as_owner().await.map_err(anyhow::Error::from)?;
+    let mut connection = database.open().await.map_err(anyhow::Error::from)?;
     MIGRATOR.run(&mut connection).await.map_err(|error| match error {
         sqlx::migrate::MigrateError::ExecuteMigration(source, version) => {
             let hint = hint(&source);
@@ -79,7 +79,7 @@ pub fn printed_migrations() -> String {
 /// # Errors
 /// The database could not be asked, or is not migrated.
 pub async fn repin(database: &Database, instance: Option<&InstanceId>) -> anyhow::Result<()> {
-    let mut connection = database.connect_as_owner().await.map_err(anyhow::Error::from)?;
+    let mut connection = database.open().await.map_err(anyhow::Error::from)?;
     let query = match instance {
         Some(instance) => sqlx::query(
             "insert into clerk_sync.instance (instance_id, pinned_by) values ($1, 'repin') on conflict (only_row) do update \

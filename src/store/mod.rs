@@ -5,7 +5,9 @@
 //! (`transact-rs/sqlx` issues 4385 and 4393), and an acknowledged row is lost with it. We begin no transaction to write:
 //! every write is one statement. [`inspect`] begins some to look, on connections of its own.
 
+mod address;
 mod apply;
+mod connect;
 mod deleted;
 pub mod inspect;
 mod migrate;
@@ -16,6 +18,8 @@ pub mod status;
 mod upkeep;
 mod wire;
 
+pub use address::Tls;
+pub use connect::Database;
 pub use deleted::Removed;
 pub use migrate::{latest_version, migrate, printed_migrations, repin};
 pub use mirror::{Mirrored, Receipt, Standing, Version};
@@ -23,9 +27,11 @@ pub use passes::{PageRecord, Pass, Step};
 pub use upkeep::{Content, Letter, Prunable, Purged, Reference};
 
 use crate::model::InstanceId;
+use inspect::Trouble;
+use sqlx::postgres::PgConnection;
 use sqlx::postgres::types::Oid;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions as _, Connection as _, Row as _};
+use sqlx::{Connection as _, Row as _};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 use wire::Types;
@@ -44,7 +50,7 @@ const PASS_SESSION: &str = "set statement_timeout = '30s'";
 const SESSION: &str = "select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'; \
      set role clerk_sync_worker; set search_path = ''; \
      set default_transaction_isolation = 'read committed'; set statement_timeout = '3s'; \
-     set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '5s'";
+     set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '5s'; set row_security = on";
 
 /// How far the schema is, and the numbers of its types.
 const SCHEMA: &str = "
@@ -59,10 +65,33 @@ select (select coalesce(max(version), 0) from clerk_sync._sqlx_migrations where 
 pub enum Error {
     #[error("cannot connect to the database")]
     Connect(#[source] sqlx::Error),
+    /// `None`: it was refused some time ago and is not tried again yet.
+    #[error("the database refuses the login role or its password; it is tried again ever more seldom")]
+    LoginRefused(#[source] Option<sqlx::Error>),
+    #[error("the certificate file that the connection string names in sslrootcert {0}")]
+    RootCertificate(&'static str),
+    #[error(
+        "the connection string leads to a transaction-mode pooler, which hands one connection to many clients: use the direct \
+         connection or the session pooler (port 5432)"
+    )]
+    SharedConnections,
+    /// Right after the login.
+    #[error(
+        "the database accepted the login and then did not answer within {} s: its pooler has no free connection, or it is \
+         overloaded", .0.as_secs()
+    )]
+    Crowded(Duration),
     #[error("the database did not answer within {} s", .0.as_secs())]
     Silent(Duration),
     #[error("the database's schema is not ready: run `clerk-sync migrate`")]
     NotMigrated(#[source] Option<sqlx::Error>),
+    #[error(
+        "the login role may not become clerk_sync_worker: run `clerk-sync migrate` as the owner of the schemas, or \
+         `grant clerk_sync_worker to` the role"
+    )]
+    NotWorker(#[source] sqlx::Error),
+    #[error("clerk_sync_worker lacks a right on our schemas: run `clerk-sync migrate`, which grants what is missing")]
+    MissingRight(#[source] sqlx::Error),
     #[error("the database refused the call")]
     Refused(#[source] sqlx::Error),
     #[error("the database's answer makes no sense: {0}")]
@@ -80,12 +109,13 @@ impl Error {
     /// had the turn for too long. Anything else may have to do with what was to be written.
     pub fn is_over_with_any_write(&self) -> bool {
         match self {
-            Error::Connect(_) | Error::Silent(_) | Error::NotMigrated(_) => true,
             Error::Refused(_) if self.is_connection_lost() => true,
             Error::Refused(_) => {
                 self.sqlstate().is_some_and(|code| code.starts_with("57P") || code == "25006" || code == "CS002")
             }
             Error::Answer(_) => false,
+            // There was no session to write on.
+            _ => true,
         }
     }
 
@@ -122,7 +152,28 @@ impl Error {
     /// connected (42, XX000: it was made anew), what it knows of types is wrong.
     pub fn leaves_session(&self) -> bool {
         !self.is_connection_lost()
-            && self.sqlstate().is_some_and(|code| !["42", "XX", "0A"].iter().any(|class| code.starts_with(class)))
+            && self.sqlstate().is_some_and(|code| !["26", "42", "XX", "0A"].iter().any(|class| code.starts_with(class)))
+    }
+
+    /// Why a login failed.
+    fn of_login(error: sqlx::Error) -> Error {
+        let error = Error::Connect(error);
+        match (error.trouble(), error) {
+            (Trouble::Password | Trouble::Blocked, Error::Connect(cause)) => Error::LoginRefused(Some(cause)),
+            (_, error) => error,
+        }
+    }
+
+    /// Why a session could not be set up: a missing role, schema or table means that the migrations have not been run.
+    fn of_set_up(error: sqlx::Error) -> Error {
+        let sqlx::Error::Database(cause) = &error else { return Error::Refused(error) };
+        match cause.code().as_deref() {
+            Some("22023" | "3F000" | "42P01" | "42704") => Error::NotMigrated(Some(error)),
+            // Of `set role` alone the code says nothing, and the text may be in any language.
+            Some("42501") if inspect::routine(cause.as_ref()) == Some("aclcheck_error") => Error::MissingRight(error),
+            Some("42501") => Error::NotWorker(error),
+            _ => Error::Refused(error),
+        }
     }
 
     /// Whether a statement was refused for one of its rows, or took too long over them, so that the others may go without it.
@@ -141,68 +192,26 @@ impl Error {
     }
 }
 
-/// How to reach the database. Prints no password.
-#[derive(Clone)]
-pub struct Database(PgConnectOptions);
-
-impl std::fmt::Debug for Database {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Database").field(&self.0.get_host()).field(&self.0.get_port()).finish()
-    }
-}
-
 impl Database {
-    /// Reads a connection URL.
-    ///
-    /// # Errors
-    /// A sentence that names the mistake and not the URL: it holds a password.
-    pub fn parse(url: &str) -> Result<Database, String> {
-        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-            return Err("is no URL that begins with postgres://".to_owned());
-        }
-        // sqlx warns of parameters that it does not know, with their values: a mistyped password would be logged.
-        let parsed = tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::default(), || url.parse());
-        let options: PgConnectOptions = parsed
-            .map_err(|_| "is no valid Postgres URL; percent-encode special characters in the password".to_owned())?;
-        if options.get_port() == 6543 || url.contains("pgbouncer=true") {
-            return Err(
-                "points at a transaction-mode pooler (port 6543 or pgbouncer=true), where prepared statements \
-                 answer each other's queries; use the direct connection or the session pooler (port 5432)"
-                    .to_owned(),
-            );
-        }
-        let options = options.application_name("clerk-sync").disable_statement_logging();
-        Ok(Database(options))
-    }
-
-    /// A connection as the role of the URL: to migrate, and for tests.
-    ///
-    /// # Errors
-    /// [`Error::Connect`], or [`Error::Silent`] after 2 s.
-    pub async fn connect_as_owner(&self) -> Result<PgConnection, Error> {
-        let connecting = self.0.connect();
-        timeout(CONNECT, connecting).await.map_err(|_| Error::Silent(CONNECT))?.map_err(Error::Connect)
-    }
-
     /// A connection as the worker.
     ///
     /// # Errors
-    /// As [`Database::connect_as_owner`]; [`Error::NotMigrated`] where our schema or role is missing or older than this
-    /// program.
+    /// As [`Database::open`]; [`Error::NotMigrated`], [`Error::NotWorker`] or [`Error::MissingRight`] where our schema, the login
+    /// role or its rights are not as `migrate` leaves them.
     pub async fn connect(&self) -> Result<Session, Error> {
-        let mut connection = self.connect_as_owner().await?;
+        let mut connection = self.open().await?;
         let connected = async {
             sqlx::raw_sql(SESSION).execute(&mut connection).await?;
             let row = sqlx::query(SCHEMA).bind(Types::NAMES).fetch_one(&mut connection).await?;
             let (rows, arrays): (Vec<Oid>, Vec<Oid>) = (row.try_get("rows")?, row.try_get("arrays")?);
             Ok((row.try_get::<i64, _>("version")?, rows.into_iter().zip(arrays).collect()))
         };
-        let connected = timeout(CALL, connected).await.map_err(|_| Error::Silent(CALL))?;
-        let (schema, types) = connected.map_err(Error::Refused).map_err(not_migrated)?;
+        let connected = timeout(CALL, connected).await.map_err(|_| Error::Crowded(CALL))?;
+        let (schema, types) = connected.map_err(Error::of_set_up)?;
         if schema < migrate::latest_version() {
             return Err(Error::NotMigrated(None));
         }
-        Ok(Session { connection, types: Types::new(types)?, limit: CALL })
+        Ok(Session { connection, types: Types::new(types)?, limit: CALL, way: Arc::clone(&self.way) })
     }
 }
 
@@ -224,23 +233,12 @@ fn at_most(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// A missing role, schema or table, or a right to them, means that the migrations have not been run.
-fn not_migrated(error: Error) -> Error {
-    match error {
-        Error::Refused(sqlx::Error::Database(database))
-            if matches!(database.code().as_deref(), Some("22023" | "3F000" | "42P01" | "42501" | "42704")) =>
-        {
-            Error::NotMigrated(Some(sqlx::Error::Database(database)))
-        }
-        other => other,
-    }
-}
-
 /// One connection as the worker's role. After an error, drop it: its state is unknown.
 pub struct Session {
     connection: PgConnection,
     types: Types,
     limit: Duration,
+    way: Arc<connect::Way>,
 }
 
 impl Session {
@@ -255,8 +253,14 @@ impl Session {
         &mut self,
         query: impl AsyncFnOnce(&mut PgConnection, &Types) -> Result<T, sqlx::Error>,
     ) -> Result<T, Error> {
-        let Session { connection, types, limit } = self;
-        timeout(*limit, query(connection, types)).await.map_err(|_| Error::Silent(*limit))?.map_err(Error::Refused)
+        let Session { connection, types, limit, way } = self;
+        let result = timeout(*limit, query(connection, types)).await.map_err(|_| Error::Silent(*limit));
+        let result = result.and_then(|result| result.map_err(Error::Refused));
+        // Where a session is lost, the pooler may be another one than it was.
+        if result.as_ref().is_err_and(|error| !error.leaves_session()) {
+            way.doubt();
+        }
+        result
     }
 
     /// Asks whether a delivery could be written, and what the database's clock says, in ms of Unix time. `proving` writes a row,

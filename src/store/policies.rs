@@ -77,7 +77,7 @@ impl Database {
     /// # Errors
     /// The database could not be asked.
     pub async fn policies(&self, table: Option<(&str, &str)>) -> Result<Vec<Table>, Error> {
-        let mut connection = self.connect_as_owner().await?;
+        let mut connection = self.open().await?;
         let (schema, name) = table.unzip();
         let asking = async {
             sqlx::query("select set_config('search_path', '', false)").execute(&mut connection).await?;

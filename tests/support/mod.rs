@@ -1,6 +1,7 @@
 //! A world for a test: its own database, a running server, a simulated Clerk, and deliveries over real HTTP.
 
 pub mod oracle;
+pub mod pgbouncer;
 
 use clerk_sync::app;
 use clerk_sync::config::{Config, Reconcile};

@@ -1,0 +1,250 @@
+//! How a connection is made, and what must be known of the way to the server before anything is set on one.
+//!
+//! A transaction-mode pooler hands the same server connection to one client after the other: a role or a search path that
+//! we set there would be the next client's. Its port proves nothing, so every connection of ours is asked for by
+//! [`Database::open`], which first looks whether two connections keep their server processes apart. That leaves nothing behind.
+
+use super::address::{self, Address, Tls};
+use super::{CALL, CONNECT, Error};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+
+/// Supavisor blocks an address for two minutes after ten refused passwords within 150 s, and whoever sits behind it.
+const FIRST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// How to reach the database. Clones share what was learned of the way there. Prints no password.
+#[derive(Clone)]
+pub struct Database {
+    address: Address,
+    pub(super) way: Arc<Way>,
+}
+
+/// What was learned of the way to the server.
+#[derive(Debug, Default)]
+pub(super) struct Way {
+    /// Whether connections were seen to stay with whoever opened them.
+    is_proven: AtomicBool,
+    /// One at a time finds out: before that, a refused password would be tried by every task at once.
+    proving: tokio::sync::Mutex<()>,
+    refused: Mutex<Option<Refused>>,
+    is_weakness_told: AtomicBool,
+}
+
+/// The last login was refused.
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Way {
+    /// Proves it anew for the next connection: the pooler may have been restarted as another one.
+    pub(super) fn doubt(&self) {
+        self.is_proven.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the role and its password may be tried now. If so after a refusal, nobody else may for a while.
+    fn may_login(&self) -> bool {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *refused {
+            Some(refused) if Instant::now() < refused.until => false,
+            Some(refused) => {
+                refused.until = Instant::now() + refused.pause;
+                true
+            }
+            None => true,
+        }
+    }
+
+    fn note_login(&self, is_refused: bool) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        *refused = is_refused.then(|| {
+            let pause = refused.map_or(FIRST_PAUSE, |last| (last.pause * 2).min(LONGEST_PAUSE));
+            Refused { until: Instant::now() + pause, pause }
+        });
+    }
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let options = &self.address.options;
+        f.debug_tuple("Database").field(&options.get_host()).field(&options.get_port()).finish()
+    }
+}
+
+impl Database {
+    /// Reads a connection string.
+    ///
+    /// # Errors
+    /// The end of a sentence that names the mistake and repeats nothing of the string: it holds a password.
+    pub fn parse(url: &str) -> Result<Database, String> {
+        Ok(Database { address: address::parse(url)?, way: Arc::default() })
+    }
+
+    /// How well the way to the server is protected by what the connection string asks for.
+    pub fn tls(&self) -> Tls {
+        self.address.tls()
+    }
+
+    /// The role that logs in, as the connection string has it: behind Supabase's pooler, `ROLE.PROJECT`.
+    pub fn user(&self) -> &str {
+        self.address.options.get_username()
+    }
+
+    /// The same, without a warning if it is not well protected: for whoever tells it otherwise.
+    #[must_use]
+    pub fn without_warning(self) -> Database {
+        self.way.is_weakness_told.store(true, Ordering::Relaxed);
+        self
+    }
+
+    /// Warns once if the way to the server is not well protected.
+    fn tell_weakness(&self) {
+        if let Some(weakness) = self.tls().weakness()
+            && !self.way.is_weakness_told.swap(true, Ordering::Relaxed)
+        {
+            let host = self.address.options.get_host();
+            tracing::warn!(host, "{weakness}, so the password and all rows can be read on the way: {}", Tls::FIX);
+        }
+    }
+
+    /// A connection as the role of the connection string, proven to be nobody else's: to migrate, and for tests.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] and its more telling siblings, or [`Error::Silent`] after some seconds.
+    pub async fn open(&self) -> Result<PgConnection, Error> {
+        self.tell_weakness();
+        if self.way.is_proven.load(Ordering::Relaxed) {
+            return self.login().await;
+        }
+        let _turn = timeout(CALL, self.way.proving.lock()).await.map_err(|_| Error::Silent(CALL))?;
+        let mut connection = self.login().await?;
+        if self.way.is_proven.load(Ordering::Relaxed) {
+            return Ok(connection);
+        }
+        let mut other = self.login().await?;
+        let proving = is_shared(&mut connection, &mut other);
+        let is_shared = timeout(CALL, proving).await.map_err(|_| Error::Crowded(CALL))?;
+        let _ = timeout(CONNECT, other.close()).await;
+        if is_shared.map_err(Error::Refused)? {
+            return Err(Error::SharedConnections);
+        }
+        self.way.is_proven.store(true, Ordering::Relaxed);
+        Ok(connection)
+    }
+
+    /// Looks whether a connection can be made, and stays with whoever opened it.
+    ///
+    /// # Errors
+    /// As [`Database::open`].
+    pub async fn prove(&self) -> Result<(), Error> {
+        let connection = self.open().await?;
+        let _ = timeout(CONNECT, connection.close()).await;
+        Ok(())
+    }
+
+    async fn login(&self) -> Result<PgConnection, Error> {
+        if !self.way.may_login() {
+            return Err(Error::LoginRefused(None));
+        }
+        self.address.check_root_certificate().await.map_err(Error::RootCertificate)?;
+        let result = timeout(CONNECT, self.address.options.connect()).await.map_err(|_| Error::Silent(CONNECT))?;
+        let result = result.map_err(Error::of_login);
+        self.way.note_login(matches!(result, Err(Error::LoginRefused(_))));
+        result
+    }
+}
+
+/// Whether something between us and the server lends its connections for a transaction each. If not, each of the two keeps its
+/// own server process, whatever the other does, and nobody else's query runs there. Which one is lent next depends on the pooler
+/// and on its other clients: while they keep it busy, a process may come back to us by chance, but not without a trace of theirs.
+async fn is_shared(one: &mut PgConnection, two: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    /// Rounds in a row without a trace, and rounds in all: a pooler may look after a connection of ours now and then.
+    const CLEAN: usize = 2;
+    const ROUNDS: usize = 8;
+    let looking = async {
+        let (mut asks, mut holds) = (Witness::new(one).await?, Witness::new(two).await?);
+        let mut clean = 0;
+        for _ in 0..ROUNDS {
+            let seen = [
+                holds.look("begin read only; ", &asks).await?,
+                // Where there is but one to lend, asking now would wait for it.
+                if asks.process == holds.process { Seen::AnotherProcess } else { asks.look("", &holds).await? },
+                {
+                    sqlx::raw_sql("rollback").execute(&mut *holds.connection).await?;
+                    holds.look("", &asks).await?
+                },
+            ];
+            if seen.contains(&Seen::AnotherProcess) {
+                return Ok(true);
+            }
+            clean = if seen.contains(&Seen::AnotherQuery) { 0 } else { clean + 1 };
+            if clean == CLEAN {
+                return Ok(false);
+            }
+            std::mem::swap(&mut asks, &mut holds);
+        }
+        Ok(true)
+    };
+    match looking.await {
+        // A pooler that lends its connections for a statement each has no transactions.
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("08P01") => Ok(true),
+        result => result,
+    }
+}
+
+/// A connection of which it is known where it led to.
+struct Witness<'a> {
+    connection: &'a mut PgConnection,
+    /// Number and start of the server process: behind a load balancer numbers may repeat.
+    process: String,
+    number: i32,
+    /// When our last query began there.
+    query: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Nothing,
+    /// The other connection's process has run somebody else's query since.
+    AnotherQuery,
+    /// This connection leads to another process than before, or to the other's.
+    AnotherProcess,
+}
+
+impl<'a> Witness<'a> {
+    async fn new(connection: &'a mut PgConnection) -> Result<Witness<'a>, sqlx::Error> {
+        let mut witness = Witness { connection, process: String::new(), number: 0, query: String::new() };
+        (witness.process, witness.number, witness.query, _) = witness.ask("", 0).await?;
+        Ok(witness)
+    }
+
+    async fn look(&mut self, before: &str, other: &Witness<'_>) -> Result<Seen, sqlx::Error> {
+        let (process, _, query, others_query) = self.ask(before, other.number).await?;
+        self.query = query;
+        Ok(if process != self.process || process == other.process {
+            Seen::AnotherProcess
+        } else if others_query != other.query {
+            Seen::AnotherQuery
+        } else {
+            Seen::Nothing
+        })
+    }
+
+    /// Our process, its number, when its query began, and when the other's last one did. By the simple protocol: whether
+    /// prepared statements work is not known yet.
+    async fn ask(&mut self, before: &str, other: i32) -> Result<(String, i32, String, String), sqlx::Error> {
+        let sql = format!(
+            "{before}select pg_catalog.concat(a.pid, ' ', a.backend_start), a.pid, pg_catalog.concat(a.query_start), pg_catalog.concat(o.query_start) \
+               from pg_catalog.pg_stat_activity a left join pg_catalog.pg_stat_activity o on o.pid = {other} \
+              where a.pid = pg_catalog.pg_backend_pid()"
+        );
+        let row = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&mut *self.connection).await?;
+        Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
+    }
+}
