@@ -2,54 +2,47 @@
 
 use crate::clerk::client::Client;
 use crate::config::{Config, Reconcile};
+use crate::door::{self, Limits};
 use crate::health;
+use crate::os;
 use crate::reconcile::schedule::{Foreign, Schedule};
 use crate::reconcile::{Reconciler, Times};
 use crate::store::Database;
+use crate::telemetry::Throttle;
 use crate::thread::Ended;
 use crate::upkeep::Upkeep;
 use crate::webhook::lane::InstanceCheck;
 use crate::webhook::receive::{self, Receiver};
 use crate::webhook::writer::Writer;
-use axum::Router;
-use axum::extract::State;
-use axum::http::HeaderValue;
-use axum::http::header::CONNECTION;
-use axum::middleware::map_response_with_state;
-use axum::response::Response;
+use axum::extract::Request;
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use futures_util::FutureExt as _;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use axum::{Json, Router};
+use serde_json::json;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 /// How long a sender may take for a request's head, and how long a connection may lie idle.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
-/// How long what a client does not take may wait to be sent. (Elsewhere than on Linux the system decides.)
-#[cfg(target_os = "linux")]
-const UNREAD: Duration = Duration::from_secs(10);
-/// Of one connection, for its request's head and what of a body has arrived. A head that fits gets an answer of ours.
-const BUFFER: usize = 80 * 1024;
-/// Connections at once. Svix opens some 500 at most; the rest wait to be accepted.
-const CONNECTIONS: usize = 2_048;
+/// How old a connection becomes. Clients that balance their load see new replicas no later than this.
+const LIFE: Duration = Duration::from_secs(600);
+/// Connections at once. Svix opens some 500 at most.
+const CONNECTIONS: u64 = 2_048;
+/// Open files that are kept for others than the senders of webhooks: the database and Clerk's API (some 30), the private
+/// listener (64), connections that are about to end, the runtime.
+const RESERVED_FILES: u64 = 192;
 /// How long stopping may take in all: requests under way are answered first, then the writer drains its queue. A platform
 /// that is asked for 10 s gets an end before it makes one.
 const SHUTDOWN: Duration = Duration::from_millis(9_500);
 
-/// How long, once stopping is asked for, new requests are still answered, each with word that its connection ends: so a client
-/// does not send the next one down a connection that is being closed.
-const FAREWELL: Duration = Duration::from_millis(150);
-/// What a request may take to follow the connection that was opened for it.
-const FOLLOW: Duration = Duration::from_millis(50);
+/// The one path that webhooks are taken on.
+const WEBHOOKS: &str = "/webhooks/clerk";
 
 /// Serves on `listener` until `shutdown` completes, then answers what is under way and ends.
 ///
@@ -81,7 +74,10 @@ pub async fn serve_with(
         }
     };
     let foreign = schedule.as_ref().map(Schedule::foreign);
-    let open = accept(listener, router(config.verifier, writer, config.instance, foreign), shutdown).await;
+    let receiver = Receiver::new(config.verifier, writer);
+    let budget = receiver.budget().clone();
+    let router = router(receiver, config.instance, foreign);
+    let open = door::serve(listener, router, limits(os::file_limit()), move || budget.make_way(), shutdown).await;
     drop(schedule);
     drop(upkeep);
     let end = Instant::now() + SHUTDOWN;
@@ -108,93 +104,55 @@ fn start(reconcile: Reconcile, database: Database, check: &InstanceCheck, writer
     Some(Schedule::start(reconciler, reconcile.timetable, writer.pending()))
 }
 
-fn router(
-    verifier: crate::webhook::verify::Verifier,
-    writer: Writer,
-    check: InstanceCheck,
-    foreign: Option<watch::Receiver<Foreign>>,
-) -> Router {
+/// As many connections as the limit of open files leaves room for.
+fn limits(files: Option<u64>) -> Limits {
+    let places = files.map_or(CONNECTIONS, |files| (files - RESERVED_FILES.min(files / 2)).min(CONNECTIONS));
+    if places < CONNECTIONS {
+        tracing::warn!(places, ?files, "fewer connections than {CONNECTIONS} at once: raise the limit of open files");
+    }
+    Limits { connections: usize::try_from(places).unwrap_or(usize::MAX).max(1), head: HEAD_DEADLINE, life: LIFE }
+}
+
+fn router(receiver: Receiver, check: InstanceCheck, foreign: Option<watch::Receiver<Foreign>>) -> Router {
     let ready = move |state| {
         let foreign = foreign.as_ref().and_then(|foreign| foreign.borrow().clone());
         health::ready(state, check.clone(), foreign)
     };
     Router::new()
-        .route("/webhooks/clerk", post(receive::receive))
+        .route(WEBHOOKS, post(receive::receive))
         .route("/readyz", get(ready))
         .route("/livez", get(health::live))
-        .with_state(Receiver::new(verifier, writer))
+        .fallback(not_found)
+        .with_state(receiver)
 }
 
-/// Accepts connections until a little after `shutdown`, and returns those that are open. axum's own server has no limit on time
-/// for heads and idle connections (`tokio-rs/axum` pull request 3478), hence hyper's.
-async fn accept(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) -> GracefulShutdown {
-    let ends = Arc::new(AtomicBool::new(false));
-    let mut door = Door::new(router.layer(map_response_with_state(Arc::clone(&ends), farewell)));
-    let mut shutdown = std::pin::pin!(async {
-        shutdown.await;
-        ends.store(true, Ordering::Relaxed);
-        sleep(FAREWELL).await;
-    });
-    loop {
-        let place = Arc::clone(&door.places).acquire_owned();
-        let next = async { (place.await, listener.accept().await) };
-        let (place, accepted) = tokio::select! {
-            next = next => next,
-            () = &mut shutdown => break,
-        };
-        match accepted {
-            Ok((stream, _)) => door.let_in(stream, place.ok()),
-            Err(error) => {
-                // Out of file handles, most likely: those under way will free some.
-                tracing::error!(%error, "cannot accept a connection");
-                sleep(Duration::from_millis(100)).await;
-            }
-        }
+/// A webhook's endpoint with a wrong path is a common mistake, and would otherwise be seen at the sender's alone.
+async fn not_found(request: Request) -> Response {
+    static LOGGED: Throttle = Throttle::new();
+    if is_lost_webhook(&request)
+        && let Some(held_back) = LOGGED.pass()
+    {
+        let path: String = request.uri().path().chars().take(80).collect();
+        tracing::warn!(?path, held_back, "a webhook came to a wrong path: the endpoint's URL must end with {WEBHOOKS}");
     }
-    // Those in line would be cut off with the listener.
-    while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
-        door.let_in(stream, None);
-    }
-    drop(listener);
-    sleep(FOLLOW).await;
-    door.open
+    (StatusCode::NOT_FOUND, Json(json!({ "error": "not_found", "webhooks": WEBHOOKS }))).into_response()
 }
 
-/// Says that the connection ends with this answer, when it does.
-async fn farewell(State(ends): State<Arc<AtomicBool>>, mut response: Response) -> Response {
-    if ends.load(Ordering::Relaxed) {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
+/// Whether somebody wanted to deliver a webhook: by its headers, or by a path that people try.
+fn is_lost_webhook(request: &Request) -> bool {
+    let is_signed = request.headers().contains_key("svix-id") || request.headers().contains_key("webhook-id");
+    let path = request.uri().path();
+    request.method() == Method::POST && (is_signed || path == "/" || path.contains("webhook"))
 }
 
-/// Where connections become served ones.
-struct Door {
-    server: auto::Builder<TokioExecutor>,
-    router: Router,
-    places: Arc<Semaphore>,
-    open: GracefulShutdown,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Door {
-    fn new(router: Router) -> Door {
-        let mut server = auto::Builder::new(TokioExecutor::new()).http1_only();
-        server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).max_buf_size(BUFFER);
-        Door { server, router, places: Arc::new(Semaphore::new(CONNECTIONS)), open: GracefulShutdown::new() }
-    }
-
-    fn let_in(&mut self, stream: TcpStream, place: Option<OwnedSemaphorePermit>) {
-        let _ = stream.set_nodelay(true);
-        #[cfg(target_os = "linux")]
-        let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD));
-        let service = TowerToHyperService::new(self.router.clone());
-        let connection = self.server.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = self.open.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error, "a connection ended early");
-            }
-            drop(place);
-        });
+    #[test]
+    fn files_are_left_for_the_database_and_the_private_listener() {
+        let places = |files| limits(files).connections;
+        assert_eq!((places(None), places(Some(4_096)), places(Some(2_240))), (2_048, 2_048, 2_048));
+        assert_eq!((places(Some(1_024)), places(Some(256)), places(Some(0))), (832, 128, 1));
     }
 }

@@ -44,6 +44,10 @@ pub struct Environment {
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub ops_token: Option<String>,
 
+    /// `true`: `/metrics` is served without that token, for a Prometheus that cannot show one, such as Fly's; unset: `false`
+    #[arg(long, env = "OPS_OPEN_METRICS", value_name = "BOOLEAN")]
+    pub ops_open_metrics: Option<String>,
+
     #[command(flatten)]
     pub clerk: ClerkEnvironment,
 
@@ -183,6 +187,7 @@ pub struct Config {
     /// `None`: the default address, if it is free.
     pub ops_addr: Option<SocketAddr>,
     pub ops_token: Option<secrecy::SecretString>,
+    pub ops_open_metrics: bool,
     /// `None`: without a secret key nothing is repaired.
     pub reconcile: Option<Reconcile>,
     pub retention: Retention,
@@ -230,6 +235,12 @@ impl Environment {
         let ops_addr = given(self.ops_addr.as_deref())
             .map(|address| address.parse().map_err(|_| "is no address with a port, such as 127.0.0.1:9091".to_owned()));
         let ops_addr = note(&mut mistakes, "OPS_ADDR", ops_addr.transpose());
+        let open_metrics = match given(self.ops_open_metrics.as_deref()) {
+            Some("true") => Ok(true),
+            None | Some("false") => Ok(false),
+            Some(_) => Err("must be true or false".to_owned()),
+        };
+        let ops_open_metrics = note(&mut mistakes, "OPS_OPEN_METRICS", open_metrics);
         let (variable, listen_addr) = match (given(self.listen_addr.as_deref()), given(self.port.as_deref())) {
             (Some(address), _) => (
                 "LISTEN_ADDR",
@@ -258,6 +269,7 @@ impl Environment {
                 listen_addr: listen_addr?,
                 ops_addr: ops_addr?,
                 ops_token: given(self.ops_token.as_deref()).map(|token| token.to_owned().into()),
+                ops_open_metrics: ops_open_metrics?,
                 reconcile: reconcile?,
                 retention: retention?,
             })
@@ -340,6 +352,7 @@ mod tests {
             listen_addr: Some("nonsense".to_owned()),
             ops_addr: Some("9091".to_owned()),
             ops_token: None,
+            ops_open_metrics: Some("perhaps".to_owned()),
             port: None,
             clerk: ClerkEnvironment {
                 secret_key: Some("pk_live_hidden".to_owned()),
@@ -363,6 +376,7 @@ mod tests {
                 "CLERK_WEBHOOK_SIGNING_SECRET",
                 "CLERK_INSTANCE_ID",
                 "OPS_ADDR",
+                "OPS_OPEN_METRICS",
                 "LISTEN_ADDR",
                 "CLERK_SECRET_KEY",
                 "CLERK_API_URL",
@@ -373,7 +387,7 @@ mod tests {
             ]
         );
         let text: String = mistakes.iter().map(ToString::to_string).collect();
-        for value in ["s3cret", "%%%", "oops", "nonsense", "hidden", "ftp", "nightly", "always"] {
+        for value in ["s3cret", "%%%", "oops", "nonsense", "hidden", "ftp", "nightly", "always", "perhaps"] {
             assert!(!text.contains(value), "{text}");
         }
     }

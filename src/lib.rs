@@ -29,9 +29,10 @@
 //! | [`doctor`] | what is wrong with a set-up, and how to mend it: checks of every part, for a person |
 //! | [`health`], [`ops`] | `/livez` and `/readyz` for the platform; metrics and the status page, on a listener of their own |
 //! | [`app`] | listener, routes and writer put together, and stopped in order |
+//! | [`door`] | a listener that idle and slow connections cannot shut, for [`app`] and [`ops`] |
 //! | [`config`] | every environment variable of `serve`, checked as a whole |
 //! | [`policy`] | policies for the application's own tables: writing them, finding what is wrong with them |
-//! | [`telemetry`], [`clock`], [`thread`], [`procfs`] | where logs go; the one place that reads the wall clock; a task on a thread of its own; what Linux tells of a process |
+//! | [`telemetry`], [`clock`], [`thread`], [`os`], [`procfs`] | where logs go; the one place that reads the wall clock; a task on a thread of its own; the limits of the process; what Linux tells of a process |
 //! | [`sender`], [`replay`] | signing and posting as Svix does; the command that posts files |
 //! | `testbed`, `demo`, `bench` (feature `demo`) | a private Postgres, a simulated Clerk, the show that they give, and how fast it goes |
 //! | `chaos` (feature `demo`), [`failpoint`] | what is promised, put to the test: faults under load, a checker, mistakes that it must find |
@@ -43,7 +44,7 @@
 //!
 //! # The way of a webhook
 //!
-//! 1. [`app`] accepts the connection, with limits on time and number; the route is `POST /webhooks/clerk`.
+//! 1. [`door`] accepts the connection, with limits on time and number; the route is `POST /webhooks/clerk`.
 //! 2. [`webhook::verify::Verified`] is an extractor that exists only for a good signature over the raw bytes, in time. Anything
 //!    else is 400, and no query is made. A good signature out of time says that a clock is wrong, or that an old request was
 //!    sent again: `/readyz` believes the former only with the database's clock as a second witness.
@@ -107,10 +108,13 @@
 //!
 //! # What is bounded
 //!
-//! * Time: 10 s for a request's head and for its body (1 s where memory is scarce), 8 s until the answer, 10 s to take it, 4 s
+//! * Time: 10 s for a request's head and for its body, 10 minutes for a connection, 8 s until the answer, 10 s to take it, 4 s
 //!   for a call to the database on our side, 3 s on its own (2 s for a lock). Stopping takes 10 s at most.
 //! * Memory: 2 MiB for a body, 20 MiB for all bodies together, half of it for those up to 64 kB ([`webhook::budget`]), 2,500
-//!   deliveries waiting, 2,048 connections. Beyond it the answer is 503 at once.
+//!   deliveries waiting. Beyond it a body that is still arriving loses its room to the new one; who finds or has no room is answered 503
+//!   at once.
+//! * Connections: 2,048, fewer where the system allows fewer files, and 64 of the private listener. Beyond it the one that was idle
+//!   longest is closed ([`door`]). 192 files are kept for the database and all else.
 //! * The database: two connections for each replica, some more for moments ([`upkeep`] each minute, [`reconcile::schedule`] every
 //!   15 s, [`ops`] when asked), four more while it runs passes; a batch has at most 256 deliveries and 2 MiB of bodies, a page of
 //!   a pass 500 rows.
@@ -145,10 +149,12 @@ pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod doctor;
+pub mod door;
 pub mod failpoint;
 pub mod health;
 pub mod model;
 pub mod ops;
+pub mod os;
 pub mod policy;
 pub mod procfs;
 pub mod reconcile;

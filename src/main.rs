@@ -9,7 +9,7 @@ use clerk_sync::model::InstanceId;
 use clerk_sync::policy::Policy;
 use clerk_sync::replay::Replay;
 use clerk_sync::webhook::writer::Writer;
-use clerk_sync::{app, command, ops, store, telemetry};
+use clerk_sync::{app, command, ops, os, store, telemetry};
 use std::process::ExitCode;
 
 /// Keeps Clerk's users, organizations and memberships in a Supabase Postgres, correctly enough that Row-Level-Security
@@ -85,6 +85,7 @@ struct Migrate {
 }
 
 fn main() -> ExitCode {
+    os::forbid_core_dumps();
     // Before any thread exists: it changes the environment.
     let dotenv = dotenvy::dotenv();
     let cli = Cli::parse();
@@ -151,6 +152,7 @@ async fn serve(environment: Environment) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
+    os::raise_file_limit();
     let listener = tokio::net::TcpListener::bind(config.listen_addr)
         .await
         .with_context(|| format!("cannot listen on {}", config.listen_addr))?;
@@ -158,7 +160,8 @@ async fn serve(environment: Environment) -> anyhow::Result<ExitCode> {
     let counts = ops::start_counting()?;
     let writer = Writer::start(config.database.clone(), config.instance.clone()).context("cannot start the writer")?;
     let health = Some(writer.0.watch());
-    let ops = ops::Ops { counts, database: config.database.clone(), token: config.ops_token.clone(), health };
+    let (database, token) = (config.database.clone(), config.ops_token.clone());
+    let ops = ops::Ops { counts, database, token, open_metrics: config.ops_open_metrics, health };
     if let Err(error) = ops::listen(config.ops_addr.unwrap_or(config::DEFAULT_OPS_ADDR), ops).await {
         if config.ops_addr.is_some() {
             return Err(error.context("OPS_ADDR"));

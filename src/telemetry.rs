@@ -22,6 +22,8 @@ metrics_named! {
     DELIVERIES describe_counter "clerk_sync_deliveries_total"
     /// Requests refused before any of it was believed, by `reason`.
     REJECTED describe_counter "clerk_sync_rejected_total"
+    /// Connections that were closed while idle, to make room for new ones.
+    EVICTED describe_counter "clerk_sync_evicted_connections_total"
     /// Deliveries answered with 503, by `reason`.
     UNAVAILABLE describe_counter "clerk_sync_unavailable_total"
     /// Events of types that are not mirrored, by `event_type`.

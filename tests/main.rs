@@ -9,6 +9,7 @@ mod checking;
 mod convergence;
 mod deletions;
 mod doctoring;
+mod door;
 mod faults;
 mod fixtures;
 mod keeping;

@@ -197,6 +197,108 @@ async fn the_private_listener_can_ask_for_a_token() {
     program.stop().await;
 }
 
+/// Else a page whose name leads here could read the answers in the browser of an operator.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_private_listener_answers_no_website_and_every_answer_forbids_storing_guessing_and_framing() {
+    let database = database().await;
+    let program = Program::start(&database, &[]).await;
+    let locked = Program::start(&database, &[("OPS_TOKEN", TOKEN), ("OPS_OPEN_METRICS", "true")]).await;
+    let ask = async |of: &Program, path: &str, host: &str, token: &str| {
+        let mut request = client().get(format!("{}{path}", of.ops)).header("host", host);
+        if !token.is_empty() {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await.unwrap();
+        for (name, value) in [
+            ("cache-control", "no-store"),
+            ("x-content-type-options", "nosniff"),
+            ("content-security-policy", "frame-ancestors 'none'"),
+        ] {
+            let has = response.headers().get(name).is_some_and(|has| has.to_str().unwrap().contains(value));
+            assert!(has, "{path} as {host}: {name} in {:?}", response.headers());
+        }
+        response.status().as_u16()
+    };
+    for path in ["/", "/status", "/status.json", "/metrics"] {
+        assert_eq!(ask(&program, path, "evil.example:9091", "").await, 421, "{path}");
+        assert_eq!(ask(&program, path, "localhost:9091", "").await, 200, "{path}");
+        assert_eq!(ask(&locked, path, "ops.example.com", TOKEN).await, 200, "{path}");
+        let (status, from_a_website) = if path == "/metrics" { (200, 421) } else { (401, 401) };
+        assert_eq!(ask(&locked, path, "[fdaa::3]:9091", "").await, status, "{path}");
+        assert_eq!(ask(&locked, path, "evil.example", "").await, from_a_website, "{path}");
+    }
+    assert_eq!(ask(&program, "/nowhere", "localhost", "").await, 404);
+    assert_eq!(ask(&locked, "/nowhere", "localhost", "").await, 401);
+    program.stop().await;
+    locked.stop().await;
+}
+
+/// 3,000 connections to the private listener, by nobody who asks anything, take no files from the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_private_listener_is_bounded_in_number_and_time() {
+    let database = database().await;
+    let program = Program::start(&database, &[]).await;
+    let address = program.ops.trim_start_matches("http://").to_owned();
+    let mut idle = Vec::new();
+    for _ in 0..3_000 {
+        idle.push(tokio::net::TcpStream::connect(&address).await.unwrap());
+    }
+    let (status, text) = program.get("/metrics").await;
+    let files = metric(&text, "process_open_fds").unwrap();
+    assert!(status == 200 && files < 160.0, "{status}, {files} files");
+    let mut clerk = Clerk::new(5, clerk_sync::clock::now().get() - 600_000);
+    clerk.create_user("Oda", "Perator");
+    let event = clerk.outbox.pop().unwrap();
+    assert_eq!(program.sender().send(&event.message_id, event.body.as_bytes()).await.unwrap().status, 204);
+    let began = std::time::Instant::now();
+    for stream in &mut idle {
+        let mut buffer = [0; 16];
+        let ended =
+            tokio::time::timeout(Duration::from_secs(15), tokio::io::AsyncReadExt::read(stream, &mut buffer)).await;
+        assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{ended:?}");
+    }
+    println!("3,000 idle connections to the private listener: {files} files; all closed after {:.1?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(15));
+    program.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_that_comes_to_a_wrong_path_is_told_in_the_log() {
+    let database = database().await;
+    let program = Program::start(&database, &[("RUST_LOG", "info")]).await;
+    let sender = Sender::new(format!("{}/api/webhooks/clerk", program.url), SECRET).unwrap();
+    for _ in 0..50 {
+        assert_eq!(sender.send("msg_1", b"{}").await.unwrap().status, 404);
+    }
+    let said = program.stop().await;
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("wrong path")).collect();
+    assert!((1..=2).contains(&lines.len()), "once in a while: {lines:?}");
+    assert!(
+        lines[0].contains("must end with /webhooks/clerk") && lines[0].contains("/api/webhooks/clerk"),
+        "{lines:?}"
+    );
+}
+
+/// A core dump would hold every secret; and a soft limit of 1,024 files is no reason to take fewer connections.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_forbids_core_dumps_and_takes_the_files_that_it_may_have() {
+    let database = database().await;
+    let program = Program::start(&database, &[]).await;
+    // Its signals are handled by then.
+    assert_eq!(client().get(format!("{}/livez", program.url)).send().await.unwrap().status(), 200);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", program.child.id().unwrap())).unwrap();
+    let limit = |name: &str| {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(limit("Max core file size"), ["0", "0"]);
+    let files = limit("Max open files");
+    let [soft, hard] = [&files[0], &files[1]].map(|limit| limit.parse().unwrap_or(u64::MAX));
+    assert!(soft >= hard.min(4_096), "{soft} of {hard}");
+    program.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_says_so_when_the_database_is_away() {
     let database = database().await;

@@ -74,7 +74,8 @@ impl Demo {
         let database = Database::parse(&supabase.url(DATABASE)).map_err(anyhow::Error::msg)?;
         store::migrate(&database).await?;
 
-        let ops = Ops { counts: ops::start_counting()?, database: database.clone(), token: None, health: None };
+        let counts = ops::start_counting()?;
+        let ops = Ops { counts, database: database.clone(), token: None, open_metrics: false, health: None };
         let status = ops::listen(LOOPBACK, ops).await?;
 
         let clerk = Shared::new(Clerk::new(self.seed, crate::clock::now().get() - story::LASTS));
@@ -168,6 +169,7 @@ impl Ours {
             listen_addr,
             ops_addr: None,
             ops_token: None,
+            ops_open_metrics: false,
             reconcile: None,
             retention: Retention::default(),
         };

@@ -6,36 +6,42 @@
 //! | [`verdict`] | is the mirror in step? One answer (pure) |
 //! | `page`, `chart` | the page (pure) |
 //! | `measure` | what this process uses, and what the tables say, as metrics |
+//! | `guard` | who may ask: the token, or a host name that no website can have; headers that every answer has |
 
 mod chart;
+mod guard;
 mod measure;
 mod page;
 pub mod verdict;
 
+use crate::door::{self, Limits};
 use crate::store::Database;
 use crate::store::status::Status;
 use crate::telemetry;
 use crate::webhook::lane::{Fault, Health};
 use anyhow::Context as _;
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::middleware;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
 use verdict::Verdict;
 
 /// How long an answer of the database is shown, however many ask.
 const FRESH: Duration = Duration::from_secs(10);
+/// How long the database may take for it.
+const ANSWER: Duration = Duration::from_secs(15);
+/// Operators are few; whoever opens more connections than this keeps no file from the database and the webhooks.
+const LIMITS: Limits = Limits { connections: 64, head: Duration::from_secs(10), life: Duration::from_secs(600) };
 
 /// Makes the process count, from now on.
 ///
@@ -55,10 +61,12 @@ pub fn start_counting() -> anyhow::Result<PrometheusHandle> {
 pub struct Ops {
     pub counts: PrometheusHandle,
     pub database: Database,
-    /// Who asks must show it, if there is one.
+    /// Required of those who ask, if there is one.
     pub token: Option<SecretString>,
     /// Whether this process can write deliveries, if it receives any.
     pub health: Option<watch::Receiver<Health>>,
+    /// `/metrics` is served without the token, for a Prometheus that cannot show one, such as Fly's.
+    pub open_metrics: bool,
 }
 
 /// What is shown, and when it was asked for.
@@ -91,12 +99,7 @@ pub async fn listen(address: SocketAddr, ops: Ops) -> anyhow::Result<SocketAddr>
             upkeep.run_upkeep();
         }
     });
-    let router = router(ops);
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(%error, "the private listener ended");
-        }
-    });
+    tokio::spawn(door::serve(listener, router(ops), LIMITS, || (), std::future::pending()));
     Ok(address)
 }
 
@@ -108,7 +111,8 @@ pub fn router(ops: Ops) -> Router {
         .route("/status", get(status_page))
         .route("/status.json", get(status_json))
         .route("/metrics", get(metrics))
-        .layer(middleware::from_fn_with_state(Arc::clone(&shared), authorize))
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::authorize))
+        .layer(middleware::map_response(guard::protect))
         .with_state(shared)
 }
 
@@ -120,7 +124,10 @@ impl Shared {
         {
             return status.clone();
         }
-        let status = self.ops.database.status().await.map(Arc::new).map_err(|error| error.to_string());
+        let status = match timeout(ANSWER, self.ops.database.status()).await {
+            Ok(status) => status.map(Arc::new).map_err(|error| error.to_string()),
+            Err(_) => Err(format!("the database did not answer within {} s", ANSWER.as_secs())),
+        };
         *shown = Some((Instant::now(), status.clone()));
         status
     }
@@ -131,35 +138,10 @@ impl Shared {
     }
 }
 
-/// A program shows the token as a bearer's, a browser as a password.
-async fn authorize(State(shared): State<Arc<Shared>>, headers: HeaderMap, request: Request, next: Next) -> Response {
-    let Some(token) = &shared.ops.token else { return next.run(request).await };
-    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let token = token.expose_secret();
-    // A browser's user name may be anything; ours is asked for without one.
-    let as_password = format!("Basic {}", BASE64.encode(format!(":{token}")));
-    if is_same(shown, &format!("Bearer {token}")) | is_same(shown, &as_password) {
-        return next.run(request).await;
-    }
-    let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"clerk-sync: no user name, OPS_TOKEN as password\"")];
-    (StatusCode::UNAUTHORIZED, challenge, "OPS_TOKEN is needed\n").into_response()
-}
-
-/// In a time that does not tell where they differ.
-fn is_same(a: &str, b: &str) -> bool {
-    use sha2::{Digest as _, Sha256};
-    let (a, b) = (Sha256::digest(a), Sha256::digest(b));
-    a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
-}
-
 async fn status_page(State(shared): State<Arc<Shared>>) -> Response {
     let (status, fault) = (shared.status().await, shared.fault());
     let shown = status.as_deref().map_err(String::as_str);
-    let headers = [
-        (header::CACHE_CONTROL, "no-store"),
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'"),
-    ];
-    (headers, Html(page::page(shown, fault.as_ref(), env!("CARGO_PKG_VERSION")))).into_response()
+    Html(page::page(shown, fault.as_ref(), env!("CARGO_PKG_VERSION"))).into_response()
 }
 
 async fn status_json(State(shared): State<Arc<Shared>>) -> Response {
@@ -181,14 +163,4 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     measure::tables(shared.status().await.ok().as_deref(), shared.fault().is_none());
     let text = shared.ops.counts.render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_equal_tokens_are_the_same() {
-        assert!(is_same("a", "a") && !is_same("a", "b") && !is_same("", "a"));
-    }
 }

@@ -1,112 +1,287 @@
 //! How much memory requests may take: all bodies that are being read, waiting or being written, together.
 //!
-//! Svix may have 500 deliveries under way, and a payload may have 350 kB; while the database hangs they would all wait here.
-//! Beyond the budget a request is answered 503 at once, and comes again. Large bodies have a budget of their own, so that a
-//! flood of them, signed or not, leaves the usual ones alone. And whoever stalls in the middle of a body makes way once somebody
-//! else finds no room.
+//! Svix may have 500 deliveries in flight, and a payload may have 350 kB; while the database hangs they would all wait here.
+//! Large bodies have a pool of their own, so that a flood of them, signed or not, leaves the usual ones alone; so have bodies of
+//! requests that cannot be Clerk's by their headers.
+//!
+//! Svix sends a body in one go. So when a pool is used up, the body that has been arriving for the longest time loses its room to
+//! the new one: a crowd that sends all but the last byte keeps nobody out. Bodies that have arrived keep their room; when they
+//! take all of it, the new one is refused. Who is refused gets a 503 and comes again.
 
-use std::sync::Arc;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// Bytes of bodies at once: of those up to [`USUAL`], and of all others. A body's fields are held a second time once it is
-/// read, and a third time while it is written, and each connection has a buffer of its own: with 500 under way and the
+/// read, and a third time while it is written, and each connection has a buffer of its own: with 500 in flight and the
 /// database silent the process peaks at some 110 MB.
 const FOR_USUAL: usize = 10 * 1024 * 1024;
 const FOR_LARGE: usize = 10 * 1024 * 1024;
+/// Room for one that is as large as can be.
+const FOR_STRANGERS: usize = 2 * 1024 * 1024;
 /// A user with full metadata has some 20 kB.
 const USUAL: u64 = 64 * 1024;
+/// What a body may take to arrive where others find no place.
+const STALLED: Duration = Duration::from_secs(1);
 
 /// The bytes that are left. Cheap to clone; all clones share them.
 #[derive(Clone, Debug)]
 pub struct Budget {
-    usual: Pool,
-    large: Pool,
+    usual: Arc<Pool>,
+    large: Arc<Pool>,
+    strangers: Arc<Pool>,
 }
 
-#[derive(Clone, Debug)]
-struct Pool {
-    left: Arc<Semaphore>,
-    scarce: Arc<Notify>,
+#[derive(Debug)]
+struct Pool(Mutex<Table>);
+
+#[derive(Debug)]
+struct Table {
+    left: usize,
+    next: u64,
+    /// Bodies that are arriving, the oldest first.
+    arriving: BTreeMap<u64, Arriving>,
 }
 
-impl Pool {
-    fn of(bytes: usize) -> Pool {
-        Pool { left: Arc::new(Semaphore::new(bytes)), scarce: Arc::default() }
-    }
+#[derive(Debug)]
+struct Arriving {
+    since: Instant,
+    bytes: usize,
+    has_lost: bool,
+    told: Arc<Notify>,
 }
 
-/// Where the bytes of one body come from.
-#[derive(Clone, Copy, Debug)]
-pub struct Share<'a>(&'a Pool);
+/// What the headers say of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It may be Clerk's.
+    Plausible,
+    /// Its signature may be good, and it cannot be accepted all the same.
+    Stranger,
+}
+
+/// Room for a body that is arriving.
+#[derive(Debug)]
+pub struct Share {
+    pool: Arc<Pool>,
+    id: u64,
+    told: Arc<Notify>,
+}
+
+/// What a body must do for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MakeWay {
+    /// Its room was given away: what is held of it must be dropped.
+    Forget,
+    /// Its connection is needed.
+    End,
+}
 
 /// Bytes that are taken, until dropped.
 #[derive(Debug, Default)]
-pub struct Reserved(Option<OwnedSemaphorePermit>);
+pub struct Reserved(Option<(Arc<Pool>, usize)>);
 
-/// Nothing is left.
+/// Nothing is left, or this body has lost its room to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exhausted;
 
 impl Default for Budget {
     fn default() -> Self {
-        Budget { usual: Pool::of(FOR_USUAL), large: Pool::of(FOR_LARGE) }
+        let pool = |bytes| Arc::new(Pool(Mutex::new(Table { left: bytes, next: 0, arriving: BTreeMap::new() })));
+        Budget { usual: pool(FOR_USUAL), large: pool(FOR_LARGE), strangers: pool(FOR_STRANGERS) }
     }
 }
 
 impl Budget {
     /// For a body of so many bytes; `None`: the sender does not say how many.
-    pub fn share(&self, length: Option<u64>) -> Share<'_> {
-        Share(if length.is_some_and(|length| length <= USUAL) { &self.usual } else { &self.large })
+    pub fn share(&self, length: Option<u64>, origin: Origin) -> Share {
+        let pool = match (origin, length) {
+            (Origin::Stranger, _) => &self.strangers,
+            (Origin::Plausible, Some(..=USUAL)) => &self.usual,
+            (Origin::Plausible, _) => &self.large,
+        };
+        let told = Arc::new(Notify::new());
+        let mut table = pool.table();
+        table.next += 1;
+        let id = table.next;
+        let arriving = Arriving { since: Instant::now(), bytes: 0, has_lost: false, told: Arc::clone(&told) };
+        table.arriving.insert(id, arriving);
+        drop(table);
+        Share { pool: Arc::clone(pool), id, told }
+    }
+
+    /// Ends all bodies that have been arriving for longer than a second: others wait for their connections.
+    pub fn make_way(&self) {
+        for pool in [&self.usual, &self.large, &self.strangers] {
+            let mut table = pool.table();
+            while let Some(oldest) =
+                table.arriving.first_entry().filter(|oldest| oldest.get().since.elapsed() >= STALLED)
+            {
+                let ended = oldest.remove();
+                ended.told.notify_one();
+                table.left += ended.bytes;
+            }
+        }
     }
 }
 
-impl Share<'_> {
-    /// Takes `bytes` more.
-    ///
-    /// # Errors
-    /// They are not left; what was taken stays taken.
-    pub fn take(self, reserved: &mut Reserved, bytes: usize) -> Result<(), Exhausted> {
-        let bytes = u32::try_from(bytes).map_err(|_| Exhausted)?;
-        let more = Arc::clone(&self.0.left).try_acquire_many_owned(bytes).map_err(|_| {
-            self.0.scarce.notify_waiters();
-            Exhausted
-        })?;
-        match &mut reserved.0 {
-            Some(permit) => permit.merge(more),
-            none => *none = Some(more),
+impl Pool {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn take(&mut self, id: u64, bytes: usize) -> Result<(), Exhausted> {
+        if self.arriving.get(&id).is_none_or(|own| own.has_lost) {
+            return Err(Exhausted);
         }
+        if self.left < bytes {
+            self.free(id, bytes)?;
+        }
+        self.left -= bytes;
+        self.arriving.entry(id).and_modify(|own| own.bytes += bytes);
         Ok(())
     }
 
-    /// Waits until somebody finds nothing left.
-    pub async fn scarce(self) {
-        self.0.scarce.notified().await;
+    /// Takes room from the bodies that have been arriving longest, until so many bytes are left.
+    fn free(&mut self, id: u64, bytes: usize) -> Result<(), Exhausted> {
+        let others = self.arriving.iter_mut().filter(|(other, body)| **other != id && body.bytes > 0);
+        let mut others: Vec<&mut Arriving> = others.map(|(_, body)| body).collect();
+        if self.left + others.iter().map(|body| body.bytes).sum::<usize>() < bytes {
+            return Err(Exhausted);
+        }
+        for body in &mut others {
+            if self.left >= bytes {
+                break;
+            }
+            self.left += std::mem::take(&mut body.bytes);
+            body.has_lost = true;
+            body.told.notify_one();
+        }
+        Ok(())
+    }
+}
+
+impl Share {
+    /// Takes `bytes` more, from bodies that have been arriving for longer if nothing else is left.
+    ///
+    /// # Errors
+    /// They cannot be had, or this body has lost its room.
+    pub fn take(&mut self, bytes: usize) -> Result<(), Exhausted> {
+        self.pool.table().take(self.id, bytes)
+    }
+
+    /// Waits until this body must make way for others.
+    pub async fn makes_way(&self) -> MakeWay {
+        self.told.notified().await;
+        if self.pool.table().arriving.contains_key(&self.id) { MakeWay::Forget } else { MakeWay::End }
+    }
+
+    /// The body has arrived, and keeps its room.
+    ///
+    /// # Errors
+    /// It has lost its room.
+    pub fn arrived(self) -> Result<Reserved, Exhausted> {
+        match self.pool.table().arriving.remove(&self.id) {
+            Some(Arriving { bytes, has_lost: false, .. }) => Ok(Reserved(Some((Arc::clone(&self.pool), bytes)))),
+            _ => Err(Exhausted),
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut table = self.pool.table();
+        if let Some(ended) = table.arriving.remove(&self.id) {
+            table.left += ended.bytes;
+        }
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if let Some((pool, bytes)) = self.0.take() {
+            pool.table().left += bytes;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt as _;
 
-    #[test]
-    fn what_is_dropped_can_be_taken_again() {
-        let budget = Budget::default();
-        let share = budget.share(Some(1_000));
-        let mut first = Reserved::default();
-        share.take(&mut first, FOR_USUAL - 10).unwrap();
-        share.take(&mut first, 10).unwrap();
-        let mut second = Reserved::default();
-        assert_eq!(share.take(&mut second, 1), Err(Exhausted));
-        drop(first);
-        share.take(&mut second, FOR_USUAL).unwrap();
+    fn usual(budget: &Budget) -> Share {
+        budget.share(Some(1_000), Origin::Plausible)
     }
 
     #[test]
-    fn large_bodies_and_those_of_unknown_length_leave_the_usual_ones_their_room() {
+    fn what_has_arrived_keeps_its_room_until_it_is_dropped() {
         let budget = Budget::default();
-        let (mut large, mut usual) = (Reserved::default(), Reserved::default());
-        budget.share(None).take(&mut large, FOR_LARGE).unwrap();
-        assert_eq!(budget.share(Some(USUAL + 1)).take(&mut large, 1), Err(Exhausted));
-        budget.share(Some(USUAL)).take(&mut usual, FOR_USUAL).unwrap();
+        let mut first = usual(&budget);
+        first.take(FOR_USUAL - 10).unwrap();
+        first.take(10).unwrap();
+        let arrived = first.arrived().unwrap();
+        let mut second = usual(&budget);
+        assert_eq!(second.take(1), Err(Exhausted));
+        drop(arrived);
+        second.take(FOR_USUAL).unwrap();
+        drop(second);
+        usual(&budget).take(FOR_USUAL).unwrap();
+    }
+
+    #[test]
+    fn the_body_that_has_been_arriving_longest_loses_its_room() {
+        let budget = Budget::default();
+        let (mut oldest, mut middle, mut newest) = (usual(&budget), usual(&budget), usual(&budget));
+        middle.take(FOR_USUAL / 2).unwrap();
+        oldest.take(FOR_USUAL / 2).unwrap();
+        newest.take(1).unwrap();
+        assert_eq!(
+            (oldest.makes_way().now_or_never(), middle.makes_way().now_or_never()),
+            (Some(MakeWay::Forget), None)
+        );
+        assert_eq!((oldest.take(1), oldest.arrived().err()), (Err(Exhausted), Some(Exhausted)));
+        middle.take(FOR_USUAL / 2 - 1).unwrap();
+        assert!(newest.arrived().is_ok());
+    }
+
+    #[test]
+    fn a_body_whose_connection_is_needed_ends_once_it_is_a_second_old() {
+        let budget = Budget::default();
+        let mut body = usual(&budget);
+        body.take(1).unwrap();
+        budget.make_way();
+        assert_eq!(body.makes_way().now_or_never(), None);
+        std::thread::sleep(STALLED);
+        budget.make_way();
+        assert_eq!((body.makes_way().now_or_never(), body.take(1)), (Some(MakeWay::End), Err(Exhausted)));
+        drop(body);
+        usual(&budget).take(FOR_USUAL).unwrap();
+    }
+
+    #[test]
+    fn who_asks_for_too_much_ends_nobody() {
+        let budget = Budget::default();
+        let (mut small, mut large) = (usual(&budget), usual(&budget));
+        small.take(1_000).unwrap();
+        assert_eq!(large.take(FOR_USUAL + 1), Err(Exhausted));
+        assert!(small.makes_way().now_or_never().is_none());
+    }
+
+    #[test]
+    fn large_bodies_strangers_and_those_of_unknown_length_leave_the_usual_ones_their_room() {
+        let budget = Budget::default();
+        let arrived = |length, origin, bytes| {
+            let mut share = budget.share(length, origin);
+            share.take(bytes).and_then(|()| share.arrived())
+        };
+        let _large = arrived(None, Origin::Plausible, FOR_LARGE).unwrap();
+        assert!(arrived(Some(USUAL + 1), Origin::Plausible, 1).is_err());
+        let _strange = arrived(Some(1), Origin::Stranger, FOR_STRANGERS).unwrap();
+        assert!(arrived(Some(1), Origin::Stranger, 1).is_err());
+        arrived(Some(USUAL), Origin::Plausible, FOR_USUAL).unwrap();
     }
 }

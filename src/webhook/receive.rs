@@ -6,6 +6,7 @@ use super::verify::{Verified, Verifier};
 use super::writer::Writer;
 use crate::clerk::event::{self, Event, Unusable};
 use crate::clock;
+use crate::door::Welcome;
 use crate::failpoint::{self, Point};
 use crate::model::{Delivery, EntityRef, Item, Message, MessageId, Outcome, Verdict, hex};
 use crate::telemetry::{DELIVERIES, FLAWS, IGNORED, LAG, Throttle, UNAVAILABLE};
@@ -47,7 +48,7 @@ impl Receiver {
         &self.verifier
     }
 
-    pub(super) fn budget(&self) -> &Budget {
+    pub fn budget(&self) -> &Budget {
         &self.budget
     }
 
@@ -109,7 +110,9 @@ pub async fn receive(State(receiver): State<Receiver>, verified: Verified) -> Re
         }
     };
     line.log(&result, started.elapsed());
-    respond(result)
+    let mut response = respond(result);
+    response.extensions_mut().insert(Welcome);
+    response
 }
 
 /// Hands the delivery to the writer and waits for the commit.

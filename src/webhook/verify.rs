@@ -7,18 +7,19 @@
 //! The time is judged last: who is refused for it has signed well, so one of the two clocks is wrong, or an old request is
 //! sent again by somebody who has seen it.
 
-use super::budget::{Budget, Reserved};
+use super::budget::{Budget, MakeWay, Origin, Reserved};
 use super::receive::Receiver;
 use crate::model::{MessageId, Millis};
 use crate::telemetry::{REJECTED, Throttle};
 use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::CONTENT_ENCODING;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use http_body_util::BodyExt as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use svix::webhooks::{Webhook, WebhookError};
 
 /// Seconds that an attempt's time may differ from ours, either way, inclusive; Svix's own figure.
@@ -29,8 +30,6 @@ pub const BODY_LIMIT: usize = 2 * 1024 * 1024;
 
 /// How long a sender may take for its body.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
-/// What it may take where others find no room. Svix sends a body in one go.
-const STALLED: Duration = Duration::from_secs(1);
 
 /// The configured signing secrets. Cheap to clone; `Debug` shows none of them.
 #[derive(Clone, Debug)]
@@ -80,25 +79,11 @@ impl Verifier {
     /// # Errors
     /// It cannot be proven to be Clerk's: answer 400 and store nothing.
     pub fn verify(&self, headers: &HeaderMap, body: &[u8], now: Millis) -> Result<(MessageId, Millis), Rejection> {
-        let id = header(headers, "id")?;
-        let timestamp = header(headers, "timestamp")?;
-        header(headers, "signature")?;
-        // A dot in the id would let one signature stand for two requests: `a.1` + `2` + `x` and `a` + `1` + `2.x`.
-        if id.len() > 256 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-') {
-            return Err(Rejection::MalformedHeader("id"));
-        }
-        let timestamp: i64 = timestamp.parse().map_err(|_| Rejection::InvalidTimestamp)?;
-        let attempt = u64::try_from(timestamp).map_err(|_| Rejection::InvalidTimestamp)?;
+        let head = Head::of(headers)?;
         self.check_signature(headers, body)?;
-        let now = now.get().unsigned_abs() / 1000;
-        match attempt.abs_diff(now) {
-            ..=TOLERANCE => {
-                let attempt = Millis::new(timestamp.saturating_mul(1000)).ok_or(Rejection::InvalidTimestamp)?;
-                Ok((MessageId(id.to_owned()), attempt))
-            }
-            seconds if attempt < now => Err(Rejection::TimestampTooOld(seconds)),
-            seconds => Err(Rejection::TimestampTooNew(seconds)),
-        }
+        head.check_time(now)?;
+        let attempt = Millis::new(head.timestamp.saturating_mul(1000)).ok_or(Rejection::InvalidTimestamp)?;
+        Ok((MessageId(head.id.to_owned()), attempt))
     }
 
     fn check_signature(&self, headers: &HeaderMap, body: &[u8]) -> Result<(), Rejection> {
@@ -111,6 +96,39 @@ impl Verifier {
             }
         }
         Err(rejection)
+    }
+}
+
+/// What the headers say, before the body has come.
+#[derive(Clone, Copy, Debug)]
+struct Head<'a> {
+    id: &'a str,
+    /// Seconds; not less than 0.
+    timestamp: i64,
+}
+
+impl<'a> Head<'a> {
+    fn of(headers: &'a HeaderMap) -> Result<Head<'a>, Rejection> {
+        let id = header(headers, "id")?;
+        let timestamp = header(headers, "timestamp")?;
+        header(headers, "signature")?;
+        // A dot in the id would let one signature stand for two requests: `a.1` + `2` + `x` and `a` + `1` + `2.x`.
+        if id.len() > 256 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-') {
+            return Err(Rejection::MalformedHeader("id"));
+        }
+        match timestamp.parse() {
+            Ok(timestamp @ 0..) => Ok(Head { id, timestamp }),
+            _ => Err(Rejection::InvalidTimestamp),
+        }
+    }
+
+    fn check_time(self, now: Millis) -> Result<(), Rejection> {
+        let (attempt, now) = (self.timestamp.unsigned_abs(), now.get().unsigned_abs() / 1000);
+        match attempt.abs_diff(now) {
+            ..=TOLERANCE => Ok(()),
+            seconds if attempt < now => Err(Rejection::TimestampTooOld(seconds)),
+            seconds => Err(Rejection::TimestampTooNew(seconds)),
+        }
     }
 }
 
@@ -142,13 +160,13 @@ pub enum Rejection {
     InvalidPayload,
     #[error("the body is larger than 2 MiB")]
     TooLarge,
-    #[error("the body did not come within 10 s, or, while memory was scarce, within one")]
+    #[error("the body did not come within 10 s")]
     TooSlow,
     #[error("the body broke off")]
     Incomplete,
     #[error("the body is compressed, and is not unpacked before its signature is checked")]
     Encoded,
-    #[error("too many bodies are held in memory")]
+    #[error("too many bodies are held in memory, or too many connections are open")]
     Busy,
 }
 
@@ -220,7 +238,8 @@ impl FromRequest<Receiver> for Verified {
     async fn from_request(request: Request, receiver: &Receiver) -> Result<Verified, Rejection> {
         static WARNED: Throttle = Throttle::new();
         let (parts, body) = request.into_parts();
-        let verified = read(&parts.headers, body, receiver.budget()).await.and_then(|(body, reserved)| {
+        let read = read(&parts.headers, body, receiver.budget(), crate::clock::now()).await;
+        let verified = read.and_then(|(body, reserved)| {
             let (message_id, attempted_at) = receiver.verifier().verify(&parts.headers, &body, crate::clock::now())?;
             Ok(Verified { message_id, attempted_at, headers: parts.headers, body, reserved })
         });
@@ -243,27 +262,37 @@ impl FromRequest<Receiver> for Verified {
 }
 
 /// The whole body, within the limits of size, time and memory. It is held as it comes: a length that is announced and never
-/// sent takes no room.
-async fn read(headers: &HeaderMap, body: Body, budget: &Budget) -> Result<(Bytes, Reserved), Rejection> {
-    if headers.get("content-encoding").is_some_and(|encoding| encoding != "identity") {
+/// sent takes no room. It is read to the end even where it is refused, as an answer in the middle of a body may be lost with its
+/// connection; but nothing of it is held where the headers alone say no.
+async fn read(
+    headers: &HeaderMap,
+    mut body: Body,
+    budget: &Budget,
+    now: Millis,
+) -> Result<(Bytes, Reserved), Rejection> {
+    if headers.get_all(CONTENT_ENCODING).iter().any(is_encoded) {
         return Err(Rejection::Encoded);
     }
     if body.size_hint().lower() > BODY_LIMIT as u64 {
         return Err(Rejection::TooLarge);
     }
-    let share = budget.share(body.size_hint().upper());
+    let head = Head::of(headers);
+    // One that is out of time is read all the same: a good signature says that a clock is wrong.
+    let is_timely = head.is_ok_and(|head| head.check_time(now).is_ok());
+    let origin = if is_timely { Origin::Plausible } else { Origin::Stranger };
+    let mut share = budget.share(body.size_hint().upper(), origin);
     let reading = async {
-        let (mut body, mut length, mut kept) = (body, 0, Some((BytesMut::new(), Reserved::default())));
-        let began = Instant::now();
+        let (mut length, mut kept) = (0, head.map(|_| BytesMut::new()));
         loop {
             let frame = tokio::select! {
                 biased;
                 frame = body.frame() => frame,
-                () = share.scarce() => {
-                    if began.elapsed() >= STALLED {
-                        return Err(Rejection::TooSlow);
+                told = share.makes_way() => {
+                    kept = kept.and(Err(Rejection::Busy));
+                    match told {
+                        MakeWay::Forget => continue,
+                        MakeWay::End => break,
                     }
-                    continue;
                 }
             };
             let Some(frame) = frame else { break };
@@ -272,15 +301,21 @@ async fn read(headers: &HeaderMap, body: Body, budget: &Budget) -> Result<(Bytes
             if length > BODY_LIMIT {
                 return Err(Rejection::TooLarge);
             }
-            kept = kept.and_then(|(mut bytes, mut reserved)| {
-                share.take(&mut reserved, data.len()).ok()?;
+            kept = kept.and_then(|mut bytes| {
+                share.take(data.len()).map_err(|_| Rejection::Busy)?;
                 bytes.extend_from_slice(&data);
-                Some((bytes, reserved))
+                Ok(bytes)
             });
         }
-        // Read to the end all the same: an answer in the middle of a body may be lost with its connection.
-        let (bytes, reserved) = kept.ok_or(Rejection::Busy)?;
-        Ok((bytes.freeze(), reserved))
+        kept
     };
-    tokio::time::timeout(BODY_DEADLINE, reading).await.unwrap_or(Err(Rejection::TooSlow))
+    let bytes = tokio::time::timeout(BODY_DEADLINE, reading).await.unwrap_or(Err(Rejection::TooSlow))?;
+    let reserved = share.arrived().map_err(|_| Rejection::Busy)?;
+    Ok((bytes.freeze(), reserved))
+}
+
+/// Whether a body comes in another form than its own. `identity`, in any case, and nothing at all say that it does not.
+fn is_encoded(encoding: &HeaderValue) -> bool {
+    let codings = encoding.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    codings.into_iter().any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }

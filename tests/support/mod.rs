@@ -214,6 +214,7 @@ impl Server {
             listen_addr,
             ops_addr: None,
             ops_token: None,
+            ops_open_metrics: false,
             reconcile,
             retention: Retention::default(),
         };

@@ -1,0 +1,356 @@
+//! A listener that cannot be shut by those who only sit there: connections with limits on number, time and life.
+//!
+//! When all places are taken, a new connection gets the place of the one that has been idle longest: first of those that never
+//! carried a [`Welcome`] answer, then of the others. A request that is being handled is never cut off. axum's own server has
+//! none of these limits (`tokio-rs/axum` pull request 3478), hence hyper's.
+
+use crate::telemetry::{EVICTED, Throttle};
+use axum::Router;
+use axum::body::Body;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request, Response};
+use futures_util::FutureExt as _;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+
+/// How long what a client does not take may wait to be sent. (Elsewhere than on Linux the system decides.)
+#[cfg(target_os = "linux")]
+const UNREAD: Duration = Duration::from_secs(10);
+/// Bytes for one connection: its request's head and what of a body has arrived. A head that fits gets an answer of ours.
+const BUFFER: usize = 80 * 1024;
+/// Connections beyond the limit for moments: those that were told to end and have not yet, and those that are in line when the
+/// listener closes.
+pub const SLACK: usize = 32;
+/// How long a new connection waits before it looks again for a place, where none became free.
+const NEXT_LOOK: Duration = Duration::from_millis(100);
+/// How long, once stopping is requested, new requests are still answered, each with word that its connection ends: so a client
+/// does not send the next one down a connection that is being closed.
+const FAREWELL: Duration = Duration::from_millis(150);
+/// How long a request may take to follow the connection that was opened for it.
+const FOLLOW: Duration = Duration::from_millis(50);
+
+/// What connections may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at once, but for [`SLACK`].
+    pub connections: usize,
+    /// Time for a request's head, and for a connection to lie idle.
+    pub head: Duration,
+    /// The age from which a connection ends with its next answer.
+    pub life: Duration,
+}
+
+/// An extension of a response: the request has proven that its sender is welcome. Such a connection is closed for room only
+/// after all others.
+#[derive(Clone, Copy, Debug)]
+pub struct Welcome;
+
+/// Accepts connections until a little after `shutdown`, and returns those that are open. `scarce` is called while all places are
+/// taken by requests that are being handled: it may end some of them.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    scarce: impl Fn(),
+    shutdown: impl Future<Output = ()>,
+) -> GracefulShutdown {
+    let door = Door::new(router, limits);
+    let mut shutdown = std::pin::pin!(async {
+        shutdown.await;
+        door.closing.store(true, Ordering::Relaxed);
+        sleep(FAREWELL).await;
+    });
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    log_refused(&error);
+                    sleep(NEXT_LOOK).await;
+                    continue;
+                }
+            },
+            () = &mut shutdown => break,
+        };
+        let is_stopping = tokio::select! {
+            () = door.places.room(&scarce) => false,
+            () = &mut shutdown => true,
+        };
+        door.let_in(stream);
+        if is_stopping {
+            break;
+        }
+    }
+    // Those in line would be cut off with the listener.
+    for _ in 0..SLACK {
+        let Some(Ok((stream, _))) = listener.accept().now_or_never() else { break };
+        door.let_in(stream);
+    }
+    drop(listener);
+    sleep(FOLLOW).await;
+    door.open
+}
+
+/// Out of files, most likely: those in use will become free.
+fn log_refused(error: &io::Error) {
+    static LOGGED: Throttle = Throttle::new();
+    if let Some(held_back) = LOGGED.pass() {
+        tracing::error!(%error, held_back, "cannot accept a connection");
+    }
+}
+
+/// Where connections become served ones.
+struct Door {
+    server: http1::Builder,
+    router: TowerToHyperService<Router>,
+    places: Arc<Places>,
+    life: Duration,
+    /// Every answer from now on is its connection's last.
+    closing: Arc<AtomicBool>,
+    open: GracefulShutdown,
+}
+
+impl Door {
+    fn new(router: Router, limits: Limits) -> Door {
+        let mut server = http1::Builder::new();
+        server.timer(TokioTimer::new()).header_read_timeout(limits.head).max_buf_size(BUFFER);
+        Door {
+            server,
+            router: TowerToHyperService::new(router),
+            places: Arc::new(Places { limit: limits.connections, table: Mutex::default(), changed: Notify::new() }),
+            life: limits.life,
+            closing: Arc::default(),
+            open: GracefulShutdown::new(),
+        }
+    }
+
+    fn let_in(&self, stream: TcpStream) {
+        let _ = stream.set_nodelay(true);
+        #[cfg(target_os = "linux")]
+        let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD));
+        let place = Arc::new(Places::take(&self.places));
+        let (router, closing) = (self.router.clone(), Arc::clone(&self.closing));
+        let (seat, old) = (Arc::clone(&place), Instant::now() + self.life);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let busy = Busy::begin(&seat);
+            let is_last = busy.is_last || Instant::now() > old;
+            let (answer, closing) = (router.call(request), Arc::clone(&closing));
+            async move {
+                let response = answer.await;
+                response.map(|response| leave(response, busy, is_last || closing.load(Ordering::Relaxed)))
+            }
+        });
+        let connection = self.open.watch(self.server.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            // In this order: what has arrived is read before the place is given up.
+            tokio::select! {
+                biased;
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection ended early");
+                },
+                () = place.given_up() => {}
+            }
+        });
+    }
+}
+
+/// The answer on its way: its connection is busy until the body is handed over.
+fn leave(mut response: Response<Body>, busy: Busy, is_last: bool) -> Response<Body> {
+    if response.extensions().get::<Welcome>().is_some() {
+        busy.welcome();
+    }
+    if is_last {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _until_the_end = &busy;
+            frame
+        }))
+    })
+}
+
+/// All connections of a listener.
+struct Places {
+    limit: usize,
+    table: Mutex<Table>,
+    /// One became idle, or ended.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    next: u64,
+    open: HashMap<u64, Entry>,
+    /// The ids of those that wait for a request, the one to be closed first in front.
+    idle: BTreeMap<Rank, u64>,
+    leaving: usize,
+}
+
+/// Whether it was welcome, and when it became idle.
+type Rank = (bool, u64);
+
+struct Entry {
+    state: State,
+    welcome: bool,
+    told: Arc<Notify>,
+}
+
+#[derive(Clone, Copy)]
+enum State {
+    Idle(Rank),
+    Busy,
+    /// It was told to give up its place.
+    Leaving,
+}
+
+impl Places {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(places: &Arc<Places>) -> Place {
+        let mut table = places.table();
+        let (id, told) = (table.number(), Arc::new(Notify::new()));
+        table.open.insert(id, Entry { state: State::Busy, welcome: false, told: Arc::clone(&told) });
+        table.set_idle(id);
+        drop(table);
+        Place { places: Arc::clone(places), id, told }
+    }
+
+    /// Waits until there is room for one more.
+    async fn room(&self, scarce: &impl Fn()) {
+        while !self.table().make_room(self.limit) {
+            scarce();
+            let _ = timeout(NEXT_LOOK, self.changed.notified()).await;
+        }
+    }
+}
+
+impl Table {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Whether one more may come in, after the one idle longest was told to leave if need be.
+    fn make_room(&mut self, limit: usize) -> bool {
+        while self.open.len() - self.leaving >= limit {
+            let Some((_, id)) = self.idle.pop_first() else { return false };
+            if let Some(entry) = self.open.get_mut(&id) {
+                entry.state = State::Leaving;
+                entry.told.notify_one();
+                self.leaving += 1;
+                log_eviction();
+            }
+        }
+        self.open.len() < limit + SLACK
+    }
+
+    fn set_idle(&mut self, id: u64) {
+        let number = self.number();
+        if let Some(entry) = self.open.get_mut(&id) {
+            let rank = (entry.welcome, number);
+            entry.state = State::Idle(rank);
+            self.idle.insert(rank, id);
+        }
+    }
+
+    /// Takes it out of the order of the idle; returns what it was.
+    fn set_busy(&mut self, id: u64) -> Option<State> {
+        let entry = self.open.get_mut(&id)?;
+        let before = std::mem::replace(&mut entry.state, State::Busy);
+        self.forget(before);
+        Some(before)
+    }
+
+    fn remove(&mut self, id: u64) {
+        if let Some(entry) = self.open.remove(&id) {
+            self.forget(entry.state);
+        }
+    }
+
+    fn forget(&mut self, state: State) {
+        match state {
+            State::Idle(rank) => drop(self.idle.remove(&rank)),
+            State::Leaving => self.leaving -= 1,
+            State::Busy => {}
+        }
+    }
+}
+
+fn log_eviction() {
+    static LOGGED: Throttle = Throttle::new();
+    metrics::counter!(EVICTED).increment(1);
+    if let Some(held_back) = LOGGED.pass() {
+        tracing::warn!(held_back, "all places for connections are taken: the one that was idle longest is closed");
+    }
+}
+
+/// One connection's place, until dropped.
+struct Place {
+    places: Arc<Places>,
+    id: u64,
+    told: Arc<Notify>,
+}
+
+impl Place {
+    /// Waits until the place was given to somebody else.
+    async fn given_up(&self) {
+        loop {
+            self.told.notified().await;
+            // A request that came just before is still answered.
+            if matches!(self.places.table().open.get(&self.id), Some(Entry { state: State::Leaving, .. })) {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.table().remove(self.id);
+        self.places.changed.notify_one();
+    }
+}
+
+/// A request is being handled, until dropped.
+struct Busy {
+    place: Arc<Place>,
+    /// The place was given to somebody else: the connection ends with this answer.
+    is_last: bool,
+}
+
+impl Busy {
+    fn begin(place: &Arc<Place>) -> Busy {
+        let before = place.places.table().set_busy(place.id);
+        Busy { place: Arc::clone(place), is_last: matches!(before, Some(State::Leaving)) }
+    }
+
+    fn welcome(&self) {
+        if let Some(entry) = self.place.places.table().open.get_mut(&self.place.id) {
+            entry.welcome = true;
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.place.places.table().set_idle(self.place.id);
+        self.place.places.changed.notify_one();
+    }
+}
