@@ -10,7 +10,7 @@ use clerk_sync::sender::Sender;
 use clerk_sync::testbed::clerk::{Clerk, Event, Fault, Rule, Server, Shared};
 use clerk_sync::testbed::traffic;
 use clerk_sync::webhook::lane::InstanceCheck;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -1192,4 +1192,24 @@ async fn serve_backfills_and_reads_what_webhooks_leave_open() {
     bench.later();
     until_equal().await;
     server.stop().await;
+}
+
+/// What Postgres would write out to 300 times its size: 8 kB of 1e308 is what a user can write from the browser.
+#[tokio::test]
+async fn metadata_full_of_huge_numbers_slows_no_pass_down() {
+    let bench = Bench::new().await;
+    bench.clerk.lock().populate(500, 1, 0, 1);
+    let huge = Arc::new(json!({ "n": vec![1e308; 1_170] }));
+    let ids: Vec<String> = bench.clerk.lock().users.values().map(|user| user.id.clone()).collect();
+    for id in ids {
+        bench.clerk.lock().update_user(&id, |user| user.unsafe_metadata = Some(Arc::clone(&huge)));
+    }
+    let began = Instant::now();
+    bench.complete().await;
+    println!("500 users with 1,170 times 1e308 each: passes of all kinds took {:.1?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    bench.mends().await;
+    let kept = "select count(*) as users, count(unsafe_metadata) as kept, sum(pg_column_size(d.*)) < 500000 as is_small \
+                from clerk.user_details d";
+    assert_eq!(bench.database.rows(kept).await, [json!({ "users": 500, "kept": 0, "is_small": true })]);
 }

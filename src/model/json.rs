@@ -28,6 +28,10 @@ const DEPTH: usize = 4_096;
 /// Digits on one side of the decimal point that are kept. Postgres takes 131,072 before it and 16,383 behind.
 const DIGITS: i64 = 16_000;
 
+/// Digits that all numbers of one value may have beyond those that came: Postgres writes each number out, and 8 kB of `9e15999`
+/// would be 16 MB there.
+const WRITTEN_OUT: i64 = 16_000;
+
 /// A number that is longer is looked at for zeros: Postgres writes `1e15999` out, and a row full of those must not fill
 /// our memory.
 const LONG: usize = 40;
@@ -37,7 +41,7 @@ const LONG: usize = 40;
 pub enum Unstorable {
     #[error("nested deeper than 4,096 levels")]
     Depth,
-    #[error("a number of more than 16,000 digits")]
+    #[error("numbers of more than 16,000 digits, written out")]
     Number,
 }
 
@@ -78,6 +82,8 @@ struct Canonical {
     open: Vec<Open>,
     out: String,
     replaced: usize,
+    /// Digits beyond those that came, so far.
+    written_out: i64,
 }
 
 impl Canonical {
@@ -127,7 +133,8 @@ impl Canonical {
                 }
                 _ => {
                     let end = scalar_end(bytes, at);
-                    if !is_storable(&raw[at..end]) {
+                    self.written_out += digits_added(&raw[at..end]).ok_or(Unstorable::Number)?;
+                    if self.written_out > WRITTEN_OUT {
                         return Err(Unstorable::Number);
                     }
                     self.push_number(&raw[at..end]);
@@ -243,17 +250,18 @@ fn decimal(number: &str) -> (bool, String, i64) {
     (negative, significant.to_owned(), power)
 }
 
-/// Whether a number has no more digits, written out, than are kept. `true`, `false` and `null` have none.
-fn is_storable(scalar: &str) -> bool {
+/// How many digits a number gains when it is written out; `None`: more than are kept. `true`, `false` and `null` gain none.
+fn digits_added(scalar: &str) -> Option<i64> {
     if scalar.starts_with(['t', 'f', 'n']) {
-        return true;
+        return Some(0);
     }
     let (mantissa, exponent) = scalar.split_once(['e', 'E']).unwrap_or((scalar, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let length = |digits: &str| i64::try_from(digits.len()).unwrap_or(i64::MAX);
-    exponent.parse::<i64>().is_ok_and(|exponent| {
-        length(whole).saturating_add(exponent) <= DIGITS && length(fraction).saturating_sub(exponent) <= DIGITS
-    })
+    let exponent = exponent.parse::<i64>().ok()?;
+    let (before, behind) = (length(whole).saturating_add(exponent), length(fraction).saturating_sub(exponent));
+    let is_kept = before <= DIGITS && behind <= DIGITS;
+    is_kept.then(|| (before.max(0) + behind.max(0) - length(scalar)).max(0))
 }
 
 /// The text of a JSON string literal (with its quotes; valid JSON). What Postgres cannot hold, NUL and half of a surrogate
@@ -358,6 +366,23 @@ mod tests {
             assert_eq!(Json::canonical(&number).err(), Some(Unstorable::Number), "{number}");
         }
         assert_eq!(canonical("1e-15000"), "1e-15000");
+    }
+
+    #[test]
+    fn numbers_may_cost_no_more_than_so_many_digits_together() {
+        let list = |number: &str, times: usize| format!("[{}]", vec![number; times].join(","));
+        for (number, times) in [("9e15999", 2), ("1e308", 53), ("1e-308", 53), ("5e-324", 1_170), ("0e15999", 2)] {
+            assert_eq!(Json::canonical(&list(number, times)).err(), Some(Unstorable::Number), "{times} × {number}");
+        }
+        // What came in full may stay: it is no larger at the database than here.
+        for (number, times) in
+            [("9e15999", 1), ("1e308", 51), ("1e2", 8_000), ("1234567890.5", 8_000), ("-0.25", 8_000)]
+        {
+            let list = list(number, times);
+            assert_eq!(canonical(&list), list);
+        }
+        let zeros = list(&format!("1{}", "0".repeat(300)), 100);
+        assert!(canonical(&zeros).len() < 1_000 && Json::canonical(&zeros).is_ok());
     }
 
     #[test]
