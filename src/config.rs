@@ -209,11 +209,10 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// All of them as one error, a line each.
-pub fn all_mistakes(mistakes: &[Mistake]) -> anyhow::Error {
-    let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-    anyhow::anyhow!("{}", lines.join("\nclerk-sync: "))
-}
+/// All of them as one error.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+pub struct Mistakes(pub Vec<Mistake>);
 
 impl Environment {
     /// Checks all variables.

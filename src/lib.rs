@@ -32,6 +32,7 @@
 //! | [`door`] | a listener that idle and slow connections cannot shut, for [`app`] and [`ops`] |
 //! | [`config`] | every environment variable of `serve`, checked as a whole |
 //! | [`policy`] | policies for the application's own tables: writing them, finding what is wrong with them |
+//! | [`terminal`] | what commands print, with nothing in it that a terminal would obey |
 //! | [`telemetry`], [`clock`], [`thread`], [`os`], [`procfs`] | where logs go; the one place that reads the wall clock; a task on a thread of its own; the limits of the process; what Linux tells of a process |
 //! | [`sender`], [`replay`] | signing and posting as Svix does; the command that posts files |
 //! | `testbed`, `demo`, `bench` (feature `demo`) | a private Postgres, a simulated Clerk, the show that they give, and how fast it goes |
@@ -162,6 +163,7 @@ pub mod replay;
 pub mod sender;
 pub mod store;
 pub mod telemetry;
+pub mod terminal;
 #[cfg(feature = "demo")]
 pub mod testbed;
 pub mod thread;

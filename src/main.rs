@@ -1,15 +1,14 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage; by `policy check` 2 findings; by `reconcile` 2 drift, 3 braked.
-#![expect(clippy::print_stdout, reason = "commands answer on standard output")]
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clerk_sync::config::{self, Environment};
 use clerk_sync::doctor::Doctor;
 use clerk_sync::model::InstanceId;
 use clerk_sync::policy::Policy;
 use clerk_sync::replay::Replay;
 use clerk_sync::webhook::writer::Writer;
-use clerk_sync::{app, command, ops, os, store, telemetry};
+use clerk_sync::{app, command, ops, os, store, telemetry, terminal};
 use std::process::ExitCode;
 
 /// Keeps Clerk's users, organizations and memberships in a Supabase Postgres, correctly enough that Row-Level-Security
@@ -88,7 +87,10 @@ fn main() -> ExitCode {
     os::forbid_core_dumps();
     // Before any thread exists: it changes the environment.
     let dotenv = dotenvy::dotenv();
-    let cli = Cli::parse();
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(error) => return explain(&error),
+    };
     // The service tells of every delivery; the commands speak for themselves.
     telemetry::init(if matches!(cli.command, Command::Serve(_)) { "info,sqlx=warn" } else { "warn" });
     if let Err(error) = dotenv
@@ -108,8 +110,35 @@ fn main() -> ExitCode {
     result.unwrap_or_else(|error| fail(&error))
 }
 
+/// The command line, without the values of variables in its help: a secret may stand in the wrong one.
+fn parse() -> Result<Cli, clap::Error> {
+    fn without_values(command: clap::Command) -> clap::Command {
+        command.mut_args(|argument| argument.hide_env_values(true)).mut_subcommands(without_values)
+    }
+    let mut command = without_values(Cli::command());
+    let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// Prints help, or what is wrong with the command line.
+fn explain(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    if error.use_stderr() {
+        // An argument is quoted here, and may have lines of its own: none of them passes for one of ours.
+        terminal::note_text(text.trim_end().replace('\n', "\n  "));
+    } else {
+        terminal::text(text.trim_end());
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("clerk-sync: {error:#}");
+    match error.downcast_ref::<config::Mistakes>() {
+        Some(config::Mistakes(mistakes)) => {
+            mistakes.iter().for_each(|mistake| terminal::note(format_args!("clerk-sync: {mistake}")));
+        }
+        None => terminal::note(format_args!("clerk-sync: {error:#}")),
+    }
     ExitCode::FAILURE
 }
 
@@ -125,7 +154,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Purge(purge) => purge.run().await,
         Command::Replay(replay) => {
             let summary = replay.run().await?;
-            print!("{summary}");
+            terminal::text(summary.to_string().trim_end());
             Ok(if summary.all_accepted() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Policy(policy) => policy.run().await,
@@ -143,15 +172,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(environment: Environment) -> anyhow::Result<ExitCode> {
-    let config = match environment.check() {
-        Ok(config) => config,
-        Err(mistakes) => {
-            for mistake in mistakes {
-                eprintln!("clerk-sync: {mistake}");
-            }
-            return Ok(ExitCode::FAILURE);
-        }
-    };
+    let config = environment.check().map_err(config::Mistakes)?;
     os::raise_file_limit();
     let listener = tokio::net::TcpListener::bind(config.listen_addr)
         .await
@@ -207,7 +228,7 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
 impl Migrate {
     async fn run(self) -> anyhow::Result<()> {
         if self.print {
-            print!("{}", store::printed_migrations());
+            terminal::text(store::printed_migrations().trim_end());
             return Ok(());
         }
         let (variable, url) = match self.migrate_database_url {
@@ -216,13 +237,16 @@ impl Migrate {
         };
         let database = config::database(url.as_deref()).map_err(|problem| anyhow::anyhow!("{variable} {problem}"))?;
         store::migrate(&database).await?;
-        println!("The schemas clerk, clerk_rls and clerk_sync are up to date.");
+        terminal::line(format_args!("The schemas clerk, clerk_rls and clerk_sync are up to date."));
         if self.repin {
             let check = config::instance(self.instance_id.as_deref());
             let check = check.map_err(|problem| anyhow::anyhow!("CLERK_INSTANCE_ID {problem}"))?;
             let instance = check.wanted();
             store::repin(&database, instance).await?;
-            println!("Pinned to {}.", instance.map_or("whichever instance the next webhook names", InstanceId::as_str));
+            terminal::line(format_args!(
+                "Pinned to {}.",
+                instance.map_or("whichever instance the next webhook names", InstanceId::as_str)
+            ));
         }
         Ok(())
     }

@@ -2,6 +2,8 @@
 //!
 //! Ids are logged; names, addresses, bodies and secrets never. A fault that repeats is logged once in five seconds at most.
 
+use crate::terminal;
+use std::io::{self, IsTerminal as _, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tracing_subscriber::EnvFilter;
@@ -89,11 +91,34 @@ pub const HISTOGRAMS: &[(&str, &[f64])] = &[
 /// Starts logging as `RUST_LOG` says, else as `default` does; as text, or as JSON with `LOG_FORMAT=json`.
 pub fn init(default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr);
-    if std::env::var("LOG_FORMAT").is_ok_and(|format| format == "json") {
+    let is_json = std::env::var("LOG_FORMAT").is_ok_and(|format| format == "json");
+    let is_coloured = !is_json && io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    let builder = builder.with_writer(move || LogLine { is_coloured }).with_ansi(is_coloured);
+    if is_json {
         builder.json().flatten_event(true).init();
     } else {
-        builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
+        builder.init();
+    }
+}
+
+/// One event is one line, whatever it quotes.
+struct LogLine {
+    /// Escapes that set a colour are ours: the formatter lets no other through.
+    is_coloured: bool,
+}
+
+impl Write for LogLine {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let line = text.strip_suffix('\n').unwrap_or(&text);
+        let line = terminal::visible(line, |c| self.is_coloured && c == '\u{1b}');
+        io::stderr().lock().write_all(format!("{line}\n").as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
     }
 }
 

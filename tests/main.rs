@@ -27,3 +27,4 @@ mod rules;
 mod signatures;
 mod simulated_clerk;
 mod storms;
+mod terminal;

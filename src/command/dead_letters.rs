@@ -3,6 +3,7 @@
 use crate::config;
 use crate::model::hex;
 use crate::store::{Letter, Session};
+use crate::terminal;
 use crate::upkeep::dead_letters::{self, Fate};
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
@@ -83,7 +84,7 @@ impl DeadLetters {
                 if !session.drop_dead_letter(&letter).await? {
                     bail!("{} is gone already", name(&letter));
                 }
-                println!("{}  dropped", name(&letter));
+                terminal::line(format_args!("{}  dropped", name(&letter)));
                 ExitCode::SUCCESS
             }
         };
@@ -95,9 +96,9 @@ impl DeadLetters {
 async fn list(session: &mut Session, json: bool) -> anyhow::Result<ExitCode> {
     let letters = session.dead_letters("").await?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&letters)?);
+        terminal::text(serde_json::to_string_pretty(&letters)?);
     } else {
-        letters.iter().for_each(|letter| println!("{}", line(letter)));
+        letters.iter().for_each(|letter| terminal::line(line(letter)));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -106,7 +107,7 @@ async fn show(session: &mut Session, id: &str, json: bool) -> anyhow::Result<Exi
     let letter = find(session, id).await?;
     let content = session.dead_letter_content(&letter).await?.context("it is gone since")?;
     let headers: Value = serde_json::from_str(&content.headers)?;
-    eprintln!("clerk-sync: the body may hold personal data");
+    terminal::note(format_args!("clerk-sync: the body may hold personal data"));
     if json {
         let mut object = serde_json::to_value(&letter)?;
         object["headers"] = headers;
@@ -114,19 +115,20 @@ async fn show(session: &mut Session, id: &str, json: bool) -> anyhow::Result<Exi
             Ok(text) => object["body"] = text.into(),
             Err(error) => object["body_hex"] = hex(error.as_bytes()).into(),
         }
-        println!("{}", serde_json::to_string_pretty(&object)?);
+        terminal::text(serde_json::to_string_pretty(&object)?);
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{}", line(&letter));
-    println!("body: {} bytes, SHA-256 {}", letter.body_bytes, letter.body_hash);
+    terminal::line(line(&letter));
+    terminal::line(format_args!("body: {} bytes, SHA-256 {}", letter.body_bytes, letter.body_hash));
     if let Some(tried_at) = &letter.tried_at {
-        println!("last tried: {tried_at}");
+        terminal::line(format_args!("last tried: {tried_at}"));
     }
     for (header, value) in headers.as_object().into_iter().flatten() {
-        println!("{}: {}", visible(header), visible(value.as_str().unwrap_or_default()));
+        terminal::line(format_args!("{header}: {}", value.as_str().unwrap_or_default()));
     }
     let body = String::from_utf8_lossy(&content.body);
-    println!("\n{}", body.split('\n').map(visible).collect::<Vec<_>>().join("\n"));
+    terminal::line("");
+    terminal::text(body);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -151,12 +153,12 @@ async fn retry(session: &mut Session, id: Option<&str>, check_instance: bool, js
                 json!({ "message_id": message_id, "body_hash": body_hash, "outcome": outcome, "reason": reason }),
             );
         } else {
-            let reason = reason.map(|reason| format!(" ({})", visible(reason))).unwrap_or_default();
-            println!("{}  {outcome}{reason}", name(&letter));
+            let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+            terminal::line(format_args!("{}  {outcome}{reason}", name(&letter)));
         }
     }
     if json {
-        println!("{}", serde_json::to_string_pretty(&told)?);
+        terminal::text(serde_json::to_string_pretty(&told)?);
     }
     Ok(if any_stays { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -174,8 +176,8 @@ async fn find(session: &mut Session, id: &str) -> anyhow::Result<Letter> {
         0 => bail!("no dead letter's message id or body hash begins with {id}"),
         1 => Ok(found.remove(0)),
         _ => {
-            let lines: Vec<String> = found.iter().take(10).map(line).collect();
-            bail!("{} dead letters are called so; name one by its body's hash:\n{}", found.len(), lines.join("\n"))
+            found.iter().take(10).for_each(|letter| terminal::note(line(letter)));
+            bail!("{} dead letters are called so; name one by its body's hash", found.len())
         }
     }
 }
@@ -186,31 +188,8 @@ fn name(letter: &Letter) -> String {
 }
 
 fn line(letter: &Letter) -> String {
-    let event_type = letter.event_type.as_deref().map_or_else(|| "-".to_owned(), visible);
+    let event_type = letter.event_type.as_deref().unwrap_or("-");
     let (received_at, tries) = (&letter.received_at, letter.tries);
     let tries = if tries == 1 { "1 try".to_owned() } else { format!("{tries} tries") };
-    format!("{}  {received_at}  {tries}  {event_type}  {}", name(letter), visible(&letter.reason))
-}
-
-/// Without what a terminal would take for a command: an event type or a body may hold anything.
-fn visible(text: &str) -> String {
-    let mut visible = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() && c != '\t' {
-            visible.extend(c.escape_default());
-        } else {
-            visible.push(c);
-        }
-    }
-    visible
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_that_a_terminal_would_obey_is_printed() {
-        assert_eq!(visible("a\u{1b}[2Jb\r\tç"), "a\\u{1b}[2Jb\\r\tç");
-    }
+    format!("{}  {received_at}  {tries}  {event_type}  {}", name(letter), letter.reason)
 }

@@ -1,5 +1,4 @@
 //! Commands for a person, or for a schedule of his own. Here: `reconcile` and `refresh`.
-#![expect(clippy::print_stdout, reason = "commands answer on standard output")]
 
 mod dead_letters;
 mod upkeep;
@@ -11,6 +10,7 @@ use crate::clerk::client::Client;
 use crate::config::{self, ClerkEnvironment, Mistake};
 use crate::model::Kind;
 use crate::reconcile::{Finding, Progress, Reconciler, Report, State, Times, Wanted};
+use crate::terminal;
 use anyhow::Context as _;
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -97,7 +97,7 @@ impl Access {
         let instance = config::instance(self.instance_id.as_deref())
             .map_err(|problem| mistakes.push(Mistake { variable: "CLERK_INSTANCE_ID", problem }));
         let (Ok(database), Ok(options), Ok(instance)) = (database, options, instance) else {
-            return Err(config::all_mistakes(&mistakes));
+            return Err(config::Mistakes(mistakes).into());
         };
         let clerk = Arc::new(Client::new(options).context("TLS cannot be set up")?);
         let instance = instance.wanted().cloned();
@@ -125,7 +125,7 @@ impl Reconcile {
         bar.clear();
         let reports = reports?;
         if self.json {
-            println!("{}", serde_json::json!({ "dry_run": self.dry_run, "passes": reports }));
+            terminal::line(serde_json::json!({ "dry_run": self.dry_run, "passes": reports }));
         } else {
             reports.iter().for_each(print);
         }
@@ -149,11 +149,11 @@ impl Refresh {
     /// Clerk or the database does not answer.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         for (id, verdict) in self.access.reconciler()?.refresh(&self.id).await? {
-            println!(
+            terminal::line(format_args!(
                 "{id}  {}{}",
                 verdict.outcome,
                 verdict.reason.map(|reason| format!(" ({reason})")).unwrap_or_default()
-            );
+            ));
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -168,7 +168,7 @@ fn print(report: &Report) {
         State::Braked => "STOPPED",
         State::Skipped => "skipped",
     };
-    println!(
+    terminal::line(format_args!(
         "{:<13} {state}: {} listed, {} missing, {} differing, {} extra, {} refreshed, {:.1} s{}{}",
         report.scope,
         report.listed,
@@ -179,16 +179,16 @@ fn print(report: &Report) {
         report.seconds,
         if report.backfill { " (the first pass: what it adds is not drift)" } else { "" },
         if report.resumed { " (begun by an earlier run)" } else { "" },
-    );
+    ));
     if let Some(problem) = &report.problem {
-        println!("  {problem}");
+        terminal::line(format_args!("  {problem}"));
     }
     for Finding { entity_id, drift, fields, cause, .. } in report.findings.iter().take(SHOWN) {
         let fields = if fields.is_empty() { String::new() } else { format!(" ({})", fields.join(", ")) };
-        println!("  {drift:<9} {entity_id}{fields}: {cause}");
+        terminal::line(format_args!("  {drift:<9} {entity_id}{fields}: {cause}"));
     }
     if report.findings.len() > SHOWN {
-        println!("  … and {} more; --json lists them", report.findings.len() - SHOWN);
+        terminal::line(format_args!("  … and {} more; --json lists them", report.findings.len() - SHOWN));
     }
 }
 
@@ -226,7 +226,10 @@ impl Progress for Bar {
             bar.set_position(rows);
         } else if self.said.elapsed() > Duration::from_secs(10) {
             self.said = Instant::now();
-            eprintln!("{kind}s: {rows} rows{}", of.map(|of| format!(" of about {of}")).unwrap_or_default());
+            terminal::note(format_args!(
+                "{kind}s: {rows} rows{}",
+                of.map(|of| format!(" of about {of}")).unwrap_or_default()
+            ));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::config::{self, RetentionEnvironment};
 use crate::store::Reference;
+use crate::terminal;
 use crate::upkeep::purge::{self, Plan, Purged};
 use crate::upkeep::retention;
 use serde_json::json;
@@ -61,10 +62,9 @@ impl Purge {
         let plan = purge::plan(&database, self.older_than).await?;
         let purged = if self.yes { Some(purge::purge(&database, self.older_than).await?) } else { None };
         if self.json {
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&json!({ "dry_run": !self.yes, "plan": plan, "purged": purged }))?
-            );
+            terminal::text(serde_json::to_string_pretty(
+                &json!({ "dry_run": !self.yes, "plan": plan, "purged": purged }),
+            )?);
         } else {
             match purged {
                 Some(purged) => print_purged(&purged),
@@ -76,7 +76,10 @@ impl Purge {
 }
 
 fn print_plan(plan: &Plan) {
-    println!("Would be removed: {} users, {} organizations; --yes does it.", plan.users, plan.organizations);
+    terminal::line(format_args!(
+        "Would be removed: {} users, {} organizations; --yes does it.",
+        plan.users, plan.organizations
+    ));
     for Reference { parent, constraint, table, column, on_delete, rows } in &plan.foreign_keys {
         let rows = rows.map_or_else(|| "rows that cannot be counted".to_owned(), |rows| format!("{rows} rows"));
         let effect = match on_delete.as_str() {
@@ -85,14 +88,16 @@ fn print_plan(plan: &Plan) {
             "set default" => "would get the column's default",
             _ => "hold them",
         };
-        println!("  {table} ({column}): {rows} {effect} ({constraint}, on delete {on_delete}, of {parent})");
+        terminal::line(format_args!(
+            "  {table} ({column}): {rows} {effect} ({constraint}, on delete {on_delete}, of {parent})"
+        ));
     }
 }
 
 fn print_purged(purged: &Purged) {
-    println!("Removed: {} users, {} organizations.", purged.users, purged.organizations);
+    terminal::line(format_args!("Removed: {} users, {} organizations.", purged.users, purged.organizations));
     for (by, rows) in &purged.held {
-        println!("  {rows} stay, held by {by}");
+        terminal::line(format_args!("  {rows} stay, held by {by}"));
     }
 }
 
@@ -104,17 +109,17 @@ impl Prune {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let mut mistakes = Vec::new();
         let Some(retention) = self.retention.check(&mut mistakes) else {
-            return Err(config::all_mistakes(&mistakes));
+            return Err(config::Mistakes(mistakes).into());
         };
         let database = config::named_database(self.database_url.as_deref())?;
         let pruned = retention::prune(&database, &retention).await?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&pruned)?);
+            terminal::text(serde_json::to_string_pretty(&pruned)?);
         } else {
-            println!(
+            terminal::line(format_args!(
                 "Removed: {} receipts, {} findings, {} passes, {} dead letters.",
                 pruned.receipts, pruned.findings, pruned.passes, pruned.dead_letters
-            );
+            ));
         }
         Ok(ExitCode::SUCCESS)
     }

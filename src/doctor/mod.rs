@@ -16,9 +16,9 @@ use crate::clerk::client::Client;
 use crate::config::{self, Environment};
 use crate::model::InstanceId;
 use crate::store::Database;
+use crate::terminal;
 use anyhow::Context as _;
 use serde::Serialize;
-use std::fmt;
 use std::io::Read as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -72,9 +72,7 @@ pub struct Check {
 
 impl Check {
     fn new(name: &'static str, status: Status, says: impl Into<String>, fix: Option<String>) -> Check {
-        // Names of tables and policies, and claims, are other people's text: no control characters reach a terminal.
-        let plain = |text: String| text.replace(|c: char| c.is_control(), " ");
-        Check { name, status, says: plain(says.into()), fix: fix.map(plain) }
+        Check { name, status, says: says.into(), fix }
     }
 
     fn ok(name: &'static str, says: impl Into<String>) -> Check {
@@ -94,16 +92,18 @@ impl Check {
     }
 }
 
-impl fmt::Display for Check {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Check {
+    fn print(&self) {
         let status = match self.status {
             Status::Ok => "ok",
             Status::Warn => "warn",
             Status::Fail => "FAIL",
             Status::Skip => "skip",
         };
-        write!(f, "{status:<4}  {}: {}", self.name, self.says)?;
-        self.fix.iter().try_for_each(|fix| write!(f, "\n      fix: {fix}"))
+        terminal::line(format_args!("{status:<4}  {}: {}", self.name, self.says));
+        if let Some(fix) = &self.fix {
+            terminal::line(format_args!("      fix: {fix}"));
+        }
     }
 }
 
@@ -123,13 +123,12 @@ impl Report {
     fn count(&self, status: Status) -> usize {
         self.checks.iter().filter(|check| check.status == status).count()
     }
-}
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.checks.iter().try_for_each(|check| writeln!(f, "{check}"))?;
+    fn print(&self) {
+        self.checks.iter().for_each(Check::print);
         let (failed, warned, skipped) = (self.count(Status::Fail), self.count(Status::Warn), self.count(Status::Skip));
-        write!(f, "Checks: {}. Failed: {failed}. Warnings: {warned}. Skipped: {skipped}.", self.checks.len())
+        let checks = self.checks.len();
+        terminal::line(format_args!("Checks: {checks}. Failed: {failed}. Warnings: {warned}. Skipped: {skipped}."));
     }
 }
 
@@ -138,13 +137,12 @@ impl Doctor {
     ///
     /// # Errors
     /// Standard input cannot be read, or the program's TLS cannot be set up. Whatever else is wrong is a check.
-    #[expect(clippy::print_stdout, reason = "the command answers on standard output")]
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let report = self.examine().await?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            terminal::text(serde_json::to_string_pretty(&report)?);
         } else {
-            println!("{report}");
+            report.print();
         }
         Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }

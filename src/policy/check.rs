@@ -1,12 +1,12 @@
 //! `clerk-sync policy check`: what is wrong with a table's policies. Pure; the catalog is read by [`crate::store::policies`].
 
 use crate::store::policies::{Command, Policy, Table};
+use crate::terminal;
 use serde::Serialize;
 use sqlparser::ast::{BinaryOperator, Expr, Function, Query, Visit, Visitor};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 use std::collections::BTreeSet;
-use std::fmt;
 use std::ops::ControlFlow;
 
 /// One thing that is wrong, and what to do about it.
@@ -47,15 +47,20 @@ pub enum Code {
     Unreadable,
 }
 
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let code = serde_json::to_value(self.code).map_err(|_| fmt::Error)?;
-        write!(f, "{}: {}", code.as_str().unwrap_or_default(), self.table)?;
-        if let Some(policy) = &self.policy {
-            write!(f, ", policy \"{policy}\"")?;
-        }
-        write!(f, "\n  {}\n  {}", self.problem, self.advice)
+impl Finding {
+    pub(super) fn print(&self) {
+        let code = serde_json::to_value(self.code).unwrap_or_default();
+        let policy = self.policy.as_ref().map(|policy| format!(", policy {}", quoted(policy))).unwrap_or_default();
+        terminal::line(format_args!("{}: {}{policy}", code.as_str().unwrap_or_default(), self.table));
+        terminal::line(format_args!("  {}", self.problem));
+        terminal::line(format_args!("  {}", self.advice));
+        terminal::line("");
     }
+}
+
+/// A policy's name as SQL takes it, whatever is in it.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// All that is wrong with one table.
@@ -87,8 +92,8 @@ pub fn findings(table: &Table) -> Vec<Finding> {
         });
         if let Some((_, narrower)) = narrower {
             let problem = format!(
-                "Permissive beside \"{}\": a row shows if either allows it, so this one only widens.",
-                narrower.name
+                "Permissive beside {}: a row shows if either allows it, so this one only widens.",
+                quoted(&narrower.name)
             );
             add(
                 Some(policy),
@@ -155,7 +160,7 @@ fn of_policy(table: &Table, policy: &Policy) -> Vec<(Code, String, String)> {
         found.push((
             Code::ForAnon,
             problem.to_owned(),
-            format!("alter policy \"{}\" on {} to authenticated;", policy.name, table.name),
+            format!("alter policy {} on {} to authenticated;", quoted(&policy.name), table.name),
         ));
     }
     if !condition.columns.is_empty()

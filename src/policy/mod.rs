@@ -4,6 +4,7 @@ pub mod check;
 pub mod print;
 
 use crate::config::named_database;
+use crate::terminal;
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -45,7 +46,6 @@ impl Policy {
     ///
     /// # Errors
     /// The database could not be asked, or has no such table.
-    #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command answers on standard output")]
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Policy::Print(Print { policies, database_url }) => {
@@ -58,17 +58,17 @@ impl Policy {
                             }
                             Some(_) => print::Index::Missing,
                             None => {
-                                eprintln!(
+                                terminal::note(format_args!(
                                     "There is no table {} yet, so nobody looked whether it has an index.",
                                     policies.table
-                                );
+                                ));
                                 print::Index::Unknown
                             }
                         }
                     }
                     None => print::Index::Unknown,
                 };
-                print!("{}", policies.sql(index));
+                terminal::text(policies.sql(index).trim_end());
                 Ok(ExitCode::SUCCESS)
             }
             Policy::Check(Check { table, json, database_url }) => {
@@ -79,10 +79,10 @@ impl Policy {
                 }
                 let findings: Vec<check::Finding> = tables.iter().flat_map(check::findings).collect();
                 if json {
-                    println!("{}", serde_json::to_string_pretty(&findings)?);
+                    terminal::text(serde_json::to_string_pretty(&findings)?);
                 } else {
-                    findings.iter().for_each(|finding| println!("{finding}\n"));
-                    println!("Tables looked at: {}. Findings: {}.", tables.len(), findings.len());
+                    findings.iter().for_each(check::Finding::print);
+                    terminal::line(format_args!("Tables looked at: {}. Findings: {}.", tables.len(), findings.len()));
                 }
                 Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })
             }
@@ -110,6 +110,9 @@ impl FromStr for TableName {
         let (schema, name) = text.split_once('.').unwrap_or(("public", text));
         if schema.is_empty() || name.is_empty() {
             return Err("a table is named as documents or app.documents".to_owned());
+        }
+        if text.contains(char::is_control) {
+            return Err("a name with control characters cannot be printed: rename the table".to_owned());
         }
         Ok(TableName { schema: schema.to_owned(), name: name.to_owned() })
     }

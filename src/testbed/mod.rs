@@ -13,7 +13,6 @@ pub mod usage;
 pub mod worker;
 
 /// A line on standard output, for the commands that stand on this.
-#[expect(clippy::print_stdout, reason = "the commands answer on standard output")]
 pub(crate) fn say(line: &str) {
-    println!("{line}");
+    crate::terminal::text(line);
 }

@@ -11,12 +11,12 @@ use std::process::ExitCode;
 ///
 /// # Errors
 /// No Postgres was found, or it did not start.
-#[expect(clippy::print_stdout, reason = "the command answers on standard output")]
 pub async fn open() -> anyhow::Result<ExitCode> {
     let supabase = tokio::task::spawn_blocking(Supabase::start).await??;
     let proxy = Proxy::start(Upstream::Unix(supabase.cluster().dir().join(".s.PGSQL.5432")), 0)?;
     let socket = supabase.cluster().dir();
-    println!("{}", json!({ "port": proxy.address.port(), "socket": socket, "superuser": SUPERUSER, "owner": OWNER }));
+    let said = json!({ "port": proxy.address.port(), "socket": socket, "superuser": SUPERUSER, "owner": OWNER });
+    super::say(&said.to_string());
     tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink())).await??;
     Ok(ExitCode::SUCCESS)
 }
