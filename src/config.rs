@@ -10,6 +10,7 @@ use crate::webhook::verify::Verifier;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
+use url::Url;
 
 const DATABASE_URL_HELP: &str = "Postgres, directly or by the session pooler: \
      postgres://USER:PASSWORD@HOST:5432/postgres?sslmode=verify-full&sslrootcert=FILE";
@@ -86,7 +87,7 @@ impl RetentionEnvironment {
         let unset = Retention::default();
         let mut age = |variable, text: &Option<String>, unset: Option<Duration>| {
             let age = given(text.as_deref()).map_or(Ok(unset), retention::parse_retention);
-            note(mistakes, variable, age)
+            note(mistakes, variable, text.as_deref(), age)
         };
         let receipts = age("RETENTION_RECEIPTS", &self.retention_receipts, unset.receipts);
         let findings = age("RETENTION_FINDINGS", &self.retention_findings, unset.findings);
@@ -119,30 +120,23 @@ impl ClerkEnvironment {
     fn check(&self, mistakes: &mut Vec<Mistake>) -> Option<Option<client::Options>> {
         let key = match given(self.secret_key.as_deref()) {
             Some(key) if !key.starts_with("sk_live_") && !key.starts_with("sk_test_") => {
-                Err("is no secret key: it begins with sk_live_ or sk_test_".to_owned())
+                Err("must begin with sk_live_ or sk_test_".to_owned())
             }
             key => Ok(key),
         };
-        let key = note(mistakes, "CLERK_SECRET_KEY", key);
-        let url = match given(self.api_url.as_deref()) {
-            Some(url) if !url.starts_with("https://") && !url.starts_with("http://") => {
-                Err("is no URL that begins with https://".to_owned())
-            }
-            // The version is ours to say; documentation has the address with and without it.
-            url => {
-                Ok(url.unwrap_or(client::Options::DEFAULT_URL).trim_end_matches('/').trim_end_matches("/v1").to_owned())
-            }
-        };
-        let url = note(mistakes, "CLERK_API_URL", url);
+        let key = note(mistakes, "CLERK_SECRET_KEY", self.secret_key.as_deref(), key);
+        let url = given(self.api_url.as_deref()).unwrap_or(client::Options::DEFAULT_URL);
+        let url = api_url(url, given(self.secret_key.as_deref()));
+        let url = note(mistakes, "CLERK_API_URL", self.api_url.as_deref(), url);
         let share = match given(self.rate_share.as_deref()) {
             Some("off") => Ok(None),
             Some(share) => match share.trim_end_matches('%').parse() {
                 Ok(share @ 1..=100) => Ok(Some(share)),
-                _ => Err("is no percentage from 1 to 100".to_owned()),
+                _ => Err("must be a percentage from 1 to 100".to_owned()),
             },
             None => Ok(Some(DEFAULT_RATE_SHARE)),
         };
-        let share = note(mistakes, "CLERK_RATE_SHARE", share);
+        let share = note(mistakes, "CLERK_RATE_SHARE", self.rate_share.as_deref(), share);
         let (key, base_url, share) = (key?, url?, share?);
         Some(key.map(|key| client::Options {
             base_url,
@@ -221,7 +215,7 @@ impl Environment {
     /// Every mistake, in the order of the fields.
     pub fn check(&self) -> Result<Config, Vec<Mistake>> {
         let mut mistakes = Vec::new();
-        let database = note(&mut mistakes, "DATABASE_URL", database(self.database_url.as_deref()));
+        let database = note(&mut mistakes, "DATABASE_URL", None, database(self.database_url.as_deref()));
         let secrets =
             given(self.signing_secret.as_deref()).map(|secrets| secrets.split(',').filter(|s| !s.trim().is_empty()));
         let verifier = match secrets {
@@ -229,33 +223,35 @@ impl Environment {
             None => Err("is not set: copy it from the endpoint's page in the Clerk dashboard (it begins with whsec_)"
                 .to_owned()),
         };
-        let verifier = note(&mut mistakes, "CLERK_WEBHOOK_SIGNING_SECRET", verifier);
-        let instance = note(&mut mistakes, "CLERK_INSTANCE_ID", instance(self.instance_id.as_deref()));
-        let ops_addr = given(self.ops_addr.as_deref())
-            .map(|address| address.parse().map_err(|_| "is no address with a port, such as 127.0.0.1:9091".to_owned()));
-        let ops_addr = note(&mut mistakes, "OPS_ADDR", ops_addr.transpose());
+        let verifier = note(&mut mistakes, "CLERK_WEBHOOK_SIGNING_SECRET", self.signing_secret.as_deref(), verifier);
+        let instance = note(&mut mistakes, "CLERK_INSTANCE_ID", None, instance(self.instance_id.as_deref()));
+        let ops_addr = given(self.ops_addr.as_deref()).map(|address| {
+            address.parse().map_err(|_| "must be an address with a port, such as 127.0.0.1:9091".to_owned())
+        });
+        let ops_addr = note(&mut mistakes, "OPS_ADDR", self.ops_addr.as_deref(), ops_addr.transpose());
         let open_metrics = match given(self.ops_open_metrics.as_deref()) {
             Some("true") => Ok(true),
             None | Some("false") => Ok(false),
             Some(_) => Err("must be true or false".to_owned()),
         };
-        let ops_open_metrics = note(&mut mistakes, "OPS_OPEN_METRICS", open_metrics);
-        let (variable, listen_addr) = match (given(self.listen_addr.as_deref()), given(self.port.as_deref())) {
+        let open_metrics = note(&mut mistakes, "OPS_OPEN_METRICS", self.ops_open_metrics.as_deref(), open_metrics);
+        let (address, port) = (given(self.listen_addr.as_deref()), given(self.port.as_deref()));
+        let (variable, listen_addr) = match (address, port) {
             (Some(address), _) => (
                 "LISTEN_ADDR",
-                address.parse().map_err(|_| "is no address with a port, such as 0.0.0.0:8080".to_owned()),
+                address.parse().map_err(|_| "must be an address with a port, such as 0.0.0.0:8080".to_owned()),
             ),
             (None, Some(port)) => {
-                ("PORT", port.parse().map_err(|_| "is no port number".to_owned()).map(on_every_address))
+                ("PORT", port.parse().map_err(|_| "must be a port number".to_owned()).map(on_every_address))
             }
             (None, None) => ("LISTEN_ADDR", Ok(on_every_address(8080))),
         };
-        let listen_addr = note(&mut mistakes, variable, listen_addr);
+        let listen_addr = note(&mut mistakes, variable, address.or(port), listen_addr);
         let clerk = self.clerk.check(&mut mistakes);
         let cron = |value: &Option<String>, default| Cron::parse(given(value.as_deref()).unwrap_or(default));
-        let full = note(&mut mistakes, "RECONCILE_CRON", cron(&self.reconcile_cron, schedule::DEFAULT_FULL));
-        let quick =
-            note(&mut mistakes, "RECONCILE_QUICK_CRON", cron(&self.reconcile_quick_cron, schedule::DEFAULT_QUICK));
+        let (full, quick) = (&self.reconcile_cron, &self.reconcile_quick_cron);
+        let full = note(&mut mistakes, "RECONCILE_CRON", full.as_deref(), cron(full, schedule::DEFAULT_FULL));
+        let quick = note(&mut mistakes, "RECONCILE_QUICK_CRON", quick.as_deref(), cron(quick, schedule::DEFAULT_QUICK));
         let reconcile = clerk.zip(full).zip(quick).map(|((clerk, full), quick)| {
             clerk.map(|clerk| Reconcile { timetable: Timetable { full, quick, rate: clerk.rate }, clerk })
         });
@@ -268,7 +264,7 @@ impl Environment {
                 listen_addr: listen_addr?,
                 ops_addr: ops_addr?,
                 ops_token: given(self.ops_token.as_deref()).map(|token| token.to_owned().into()),
-                ops_open_metrics: ops_open_metrics?,
+                ops_open_metrics: open_metrics?,
                 reconcile: reconcile?,
                 retention: retention?,
             })
@@ -277,13 +273,40 @@ impl Environment {
     }
 }
 
+/// Where the API is. The secret key goes there with every call.
+fn api_url(text: &str, key: Option<&str>) -> Result<String, String> {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "https" | "http"));
+    let Some(url) = url else { return Err("must be a URL that begins with https://".to_owned()) };
+    let is_this_machine = match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+        None => false,
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must not hold a user or a password".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("must end with its path: no ? and no #".to_owned());
+    }
+    if url.scheme() == "http" && !is_this_machine && !key.is_some_and(|key| key.starts_with("sk_test_")) {
+        return Err(
+            "must begin with https://: over http everybody on the way can read the secret key (http is accepted to \
+                    this machine, and with a key that begins with sk_test_)"
+                .to_owned(),
+        );
+    }
+    // The version is ours to say; documentation has the address with and without it.
+    Ok(text.trim_end_matches('/').trim_end_matches("/v1").to_owned())
+}
+
 /// A database URL that must be there.
 ///
 /// # Errors
 /// What is wrong with it, as the end of a sentence that begins with the variable's name.
 pub fn database(url: Option<&str>) -> Result<Database, String> {
     match given(url) {
-        Some(url) => Database::parse(url),
+        Some(url) => Database::parse(url).map_err(|problem| meant(Some(url), problem)),
         None => Err("is not set: copy the connection string from your Supabase project's Connect page".to_owned()),
     }
 }
@@ -295,7 +318,7 @@ pub fn database(url: Option<&str>) -> Result<Database, String> {
 pub fn instance(text: Option<&str>) -> Result<InstanceCheck, String> {
     match given(text) {
         Some("*") => Ok(InstanceCheck::Off),
-        Some(id) if !id.starts_with("ins_") => Err("is no instance id: it begins with ins_".to_owned()),
+        Some(id) if !id.starts_with("ins_") => Err(meant(Some(id), "must begin with ins_".to_owned())),
         id => Ok(InstanceCheck::Pinned(id.map(InstanceId::from))),
     }
 }
@@ -313,8 +336,23 @@ fn given(value: Option<&str>) -> Option<&str> {
     value.map(str::trim).filter(|value| !value.is_empty())
 }
 
-fn note<T>(mistakes: &mut Vec<Mistake>, variable: &'static str, result: Result<T, String>) -> Option<T> {
-    result.map_err(|problem| mistakes.push(Mistake { variable, problem })).ok()
+/// Notes what is wrong with a variable's value.
+fn note<T>(
+    mistakes: &mut Vec<Mistake>,
+    variable: &'static str,
+    value: Option<&str>,
+    result: Result<T, String>,
+) -> Option<T> {
+    result.map_err(|problem| mistakes.push(Mistake { variable, problem: meant(value, problem) })).ok()
+}
+
+/// Where quotation marks belong to a value, everything else that is wrong follows from them.
+fn meant(value: Option<&str>, problem: String) -> String {
+    if !value.is_some_and(|value| value.trim().starts_with(['"', '\'', '`'])) {
+        return problem;
+    }
+    "begins with a quotation mark: docker's --env-file and some dashboards keep quotes as part of the value, so remove them"
+        .to_owned()
 }
 
 const fn on_every_address(port: u16) -> SocketAddr {

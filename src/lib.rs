@@ -30,7 +30,7 @@
 //! | [`health`], [`ops`] | `/livez` and `/readyz` for the platform; metrics and the status page, on a listener of their own |
 //! | [`app`] | listener, routes and writer put together, and stopped in order |
 //! | [`door`] | a listener that idle and slow connections cannot shut, for [`app`] and [`ops`] |
-//! | [`config`] | every environment variable of `serve`, checked as a whole |
+//! | [`config`], [`dotenv`] | every environment variable of `serve`, checked as a whole; the file that may set them |
 //! | [`policy`] | policies for the application's own tables: writing them, finding what is wrong with them |
 //! | [`terminal`] | what commands print, with nothing in it that a terminal would obey |
 //! | [`telemetry`], [`clock`], [`thread`], [`os`], [`procfs`] | where logs go; the one place that reads the wall clock; a task on a thread of its own; the limits of the process; what Linux tells of a process |
@@ -151,6 +151,7 @@ pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod door;
+pub mod dotenv;
 pub mod failpoint;
 pub mod health;
 pub mod model;

@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clerk_sync::config::{self, Environment};
 use clerk_sync::doctor::Doctor;
+use clerk_sync::dotenv::Dotenv;
 use clerk_sync::model::InstanceId;
 use clerk_sync::policy::Policy;
 use clerk_sync::replay::Replay;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 #[command(
     version,
     about,
-    after_help = "A .env file in the working directory is read. Logs: RUST_LOG=debug, LOG_FORMAT=json."
+    after_help = "A .env file in the working directory is read, unless other users may write it. Logs: RUST_LOG=debug, LOG_FORMAT=json."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -86,19 +87,19 @@ struct Migrate {
 fn main() -> ExitCode {
     os::forbid_core_dumps();
     // Before any thread exists: it changes the environment.
-    let dotenv = dotenvy::dotenv();
+    let mut dotenv = std::env::current_dir().ok().and_then(|folder| Dotenv::find(&folder));
+    if let Some(dotenv) = &mut dotenv {
+        dotenv.load();
+    }
     let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return explain(&error),
     };
     // The service tells of every delivery; the commands speak for themselves.
-    telemetry::init(if matches!(cli.command, Command::Serve(_)) { "info,sqlx=warn" } else { "warn" });
-    if let Err(error) = dotenv
-        && !error.not_found()
-    {
-        tracing::warn!(
-            "the .env file is not read, or only up to a line that is no NAME=value (a value with spaces needs quotes)"
-        );
+    let is_service = matches!(cli.command, Command::Serve(_));
+    telemetry::init(if is_service { "info,sqlx=warn" } else { "warn,clerk_sync::dotenv=info" });
+    if let Some(dotenv) = &dotenv {
+        dotenv.tell();
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

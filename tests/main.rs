@@ -24,6 +24,7 @@ mod receiving;
 mod reconciling;
 mod replaying;
 mod rules;
+mod secrets;
 mod signatures;
 mod simulated_clerk;
 mod storms;

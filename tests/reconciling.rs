@@ -1066,7 +1066,7 @@ async fn the_command_tells_by_its_exit_code() {
     let mut command = bench.command(&["reconcile"]);
     let output = command.env("CLERK_INSTANCE_ID", "sk_test_by_mistake").output().await.unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(error.contains("CLERK_INSTANCE_ID is no instance id") && !error.contains("mistake"), "{error}");
+    assert!(error.contains("CLERK_INSTANCE_ID must begin with ins_") && !error.contains("mistake"), "{error}");
 }
 
 /// `kill -9` at random, twenty times: the next run finishes, and the tables are right.

@@ -115,7 +115,11 @@ impl Client {
     /// # Errors
     /// The program's TLS cannot be set up.
     pub fn new(options: Options) -> Result<Client, reqwest::Error> {
-        let http = reqwest::Client::builder()
+        let is_encrypted = options.base_url.starts_with("https://");
+        let http = reqwest::Client::builder().https_only(is_encrypted);
+        // A proxy of the environment would read the key; of what is encrypted it sees the host alone.
+        let http = if is_encrypted { http } else { http.no_proxy() };
+        let http = http
             .user_agent(concat!("clerk-sync/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(5))

@@ -14,6 +14,7 @@ mod variables;
 
 use crate::clerk::client::Client;
 use crate::config::{self, Environment};
+use crate::dotenv::Dotenv;
 use crate::model::InstanceId;
 use crate::store::Database;
 use crate::terminal;
@@ -157,7 +158,9 @@ impl Doctor {
             }
             token => token.map(str::to_owned),
         };
-        let mut checks = variables::checks(&self.environment);
+        let dotenv = std::env::current_dir().ok().and_then(|folder| Dotenv::find(&folder));
+        let mut checks: Vec<Check> = variables::of_file(dotenv.as_ref()).into_iter().collect();
+        checks.extend(variables::checks(&self.environment));
         // Its check says it.
         let database = config::database(self.environment.database_url.as_deref()).ok().map(Database::without_warning);
         let client = match self.environment.clerk.check_key() {

@@ -2,6 +2,7 @@
 
 use super::Check;
 use crate::config::Environment;
+use crate::dotenv::Dotenv;
 
 /// Those that decide whether anything works, each with where its value is found.
 const MAIN: &[(&str, &str)] = &[
@@ -16,6 +17,17 @@ const MAIN: &[(&str, &str)] = &[
     ("CLERK_SECRET_KEY", "Clerk dashboard → API keys → Secret keys; it begins with sk_live_ or sk_test_"),
     ("CLERK_INSTANCE_ID", "unset it, or set it to the id that begins with ins_ (Clerk dashboard → Settings)"),
 ];
+
+/// What the file in the working directory has to do with them, if there is one. Its path may be somebody's name.
+pub(super) fn of_file(dotenv: Option<&Dotenv>) -> Option<Check> {
+    let dotenv = dotenv?;
+    if dotenv.problems.is_empty() {
+        let names = if dotenv.names.is_empty() { "nothing".to_owned() } else { dotenv.names.join(", ") };
+        return Some(Check::ok(".env", format!("the working directory's is read; it names {names}")));
+    }
+    let says = format!("the working directory's {}", dotenv.problems.join("; it "));
+    Some(Check::warn(".env", says, "correct the file, or set the variables otherwise"))
+}
 
 /// One check for each main variable, and one for each other that is wrong.
 pub(super) fn checks(environment: &Environment) -> Vec<Check> {
