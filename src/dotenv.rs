@@ -149,6 +149,8 @@ fn fault(line: &str) -> &'static str {
         "opens a quotation mark that is not closed"
     } else if value.contains('\\') {
         "has a backslash: double it, or put the value into single quotes"
+    } else if value.contains('$') {
+        "has a $ in its value: put it into single quotes"
     } else {
         "has a value with spaces: put it into quotes"
     }
@@ -206,6 +208,7 @@ mod tests {
             ("s3cret", "line 4, which is not NAME=value"),
             ("A=s3cret\\d", "line 4, which has a backslash"),
             ("A='s3cret", "line 4, which opens a quotation mark"),
+            ("A=\"s3cret$\"", "line 4, which has a $"),
         ] {
             for rest in ["", "\nB=2\nC=3"] {
                 let (names, problem) = judge(&format!("Z=1\n\n# a comment\n{line}{rest}"));
@@ -214,7 +217,7 @@ mod tests {
             }
         }
         assert_eq!(judge("A='s3cret$word'\nB=s3cret\\$word").1, "");
-        for line in ["A=s3cret$word", "A=\"s3cret$\"", "A=s3cret${WORD}"] {
+        for line in ["A=s3cret$word", "A=s3cret${WORD}"] {
             let (names, problem) = judge(&format!("Z=1\n{line}\nB=2"));
             assert!(
                 names == 3 && problem.contains("line 2 has a $") && !problem.contains("s3cret"),
