@@ -132,7 +132,7 @@ create table clerk_sync.passes (
   reason        text not null,
   state         text not null check (state in ('running', 'complete', 'incomplete', 'void', 'braked', 'skipped')),
   problem       text,
-  step          text not null default 'list' check (step in ('list', 'confirm', 'reads')),
+  step          text not null default 'list' check (step in ('list', 'confirm', 'reads', 'end')),
   position      jsonb,
   approved      boolean not null default false,
   backfill      boolean not null,
@@ -145,13 +145,22 @@ create table clerk_sync.passes (
   missing       bigint not null default 0,
   differing     bigint not null default 0,
   extra         bigint not null default 0,
-  counts        jsonb
+  counts        jsonb,
+  undecided     jsonb,
+  judge_after   timestamptz,
+  again_at      timestamptz,
+  held          text
 );
 create index passes_scope_idx on clerk_sync.passes (scope, id desc);
 comment on table clerk_sync.passes is 'Each comparison of the mirror with Clerk, one per kind: what it found, and how far it has come.';
 comment on column clerk_sync.passes.scope is 'A kind: all of it. quick: users changed lately, and the counts of all kinds.';
 comment on column clerk_sync.passes.state is
-  'complete: the mirror equals Clerk. incomplete: it could not end, deleted nothing that it had not confirmed, and the next one goes on from its last page. void: its listing contradicts itself, and the next one begins anew. braked: too much would have been deleted. skipped: the feature is off at Clerk.';
+  'complete: the mirror equals Clerk, but for the rows in "undecided". incomplete: it could not end, or not for all rows; it deleted nothing that it had not confirmed. void: its listing contradicts itself, and the next one begins anew. braked: too much would have been deleted; everything else was done. skipped: the feature is off at Clerk.';
+comment on column clerk_sync.passes.step is 'How far it has come. One that has come to "end" is not gone on with.';
+comment on column clerk_sync.passes.undecided is 'Rows that were not judged, by reason; null: none.';
+comment on column clerk_sync.passes.judge_after is 'When those can be judged that were seen too lately, on Clerk''s clock.';
+comment on column clerk_sync.passes.again_at is 'When serve asks for the same again.';
+comment on column clerk_sync.passes.held is 'Of a braked pass: a hash of the ids whose deletion is held back. Whoever approves it has approved these.';
 comment on column clerk_sync.passes.backfill is 'The first of its kind: what it adds was never here, and is no finding.';
 comment on column clerk_sync.passes.position is 'Where the listing goes on.';
 comment on column clerk_sync.passes.observed_from is 'Clerk''s clock when it began, in ms.';

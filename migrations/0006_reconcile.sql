@@ -42,7 +42,7 @@ begin
   delete from clerk_sync.failed_start where true;
   select p.* into pass from clerk_sync.passes p where p.scope = scope order by p.id desc limit 1;
   if pass.state in ('running', 'incomplete')
-     and (case pass.step when 'list' then pass.position is not null else pass.resumed = 0 or pass.approved end)
+     and (case pass.step when 'list' then pass.position is not null when 'end' then false else pass.resumed = 0 or pass.approved end)
      and pass.started_at > pg_catalog.now() - resume_within_s * interval '1 s' then
     update clerk_sync.passes p set state = 'running', resumed = p.resumed + 1, problem = null, ended_at = null
      where p.id = pass.id returning p.* into pass;
@@ -51,7 +51,8 @@ begin
   if pass.state = 'running' then
     update clerk_sync.passes p set state = 'incomplete', problem = 'it was cut short', ended_at = pg_catalog.now() where p.id = pass.id;
   end if;
-  delete from clerk_sync.absentees a using clerk_sync.passes p where a.pass_id = p.id and p.scope = scope;
+  -- (Those of a braked pass wait for an approval, whatever comes between.)
+  delete from clerk_sync.absentees a using clerk_sync.passes p where a.pass_id = p.id and p.scope = scope and p.state <> 'braked';
   insert into clerk_sync.passes as p (scope, reason, state, observed_from, backfill)
     values (scope, reason, 'running', observed_from,
             scope <> 'quick' and not exists (select from clerk_sync.marks m where m.kind = scope))
@@ -60,18 +61,34 @@ begin
 end
 $$;
 
--- Lets a pass that was braked go on to its deletions; null if it is no such pass, or not the last of its scope.
+-- The last pass of a scope that was braked, unless one of that scope has been complete since.
+create function clerk_sync.braked_pass(scope text) returns clerk_sync.passes
+  language sql stable security definer set search_path = '' as $$
+  select p.* from clerk_sync.passes p
+   where p.scope = $1 and p.state = 'braked'
+     and not exists (select from clerk_sync.passes l
+                      where l.scope = p.scope and l.id > p.id and l.state in ('complete', 'braked', 'skipped'))
+$$;
+
+-- Lets a pass that was braked go on to its deletions; null if it is no such pass. Where later ones of its scope were braked, too, the
+-- last of them goes on, if it would delete just the same.
 create function clerk_sync.approve_pass(fence bigint, pass_id bigint) returns clerk_sync.passes
   language plpgsql volatile security definer set search_path = '' as $$
 #variable_conflict use_variable
 declare
+  asked clerk_sync.passes;
   pass clerk_sync.passes;
 begin
   perform clerk_sync.take_turn();
   perform clerk_sync.check_fence(fence);
-  update clerk_sync.passes p set state = 'running', approved = true, resumed = p.resumed + 1, problem = null, ended_at = null
-   where p.id = pass_id and p.state = 'braked'
-     and not exists (select from clerk_sync.passes l where l.scope = p.scope and l.id > p.id)
+  select p.* into asked from clerk_sync.passes p where p.id = pass_id and p.state = 'braked';
+  select p.* into pass from clerk_sync.braked_pass(asked.scope) p where p.id is not null;
+  if pass.id is null or (pass.id <> asked.id and pass.held is distinct from asked.held) then
+    return null;
+  end if;
+  update clerk_sync.passes p
+     set state = 'running', step = 'confirm', approved = true, resumed = p.resumed + 1, problem = null, ended_at = null
+   where p.id = pass.id
   returning p.* into pass;
   return pass;
 end
@@ -155,26 +172,38 @@ create function clerk_sync.forget_deleted_parent(id text) returns void
   delete from clerk_sync.deleted_parents p where p.id = $1
 $$;
 
--- The end of a pass. A complete one of a kind moves the kind's mark (R7), and has done what was asked of it before it began.
-create function clerk_sync.end_pass(fence bigint, pass_id bigint, state text, problem text, counts jsonb) returns clerk_sync.passes
+-- The end of a pass. One of a kind that has listed and compared everything moves the kind's mark (R7), and has done what was asked of
+-- it before it began, even where deletions are held back or single rows are undecided.
+-- "more": { "undecided", "judge_after" and "again_in" (in ms), "held" }, as the table's columns say.
+create function clerk_sync.end_pass(fence bigint, pass_id bigint, state text, problem text, counts jsonb, more jsonb) returns clerk_sync.passes
   language plpgsql volatile security definer set search_path = '' as $$
 #variable_conflict use_variable
 declare
   pass clerk_sync.passes;
+  has_compared boolean;
 begin
   perform clerk_sync.take_turn();
   perform clerk_sync.check_fence(fence);
   update clerk_sync.passes p
-     set state = state, problem = problem, counts = counts, ended_at = pg_catalog.now()
+     set state = state, problem = problem, counts = counts, ended_at = pg_catalog.now(),
+         undecided = nullif(more -> 'undecided', 'null'),
+         judge_after = pg_catalog.to_timestamp((more ->> 'judge_after')::bigint / 1000.0),
+         again_at = pg_catalog.now() + (more ->> 'again_in')::bigint * interval '1 ms',
+         held = more ->> 'held'
    where p.id = pass_id
   returning p.* into pass;
-  if state in ('complete', 'skipped', 'void') then
-    delete from clerk_sync.absentees a where a.pass_id = pass_id;
-  end if;
   if state in ('complete', 'skipped') then
+    delete from clerk_sync.absentees a using clerk_sync.passes p where a.pass_id = p.id and p.scope = pass.scope;
+  elsif state = 'void' then
+    delete from clerk_sync.absentees a where a.pass_id = pass_id;
+  elsif state = 'braked' then
+    delete from clerk_sync.absentees a using clerk_sync.passes p where a.pass_id = p.id and p.scope = pass.scope and p.id <> pass_id;
+  end if;
+  has_compared := state in ('complete', 'braked') or (state = 'incomplete' and pass.step = 'end');
+  if has_compared or state = 'skipped' then
     delete from clerk_sync.pending_passes w where w.kind = pass.scope and w.asked_at < pass.started_at;
   end if;
-  if state = 'complete' and pass.scope <> 'quick' then
+  if has_compared and pass.scope <> 'quick' then
     insert into clerk_sync.marks as m (kind, started_at) values (pass.scope, pass.observed_from)
       on conflict (kind) do update set started_at = greatest(m.started_at, excluded.started_at);
     -- Memberships that no read can settle: nobody says whose they are, or their organization is not here, and a read did not help.
@@ -217,7 +246,7 @@ declare f regprocedure;
 begin
   foreach f in array array['clerk_sync.take_lease(text, integer)', 'clerk_sync.keep_lease(bigint, integer)', 'clerk_sync.end_lease(bigint)',
                            'clerk_sync.open_pass(bigint, text, text, bigint, integer)', 'clerk_sync.approve_pass(bigint, bigint)',
-                           'clerk_sync.record_page(jsonb, clerk_sync.batch)', 'clerk_sync.end_pass(bigint, bigint, text, text, jsonb)',
+                           'clerk_sync.record_page(jsonb, clerk_sync.batch)', 'clerk_sync.end_pass(bigint, bigint, text, text, jsonb, jsonb)', 'clerk_sync.braked_pass(text)',
                            'clerk_sync.end_memberships_of_deleted(text[])', 'clerk_sync.forget_deleted_parent(text)',
                            'clerk_sync.ask_for_pass(text, text)', 'clerk_sync.note_failed_start(text)', 'clerk_sync.note_tried(text, text[], text[])']::regprocedure[] loop
     execute format('revoke all on function %s from public, anon, authenticated, service_role', f);

@@ -67,12 +67,17 @@
 //!    statement (`clerk_sync.record_page`). A pass that is killed is gone on with from its last page, and followed by a whole one:
 //!    what it had listed before may have changed since.
 //! 3. Rows that the listing has gone past without showing them ([`reconcile::window`]) are asked for by id, unless there are
-//!    too many of them ([`reconcile::brake`]). Only what Clerk denies by id is deleted, with a tombstone that is *inferred*.
+//!    too many of them ([`reconcile::brake`]): then they wait for a person, and nothing else does. Only what Clerk denies by id is
+//!    deleted, with a tombstone that is *inferred*.
 //! 4. What waits for a read by id is read: stubs, and what a webhook left open. `serve` does that between passes too.
 //! 5. A pass that is complete moves its kind's mark (R7).
 //!
-//! An error, an empty or short answer or a count that contradicts never deletes anything: the pass says that it is
-//! incomplete.
+//! Everything is as narrow as its cause: kinds stand by themselves, an organization of which Clerk says nothing leaves its own
+//! memberships undecided, and what could not be judged is counted by reason ([`model::Undecided`]). An error, an empty or short answer
+//! or a count that contradicts never deletes anything: the pass says that it is incomplete.
+//!
+//! The memberships of a large user or organization that was deleted go afterwards, a few hundred in a statement
+//! (`clerk_sync.deleted_parents`); from the delete on they count as gone.
 //!
 //! # The way of a dead letter
 //!

@@ -52,6 +52,8 @@ metrics_named! {
     PASSES describe_counter "clerk_sync_passes_total"
     /// Rows that passes found wrong, by `kind`, `drift` and probable `cause`.
     DRIFT describe_counter "clerk_sync_drift_total"
+    /// Rows that the last pass of a `scope` could not judge, by `reason`.
+    UNDECIDED describe_gauge "clerk_sync_undecided_rows"
     /// When the last webhook was accepted by any replica, as Unix time.
     LAST_WEBHOOK describe_gauge "clerk_sync_last_webhook_timestamp_seconds"
     /// When the last complete pass ended, by `scope`, as Unix time.

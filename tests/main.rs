@@ -18,6 +18,7 @@ mod migrating;
 mod mirroring;
 mod operating;
 mod outages;
+mod passes;
 mod policies;
 mod poolers;
 mod receiving;

@@ -26,6 +26,11 @@ pub const PAGE: usize = 500;
 pub const ASKED: usize = 100;
 /// What an answer is made older by: replicas of Clerk's database may lag behind its clock (R1).
 const LAG: i64 = 10_000;
+/// How long an answer about one organization, or about some ids, is tried for where nothing else asks for patience: whatever is
+/// wrong with it must not hold up what is asked about others.
+const HASTE: Duration = Duration::from_secs(20);
+/// Organizations in a row that get no answer at all: then it is not they who are the cause.
+const SILENT_IN_A_ROW: usize = 3;
 /// One try, from connecting to the last byte.
 const TRY: Duration = Duration::from_secs(30);
 /// A page of 500 users with all the metadata that Clerk allows has some 14 MB.
@@ -73,6 +78,9 @@ pub enum Error {
     Unavailable(String),
     #[error("Clerk's answer makes no sense: {0}")]
     Malformed(#[from] Malformed),
+    /// Whether what an answer leaves out is gone, it does not say.
+    #[error("Clerk's answer makes no sense: an answer by ids: {rows} rows, and {counted} counted")]
+    Miscounted { rows: usize, counted: u64 },
 }
 
 /// A page of a list that is asked for.
@@ -102,6 +110,47 @@ struct Answer {
     date: Millis,
     /// How long it took, in ms.
     elapsed: i64,
+}
+
+impl Answer {
+    /// When what it says was true (R1).
+    fn observed_at(&self) -> Millis {
+        self.date.plus(-self.elapsed).plus(-LAG)
+    }
+}
+
+/// What reads by id answered.
+#[derive(Debug, Default)]
+pub struct Read {
+    pub changes: Vec<Change>,
+    /// What could not be decided, and why not.
+    pub undecided: Vec<Undecided>,
+}
+
+/// An object that a read did not decide.
+#[derive(Clone, Debug)]
+pub struct Undecided {
+    pub read: WantedRead,
+    /// For people: names the organization that Clerk says nothing of, if it is one.
+    pub problem: String,
+    /// Clerk does not know the organization.
+    pub is_unknown: bool,
+    /// Nobody answered: it is as if it had not been asked.
+    pub is_silence: bool,
+}
+
+impl Read {
+    fn leave<'a>(&mut self, reads: impl Iterator<Item = &'a WantedRead>, error: &Error) {
+        self.undecided.extend(reads.map(|read| Undecided {
+            read: read.clone(),
+            problem: match &read.organization_id {
+                Some(organization) => format!("the members of {}: {error}", organization.as_str()),
+                None => error.to_string(),
+            },
+            is_unknown: matches!(error, Error::NotFound(_)),
+            is_silence: matches!(error, Error::Unavailable(_)),
+        }));
+    }
 }
 
 /// One try that failed.
@@ -148,7 +197,8 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn instance_and_date(&self) -> Result<(InstanceId, Millis), Error> {
-        self.ask("/instance", &[], |answer| Ok((listing::instance(&answer.body)?, answer.date))).await
+        let retries = Retries::within(self.options.patience);
+        self.ask("/instance", &[], retries, |answer| Ok((listing::instance(&answer.body)?, answer.date))).await
     }
 
     /// One page.
@@ -171,8 +221,10 @@ impl Client {
         }
         self.get(path(kind), &query, |body, observed_at| {
             let page = listing::page(body, kind, observed_at)?;
-            let (rows, end) = (page.changes.len(), offset + page.changes.len());
-            if rows < PAGE && page.total.is_some_and(|total| (end as u64) < total) {
+            let (rows, end) = (page.changes.len(), (offset + page.changes.len()) as u64);
+            // A few rows may be counted and not listed: whoever reads the list asks again, and says so.
+            let lacks = |total: u64| end < total && (rows == 0 || end + listing::tolerance(total) < total);
+            if rows < PAGE && page.total.is_some_and(lacks) {
                 return Err(Malformed(format!("a list of {kind}s: {rows} rows, though more are there")));
             }
             Ok(page)
@@ -195,61 +247,89 @@ impl Client {
         self.get("/users/count", filter, |body, _| listing::count(body)).await
     }
 
-    /// Reads objects by their ids: one change for each that could be decided, present or gone. A membership is asked for by
-    /// its pair, and undecided without one; where the API does not know the organization at all, nothing is decided.
+    /// Reads objects by their ids: one change for each that could be decided, present or gone, and an error for each that could
+    /// not, if it is about that one and not about all: a membership is asked for by its pair, and undecided where Clerk says nothing
+    /// of the organization. (One without a pair is in neither.)
     ///
     /// # Errors
     /// See [`Error`]. An answer that holds what was not asked for is one.
-    pub async fn read(&self, kind: Kind, wanted: &[WantedRead]) -> Result<Vec<Change>, Error> {
-        let mut changes = Vec::with_capacity(wanted.len());
-        if kind == Kind::Membership {
-            let mut by_organization: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
-            for read in wanted {
-                if let (Some(organization), Some(user)) = (&read.organization_id, &read.user_id) {
-                    by_organization.entry(organization.as_str()).or_default().push((user.as_str(), read.id.as_str()));
-                }
+    pub async fn read(&self, kind: Kind, wanted: &[WantedRead]) -> Result<Read, Error> {
+        if kind == Kind::Membership { self.read_memberships(wanted).await } else { self.read_ids(kind, wanted).await }
+    }
+
+    async fn read_memberships(&self, wanted: &[WantedRead]) -> Result<Read, Error> {
+        let mut by_organization: BTreeMap<&str, Vec<&WantedRead>> = BTreeMap::new();
+        for read in wanted {
+            if let (Some(organization), Some(_)) = (&read.organization_id, &read.user_id) {
+                by_organization.entry(organization.as_str()).or_default().push(read);
             }
-            for (organization, asked) in by_organization {
-                for asked in asked.chunks(ASKED) {
-                    match self.members(organization, asked).await {
-                        Ok(read) => changes.extend(read),
-                        Err(Error::NotFound(_)) => {}
-                        Err(error) => return Err(error),
+        }
+        let (mut result, mut silent) = (Read::default(), 0);
+        for (organization, reads) in by_organization {
+            for reads in reads.chunks(ASKED) {
+                let asked: Vec<(&str, &str)> = reads
+                    .iter()
+                    .map(|read| (read.user_id.as_ref().map_or("", |user| user.as_str()), read.id.as_str()))
+                    .collect();
+                match self.members(organization, &asked).await {
+                    Ok(changes) => {
+                        silent = 0;
+                        result.changes.extend(changes);
+                    }
+                    Err(error @ (Error::Key(_) | Error::OrganizationsOff)) => return Err(error),
+                    Err(error) => {
+                        silent = if matches!(error, Error::Unavailable(_)) { silent + 1 } else { 0 };
+                        if silent == SILENT_IN_A_ROW {
+                            return Err(error);
+                        }
+                        result.leave(reads.iter().copied(), &error);
+                        break;
                     }
                 }
             }
-        } else {
-            for asked in wanted.chunks(ASKED) {
-                let ids: Vec<&str> = asked.iter().map(|read| read.id.as_str()).collect();
-                changes.extend(self.by_id(kind, &ids).await?);
+        }
+        Ok(result)
+    }
+
+    /// What an answer leaves unclear is asked for in halves, until those are left that make it so.
+    async fn read_ids(&self, kind: Kind, wanted: &[WantedRead]) -> Result<Read, Error> {
+        let mut result = Read::default();
+        let mut waiting: Vec<&[WantedRead]> = wanted.chunks(ASKED).collect();
+        while let Some(asked) = waiting.pop() {
+            let ids: Vec<&str> = asked.iter().map(|read| read.id.as_str()).collect();
+            match self.by_id(kind, &ids).await {
+                Ok(changes) => result.changes.extend(changes),
+                Err(Error::Miscounted { .. }) if asked.len() > 1 => {
+                    let (one, other) = asked.split_at(asked.len() / 2);
+                    waiting.extend([one, other]);
+                }
+                Err(error @ Error::Miscounted { .. }) => result.leave(asked.iter(), &error),
+                Err(error) => return Err(error),
             }
         }
-        Ok(changes)
+        Ok(result)
     }
 
     async fn by_id(&self, kind: Kind, ids: &[&str]) -> Result<Vec<Change>, Error> {
         let parameter = if kind == Kind::User { "user_id" } else { "organization_id" };
         let mut query = vec![("limit", PAGE.to_string())];
         query.extend(ids.iter().map(|id| (parameter, (*id).to_owned())));
-        let (changes, rows) = self
-            .get(path(kind), &query, |body, observed_at| {
+        let (page, absent) = self
+            .get_hastily(path(kind), &query, |body, observed_at| {
                 let page = listing::page(body, kind, observed_at)?;
                 let mut absent: HashSet<&str> = ids.iter().copied().collect();
                 if !page.changes.iter().all(|change| change.id().is_some_and(|id| absent.remove(id))) {
                     return Err(Malformed(format!("a {kind} that was not asked for")));
                 }
-                let rows = page.changes.len();
-                Ok((with_gone(page, kind, absent.into_iter(), observed_at)?, rows))
+                Ok((page, absent))
             })
             .await?;
         // Lists of users do not say how many there are: whom one leaves out must not be counted either.
-        if kind == Kind::User && changes.len() > rows {
-            let counted = self.count_users(&query[1..]).await?;
-            if counted != rows as u64 {
-                return Err(miscounted(rows, counted).into());
-            }
-        }
-        Ok(changes)
+        let counted = match page.total {
+            None if !absent.is_empty() => Some(self.count_users(&query[1..]).await?),
+            total => total,
+        };
+        with_gone(Page { total: counted, ..page }, kind, absent.into_iter())
     }
 
     /// `asked`: users, and the memberships that they should have. A user may have another one by now.
@@ -257,7 +337,7 @@ impl Client {
         let mut query = vec![("limit", PAGE.to_string())];
         query.extend(asked.iter().map(|(user, _)| ("user_id", (*user).to_owned())));
         let path = format!("/organizations/{}/memberships", segment(organization));
-        self.get(&path, &query, |body, observed_at| {
+        let parse = |body: &[u8], observed_at| {
             let page = listing::page(body, Kind::Membership, observed_at)?;
             let users: HashSet<&str> = asked.iter().map(|(user, _)| *user).collect();
             let of_asked = |change: &Change| {
@@ -268,12 +348,13 @@ impl Client {
             if !page.changes.iter().all(of_asked) {
                 return Err(Malformed("a membership that was not asked for".to_owned()));
             }
-            let present: HashSet<String> =
-                page.changes.iter().filter_map(|change| change.id().map(str::to_owned)).collect();
-            let absent = asked.iter().map(|(_, id)| *id).filter(|id| !present.contains(*id));
-            with_gone(page, Kind::Membership, absent, observed_at)
-        })
-        .await
+            Ok(page)
+        };
+        let page = self.get_hastily(&path, &query, parse).await?;
+        let present: HashSet<String> =
+            page.changes.iter().filter_map(|change| change.id().map(str::to_owned)).collect();
+        let absent = asked.iter().map(|(_, id)| *id).filter(|id| !present.contains(*id));
+        with_gone(page, Kind::Membership, absent)
     }
 
     /// All memberships of an organization, or of a user.
@@ -306,16 +387,28 @@ impl Client {
         query: &[(&str, String)],
         parse: impl Fn(&[u8], Millis) -> Result<T, Malformed>,
     ) -> Result<T, Error> {
-        self.ask(path, query, |answer| parse(&answer.body, answer.date.plus(-answer.elapsed).plus(-LAG))).await
+        let retries = Retries::within(self.options.patience);
+        self.ask(path, query, retries, |answer| parse(&answer.body, answer.observed_at())).await
+    }
+
+    /// The same for an answer that others must not wait for.
+    async fn get_hastily<T>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        parse: impl Fn(&[u8], Millis) -> Result<T, Malformed>,
+    ) -> Result<T, Error> {
+        let retries = Retries::hasty(self.options.patience, HASTE);
+        self.ask(path, query, retries, |answer| parse(&answer.body, answer.observed_at())).await
     }
 
     async fn ask<T>(
         &self,
         path: &str,
         query: &[(&str, String)],
+        mut retries: Retries,
         parse: impl Fn(&Answer) -> Result<T, Malformed>,
     ) -> Result<T, Error> {
-        let mut retries = Retries::within(self.options.patience);
         loop {
             let asked = Instant::now();
             self.budget.take().await;
@@ -426,23 +519,14 @@ impl Failure {
 }
 
 /// The rows of an answer by ids, and what it leaves out as gone, if it has all the rows that it counts.
-fn with_gone<'a>(
-    page: Page,
-    kind: Kind,
-    absent: impl Iterator<Item = &'a str>,
-    observed_at: Millis,
-) -> Result<Vec<Change>, Malformed> {
-    let Page { mut changes, total } = page;
+fn with_gone<'a>(page: Page, kind: Kind, absent: impl Iterator<Item = &'a str>) -> Result<Vec<Change>, Error> {
+    let Page { mut changes, total, observed_at } = page;
     let rows = changes.len();
     changes.extend(absent.map(|id| gone(kind, id, observed_at)));
     match total {
-        Some(total) if changes.len() > rows && total != rows as u64 => Err(miscounted(rows, total)),
+        Some(counted) if changes.len() > rows && counted != rows as u64 => Err(Error::Miscounted { rows, counted }),
         _ => Ok(changes),
     }
-}
-
-fn miscounted(rows: usize, counted: u64) -> Malformed {
-    Malformed(format!("an answer by ids: {rows} rows, and {counted} counted"))
 }
 
 fn gone(kind: Kind, id: &str, observed_at: Millis) -> Change {

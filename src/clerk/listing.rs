@@ -14,6 +14,14 @@ pub struct Page {
     pub changes: Vec<Change>,
     /// How many rows Clerk says the whole list has. Lists of users do not tell.
     pub total: Option<u64>,
+    /// When it was true, by Clerk's clock.
+    pub observed_at: Millis,
+}
+
+/// By how many rows a list and its count may differ before the one contradicts the other: rows come and go meanwhile, and a count
+/// that is wrong for ever must not keep a list from being read.
+pub const fn tolerance(total: u64) -> u64 {
+    if total / 100 > 10 { total / 100 } else { 10 }
 }
 
 /// The answer is none: cut short, of another shape, or not from Clerk. Says where, never what.
@@ -39,10 +47,10 @@ pub fn page(body: &[u8], kind: Kind, observed_at: Millis) -> Result<Page, Malfor
         change(row, kind, observed_at).map_err(|problem| malformed(&format!("row {index}: {problem}")))
     };
     let changes = rows.iter().enumerate().map(change).collect::<Result<Vec<_>, _>>()?;
-    if total.is_some_and(|total| total < changes.len() as u64) {
+    if total.is_some_and(|total| total + tolerance(total) < changes.len() as u64) {
         return Err(malformed("total_count is less than its rows"));
     }
-    Ok(Page { changes, total })
+    Ok(Page { changes, total, observed_at })
 }
 
 fn change(row: &RawValue, kind: Kind, observed_at: Millis) -> Result<Change, String> {
@@ -124,13 +132,7 @@ mod tests {
         ] {
             assert!(page(bad.as_bytes(), Kind::User, at).is_err(), "{bad}");
         }
-        for bad in [
-            "[]",
-            r#"{"data":[]}"#,
-            r#"{"data":{},"total_count":0}"#,
-            r#"{"total_count":3}"#,
-            r#"{"data":[{"id":"org_1"}],"total_count":0}"#,
-        ] {
+        for bad in ["[]", r#"{"data":[]}"#, r#"{"data":{},"total_count":0}"#, r#"{"total_count":3}"#] {
             assert!(page(bad.as_bytes(), Kind::Organization, at).is_err(), "{bad}");
         }
         assert_eq!(page(br#"{"data":[],"total_count":3}"#, Kind::Organization, at).unwrap().total, Some(3));

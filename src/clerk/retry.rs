@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 pub(super) struct Retries {
     policy: ExponentialBackoff,
     deadline: Instant,
+    /// Beyond this no pause is made but one that the server asks for.
+    unasked_until: Instant,
 }
 
 impl Retries {
@@ -24,13 +26,21 @@ impl Retries {
             max_elapsed_time: None,
             ..ExponentialBackoff::default()
         };
-        Retries { policy, deadline: Instant::now() + patience }
+        let deadline = Instant::now() + patience;
+        Retries { policy, deadline, unasked_until: deadline }
+    }
+
+    /// The same, but where the server asks for no pause it is tried for `at_most` alone.
+    pub(super) fn hasty(patience: Duration, at_most: Duration) -> Retries {
+        let all = Retries::within(patience);
+        Retries { unasked_until: all.deadline.min(Instant::now() + at_most), ..all }
     }
 
     /// How long to pause before the next try; `None`: it would come too late. `told` is what the server asks for.
     pub(super) fn pause(&mut self, told: Option<Duration>) -> Option<Duration> {
+        let deadline = if told.is_some() { self.deadline } else { self.unasked_until };
         let pause = told.or_else(|| self.policy.next_backoff())?;
-        (Instant::now() + pause < self.deadline).then_some(pause)
+        (Instant::now() + pause < deadline).then_some(pause)
     }
 }
 
@@ -43,6 +53,13 @@ mod tests {
         let mut retries = Retries::within(Duration::from_secs(2));
         assert_eq!(retries.pause(Some(Duration::from_secs(1))), Some(Duration::from_secs(1)));
         assert_eq!(retries.pause(Some(Duration::from_secs(3))), None);
+    }
+
+    #[test]
+    fn who_is_hasty_waits_as_long_as_he_is_asked_to() {
+        let mut retries = Retries::hasty(Duration::from_secs(60), Duration::ZERO);
+        assert_eq!(retries.pause(None), None);
+        assert_eq!(retries.pause(Some(Duration::from_secs(30))), Some(Duration::from_secs(30)));
     }
 
     #[test]

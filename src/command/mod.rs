@@ -22,8 +22,10 @@ use std::time::{Duration, Instant};
 /// Findings that are printed for people.
 const SHOWN: usize = 20;
 
-/// Compare the mirror with Clerk and repair what webhooks missed. Exit codes: 0 in step or repaired, 1 not finished, 2 drift
-/// found (--dry-run), 3 stopped because too much would have been deleted
+/// Compare the mirror with Clerk and repair what webhooks missed.
+///
+/// Exit codes: 0 in sync or repaired, 1 not finished, 2 drift found (--dry-run), 3 deletions held back because there are too many,
+/// 4 some rows could not be judged (run it again when it says)
 #[derive(clap::Args)]
 pub struct Reconcile {
     #[command(flatten)]
@@ -136,6 +138,8 @@ impl Reconcile {
             ExitCode::from(3)
         } else if self.dry_run && reports.iter().any(|report| report.drift() > 0) {
             ExitCode::from(2)
+        } else if reports.iter().any(|report| report.undecided.total() > 0) {
+            ExitCode::from(4)
         } else {
             ExitCode::SUCCESS
         })
@@ -160,12 +164,14 @@ impl Refresh {
 }
 
 fn print(report: &Report) {
+    let undecided = report.undecided.in_words(report.judge_after);
     let state = match report.state {
         State::Complete if report.dry_run && report.drift() > 0 => "drift",
         State::Complete if report.drift() > 0 => "repaired",
-        State::Complete => "in step",
+        State::Complete if undecided.is_some() => "NOT ALL JUDGED",
+        State::Complete => "in sync",
         State::Incomplete | State::Void => "INCOMPLETE",
-        State::Braked => "STOPPED",
+        State::Braked => "DELETIONS HELD BACK",
         State::Skipped => "skipped",
     };
     terminal::line(format_args!(
@@ -182,6 +188,9 @@ fn print(report: &Report) {
     ));
     if let Some(problem) = &report.problem {
         terminal::line(format_args!("  {problem}"));
+    }
+    if let Some(undecided) = undecided {
+        println!("  {undecided}");
     }
     for Finding { entity_id, drift, fields, cause, .. } in report.findings.iter().take(SHOWN) {
         let fields = if fields.is_empty() { String::new() } else { format!(" ({})", fields.join(", ")) };

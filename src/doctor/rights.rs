@@ -11,6 +11,7 @@ const CALLED: &[&str] = &[
     "apply",
     "approve_pass",
     "ask_for_pass",
+    "braked_pass",
     "check_writes",
     "drop_dead_letter",
     "end_lease",

@@ -11,6 +11,7 @@ mod fold;
 mod id;
 mod json;
 mod time;
+mod undecided;
 
 pub use change::{Change, Claim, Naming, Outcome, Source, Verdict, WantedRead};
 pub use entity::{Entity, Membership, Organization, User};
@@ -18,6 +19,7 @@ pub use fold::{Batch, DeadLetter, Delivery, Item, Message, Row, Told, Winner};
 pub use id::{EntityRef, InstanceId, Kind, MembershipId, MessageId, OrganizationId, UserId};
 pub use json::{Json, Unstorable, decode_string};
 pub use time::{Millis, span};
+pub use undecided::Undecided;
 
 /// Bytes in hexadecimal, as Postgres and the field's hashes are written.
 pub(crate) fn hex(bytes: &[u8]) -> String {

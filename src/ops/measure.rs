@@ -1,11 +1,12 @@
 //! What is measured when somebody asks: what this process uses, as Linux tells, and what the tables say.
 
 use super::verdict;
+use crate::model::Kind;
 use crate::procfs::{self, TICKS};
 use crate::store::status::Status;
 use crate::telemetry::{
     BRAKED, CLERK_ROWS, CONNECTIONS, DATABASE_UP, DEAD_LETTERS, LAST_PASS, LAST_WEBHOOK, PENDING_READS, PROCESS_CPU,
-    PROCESS_FILES, PROCESS_MEMORY, PROCESS_START, ROWS,
+    PROCESS_FILES, PROCESS_MEMORY, PROCESS_START, ROWS, UNDECIDED,
 };
 use metrics::gauge;
 
@@ -49,6 +50,13 @@ pub(super) fn tables(status: Option<&Status>, writable: bool) {
     }
     for (kind, counts) in verdict::counts(status) {
         gauge!(CLERK_ROWS, "kind" => kind).set(float(counts.there));
+    }
+    for scope in Kind::ALL.map(Kind::as_str) {
+        let last = status.passes.iter().find(|pass| pass.scope == scope && pass.ended_at.is_some());
+        let Some(last) = last else { continue };
+        for (reason, rows) in verdict::undecided(last).unwrap_or_default().by_reason() {
+            gauge!(UNDECIDED, "scope" => scope, "reason" => reason).set(float(rows));
+        }
     }
     gauge!(DEAD_LETTERS).set(float(status.dead_letters.unsigned_abs()));
     gauge!(PENDING_READS).set(float(status.pending_reads.unsigned_abs()));

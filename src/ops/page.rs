@@ -135,8 +135,10 @@ fn passes(html: &mut String, status: &Status) {
                 pass.extra
             ),
         );
-        if let Some(problem) = &pass.problem {
-            put(html, format_args!("<tr><td></td><td colspan=\"8\">{}</td></tr>", escape(problem)));
+        let judge_after = pass.judge_after.map(model::Millis::clamped);
+        let undecided = verdict::undecided(pass).and_then(|undecided| undecided.in_words(judge_after));
+        for note in pass.problem.iter().chain(&undecided) {
+            put(html, format_args!("<tr><td></td><td colspan=\"8\">{}</td></tr>", escape(note)));
         }
     }
     html.push_str("</table></div>");

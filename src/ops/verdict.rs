@@ -1,6 +1,7 @@
 //! Is the mirror in step with Clerk? One answer, in words. Pure.
 
 use super::page::{moment, span};
+use crate::model::{Millis, Undecided};
 use crate::store::status::{Counts, PassRow, Status};
 use crate::webhook::lane::Fault;
 use serde::Serialize;
@@ -101,6 +102,9 @@ impl Verdict {
                 status.drift_since_webhook
             ));
         }
+        let doubts: Vec<String> = SCOPES.into_iter().filter_map(|scope| doubt(status, scope)).collect();
+        let is_in_doubt = !doubts.is_empty();
+        because.extend(doubts);
         if status.dead_letters > 0 {
             let webhooks = if status.dead_letters == 1 {
                 "1 webhook".to_owned()
@@ -115,6 +119,8 @@ impl Verdict {
             (Level::Attention, "Drifting")
         } else if is_unproven || is_silent || status.failed_start.is_some() || !old.is_empty() {
             (Level::Attention, "Not proven lately")
+        } else if is_in_doubt {
+            (Level::Attention, "Not all rows were judged")
         } else if !because.is_empty() {
             (Level::Attention, "In step, but something waits for you")
         } else {
@@ -133,6 +139,19 @@ fn newest<'a>(status: &'a Status, scope: &str) -> Option<&'a PassRow> {
 
 fn is_off(status: &Status, scope: &str) -> bool {
     newest(status, scope).is_some_and(|pass| pass.state == "skipped")
+}
+
+/// What the last pass of a scope could not judge, in words.
+fn doubt(status: &Status, scope: &str) -> Option<String> {
+    let pass = status.passes.iter().find(|pass| pass.scope == scope && pass.ended_at.is_some())?;
+    let undecided = undecided(pass)?;
+    let judge_after = pass.judge_after.map(Millis::clamped);
+    Some(format!("The last pass of {scope}s: {}.", undecided.in_words(judge_after)?))
+}
+
+/// What a pass could not judge.
+pub fn undecided(pass: &PassRow) -> Option<Undecided> {
+    pass.undecided.as_ref().map(Undecided::from)
 }
 
 /// Passes that wait for an approval.
@@ -165,6 +184,8 @@ mod tests {
             differing: 0,
             extra: 0,
             refreshed: 0,
+            undecided: None,
+            judge_after: None,
             counts: None,
         }
     }
@@ -206,6 +227,15 @@ mod tests {
         assert_eq!(silent(60_000, 1).level, Level::Good, "one was lost a minute ago");
         let never = Verdict::of(&Status { drift_since_webhook: 1, ..in_step() });
         assert!(never.because[0].contains("No webhook has ever come"), "{never:?}");
+    }
+
+    #[test]
+    fn rows_that_were_not_judged_are_not_in_step() {
+        let doubtful =
+            PassRow { undecided: Some([("too_fresh".to_owned(), 7)].into()), ..pass(4, "membership", "complete") };
+        let verdict = Verdict::of(&Status { passes: vec![doubtful], ..in_step() });
+        assert_eq!((verdict.level, verdict.headline), (Level::Attention, "Not all rows were judged"));
+        assert!(verdict.because[0].starts_with("The last pass of memberships: 7 rows were not judged"), "{verdict:?}");
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Page after page of a list, in the order of making, without a gap.
 //!
 //! Users are listed behind a cursor. The other kinds have offsets alone, and what is deleted meanwhile moves every row
-//! behind it forward: so pages overlap, and one that does not is asked for again from further back.
+//! behind it forward: so pages overlap, and one that does not is asked for again from further back. A list whose order is
+//! another one at each asking would have no end: so the pages of one are counted.
 
 use super::Error;
 use crate::clerk::client::{self, At, Client, PAGE};
+use crate::clerk::listing;
 use crate::model::{Change, Kind, Millis};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -13,6 +15,8 @@ use std::collections::HashSet;
 const OVERLAP: usize = 50;
 /// How much further back a page begins that left a gap.
 const STEP_BACK: usize = 250;
+/// Pages that any list may need beyond those that its rows fill, and beyond as many again.
+const SPARE: u64 = 20;
 
 /// A list that is being read.
 pub(super) struct List<'a> {
@@ -24,6 +28,8 @@ pub(super) struct List<'a> {
     /// Ids of the page before, and when its last row was made, or the first one that a pass gone on with has not seen.
     before: HashSet<String>,
     last_made: Option<Millis>,
+    /// Pages that may still be asked for, once it is known how many rows there are.
+    left: Option<u64>,
 }
 
 /// One page, without the rows that the page before showed.
@@ -31,6 +37,8 @@ pub(super) struct Page {
     pub(super) changes: Vec<Change>,
     pub(super) total: Option<u64>,
     pub(super) is_last: bool,
+    /// Rows behind a last page that Clerk counts and does not list.
+    pub(super) unlisted: u64,
     /// Where the list's first row stands, for [`Page::resume_at`].
     offset: usize,
     shown_before: usize,
@@ -48,13 +56,18 @@ impl<'a> List<'a> {
         let cursors = cursor.into_iter().collect();
         // What stands before a position was made earlier than it says, so such a row joins it, as after a page.
         let last_made = position.and_then(|position| position["from"].as_i64()).map(Millis::clamped);
-        List { clerk, kind, next, cursors, before: HashSet::new(), last_made }
+        List { clerk, kind, next, cursors, before: HashSet::new(), last_made, left: None }
+    }
+
+    /// That there are so many rows: as often again as that needs, a page may be asked for, and no more.
+    fn expect(&mut self, rows: u64) {
+        self.left.get_or_insert(rows / (PAGE - OVERLAP) as u64 * 2 + SPARE);
     }
 
     /// The next page.
     ///
     /// # Errors
-    /// Clerk does not answer, or not with a page.
+    /// Clerk does not answer, or not with a page; or the list does not come to an end.
     pub(super) async fn page(&mut self) -> Result<Page, Error> {
         match self.kind {
             Kind::User => self.page_behind_cursor().await,
@@ -64,6 +77,7 @@ impl<'a> List<'a> {
 
     async fn page_behind_cursor(&mut self) -> Result<Page, Error> {
         let page = loop {
+            self.spend()?;
             match self.clerk.page(self.kind, &self.next).await {
                 // The user was deleted meanwhile: begin behind an earlier one, at last from the beginning.
                 Err(client::Error::CursorGone) if self.next != At::After(None) => {
@@ -75,7 +89,14 @@ impl<'a> List<'a> {
                 page => break page?,
             }
         };
-        let is_last = page.changes.len() < PAGE;
+        // Lists of users do not say how many there are.
+        let mut page = page;
+        if self.left.is_none() {
+            let total = self.clerk.count(self.kind).await?;
+            self.expect(total);
+            page.total = Some(total);
+        }
+        let is_last = is_short(&page);
         let ids: Vec<&str> = page.changes.iter().filter_map(Change::id).collect();
         if let Some(last) = ids.last() {
             // A few from all over the page: several may go at once.
@@ -84,22 +105,60 @@ impl<'a> List<'a> {
             self.cursors.push((*last).to_owned());
             self.next = At::After(Some((*last).to_owned()));
         }
-        self.without_repeats(page.changes, None, is_last, 0)
+        self.without_repeats(page, is_last, 0)
     }
 
     async fn page_at_offset(&mut self) -> Result<Page, Error> {
         let At::Offset(mut offset) = self.next else { unreachable!("only users have cursors") };
         loop {
+            self.spend()?;
             let page = self.clerk.page(self.kind, &At::Offset(offset)).await?;
             let total = page.total.unwrap_or_default();
+            self.expect(total);
             if offset > 0 && !self.joins(&page.changes) {
                 let end = usize::try_from(total).unwrap_or(usize::MAX);
                 offset = offset.min(end).saturating_sub(STEP_BACK);
                 continue;
             }
-            let is_last = (offset + page.changes.len()) as u64 >= total;
+            let page =
+                if is_short(&page) && lacks(&page, offset) > 0 { self.once_more(page, offset).await? } else { page };
+            let is_last = is_short(&page);
             self.next = At::Offset((offset + page.changes.len()).saturating_sub(OVERLAP));
-            return self.without_repeats(page.changes, Some(total), is_last, offset);
+            return self.without_repeats(page, is_last, offset);
+        }
+    }
+
+    /// Asks again for a last page that lacks a few of the rows that it counts: it may have come while one was made.
+    async fn once_more(&mut self, first: listing::Page, offset: usize) -> Result<listing::Page, Error> {
+        let ids = |page: &listing::Page| -> Vec<String> {
+            page.changes.iter().filter_map(|change| change.id().map(str::to_owned)).collect()
+        };
+        let mut page = first;
+        loop {
+            self.spend()?;
+            let again = self.clerk.page(self.kind, &At::Offset(offset)).await?;
+            if !is_short(&again)
+                || lacks(&again, offset) == 0
+                || (again.total == page.total && ids(&again) == ids(&page))
+            {
+                return Ok(again);
+            }
+            page = again;
+        }
+    }
+
+    /// One page less.
+    fn spend(&mut self) -> Result<(), Error> {
+        match &mut self.left {
+            Some(0) => Err(Error::Contradiction(format!(
+                "Clerk's list of {}s does not come to an end: its order is another one each time",
+                self.kind
+            ))),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
         }
     }
 
@@ -111,13 +170,9 @@ impl<'a> List<'a> {
         })
     }
 
-    fn without_repeats(
-        &mut self,
-        mut changes: Vec<Change>,
-        total: Option<u64>,
-        is_last: bool,
-        offset: usize,
-    ) -> Result<Page, Error> {
+    fn without_repeats(&mut self, page: listing::Page, is_last: bool, offset: usize) -> Result<Page, Error> {
+        let unlisted = if is_last && self.kind != Kind::User { lacks(&page, offset) } else { 0 };
+        let listing::Page { mut changes, total, .. } = page;
         let ids: HashSet<String> = changes.iter().filter_map(|change| change.id().map(str::to_owned)).collect();
         let rows = changes.len();
         if let Some(made) = changes.last().and_then(Change::created_at) {
@@ -130,8 +185,18 @@ impl<'a> List<'a> {
             return Err(Error::Contradiction(format!("Clerk lists the same {}s again and again", self.kind)));
         }
         let shown_before = rows - changes.len();
-        Ok(Page { changes, total, is_last, offset, shown_before })
+        Ok(Page { changes, total, is_last, unlisted, offset, shown_before })
     }
+}
+
+/// Behind a page that is not full there is none.
+fn is_short(page: &listing::Page) -> bool {
+    page.changes.len() < PAGE
+}
+
+/// Rows that a page counts behind its last one.
+fn lacks(page: &listing::Page, offset: usize) -> u64 {
+    page.total.map_or(0, |total| total.saturating_sub((offset + page.changes.len()) as u64))
 }
 
 impl Page {

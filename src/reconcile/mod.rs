@@ -7,9 +7,10 @@
 //! | file | step |
 //! | --- | --- |
 //! | `lease` | one process runs passes at a time |
-//! | `pass` | the steps of a pass: list, confirm, reads, and how it ends |
+//! | `pass` | the steps of a pass: list, confirm (`pass/absent`), reads, and how it ends |
 //! | `list` | page after page, in order, without a gap |
-//! | [`compare`], [`window`], [`brake`], [`finding`] | pure: what differs, what is absent, how much may go, what to tell |
+//! | [`compare`], [`window`], [`brake`] | pure: what differs, what is absent, how much may go |
+//! | [`finding`] | pure: what to tell of what was repaired |
 //! | `quick` | what changed lately, and counts |
 //! | `refresh` | one object and its memberships |
 //! | [`schedule`] | when, inside `serve` |
@@ -28,12 +29,13 @@ pub mod window;
 pub use finding::Finding;
 
 use crate::clerk::client::{self, Client};
-use crate::model::{InstanceId, Kind, Millis};
+use crate::model::{InstanceId, Kind, Millis, Undecided};
 use crate::store::{self, Database, Session};
 use lease::Lease;
 use serde::Serialize;
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How many findings a report lists; all are counted, and kept in `clerk_sync.findings`.
 pub const REPORTED: usize = 10_000;
@@ -102,13 +104,13 @@ pub enum Wanted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// The mirror equals Clerk.
+    /// The mirror equals Clerk, but for what is undecided.
     Complete,
-    /// It could not end; the next one goes on from its last page.
+    /// It could not end, and the next one goes on from its last page; or it could not decide about all rows.
     Incomplete,
     /// Its listing contradicts itself; the next one begins anew.
     Void,
-    /// It would have ended too much.
+    /// It would have ended too much, and has done everything else.
     Braked,
     /// The feature is off at Clerk.
     Skipped,
@@ -152,6 +154,13 @@ pub struct Report {
     pub missing: u64,
     pub differing: u64,
     pub extra: u64,
+    /// Rows that were not judged: the mirror may be wrong about them.
+    pub undecided: Undecided,
+    /// When those can be judged that were seen too lately, by Clerk's clock, in ms.
+    pub judge_after: Option<Millis>,
+    /// Of an incomplete one: whether it has done what could be done, and the next one begins anew.
+    #[serde(skip)]
+    pub is_at_end: bool,
     /// Calls to Clerk's API meanwhile, all tries counted.
     pub calls: u64,
     pub seconds: f64,
@@ -179,10 +188,11 @@ impl Progress for Silent {
 }
 
 impl Reconciler {
-    /// Runs what is wanted, and tells how each pass ended. Passes that end early are in the reports; the rest are not begun.
+    /// Runs what is wanted, and tells how each pass ended. Kinds stand by themselves: what keeps one from its end, or from its
+    /// deletions, keeps no other.
     ///
     /// A pass that an earlier run left unfinished is gone on with, and then followed by a whole one of its kind, and one that was
-    /// approved by those of its kind and of the kinds behind it: where they are complete, the mirror has what Clerk had when this
+    /// approved by those of its kind and of the kinds behind it: where they are complete and nothing is undecided, the mirror has what Clerk had when this
     /// run began. (But for the deletion of what was observed within the five minutes before: the next run sees that. What else a run
     /// cannot see is told in `docs/reliability.md`, under "What is not promised".)
     ///
@@ -240,6 +250,8 @@ impl Reconciler {
         began_at: Millis,
         progress: &mut dyn Progress,
     ) -> Result<Vec<Report>, Error> {
+        let began = Instant::now();
+        let now = || began_at.plus(i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX));
         let mut reports = Vec::new();
         let kinds: Vec<Kind> = match wanted {
             Wanted::Kinds(kinds) => Kind::ALL.into_iter().filter(|kind| kinds.contains(kind)).collect(),
@@ -251,26 +263,23 @@ impl Reconciler {
                 let fence = fence.ok_or(Error::NotBraked(*id))?;
                 let row = session.approve_pass(fence, *id).await?.ok_or(Error::NotBraked(*id))?;
                 let approved = row.kind;
-                let report = pass::go_on(self, session, fence, row, progress).await?;
+                let report = pass::go_on(self, session, fence, row, now(), progress).await?;
                 let is_complete = report.state == State::Complete;
                 reports.push(report);
                 // It has waited for somebody, and the kinds behind it with it.
                 Kind::ALL.into_iter().filter(|kind| is_complete && Some(*kind) >= approved).collect()
             }
         };
+        let mut held = HashSet::new();
         for kind in kinds {
-            let mut report = pass::run(self, session, fence, kind, reason, began_at, progress).await?;
+            let request = || pass::Request { kind, reason, began_at: now() };
+            let mut report = pass::run(self, session, fence, request(), &mut held, progress).await?;
             // What it had listed before we began may have changed since.
             if report.resumed && report.state == State::Complete {
                 reports.push(report);
-                report = pass::run(self, session, fence, kind, reason, began_at, progress).await?;
+                report = pass::run(self, session, fence, request(), &mut held, progress).await?;
             }
-            let go_on = matches!(report.state, State::Complete | State::Skipped);
             reports.push(report);
-            // Children rest on their parents; a dry run only looks.
-            if !go_on && fence.is_some() {
-                break;
-            }
         }
         Ok(reports)
     }

@@ -30,7 +30,7 @@ pub(super) async fn run(
         Some(fence) => session.open_pass(fence, None, reason, began_at, std::time::Duration::ZERO).await?,
         None => dry(None, false, began_at),
     };
-    let mut run = Run::new(reconciler, session, fence, row);
+    let mut run = Run::new(reconciler, session, fence, row, began_at);
     let result = steps(reconciler, &mut run, since.map(|at| at.plus(-BEFORE)), progress).await;
     let (state, counts) = match result {
         Ok(counts) => (Ok(State::Complete), Some(counts)),

@@ -1,7 +1,7 @@
 //! One object, read by its id, with its memberships; and the reads that webhooks left to be made.
 
 use super::{Error, Reconciler};
-use crate::clerk::client::{self, ASKED};
+use crate::clerk::client::{self, ASKED, Read};
 use crate::model::{Batch, Change, Claim, Kind, Outcome, Source, UserId, Verdict, WantedRead};
 use crate::store::Session;
 
@@ -65,19 +65,24 @@ impl Reconciler {
                     self.check_instance(&mut session).await?;
                     is_checked = true;
                 }
-                let ids: Vec<&str> = wanted.iter().map(|read| read.id.as_str()).collect();
-                let result = match self.read(&mut session, kind, &wanted).await {
+                let (result, silent) = match self.clerk.read(kind, &wanted).await {
                     // They are not tried yet.
-                    Err(error @ Error::Clerk(client::Error::Unavailable(_))) => return Err(error),
-                    result => result,
+                    Err(error @ client::Error::Unavailable(_)) => return Err(error.into()),
+                    Err(error) => (Err(error.into()), Vec::new()),
+                    Ok(Read { changes, undecided }) => (apply(&mut session, Source::Read, changes).await, undecided),
                 };
-                // Tried, whatever came of it: the next pass tries again, and so do we if it was too early.
+                let ids: Vec<&str> = wanted.iter().map(|read| read.id.as_str()).collect();
+                // Tried, whatever came of it: the next pass tries again, and so do we if it was too early, or if nobody answered.
                 let is_early =
                     |verdict: &Verdict| verdict.reason.as_deref().is_some_and(|reason| EARLY.contains(&reason));
+                let silent = silent.iter().filter(|one| one.is_silence).map(|one| one.read.id.as_str());
                 let early: Vec<&str> = match &result {
-                    Ok(read) => {
-                        read.iter().filter(|(_, verdict)| is_early(verdict)).map(|(id, _)| id.as_str()).collect()
-                    }
+                    Ok(read) => read
+                        .iter()
+                        .filter(|(_, verdict)| is_early(verdict))
+                        .map(|(id, _)| id.as_str())
+                        .chain(silent)
+                        .collect(),
                     Err(_) => ids.clone(),
                 };
                 session.note_tried(kind, &ids, &early).await?;
@@ -89,14 +94,20 @@ impl Reconciler {
         Ok(settled)
     }
 
+    /// Reads these, all of them.
     async fn read(
         &self,
         session: &mut Session,
         kind: Kind,
         wanted: &[WantedRead],
     ) -> Result<Vec<(String, Verdict)>, Error> {
-        let changes = self.clerk.read(kind, wanted).await?;
-        apply(session, Source::Read, changes).await
+        let Read { changes, undecided } = self.clerk.read(kind, wanted).await?;
+        let verdicts = apply(session, Source::Read, changes).await?;
+        // (Of a membership whose organization Clerk does not know nothing can be told.)
+        match undecided.into_iter().find(|one| !one.is_unknown) {
+            Some(one) => Err(Error::Contradiction(format!("Clerk says of {}", one.problem))),
+            None => Ok(verdicts),
+        }
     }
 }
 

@@ -172,17 +172,13 @@ impl Passes {
         self.pass(&wanted, "schedule").await;
     }
 
-    /// Whether memberships can be listed every hour, and need not wait for a person.
+    /// Whether memberships can be listed every hour.
     async fn memberships_fit(&self) -> bool {
         if self.off.contains(&Kind::Membership) {
             return false;
         }
         let Ok(mut session) = self.reconciler.database.connect_for_passes().await else { return false };
-        let Ok(braked) = session.braked().await else { return false };
         let Ok(rows) = session.count(Kind::Membership).await else { return false };
-        if braked.contains(&Kind::Membership) {
-            return false;
-        }
         let calls = rows / (PAGE as u64 - 50) + 1;
         self.timetable.rate.is_none_or(|rate| calls * 10 <= u64::from(rate) * HOURLY.as_secs())
     }
@@ -205,23 +201,25 @@ impl Passes {
         }
     }
 
-    /// Kinds that were never listed, else those that an event or a count asked for, and why. What the brake has stopped is left to
-    /// a person or to the clock: it would be stopped again, and its number, by which it is approved, be another one.
+    /// Kinds that were never listed, else those that an event or a count asked for, else those of which rows could not be judged and
+    /// can be now; and why. What the brake holds back is no reason to leave one out: everything else of the pass is done.
     async fn asked(&self, session: &mut Session) -> Result<Option<(Vec<Kind>, String)>, store::Error> {
-        let braked = session.braked().await?;
         let mut never = Vec::new();
         for kind in Kind::ALL {
-            if !self.off.contains(&kind) && !braked.contains(&kind) && session.mark(kind).await?.is_none() {
+            if !self.off.contains(&kind) && session.mark(kind).await?.is_none() {
                 never.push(kind);
             }
         }
         if !never.is_empty() {
             return Ok(Some((never, "never listed before".to_owned())));
         }
-        let mut asked = session.pending_passes().await?;
-        asked.retain(|(kind, _)| !braked.contains(kind));
-        let reason = asked.first().map(|(_, reason)| reason.clone());
-        Ok(reason.map(|reason| (asked.into_iter().map(|(kind, _)| kind).collect(), reason)))
+        let asked = session.pending_passes().await?;
+        if let Some((_, reason)) = asked.first() {
+            let reason = reason.clone();
+            return Ok(Some((asked.into_iter().map(|(kind, _)| kind).collect(), reason)));
+        }
+        let again = session.due_again().await?;
+        Ok((!again.is_empty()).then(|| (again, "rows that were seen too lately can be judged now".to_owned())))
     }
 
     async fn pass(&mut self, wanted: &Wanted, reason: &str) {
@@ -231,11 +229,18 @@ impl Passes {
                 for report in &reports {
                     self.note(report);
                 }
-                let failed = reports.iter().find(|report| report.state.is_failure());
-                match (wanted, failed) {
-                    (Wanted::Kinds(kinds), Some(failed)) => self.ask_again(kinds, Some(failed.scope)).await,
-                    (Wanted::Kinds(_), None) => self.pause = PAUSE,
-                    _ => {}
+                if let Wanted::Kinds(kinds) = wanted {
+                    // What it could not decide of single rows, reads by id will.
+                    let failed = |kind: &Kind| {
+                        let last = reports.iter().rfind(|report| report.scope == kind.as_str());
+                        last.is_some_and(|report| report.state.is_failure() && !report.is_at_end)
+                    };
+                    let failed: Vec<Kind> = kinds.iter().copied().filter(failed).collect();
+                    if failed.is_empty() {
+                        self.pause = PAUSE;
+                    } else {
+                        self.ask_again(&failed).await;
+                    }
                 }
             }
             Err(Error::Busy) => tracing::debug!("another process runs passes now"),
@@ -246,18 +251,17 @@ impl Passes {
                         self.foreign.send_replace(Some((pinned, of_key)));
                         self.wait();
                     }
-                    (_, Wanted::Kinds(kinds)) => self.ask_again(kinds, None).await,
+                    (_, Wanted::Kinds(kinds)) => self.ask_again(kinds).await,
                     _ => {}
                 }
             }
         }
     }
 
-    /// Asks for what did not end, and for what would have come behind it: it is not to wait until it is due once more.
-    async fn ask_again(&mut self, kinds: &[Kind], failed: Option<&str>) {
-        let from = kinds.iter().position(|kind| Some(kind.as_str()) == failed).unwrap_or(0);
+    /// Asks for what did not end: it is not to wait until it is due once more.
+    async fn ask_again(&mut self, kinds: &[Kind]) {
         if let Ok(mut session) = self.reconciler.database.connect_for_passes().await {
-            for kind in &kinds[from..] {
+            for kind in kinds {
                 if session.ask_for_pass(*kind, "the last one did not end").await.is_err() {
                     break;
                 }
@@ -285,7 +289,7 @@ impl Passes {
                 tracing::error!(
                     pass = report.pass,
                     problem = report.problem,
-                    "a pass was stopped before it deleted too much"
+                    "the deletions of a pass are held back: there are too many"
                 );
             }
             (State::Incomplete | State::Void, _) => {

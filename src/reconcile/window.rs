@@ -28,6 +28,14 @@ pub struct Window {
     hasher: RandomState,
 }
 
+/// See [`Windows::pass`].
+#[derive(Debug)]
+pub struct Passed {
+    /// `None`: the whole page lies at one moment, which may go on.
+    pub window: Option<Window>,
+    pub new: usize,
+}
+
 impl Windows {
     /// Nothing made before `from` is looked at.
     pub fn from(from: Millis) -> Windows {
@@ -39,11 +47,12 @@ impl Windows {
         self.from
     }
 
-    /// Goes past a page. `None`: the whole page lies at one moment, which may go on.
+    /// Goes past a page: what it closes, and how many of its rows no page before has shown. (Where one moment has many rows, in an
+    /// order that need not be the same twice, pages may repeat each other.)
     ///
     /// # Errors
     /// The page is not in order, so nothing can be said of what it leaves out.
-    pub fn pass(&mut self, rows: &[(Option<Millis>, &str)], is_last: bool) -> Result<Option<Window>, OutOfOrder> {
+    pub fn pass(&mut self, rows: &[(Option<Millis>, &str)], is_last: bool) -> Result<Passed, OutOfOrder> {
         let mut last = None;
         let mut page = Vec::with_capacity(rows.len());
         for (made, id) in rows {
@@ -56,9 +65,10 @@ impl Windows {
             page.push((made, self.hasher.hash_one(id)));
         }
         let edge = last.map_or(self.from, |last| last.max(self.from));
+        let new = page.iter().filter(|(_, id)| !self.carried.contains(id)).count();
         if !is_last && edge == self.from {
             self.carried.extend(page.iter().map(|(_, id)| id));
-            return Ok(None);
+            return Ok(Passed { window: None, new });
         }
         let to = (!is_last).then_some(edge);
         let mut seen = std::mem::take(&mut self.carried);
@@ -71,7 +81,7 @@ impl Windows {
         }
         let window = Window { from: self.from, to, seen, hasher: self.hasher.clone() };
         self.from = edge;
-        Ok(Some(window))
+        Ok(Passed { window: Some(window), new })
     }
 }
 
@@ -97,11 +107,13 @@ mod tests {
     #[test]
     fn ids_at_a_page_s_edge_are_carried_over() {
         let mut windows = Windows::from(Millis::MIN);
-        let first = windows.pass(&[(at(1), "a"), (at(5), "b"), (at(5), "c")], false).unwrap().unwrap();
+        let first = windows.pass(&[(at(1), "a"), (at(5), "b"), (at(5), "c")], false).unwrap().window.unwrap();
         assert_eq!((first.from, first.to), (Millis::MIN, at(5)));
         assert!(first.saw("a") && !first.saw("b"));
-        assert!(windows.pass(&[(at(5), "d"), (at(5), "e")], false).unwrap().is_none());
-        let last = windows.pass(&[(at(5), "f"), (at(9), "g")], true).unwrap().unwrap();
+        let tie = windows.pass(&[(at(5), "d"), (at(5), "b"), (at(5), "e")], false).unwrap();
+        assert!(tie.window.is_none());
+        assert_eq!(tie.new, 2, "b was there before");
+        let last = windows.pass(&[(at(5), "f"), (at(9), "g")], true).unwrap().window.unwrap();
         assert_eq!((last.from, last.to), (at(5).unwrap(), None));
         assert!(["b", "c", "d", "e", "f", "g"].iter().all(|id| last.saw(id)));
         assert!(!last.saw("a"));

@@ -13,6 +13,8 @@ const FOUND: i64 = 5_000;
 /// Rows that go in the first statement, and in one at most. Each holds up whoever writes.
 const FIRST: usize = 50;
 const MOST: usize = 500;
+/// What is slower than that is not slow for its rows.
+const FEWEST: usize = 25;
 /// A statement that takes longer makes the next one smaller, and one that takes half as long makes it larger.
 const HELD: Duration = Duration::from_millis(10);
 
@@ -68,27 +70,30 @@ impl Session {
                 let mut rest = ids.as_slice();
                 while !rest.is_empty() {
                     let (now, later) = rest.split_at(at_once.min(rest.len()));
-                    let began = Instant::now();
-                    match self.end_memberships_of_deleted(now).await {
-                        Ok(rows) => removed.rows += rows,
-                        // It is about one of them: found by halving, and left for the next time.
-                        Err(error) if error.is_refused_row() && now.len() > 1 => {
-                            at_once = now.len().div_ceil(2);
-                            continue;
-                        }
-                        Err(error) if error.is_refused_row() => refused.extend(now.iter().cloned()),
-                        Err(error) => return Err(error),
-                    }
                     rest = later;
-                    let took = began.elapsed();
-                    removed.longest = removed.longest.max(took);
-                    if took > HELD {
-                        at_once = (at_once / 2).max(1);
-                    } else if took * 2 < HELD {
-                        at_once = (at_once * 2).min(MOST);
+                    let mut waiting = vec![now];
+                    while let Some(now) = waiting.pop() {
+                        let began = Instant::now();
+                        match self.end_memberships_of_deleted(now).await {
+                            Ok(rows) => removed.rows += rows,
+                            // It is about one of them: found by halving, and left for the next time.
+                            Err(error) if error.is_refused_row() && now.len() > 1 => {
+                                let (one, other) = now.split_at(now.len() / 2);
+                                waiting.extend([one, other]);
+                            }
+                            Err(error) if error.is_refused_row() => refused.extend(now.iter().cloned()),
+                            Err(error) => return Err(error),
+                        }
+                        let took = began.elapsed();
+                        removed.longest = removed.longest.max(took);
+                        if took > HELD {
+                            at_once = (at_once / 2).max(FEWEST);
+                        } else if took * 2 < HELD {
+                            at_once = (at_once * 2).min(MOST);
+                        }
+                        // Whoever waits for a turn gets as much of the time as we do.
+                        tokio::time::sleep(took.min(HELD)).await;
                     }
-                    // Whoever waits for a turn gets as much of the time as we do.
-                    tokio::time::sleep(took.min(HELD)).await;
                 }
             }
             removed.refused += refused.len() as u64;

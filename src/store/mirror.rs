@@ -31,6 +31,8 @@ pub struct Standing {
     pub read: WantedRead,
     /// When it was last observed, on Clerk's clock; `None`: never, somebody wrote it who is not us.
     pub observed_at: Option<Millis>,
+    /// When it was made, by Clerk's clock, as far as the row says.
+    pub created_at: Option<Millis>,
     /// Memberships that would end with it.
     pub memberships: i64,
 }
@@ -163,18 +165,21 @@ impl Session {
         let sql = match kind {
             Kind::User => {
                 "select u.id, null::text as organization_id, null::text as user_id, v.observed_at, \
+                        (select (extract(epoch from d.created_at) * 1000)::bigint from clerk.user_details d where d.id = u.id) as created_ms, \
                         (select count(*) from clerk_sync.live_memberships m where m.user_id = u.id) as memberships \
                    from clerk.users u left join clerk_sync.versions v on v.kind = 'user' and v.id = u.id \
                   where u.id = any ($1) and u.deleted_at is null"
             }
             Kind::Organization => {
                 "select o.id, null::text as organization_id, null::text as user_id, v.observed_at, \
+                        (extract(epoch from o.created_at) * 1000)::bigint as created_ms, \
                         (select count(*) from clerk_sync.live_memberships m where m.organization_id = o.id) as memberships \
                    from clerk.organizations o left join clerk_sync.versions v on v.kind = 'organization' and v.id = o.id \
                   where o.id = any ($1) and o.deleted_at is null"
             }
             Kind::Membership => {
-                "select m.id, m.organization_id, m.user_id, v.observed_at, 0::bigint as memberships \
+                "select m.id, m.organization_id, m.user_id, v.observed_at, 0::bigint as memberships, \
+                        (extract(epoch from m.created_at) * 1000)::bigint as created_ms \
                    from clerk_sync.live_memberships m left join clerk_sync.versions v on v.kind = 'membership' and v.id = m.id \
                   where m.id = any ($1)"
             }
@@ -184,6 +189,7 @@ impl Session {
             Ok(Standing {
                 read: wanted(kind, row, "not in the listing")?,
                 observed_at: row.try_get::<Option<i64>, _>("observed_at")?.map(Millis::clamped),
+                created_at: created_at(row)?,
                 memberships: row.try_get("memberships")?,
             })
         };

@@ -23,7 +23,7 @@ pub use connect::Database;
 pub use deleted::Removed;
 pub use migrate::{latest_version, migrate, printed_migrations, repin};
 pub use mirror::{Mirrored, Receipt, Standing, Version};
-pub use passes::{PageRecord, Pass, Step};
+pub use passes::{Ending, PageRecord, Pass, Step};
 pub use upkeep::{Content, Letter, Prunable, Purged, Reference};
 
 use crate::model::InstanceId;

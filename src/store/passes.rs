@@ -43,6 +43,8 @@ pub enum Step {
     Confirm,
     /// What waits for a read is read.
     Reads,
+    /// It has done what it could: the next one begins anew.
+    End,
 }
 
 impl Step {
@@ -51,6 +53,7 @@ impl Step {
             "list" => Some(Step::List),
             "confirm" => Some(Step::Confirm),
             "reads" => Some(Step::Reads),
+            "end" => Some(Step::End),
             _ => None,
         }
     }
@@ -69,6 +72,19 @@ pub struct PageRecord<'a, F: Serialize> {
     pub findings: &'a [F],
     pub absent: &'a [String],
     pub settled: &'a [String],
+}
+
+/// What a pass leaves to be known beside how it ended.
+#[derive(Debug, Default, Serialize)]
+pub struct Ending<U: Serialize> {
+    /// Rows that were not judged, by reason; `None`: there are none.
+    pub undecided: Option<U>,
+    /// When those can be judged that were seen too lately.
+    pub judge_after: Option<Millis>,
+    /// In how many ms `serve` shall ask for the same again.
+    pub again_in: Option<i64>,
+    /// Of a braked pass: a hash of the ids whose deletion is held back.
+    pub held: Option<String>,
 }
 
 fn ms(duration: Duration) -> i32 {
@@ -197,24 +213,27 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked, or the lease is lost.
-    pub async fn end_pass(
+    pub async fn end_pass<U: Serialize>(
         &mut self,
         fence: i64,
         id: i64,
         state: &str,
         problem: Option<&str>,
         counts: Option<&serde_json::Value>,
+        ending: &Ending<U>,
     ) -> Result<Pass, Error> {
+        let ending = serde_json::to_string(ending).expect("it is plain data and always serializes");
         let row = self
             .call(async |connection| {
                 sqlx::query(sqlx::AssertSqlSafe(format!(
-                    "select {PASS} from clerk_sync.end_pass($1, $2, $3, $4, $5::jsonb)"
+                    "select {PASS} from clerk_sync.end_pass($1, $2, $3, $4, $5::jsonb, $6::jsonb)"
                 )))
                 .bind(fence)
                 .bind(id)
                 .bind(state)
                 .bind(problem)
                 .bind(counts.map(ToString::to_string))
+                .bind(&ending)
                 .fetch_one(connection)
                 .await
             })
@@ -262,13 +281,27 @@ impl Session {
         Ok(at.map(Millis::clamped))
     }
 
-    /// Kinds whose last pass was stopped by the brake.
+    /// Kinds whose deletions the brake holds back until somebody approves them.
     ///
     /// # Errors
     /// The database could not be asked.
     pub async fn braked(&mut self) -> Result<Vec<Kind>, Error> {
-        let sql = "select scope from clerk_sync.passes p where state = 'braked' \
+        let sql = "select s.scope from unnest(array['user', 'organization', 'membership']) s(scope) \
+                     cross join lateral clerk_sync.braked_pass(s.scope) p where p.id is not null";
+        self.kinds(sql).await
+    }
+
+    /// Kinds of which a pass left rows that can be judged by now, and no pass has run since.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn due_again(&mut self) -> Result<Vec<Kind>, Error> {
+        let sql = "select scope from clerk_sync.passes p where again_at <= now() \
                       and not exists (select from clerk_sync.passes l where l.scope = p.scope and l.id > p.id)";
+        self.kinds(sql).await
+    }
+
+    async fn kinds(&mut self, sql: &'static str) -> Result<Vec<Kind>, Error> {
         let scopes: Vec<String> =
             self.call(async |connection| sqlx::query_scalar(sql).fetch_all(connection).await).await?;
         Ok(Kind::ALL.into_iter().filter(|kind| scopes.iter().any(|scope| scope == kind.as_str())).collect())
@@ -283,6 +316,17 @@ impl Session {
             sqlx::query("select clerk_sync.note_failed_start($1)").bind(problem).execute(connection).await.map(drop)
         })
         .await
+    }
+
+    /// Those of these users and organizations whose deletion is held back.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn held_back(&mut self, ids: &[&str]) -> Result<Vec<String>, Error> {
+        let sql = "select a.id from unnest(array['user', 'organization']) s(scope) \
+                     cross join lateral clerk_sync.braked_pass(s.scope) p \
+                     join clerk_sync.absentees a on a.pass_id = p.id where a.id = any ($1)";
+        self.call(async |connection| sqlx::query_scalar(sql).bind(ids).fetch_all(connection).await).await
     }
 
     /// Asks for a pass of a kind.

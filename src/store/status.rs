@@ -67,6 +67,12 @@ pub struct PassRow {
     pub differing: u64,
     pub extra: u64,
     pub refreshed: u64,
+    /// Rows that were not judged, by reason.
+    #[serde(default)]
+    pub undecided: Option<BTreeMap<String, u64>>,
+    /// When those can be judged that were seen too lately.
+    #[serde(default)]
+    pub judge_after: Option<i64>,
     /// Of a quick pass: rows here and at Clerk, by kind.
     pub counts: Option<BTreeMap<String, Counts>>,
 }
@@ -114,7 +120,8 @@ with hours as (
     from clerk_sync.receipts where received_at > now() - interval '24 hours' group by 1, 2 order by 1, 2
 ), passes as (
   select id, scope, state, problem, backfill, (extract(epoch from started_at) * 1000)::bigint as started_at,
-         (extract(epoch from ended_at) * 1000)::bigint as ended_at, listed, missing, differing, extra, refreshed, counts
+         (extract(epoch from ended_at) * 1000)::bigint as ended_at, listed, missing, differing, extra, refreshed, undecided,
+         (extract(epoch from judge_after) * 1000)::bigint as judge_after, counts
     from clerk_sync.passes
    where id in (select id from clerk_sync.passes order by id desc limit $1)
       or id in (select max(id) from clerk_sync.passes group by scope)   -- what waits for an approval does not scroll away

@@ -211,6 +211,9 @@ impl<'a> Api<'a> {
 
     /// The rows of a page, as the fault leaves them.
     fn rows<T: Row>(&self, question: &Question<'a, T>, table: &'a Table<T>) -> Vec<&'a T> {
+        if self.fault == Some(&Fault::Shuffled) {
+            return question.shuffled_page(table);
+        }
         let mut rows = question.page(table);
         match self.fault {
             Some(Fault::EmptyPage | Fault::Empty) => rows.clear(),
@@ -226,7 +229,13 @@ impl<'a> Api<'a> {
     }
 
     fn total<T: Row>(&self, question: &Question<'a, T>, table: &'a Table<T>) -> usize {
-        if self.fault == Some(&Fault::Empty) { 0 } else { question.count(table) }
+        match self.fault {
+            Some(Fault::Empty) => 0,
+            Some(Fault::Miscounted(by)) => {
+                question.count(table).saturating_add_signed(isize::try_from(*by).unwrap_or_default())
+            }
+            _ => question.count(table),
+        }
     }
 
     // Users

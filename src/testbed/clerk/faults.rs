@@ -27,6 +27,10 @@ pub enum Fault {
     Empty,
     /// A list has half its rows although more exist. Its total stays.
     ShortPage,
+    /// The total of a list, and every count, is off by so much.
+    Miscounted(i64),
+    /// Rows that were made in the same moment are listed in an order that is drawn anew for each answer.
+    Shuffled,
     /// A list has a row more, of the same kind, that was not asked for.
     ExtraRow,
     /// A list of a user's memberships does not say whose they are: a body that was once published has no `public_user_data`, and

@@ -77,6 +77,19 @@ impl<'a, T: Row> Question<'a, T> {
         rows.into_iter().skip(self.offset).take(self.limit).collect()
     }
 
+    /// The same, by the time of making, where the order of rows that are equal in it is another one each time.
+    pub(super) fn shuffled_page(&self, table: &'a Table<T>) -> Vec<&'a T> {
+        let mut rows: Vec<&'a T> = self.candidates(table).collect();
+        fastrand::shuffle(&mut rows);
+        rows.sort_by_key(|row| row.created_at());
+        if self.descending {
+            rows.reverse();
+        }
+        let after = self.after.and_then(|after| rows.iter().position(|row| row.id() == after.id()));
+        let behind = after.map_or(0, |position| position + 1);
+        rows.into_iter().skip(behind + self.offset).take(self.limit).collect()
+    }
+
     /// How many rows are asked for, whatever the window.
     pub(super) fn count(&self, table: &'a Table<T>) -> usize {
         if self.among.is_none() && self.tests.is_empty() { table.len() } else { self.candidates(table).count() }

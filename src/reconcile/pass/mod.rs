@@ -1,42 +1,63 @@
 //! The steps of a full pass: list and compare, confirm what was absent, settle what waits for a read, end.
 
-use super::brake::Weight;
+mod absent;
+
 use super::compare::{Difference, Drift, compare};
 use super::finding::{Finding, is_gone};
 use super::list::{List, Page};
 use super::window::{Window, Windows};
 use super::{Error, Progress, REPORTED, Reconciler, Report, State};
-use crate::clerk::client::{self, ASKED, Client};
-use crate::model::{Batch, Change, Kind, Millis, Outcome, Source};
-use crate::store::{Database, Mirrored, PageRecord, Pass, Session, Standing, Step};
+use crate::clerk::client::{self, ASKED, Client, Read};
+use crate::clerk::listing::tolerance;
+use crate::model::{Batch, Change, Claim, Kind, Millis, Outcome, Source, Undecided};
+use crate::store::{Database, Ending, Mirrored, PageRecord, Pass, Session, Step};
 use crate::telemetry::{DRIFT, PASSES};
 use serde_json::Value;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Instant;
 
 /// R2, R4, R7, in ms: what was observed so long before a pass began may have been overtaken on its way to us.
 const MARGIN: i64 = 300_000;
+/// How much later than it was observed something counts, in ms: so much an answer is made older by (R1), and a little.
+const BEHIND: i64 = 10_000;
+/// Between the moment from which what was seen too lately can be judged and the pass that judges it, in ms.
+const AGAIN: i64 = 5_000;
 /// Ids asked of the mirror at once.
 const IDS: usize = 1_000;
 /// Absentees that a dry run remembers: more than any brake lets go.
 const REMEMBERED: usize = 1_000;
 
+/// A pass that is asked for.
+pub(super) struct Request<'a> {
+    pub(super) kind: Kind,
+    pub(super) reason: &'a str,
+    /// By Clerk's clock, as an answer of now has it.
+    pub(super) began_at: Millis,
+}
+
 /// Runs a pass of a kind, or goes on with the last one if that has listed something and did not come to its end. Without a lease it
-/// is a dry run.
+/// is a dry run. `held`: users and organizations whose deletion a dry run has found to be held back; it leaves no trace for the next
+/// kind to find.
 pub(super) async fn run(
     reconciler: &Reconciler,
     session: &mut Session,
     fence: Option<i64>,
-    kind: Kind,
-    reason: &str,
-    began_at: Millis,
+    request: Request<'_>,
+    held: &mut HashSet<String>,
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
+    let Request { kind, reason, began_at } = request;
     let row = match fence {
         Some(fence) => session.open_pass(fence, Some(kind), reason, began_at, reconciler.times.resume_within).await?,
         None => dry(Some(kind), session.mark(kind).await?.is_none(), began_at),
     };
-    finish(Run::new(reconciler, session, fence, row), kind, progress).await
+    let mut run = Run::new(reconciler, session, fence, row, began_at);
+    run.parents_away.clone_from(held);
+    let result = run.steps(kind, progress).await;
+    if matches!(result, Ok(State::Braked)) {
+        held.extend(std::mem::take(&mut run.absent));
+    }
+    run.end(result, None).await
 }
 
 /// Goes on with a pass that somebody approved.
@@ -45,13 +66,11 @@ pub(super) async fn go_on(
     session: &mut Session,
     fence: i64,
     row: Pass,
+    began_at: Millis,
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
     let kind = row.kind.ok_or(Error::NotBraked(row.id))?;
-    finish(Run::new(reconciler, session, Some(fence), row), kind, progress).await
-}
-
-async fn finish(mut run: Run<'_>, kind: Kind, progress: &mut dyn Progress) -> Result<Report, Error> {
+    let mut run = Run::new(reconciler, session, Some(fence), row, began_at);
     let result = run.steps(kind, progress).await;
     run.end(result, None).await
 }
@@ -86,10 +105,19 @@ pub(super) struct Run<'a> {
     pub(super) row: Pass,
     position: Option<Value>,
     began: Instant,
+    /// The same moment by Clerk's clock, as an answer of then has it.
+    began_at: Millis,
     calls_before: u64,
     findings: Vec<Finding>,
     /// Of a dry run, which has no table to keep them in.
     absent: BTreeSet<String>,
+    /// Of memberships: users and organizations that are not at Clerk any more, and not deleted here yet.
+    parents_away: HashSet<String>,
+    /// Of memberships that nobody could read in this pass: they are not asked for once more.
+    unread: HashSet<String>,
+    undecided: Undecided,
+    judge_after: Option<Millis>,
+    held: Option<String>,
 }
 
 /// What one page, or one answer about absentees, brings.
@@ -101,12 +129,36 @@ pub(super) struct Observed<'a> {
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(reconciler: &'a Reconciler, session: &'a mut Session, fence: Option<i64>, row: Pass) -> Run<'a> {
+    pub(super) fn new(
+        reconciler: &'a Reconciler,
+        session: &'a mut Session,
+        fence: Option<i64>,
+        row: Pass,
+        began_at: Millis,
+    ) -> Run<'a> {
         let (clerk, database) = (&*reconciler.clerk, &reconciler.database);
         let position = row.position.as_deref().and_then(|position| serde_json::from_str(position).ok());
         let (findings, absent) = (Vec::new(), BTreeSet::new());
         let (began, calls_before) = (Instant::now(), clerk.calls());
-        Run { clerk, database, session, fence, row, position, began, calls_before, findings, absent }
+        let (parents_away, unread, undecided) = (HashSet::new(), HashSet::new(), Undecided::default());
+        Run {
+            clerk,
+            database,
+            session,
+            fence,
+            row,
+            position,
+            began,
+            began_at,
+            calls_before,
+            findings,
+            absent,
+            parents_away,
+            unread,
+            undecided,
+            judge_after: None,
+            held: None,
+        }
     }
 
     async fn steps(&mut self, kind: Kind, progress: &mut dyn Progress) -> Result<State, Error> {
@@ -114,15 +166,21 @@ impl<'a> Run<'a> {
             self.list(kind, progress).await?;
             self.step(Step::Confirm).await?;
         }
+        let mut state = State::Complete;
         if self.row.step == Step::Confirm {
-            if !self.row.approved && self.is_too_much(kind).await? {
+            // What the brake stops are deletions of this kind, and nothing else.
+            if self.is_too_much(kind).await? && !self.row.approved {
+                self.reads(kind).await?;
                 return Ok(State::Braked);
             }
-            self.confirm(kind).await?;
+            state = self.confirm(kind).await?;
             self.step(Step::Reads).await?;
         }
         self.reads(kind).await?;
-        Ok(State::Complete)
+        if state == State::Incomplete {
+            self.step(Step::End).await?;
+        }
+        Ok(state)
     }
 
     async fn step(&mut self, step: Step) -> Result<(), Error> {
@@ -139,7 +197,7 @@ impl<'a> Run<'a> {
         let mut reader = self.database.connect_for_passes().await?;
         let mut fetch = async || -> Result<(Page, Vec<Mirrored>), Error> {
             let page = list.page().await?;
-            let mirrored = mirrored(&mut reader, kind, &page.changes).await?;
+            let mirrored = mirrored_rows(&mut reader, kind, &page.changes).await?;
             Ok((page, mirrored))
         };
         let (mut page, mut mirrored) = fetch().await?;
@@ -156,7 +214,19 @@ impl<'a> Run<'a> {
             }
         }
         self.without_time(kind).await?;
-        contradiction(kind, self.total(kind, &page).await?, self.row.listed.cast_unsigned())
+        let mut counted = self.total(kind, &page).await?;
+        if kind == Kind::User && counted > self.row.listed.cast_unsigned() {
+            // Some may have been made since the last page.
+            let page = list.page().await?;
+            let mirrored = mirrored_rows(self.session, kind, &page.changes).await?;
+            let observed = Observed { listed: page.changes.len(), ..Observed::default() };
+            self.compared(Source::List, &page.changes, &mirrored, observed).await?;
+            counted = self.clerk.count(kind).await?;
+        }
+        let listed = self.row.listed.cast_unsigned();
+        contradiction(kind, counted, listed)?;
+        self.undecided.not_listed = counted.saturating_sub(listed).max(page.unlisted);
+        Ok(())
     }
 
     /// How many Clerk has: its lists of users do not say.
@@ -176,15 +246,15 @@ impl<'a> Run<'a> {
     ) -> Result<(), Error> {
         let rows: Vec<(Option<Millis>, &str)> =
             page.changes.iter().filter_map(|change| Some((change.created_at(), change.id()?))).collect();
-        let window = windows.pass(&rows, page.is_last)?;
-        let absent = match window {
+        let passed = windows.pass(&rows, page.is_last)?;
+        let absent = match passed.window {
             Some(window) => self.unseen(kind, &window).await?,
             None => Vec::new(),
         };
         if let Some(position) = page.resume_at(kind, windows.open_from()) {
             self.position = Some(position);
         }
-        let observed = Observed { listed: page.changes.len(), absent: &absent, ..Observed::default() };
+        let observed = Observed { listed: passed.new, absent: &absent, ..Observed::default() };
         self.compared(Source::List, &page.changes, mirrored, observed).await
     }
 
@@ -221,85 +291,6 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The next absentees whose rows still stand and were not observed since the pass began, and the last id looked at.
-    async fn absentees(
-        &mut self,
-        kind: Kind,
-        after: &str,
-        limit: usize,
-    ) -> Result<Option<(String, Vec<Standing>)>, Error> {
-        let ids: Vec<String> = if self.fence.is_some() {
-            self.session.absentees(self.row.id, after, limit).await?
-        } else {
-            self.absent
-                .range::<str, _>((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded))
-                .take(limit)
-                .cloned()
-                .collect()
-        };
-        let Some(last) = ids.last().cloned() else { return Ok(None) };
-        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-        let mut standing = self.session.standing(kind, &ids).await?;
-        let before = self.row.observed_from.plus(-MARGIN);
-        standing.retain(|row| row.observed_at.is_none_or(|at| at < before));
-        Ok(Some((last, standing)))
-    }
-
-    /// The brake, memberships included that would end with their user or organization.
-    async fn is_too_much(&mut self, kind: Kind) -> Result<bool, Error> {
-        let mut own = Weight { rows: self.session.count(kind).await?, absent: 0 };
-        let mut memberships = Weight::default();
-        let mut after = String::new();
-        while let Some((last, standing)) = self.absentees(kind, &after, ASKED * 5).await? {
-            own.absent += standing.len() as u64;
-            memberships.absent += standing.iter().map(|row| row.memberships.max(0).cast_unsigned()).sum::<u64>();
-            after = last;
-        }
-        if memberships.absent > 0 {
-            memberships.rows = self.session.count(Kind::Membership).await?;
-        }
-        if !own.is_too_heavy() && !memberships.is_too_heavy() {
-            return Ok(false);
-        }
-        let approve = match self.fence {
-            Some(_) => format!("clerk-sync reconcile --approve {}", self.row.id),
-            None => "an approval".to_owned(),
-        };
-        self.row.problem = Some(format!(
-            "{} of {} {kind}s are not at Clerk any more{}: nothing was deleted; if that is right, {approve} lets it happen",
-            own.absent,
-            own.rows,
-            if memberships.absent > 0 {
-                format!(", and {} memberships with them", memberships.absent)
-            } else {
-                String::new()
-            },
-        ));
-        Ok(true)
-    }
-
-    /// Asks Clerk for each absentee by its id.
-    async fn confirm(&mut self, kind: Kind) -> Result<(), Error> {
-        let (mut after, mut undecided) = (String::new(), 0);
-        while let Some((last, standing)) = self.absentees(kind, &after, ASKED).await? {
-            let wanted: Vec<_> = standing.iter().map(|row| row.read.clone()).collect();
-            let changes = self.clerk.read(kind, &wanted).await?;
-            let settled: Vec<String> = changes.iter().filter_map(|change| change.id().map(str::to_owned)).collect();
-            undecided += wanted.iter().filter(|read| !settled.contains(&read.id)).count();
-            self.observe(Source::Read, &changes, Observed { settled: &settled, ..Observed::default() }).await?;
-            after = last;
-        }
-        if undecided > 0 {
-            if self.fence.is_some() {
-                self.session.ask_for_pass(Kind::Organization, "a membership's organization is not known").await?;
-            }
-            return Err(Error::Contradiction(format!(
-                "{undecided} {kind}s are neither listed nor denied: Clerk does not know their organization"
-            )));
-        }
-        Ok(())
-    }
-
     /// Reads what only a read can settle.
     async fn reads(&mut self, kind: Kind) -> Result<(), Error> {
         if self.fence.is_none() {
@@ -307,10 +298,13 @@ impl<'a> Run<'a> {
         }
         let mut after = String::new();
         loop {
-            let wanted = self.session.pending_reads(kind, &after, ASKED, false).await?;
+            let mut wanted = self.session.pending_reads(kind, &after, ASKED, false).await?;
             let Some(last) = wanted.last() else { return Ok(()) };
             last.id.clone_into(&mut after);
-            let changes = self.clerk.read(kind, &wanted).await?;
+            wanted.retain(|read| !self.unread.contains(&read.id));
+            let Read { changes, undecided } = self.clerk.read(kind, &wanted).await?;
+            let is_unusable = |change: &&Change| matches!(change.claim, Claim::Unusable(_));
+            self.undecided.unreadable += (undecided.len() + changes.iter().filter(is_unusable).count()) as u64;
             self.observe(Source::Read, &changes, Observed::default()).await?;
             let ids: Vec<&str> = wanted.iter().map(|read| read.id.as_str()).collect();
             // Those that were asked for just now are left to whoever makes reads between passes.
@@ -325,7 +319,7 @@ impl<'a> Run<'a> {
         changes: &[Change],
         observed: Observed<'_>,
     ) -> Result<(), Error> {
-        let mirrored = mirrored(self.session, self.row.kind.unwrap_or(Kind::User), changes).await?;
+        let mirrored = mirrored_rows(self.session, self.row.kind.unwrap_or(Kind::User), changes).await?;
         self.compared(source, changes, &mirrored, observed).await
     }
 
@@ -438,6 +432,12 @@ impl<'a> Run<'a> {
         self.findings.extend(findings.into_iter().take(room).map(|finding| Finding { n: None, ..finding }));
     }
 
+    /// The time by Clerk's clock.
+    fn clerk_now(&self) -> Millis {
+        let elapsed = i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX);
+        self.began_at.plus(BEHIND).plus(elapsed)
+    }
+
     /// Writes down how the pass ended, and reports it. An error of ours or Clerk's makes it incomplete, not fail.
     pub(super) async fn end(mut self, result: Result<State, Error>, counts: Option<Value>) -> Result<Report, Error> {
         let is_listing = self.row.step == Step::List;
@@ -456,9 +456,16 @@ impl<'a> Run<'a> {
                 }
             }
         };
+        let judge_in = self.judge_after.map(|at| at.get() - self.clerk_now().get());
         if let Some(fence) = self.fence {
             let problem = self.row.problem.as_deref();
-            match self.session.end_pass(fence, self.row.id, state.as_str(), problem, counts.as_ref()).await {
+            let ending = Ending {
+                undecided: Some(self.undecided).filter(|undecided| undecided.total() > 0),
+                judge_after: self.judge_after,
+                again_in: judge_in.map(|ms| ms.max(0) + AGAIN),
+                held: self.held.take().filter(|_| state == State::Braked),
+            };
+            match self.session.end_pass(fence, self.row.id, state.as_str(), problem, counts.as_ref(), &ending).await {
                 Ok(row) => self.row = row,
                 // The row says that it runs: the next pass takes it for one that was cut.
                 Err(error) if state.is_failure() => tracing::debug!(%error, "the end of a pass is not noted"),
@@ -479,6 +486,9 @@ impl<'a> Run<'a> {
             missing: unsigned(self.row.missing),
             differing: unsigned(self.row.differing),
             extra: unsigned(self.row.extra),
+            undecided: self.undecided,
+            judge_after: self.judge_after,
+            is_at_end: self.row.step == Step::End,
             calls: self.clerk.calls() - self.calls_before,
             seconds: self.began.elapsed().as_secs_f64(),
             findings: self.findings,
@@ -494,6 +504,7 @@ impl<'a> Run<'a> {
             differing = report.differing,
             extra = report.extra,
             refreshed = report.refreshed,
+            undecided = report.undecided.total(),
             calls = report.calls,
             ms = self.began.elapsed().as_millis(),
             "pass"
@@ -504,14 +515,14 @@ impl<'a> Run<'a> {
 }
 
 /// The rows here of what is there.
-async fn mirrored(session: &mut Session, kind: Kind, changes: &[Change]) -> Result<Vec<Mirrored>, Error> {
+async fn mirrored_rows(session: &mut Session, kind: Kind, changes: &[Change]) -> Result<Vec<Mirrored>, Error> {
     let ids: Vec<&str> = changes.iter().filter(|change| !is_gone(change)).filter_map(Change::id).collect();
     if ids.is_empty() { Ok(Vec::new()) } else { Ok(session.mirrored(kind, &ids).await?) }
 }
 
 /// A list that is much shorter than its count is no list. A little shorter it may be: rows come and go meanwhile.
 fn contradiction(kind: Kind, counted: u64, listed: u64) -> Result<(), Error> {
-    let allowed = if listed == 0 { 0 } else { (counted / 100).max(10) };
+    let allowed = if listed == 0 { 0 } else { tolerance(counted) };
     if counted > listed.saturating_add(allowed) {
         return Err(Error::Contradiction(format!(
             "Clerk counts {counted} {kind}s and lists {listed}: nothing was deleted"

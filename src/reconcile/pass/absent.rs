@@ -1,0 +1,209 @@
+//! What a listing did not show: how much of it may go, and whether Clerk denies it by its id.
+
+use super::super::brake::Weight;
+use super::super::finding::is_gone;
+use super::super::{Error, State};
+use super::{BEHIND, MARGIN, Observed, Run};
+use crate::clerk::client::{ASKED, Read};
+use crate::model::{Change, Claim, Kind, Millis, OrganizationId, Source, Undecided, UserId, WantedRead, hex};
+use crate::store::Standing;
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeSet, HashSet};
+
+/// Answers about single organizations that a report repeats.
+const PROBLEMS: usize = 5;
+
+/// Absentees that a pass leaves as they are.
+#[derive(Default)]
+struct Left {
+    too_fresh: u64,
+    held_back: u64,
+    judge_after: Option<Millis>,
+}
+
+impl Run<'_> {
+    /// The next absentees whose rows still stand, and the last id looked at.
+    async fn absentees(
+        &mut self,
+        kind: Kind,
+        after: &str,
+        limit: usize,
+    ) -> Result<Option<(String, Vec<Standing>)>, Error> {
+        let ids: Vec<String> = if self.fence.is_some() {
+            self.session.absentees(self.row.id, after, limit).await?
+        } else {
+            self.absent
+                .range::<str, _>((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded))
+                .take(limit)
+                .cloned()
+                .collect()
+        };
+        let Some(last) = ids.last().cloned() else { return Ok(None) };
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        Ok(Some((last, self.session.standing(kind, &ids).await?)))
+    }
+
+    /// Those of these absentees that can be judged now, and why not the others.
+    async fn judgeable(&mut self, kind: Kind, mut standing: Vec<Standing>) -> Result<(Vec<Standing>, Left), Error> {
+        let (from, before) = (self.row.observed_from, self.row.observed_from.plus(-MARGIN));
+        let mut left = Left::default();
+        standing.retain(|row| {
+            let Some(at) = row.observed_at.filter(|at| *at >= before) else { return true };
+            // Of what was made since it began a listing need not know.
+            if row.created_at.is_none_or(|made| made < from) {
+                left.too_fresh += 1;
+                left.judge_after = left.judge_after.max(Some(at.plus(MARGIN + BEHIND)));
+            }
+            false
+        });
+        if kind == Kind::Membership && !standing.is_empty() {
+            let ids: Vec<&str> = standing.iter().flat_map(parents).collect();
+            let held: HashSet<String> = self.session.held_back(&ids).await?.into_iter().collect();
+            let is_away = |id: &str| held.contains(id) || self.parents_away.contains(id);
+            let all = standing.len();
+            standing.retain(|row| !parents(row).any(is_away));
+            left.held_back = (all - standing.len()) as u64;
+        }
+        Ok((standing, left))
+    }
+
+    /// What is absent, held against what there is; memberships included that would end with their user or organization. Notes what
+    /// cannot be judged.
+    async fn weigh(&mut self, kind: Kind) -> Result<(Weight, Weight), Error> {
+        let mut own = Weight { rows: self.session.count(kind).await?, absent: 0 };
+        let mut memberships = Weight::default();
+        let mut ids = Sha256::new();
+        self.undecided = Undecided { too_fresh: 0, held_back: 0, ..self.undecided };
+        let mut after = String::new();
+        while let Some((last, standing)) = self.absentees(kind, &after, ASKED * 5).await? {
+            let (standing, left) = self.judgeable(kind, standing).await?;
+            own.absent += standing.len() as u64;
+            memberships.absent += standing.iter().map(|row| row.memberships.max(0).cast_unsigned()).sum::<u64>();
+            standing.iter().for_each(|row| ids.update(format!("{}\n", row.read.id)));
+            self.undecided.too_fresh += left.too_fresh;
+            self.undecided.held_back += left.held_back;
+            self.judge_after = self.judge_after.max(left.judge_after);
+            after = last;
+        }
+        if memberships.absent > 0 {
+            memberships.rows = self.session.count(Kind::Membership).await?;
+        }
+        self.held = Some(hex(&ids.finalize()));
+        Ok((own, memberships))
+    }
+
+    /// The brake.
+    pub(super) async fn is_too_much(&mut self, kind: Kind) -> Result<bool, Error> {
+        let (mut own, mut memberships) = self.weigh(kind).await?;
+        // Memberships that went with a user or an organization weigh there.
+        if kind == Kind::Membership && own.is_too_heavy() && self.find_parents_away().await? {
+            (own, memberships) = self.weigh(kind).await?;
+        }
+        if !own.is_too_heavy() && !memberships.is_too_heavy() {
+            self.held = None;
+            return Ok(false);
+        }
+        if self.row.approved {
+            return Ok(true);
+        }
+        let approve = match self.fence {
+            Some(_) => format!("clerk-sync reconcile --approve {}", self.row.id),
+            None => "an approval".to_owned(),
+        };
+        self.undecided.held_back += own.absent;
+        self.row.problem = Some(format!(
+            "{} of {} {kind}s are not at Clerk any more{}: none of them was deleted; if that is right, {approve} lets it happen",
+            own.absent,
+            own.rows,
+            if memberships.absent > 0 {
+                format!(", and {} memberships with them", memberships.absent)
+            } else {
+                String::new()
+            },
+        ));
+        Ok(true)
+    }
+
+    /// Looks which organizations and users of absent memberships Clerk does not have any more, and asks for passes of them; until it
+    /// is clear that too many others are absent. Whether there are any.
+    async fn find_parents_away(&mut self) -> Result<bool, Error> {
+        let (mut seen, mut away): (HashSet<String>, [usize; 2]) = (HashSet::new(), [0, 0]);
+        let mut others = Weight { rows: self.session.count(Kind::Membership).await?, absent: 0 };
+        let mut after = String::new();
+        while let Some((last, standing)) = self.absentees(Kind::Membership, &after, ASKED * 5).await? {
+            let (mut standing, _) = self.judgeable(Kind::Membership, standing).await?;
+            for (n, kind) in [Kind::Organization, Kind::User].into_iter().enumerate() {
+                let id = |row: &Standing| parents(row).nth(n).unwrap_or_default().to_owned();
+                let ids: BTreeSet<String> = standing.iter().map(id).filter(|id| !seen.contains(id)).collect();
+                let read = |id: &String| WantedRead {
+                    kind,
+                    id: id.clone(),
+                    organization_id: None,
+                    user_id: None,
+                    reason: "its memberships are absent",
+                };
+                let reads: Vec<WantedRead> = ids.iter().map(read).collect();
+                for change in self.clerk.read(kind, &reads).await?.changes.iter().filter(|change| is_gone(change)) {
+                    away[n] += 1;
+                    self.parents_away.extend(change.id().map(str::to_owned));
+                }
+                seen.extend(ids);
+                standing.retain(|row| !self.parents_away.contains(&id(row)));
+            }
+            others.absent += standing.len() as u64;
+            if others.is_too_heavy() {
+                break;
+            }
+            after = last;
+        }
+        for (kind, away) in [Kind::Organization, Kind::User].into_iter().zip(away) {
+            if away > 0 && self.fence.is_some() {
+                self.session.ask_for_pass(kind, "memberships are absent with it").await?;
+            }
+        }
+        Ok(away != [0, 0])
+    }
+
+    /// Asks Clerk for each absentee by its id. What is not decided about one of them decides nothing about the others.
+    pub(super) async fn confirm(&mut self, kind: Kind) -> Result<State, Error> {
+        let (mut after, mut unclear, mut problems) = (String::new(), 0, BTreeSet::new());
+        let mut is_unknown = false;
+        while let Some((last, standing)) = self.absentees(kind, &after, ASKED).await? {
+            let (standing, _) = self.judgeable(kind, standing).await?;
+            let wanted: Vec<_> = standing.iter().map(|row| row.read.clone()).collect();
+            let Read { mut changes, undecided } = self.clerk.read(kind, &wanted).await?;
+            let settled: Vec<String> = changes.iter().filter_map(|change| change.id().map(str::to_owned)).collect();
+            unclear += undecided.len();
+            for one in undecided {
+                is_unknown |= one.is_unknown;
+                self.unread.insert(one.read.id.clone());
+                if problems.len() < PROBLEMS {
+                    problems.insert(one.problem);
+                }
+                // Whoever makes reads between passes tries it again.
+                let claim = Claim::Unusable(one.read);
+                changes.push(Change { observed_at: self.row.observed_from, claim, naming: None });
+            }
+            self.observe(Source::Read, &changes, Observed { settled: &settled, ..Observed::default() }).await?;
+            after = last;
+        }
+        if unclear == 0 {
+            return Ok(State::Complete);
+        }
+        self.undecided.unreadable += unclear as u64;
+        if is_unknown && self.fence.is_some() {
+            self.session.ask_for_pass(Kind::Organization, "a membership's organization is not known").await?;
+        }
+        self.row.problem = Some(format!(
+            "{unclear} {kind}s are neither listed nor denied, and left as they are; the others were judged. Clerk says of {}",
+            problems.into_iter().collect::<Vec<_>>().join("; ")
+        ));
+        Ok(State::Incomplete)
+    }
+}
+
+/// The organization and the user of a membership.
+fn parents(row: &Standing) -> impl Iterator<Item = &str> {
+    let organization = row.read.organization_id.as_ref().map(OrganizationId::as_str);
+    organization.into_iter().chain(row.read.user_id.as_ref().map(UserId::as_str))
+}

@@ -1,0 +1,340 @@
+//! Passes are as narrow as their cause: what is wrong with one kind, one organization or one count holds up nothing else, and a
+//! report says what it does not know.
+
+use crate::reconciling::Bench;
+use clerk_sync::model::Kind;
+use clerk_sync::reconcile::{Report, Silent, State, Wanted};
+use clerk_sync::testbed::clerk::{Fault, Role, Rule};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+fn states(reports: &[Report]) -> Vec<State> {
+    reports.iter().map(|report| report.state).collect()
+}
+
+/// The organization with the most members, and them.
+fn largest(bench: &Bench) -> (String, Vec<String>) {
+    let clerk = bench.clerk.lock();
+    let organization =
+        clerk.organizations.keys().max_by_key(|id| clerk.memberships_of(id).count()).unwrap().to_string();
+    let members = clerk.memberships_of(&organization).map(|membership| membership.id.clone()).collect();
+    (organization, members)
+}
+
+impl Bench {
+    async fn memberships(&self) -> Report {
+        let wanted = Wanted::Kinds(vec![Kind::Membership]);
+        self.reconciler().run(&wanted, "test", false, &mut Silent).await.unwrap().remove(0)
+    }
+
+    async fn role(&self, id: &str) -> Value {
+        let sql = format!("select role from clerk.organization_memberships where id = '{id}'");
+        self.database.rows(&sql).await.first().map_or(Value::Null, |row| row["role"].clone())
+    }
+
+    /// So many users more, each a member of that organization.
+    fn fill(&self, organization: &str, members: usize) {
+        self.silently(|clerk| {
+            for n in 0..members {
+                let user = clerk.create_user("Mem", &format!("Ber {n}"));
+                clerk.add_member(organization, &user, "org:member");
+            }
+        });
+    }
+
+    async fn is_gone(&self, id: &str) -> bool {
+        self.database.count(&format!("clerk.organization_memberships where id = '{id}'")).await == 0
+    }
+}
+
+/// A downgrade and a removal in a healthy organization, of which no webhook tells: the membership that is left, and the one that is
+/// not.
+fn revoke(bench: &Bench, not_in: &str) -> (String, String) {
+    bench.clerk.lock().silently(|clerk| {
+        let revoked = Role { key: "org:revoked".to_owned(), ..Role::default() };
+        clerk.roles.insert(revoked.key.clone(), revoked);
+        let others: Vec<String> = clerk
+            .memberships
+            .values()
+            .filter(|membership| membership.organization_id != not_in)
+            .map(|membership| membership.id.clone())
+            .collect();
+        clerk.set_role(&others[0], "org:revoked");
+        clerk.remove_member(&others[1]);
+        (others[0].clone(), others[1].clone())
+    })
+}
+
+/// A4, `brake`. An organization with many memberships is gone, which is more than a pass may delete unasked: everything else is
+/// done all the same, by the night's passes and by the hour's.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_brake_holds_back_the_deletions_of_its_kind_alone() {
+    let bench = Bench::filled(60, 6, 60, 1).await;
+    let organization = bench.any(Kind::Organization, 2);
+    bench.fill(&organization, 30);
+    bench.complete().await;
+    bench.later();
+    bench.silently(|clerk| clerk.delete_organization(&organization));
+    let renamed = bench.any(Kind::Organization, 0);
+    bench
+        .silently(|clerk| clerk.update_organization(&renamed, |organization| organization.name = "Renamed".to_owned()));
+    let (downgraded, removed) = revoke(&bench, &organization);
+    bench.later();
+    let dry = bench.reconciler().run(&Wanted::Kinds(Kind::ALL.to_vec()), "test", true, &mut Silent).await.unwrap();
+    assert_eq!(states(&dry), [State::Complete, State::Braked, State::Complete]);
+    assert_eq!(dry[2].undecided.held_back, bench.database.count(&of(&organization)).await.unsigned_abs());
+    let reports = bench.run().await.unwrap();
+    assert_eq!(states(&reports), [State::Complete, State::Braked, State::Complete], "{reports:#?}");
+    assert_eq!(bench.database.count("clerk.organizations where name = 'Renamed'").await, 1, "it was compared, too");
+    assert_eq!(bench.role(&downgraded).await, "org:revoked");
+    assert!(bench.is_gone(&removed).await);
+    // What waits is told of both kinds, and nothing of it was deleted.
+    let held = bench.database.count(&of(&organization)).await.unsigned_abs();
+    assert!(held > 30);
+    assert_eq!((reports[1].undecided.held_back, reports[2].undecided.held_back), (1, held));
+    // `brake_hourly`: the hour's pass is not skipped, and finds the next one.
+    let (downgraded, removed) = revoke(&bench, &organization);
+    bench.later();
+    let hourly = bench.memberships().await;
+    assert_eq!((hourly.state, hourly.undecided.held_back), (State::Complete, held), "{hourly:?}");
+    assert_eq!(bench.role(&downgraded).await, "org:revoked");
+    assert!(bench.is_gone(&removed).await);
+    // The number that a person was told first still lets go what was told with it.
+    let again = bench.run().await.unwrap();
+    assert_eq!(again[1].state, State::Braked);
+    let approved = Wanted::Approved(reports[1].pass.unwrap());
+    let reports = bench.reconciler().run(&approved, "test", false, &mut Silent).await.unwrap();
+    assert!(
+        reports.iter().all(|report| report.state == State::Complete && report.undecided.total() == 0),
+        "{reports:#?}"
+    );
+    bench.equals_source().await;
+}
+
+fn of(organization: &str) -> String {
+    format!("clerk.organization_memberships where organization_id = '{organization}'")
+}
+
+/// But where it would delete another row now, whoever said yes has not said it to that.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_is_for_the_rows_that_were_told() {
+    let bench = Bench::filled(60, 4, 20, 1).await;
+    let users: Vec<String> = bench.clerk.lock().users.keys().map(ToString::to_string).collect();
+    bench.silently(|clerk| users[..11].iter().for_each(|id| clerk.delete_user(id)));
+    let first = bench.run().await.unwrap()[0].pass.unwrap();
+    bench.silently(|clerk| clerk.delete_user(&users[20]));
+    bench.later();
+    let second = bench.run().await.unwrap();
+    assert_eq!(second[0].state, State::Braked);
+    let approve = async |pass| bench.reconciler().run(&Wanted::Approved(pass), "test", false, &mut Silent).await;
+    assert!(matches!(approve(first).await, Err(clerk_sync::reconcile::Error::NotBraked(_))));
+    let reports = approve(second[0].pass.unwrap()).await.unwrap();
+    assert_eq!((reports[0].state, reports[0].extra), (State::Complete, 12));
+    bench.equals_source().await;
+}
+
+/// A4, `brake_hourly`: memberships that went with their organization are its own weight, whoever lists first.
+#[tokio::test(flavor = "multi_thread")]
+async fn memberships_of_an_absent_organization_weigh_in_its_pass_alone() {
+    let bench = Bench::filled(60, 6, 60, 1).await;
+    let organization = bench.any(Kind::Organization, 1);
+    bench.fill(&organization, 12);
+    bench.complete().await;
+    bench.later();
+    bench.silently(|clerk| clerk.delete_organization(&organization));
+    let (downgraded, removed) = revoke(&bench, &organization);
+    bench.later();
+    let hourly = bench.memberships().await;
+    assert_eq!(hourly.state, State::Complete, "{hourly:?}");
+    assert!(hourly.undecided.held_back >= 12, "{hourly:?}");
+    assert_eq!(bench.role(&downgraded).await, "org:revoked");
+    assert!(bench.is_gone(&removed).await);
+    let asked = bench.database.rows("select kind from clerk_sync.pending_passes").await;
+    assert_eq!(asked, [json!({ "kind": "organization" })]);
+}
+
+/// A4, `users_braked`.
+#[tokio::test(flavor = "multi_thread")]
+async fn braked_users_keep_no_organization_and_no_membership_from_being_compared() {
+    let bench = Bench::filled(60, 6, 60, 1).await;
+    let organization = bench.any(Kind::Organization, 3);
+    let users: Vec<String> = bench.clerk.lock().users.keys().take(20).map(ToString::to_string).collect();
+    bench.silently(|clerk| {
+        users.iter().for_each(|id| clerk.delete_user(id));
+        clerk.update_organization(&organization, |organization| organization.name = "Renamed".to_owned());
+    });
+    let (downgraded, removed) = revoke(&bench, "");
+    bench.later();
+    let reports = bench.run().await.unwrap();
+    assert_eq!(states(&reports), [State::Braked, State::Complete, State::Complete], "{reports:#?}");
+    assert_eq!(bench.role(&downgraded).await, "org:revoked");
+    assert!(bench.is_gone(&removed).await);
+    assert_eq!(bench.database.count("clerk.organizations where name = 'Renamed'").await, 1);
+}
+
+/// B3, `one_org`. Clerk says nothing of the members of one organization, for good: those of the others who have gone are deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_org_of_whose_members_clerk_says_nothing_holds_up_no_other() {
+    let bench = Bench::filled(60, 6, 70, 1).await;
+    let (silent, members) = largest(&bench);
+    for fault in [Fault::Status(403), Fault::Status(500), Fault::Status(404)] {
+        bench.clerk.add_fault(Rule::on(&format!("/v1/organizations/{silent}/memberships"), fault.clone()));
+        let gone = bench.clerk.lock().memberships_of(&silent).next().map(|membership| membership.id.clone()).unwrap();
+        bench.silently(|clerk| clerk.remove_member(&gone));
+        let (downgraded, removed) = revoke(&bench, &silent);
+        bench.later();
+        let began = Instant::now();
+        let report = bench.memberships().await;
+        println!(
+            "{fault:?}: {:?} after {:.1?}: {}",
+            report.state,
+            began.elapsed(),
+            report.problem.clone().unwrap_or_default()
+        );
+        assert_eq!((report.state, report.undecided.unreadable), (State::Incomplete, 1), "{fault:?}: {report:?}");
+        assert!(report.problem.unwrap().contains(&silent));
+        assert_eq!(bench.role(&downgraded).await, "org:revoked");
+        assert!(bench.is_gone(&removed).await && !bench.is_gone(&gone).await, "{fault:?}");
+        // It lists everything each time, and reads by id go on between passes.
+        let report = bench.memberships().await;
+        assert!(!report.resumed && report.listed > 30, "{report:?}");
+        assert_eq!(bench.database.count(&format!("clerk_sync.pending_reads where id = '{gone}'")).await, 1);
+        bench.clerk.clear_faults();
+        bench.later();
+        assert_eq!(bench.memberships().await.state, State::Complete);
+        assert!(bench.is_gone(&gone).await);
+    }
+    assert!(members.len() > 4);
+}
+
+/// B3, `one_org_reads`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_of_a_healthy_organization_is_not_given_up_with_another_s() {
+    let bench = Bench::filled(30, 4, 40, 1).await;
+    let (silent, members) = largest(&bench);
+    let (healthy, read) = {
+        let clerk = bench.clerk.lock();
+        let other = clerk.memberships.values().find(|membership| membership.organization_id != silent).unwrap();
+        (other.id.clone(), other.clone())
+    };
+    bench.silently(|clerk| clerk.set_role(&healthy, "org:revoked"));
+    bench.later();
+    let user = bench.clerk.lock().memberships[&members[0]].user_id.clone();
+    for (id, organization, user) in [(&members[0], &silent, &user), (&healthy, &read.organization_id, &read.user_id)] {
+        let sql = format!(
+            "insert into clerk_sync.pending_reads (kind, id, organization_id, user_id, reason, asked_at)
+             values ('membership', '{id}', '{organization}', '{user}', 'test', now() - interval '1 minute')"
+        );
+        bench.database.execute(&sql).await;
+    }
+    bench.clerk.add_fault(Rule::on(&format!("/v1/organizations/{silent}/memberships"), Fault::Status(500)));
+    bench.reconciler().settle().await.unwrap();
+    assert_eq!(bench.role(&healthy).await, "org:revoked");
+    let open = bench.database.rows("select id from clerk_sync.pending_reads").await;
+    assert_eq!(open, [json!({ "id": members[0] })]);
+}
+
+/// B4, `total_off`. A total that is wrong for ever keeps nobody from being deleted or changed, and is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_total_that_is_off_by_one_for_ever_costs_no_repair() {
+    for (by, kinds) in [(1, 2), (-1, 2)] {
+        let bench = Bench::filled(60, 6, 80, 1).await;
+        for path in ["/v1/organizations", "/v1/organization_memberships"] {
+            bench.clerk.add_fault(Rule::on(path, Fault::Miscounted(by)));
+        }
+        let (downgraded, removed) = revoke(&bench, "");
+        bench.later();
+        let began = Instant::now();
+        let reports = bench.run().await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(30));
+        assert_eq!(states(&reports), [State::Complete; 3], "{reports:#?}");
+        assert_eq!(bench.role(&downgraded).await, "org:revoked");
+        assert!(bench.is_gone(&removed).await);
+        let unlisted: Vec<u64> = reports.iter().map(|report| report.undecided.not_listed).collect();
+        assert_eq!(unlisted, if by > 0 { [0, 1, 1] } else { [0, 0, 0] }, "{kinds}");
+        bench.equals_source().await;
+    }
+}
+
+/// B6, `step_back`, `imports`. Clerk lists rows of one moment in another order each time: nobody alive is deleted, the pass says that
+/// it saw not all of them, and it ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn ties_in_no_order_end_and_are_told() {
+    for rows in [1_000, 2_500] {
+        let bench = Bench::new().await;
+        bench.clerk.lock().populate(10, 2, 0, 1);
+        // All within one millisecond.
+        bench.fill(&bench.any(Kind::Organization, 0), rows);
+        bench.complete().await;
+        bench.later();
+        bench.clerk.add_fault(Rule::on("/v1/organization_memberships", Fault::Shuffled));
+        let held = bench.mirrored().await.len();
+        bench.clerk.forget_requests();
+        let report = bench.memberships().await;
+        let calls =
+            bench.clerk.requests().iter().filter(|request| request.path == "/v1/organization_memberships").count();
+        println!(
+            "{rows} rows of one moment: {:?} after {calls} pages, {} listed: {:?}",
+            report.state, report.listed, report.problem
+        );
+        assert!(calls < 60, "{calls} pages");
+        assert!(report.listed <= rows as u64, "distinct ones are counted: {}", report.listed);
+        if report.listed < rows as u64 {
+            assert!(
+                report.state == State::Void || report.undecided.not_listed == rows as u64 - report.listed,
+                "{report:?}"
+            );
+        }
+        assert_eq!(bench.mirrored().await.len(), held, "somebody alive was deleted");
+    }
+}
+
+/// C3, `in_step`, and F7 of the set-up cases: a removal that the pass is not to judge yet is told, by words, numbers and exit code, and
+/// `serve` asks again when it can be judged.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_sync_is_not_said_of_rows_that_were_seen_too_lately() {
+    let bench = Bench::filled(30, 3, 30, 1).await;
+    // Seen now, and gone within the five minutes.
+    let member = bench.any(Kind::Membership, 4);
+    bench.silently(|clerk| clerk.set_role(&member, "org:member"));
+    bench.silently(|clerk| clerk.set_role(&member, "org:admin"));
+    bench.complete().await;
+    bench.silently(|clerk| clerk.remove_member(&member));
+    bench.clerk.lock().now += 60_000;
+    let run = async |arguments: &[&str]| {
+        let output = bench.command(arguments).output().await.unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    for arguments in [&["reconcile", "--dry-run"][..], &["reconcile"][..]] {
+        let (code, text) = run(arguments).await;
+        assert_eq!(code, 4, "{text}");
+        let line = text.lines().find(|line| line.starts_with("membership")).unwrap();
+        assert!(line.contains("NOT ALL JUDGED") && !line.contains("in sync"), "{text}");
+        assert!(
+            text.contains("1 row was not judged: 1 were seen within five minutes before, which can be judged after 20"),
+            "{text}"
+        );
+    }
+    assert!(!bench.is_gone(&member).await);
+    let (code, json) = run(&["reconcile", "--json"]).await;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let report = &json["passes"][2];
+    assert_eq!((code, &report["undecided"]["too_fresh"]), (4, &json!(1)), "{json}");
+    let judge_after = report["judge_after"].as_i64().unwrap();
+    // At that moment, and not before.
+    bench.clerk.lock().now = judge_after - 2_000;
+    assert_eq!(bench.memberships().await.undecided.too_fresh, 1);
+    bench.clerk.lock().now = judge_after + 2_000;
+    // (The five minutes of the database's clock pass at once.)
+    bench.database.execute("update clerk_sync.passes set again_at = now() where again_at is not null").await;
+    let server = bench.serve().await;
+    let began = Instant::now();
+    while !bench.is_gone(&member).await {
+        assert!(began.elapsed() < Duration::from_secs(60), "serve does not ask again");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    server.stop().await;
+    let (code, text) = run(&["reconcile"]).await;
+    assert!(code == 0 && text.contains("in sync"), "{text}");
+    bench.equals_source().await;
+}
