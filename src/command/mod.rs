@@ -190,7 +190,7 @@ fn print(report: &Report) {
         terminal::line(format_args!("  {problem}"));
     }
     if let Some(undecided) = undecided {
-        println!("  {undecided}");
+        terminal::line(format_args!("  {undecided}"));
     }
     for Finding { entity_id, drift, fields, cause, .. } in report.findings.iter().take(SHOWN) {
         let fields = if fields.is_empty() { String::new() } else { format!(" ({})", fields.join(", ")) };
