@@ -33,7 +33,9 @@ begin
                   where roleid = 'clerk_sync_worker'::regrole and member = current_user::regrole
                     -- From Postgres 16 on the creator is a member who may grant the role but not become it.
                     and coalesce((pg_catalog.to_jsonb(pg_auth_members) ->> 'set_option')::boolean, true)) then
-    execute format('grant clerk_sync_worker to %I', current_user);
+    -- Before 16 CREATEROLE alone suffices to grant it further; after an upgrade it does not, and nobody can give it to themselves.
+    execute format('grant clerk_sync_worker to %I', current_user)
+      || case when pg_catalog.current_setting('server_version_num')::integer < 160000 then ' with admin option' else '' end;
   end if;
 end
 $$;

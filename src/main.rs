@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clerk_sync::config::{self, Environment};
-use clerk_sync::doctor::Doctor;
+use clerk_sync::doctor::{self, Doctor};
 use clerk_sync::dotenv::Dotenv;
 use clerk_sync::model::InstanceId;
 use clerk_sync::policy::Policy;
@@ -138,7 +138,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
         Some(config::Mistakes(mistakes)) => {
             mistakes.iter().for_each(|mistake| terminal::note(format_args!("clerk-sync: {mistake}")));
         }
-        None => terminal::note(format_args!("clerk-sync: {error:#}")),
+        None => terminal::note(format_args!("clerk-sync: {}", store::told(error.chain()))),
     }
     ExitCode::FAILURE
 }
@@ -232,12 +232,20 @@ impl Migrate {
             terminal::text(store::printed_migrations().trim_end());
             return Ok(());
         }
+        // The role of another login is what serve logs in as.
+        let serving =
+            self.migrate_database_url.as_ref().and_then(|_| config::database(self.database_url.as_deref()).ok());
         let (variable, url) = match self.migrate_database_url {
             Some(url) => ("MIGRATE_DATABASE_URL", Some(url)),
             None => ("DATABASE_URL", self.database_url),
         };
         let database = config::database(url.as_deref()).map_err(|problem| anyhow::anyhow!("{variable} {problem}"))?;
         store::migrate(&database).await?;
+        for statement in
+            store::grant_again(&database, serving.as_ref().map(store::Database::user), doctor::grants).await?
+        {
+            terminal::line(format_args!("Was missing: {statement}"));
+        }
         terminal::line(format_args!("The schemas clerk, clerk_rls and clerk_sync are up to date."));
         if self.repin {
             let check = config::instance(self.instance_id.as_deref());

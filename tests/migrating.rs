@@ -42,7 +42,7 @@ async fn the_printed_file_makes_the_same_schema_and_migrate_takes_over() {
 async fn a_foreign_clerk_schema_is_refused_with_the_way_out() {
     let project = empty_project().await;
     project.execute("create schema clerk; create table clerk.users (id text)").await;
-    let error = format!("{:#}", store::migrate(&project.database()).await.unwrap_err());
+    let error = store::told(store::migrate(&project.database()).await.unwrap_err().chain());
     assert!(error.contains("alter schema clerk rename to clerk_fdw"), "{error}");
     project.execute("alter schema clerk rename to clerk_fdw").await;
     store::migrate(&project.database()).await.unwrap();

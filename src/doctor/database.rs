@@ -265,7 +265,7 @@ fn schema(seen: &Schema, applied: Option<Result<i64, Error>>) -> Check {
         None if seen.has_migrations => Check::fail(
             NAME,
             "the role clerk_sync_worker is gone",
-            "create role clerk_sync_worker nologin; and grant back what missing-rights lists",
+            "clerk-sync migrate, as the owner of the schemas: it makes the role and grants what it needs",
         ),
         None => Check::fail(NAME, "is not there", MIGRATE),
         Some(Ok(applied)) if applied < newest => Check::fail(
@@ -282,7 +282,7 @@ fn schema(seen: &Schema, applied: Option<Result<i64, Error>>) -> Check {
         Some(Err(error)) => Check::fail(
             NAME,
             format!("its version cannot be read: {}", error.summary()),
-            "grant usage on schema clerk_sync to clerk_sync_worker; grant select on clerk_sync._sqlx_migrations to clerk_sync_worker;",
+            "clerk-sync migrate, as the owner of the schemas: it grants what is missing",
         ),
     }
 }
@@ -303,7 +303,7 @@ fn worker_role(worker: &Worker, refused: Option<&Error>, login: &str) -> Check {
         return Check::fail(
             NAME,
             format!("{login} cannot become clerk_sync_worker: {}", error.summary()),
-            format!("grant clerk_sync_worker to {login};"),
+            format!("clerk-sync migrate, as the owner of the schemas; or grant clerk_sync_worker to {login};"),
         );
     }
     if worker.is_superuser || worker.bypasses_rls || worker.may_login {

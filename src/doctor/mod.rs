@@ -12,6 +12,8 @@ mod rights;
 mod token;
 mod variables;
 
+pub use rights::grants;
+
 use crate::clerk::client::Client;
 use crate::config::{self, Environment};
 use crate::dotenv::Dotenv;

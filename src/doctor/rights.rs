@@ -48,16 +48,45 @@ impl Differences {
         self.fixes.push(fix);
     }
 
-    fn check(self, name: &'static str, good: &str) -> Check {
+    /// `all_at_once`: what mends all of them, as the beginning of the advice.
+    fn check(self, name: &'static str, good: &str, all_at_once: &str) -> Check {
         if self.says.is_empty() {
             return Check::ok(name, good);
         }
-        Check::fail(name, some_of(&self.says, SHOWN, "; "), some_of(&self.fixes, SHOWN, " "))
+        let fix = format!("{all_at_once}{}", some_of(&self.fixes, SHOWN, " "));
+        Check::fail(name, some_of(&self.says, SHOWN, "; "), fix)
     }
+}
+
+/// The statements that grant what is missing.
+pub fn grants(rights: &Rights) -> Vec<String> {
+    differences(rights).0.fixes.into_iter().map(|fix| fix.trim_end_matches(';').to_owned()).collect()
 }
 
 /// Missing rights, rights that nobody should have, and Row-Level Security.
 pub(super) fn checks(rights: &Rights) -> Vec<Check> {
+    let (missing, excess) = differences(rights);
+    let mut open = Differences::default();
+    for table in rights.tables.iter().filter(|table| !table.is_view && !table.row_security) {
+        let on = table_name(table);
+        open.add(
+            format!("{on}: Row-Level Security is off, so whoever may read it reads all of it"),
+            format!("alter table {on} enable row level security;"),
+        );
+    }
+    vec![
+        missing.check(
+            "missing-rights",
+            "the worker and signed-in users may do what they must",
+            "clerk-sync migrate, or ",
+        ),
+        excess.check("excess-rights", "nobody else may read or write our tables", ""),
+        open.check("row-level-security", "is on for every table of ours", ""),
+    ]
+}
+
+/// What is missing, and what nobody should have.
+fn differences(rights: &Rights) -> (Differences, Differences) {
     let (mut missing, mut excess) = (Differences::default(), Differences::default());
     for schema in &rights.schemas {
         let on = format!("schema {}", schema.name);
@@ -92,19 +121,7 @@ pub(super) fn checks(rights: &Rights) -> Vec<Check> {
         let on = format!("function {}", function.signature);
         compare(&on, "execute", callers(function), &function.execute, &mut missing, &mut excess);
     }
-    let mut open = Differences::default();
-    for table in rights.tables.iter().filter(|table| !table.is_view && !table.row_security) {
-        let on = table_name(table);
-        open.add(
-            format!("{on}: Row-Level Security is off, so whoever may read it reads all of it"),
-            format!("alter table {on} enable row level security;"),
-        );
-    }
-    vec![
-        missing.check("missing-rights", "the worker and signed-in users may do what they must"),
-        excess.check("excess-rights", "nobody else may read or write our tables"),
-        open.check("row-level-security", "is on for every table of ours"),
-    ]
+    (missing, excess)
 }
 
 fn compare(

@@ -248,3 +248,26 @@ impl<'a> Witness<'a> {
         Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_login_is_tried_ever_more_seldom_by_one_task_at_a_time() {
+        let way = Way::default();
+        let waited = || way.refused.lock().unwrap().as_mut().unwrap().until = Instant::now();
+        assert!(way.may_login() && way.may_login(), "nothing was refused yet");
+        let mut pauses = Vec::new();
+        for _ in 0..6 {
+            way.note_login(true);
+            assert!(!way.may_login());
+            pauses.push(way.refused.lock().unwrap().unwrap().pause.as_secs());
+            waited();
+            assert!(way.may_login() && !way.may_login(), "one tries, the others wait for what it finds");
+        }
+        assert_eq!(pauses, [30, 60, 120, 240, 300, 300]);
+        way.note_login(false);
+        assert!(way.may_login() && way.may_login());
+    }
+}

@@ -21,7 +21,7 @@ mod wire;
 pub use address::Tls;
 pub use connect::Database;
 pub use deleted::Removed;
-pub use migrate::{latest_version, migrate, printed_migrations, repin};
+pub use migrate::{grant_again, latest_version, migrate, printed_migrations, repin};
 pub use mirror::{Mirrored, Receipt, Standing, Version};
 pub use passes::{Ending, PageRecord, Pass, Step};
 pub use upkeep::{Content, Letter, Prunable, Purged, Reference};
@@ -231,6 +231,42 @@ impl Database {
 /// A number of rows, as SQL's `limit` takes it.
 fn at_most(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// An error with its causes in one line: each once, and of the server's what it says, its code and what it advises, without the
+/// place in its source.
+pub fn told<'a>(chain: impl IntoIterator<Item = &'a (dyn std::error::Error + 'static)>) -> String {
+    let mut told = String::new();
+    for error in chain {
+        let (text, is_last) = match error.downcast_ref::<sqlx::Error>() {
+            Some(sqlx::Error::Database(error)) => (of_server(error.as_ref(), &told), true),
+            _ => (error.to_string(), false),
+        };
+        if told.is_empty() {
+            told = text;
+        } else if !told.contains(&text) {
+            told = format!("{told}: {text}");
+        }
+        if is_last {
+            break;
+        }
+    }
+    told
+}
+
+/// An error and what caused it.
+pub fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
+fn of_server(error: &dyn sqlx::error::DatabaseError, told: &str) -> String {
+    let code =
+        error.code().map(|code| format!(" (SQLSTATE {code})")).filter(|code| !told.contains(code)).unwrap_or_default();
+    let hint = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().and_then(|error| error.hint());
+    let hint = hint.map(|hint| format!(". {hint}")).unwrap_or_default();
+    format!("{}{code}{hint}", error.message())
 }
 
 /// One connection as the worker's role. After an error, drop it: its state is unknown.

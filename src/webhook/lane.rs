@@ -7,7 +7,7 @@ use super::budget::Reserved;
 use crate::clock;
 use crate::failpoint::{self, Point};
 use crate::model::{Batch, DeadLetter, Delivery, InstanceId, Item, Millis, Outcome, Source, Verdict};
-use crate::store::{Database, Error, Session};
+use crate::store::{Database, Error, Session, causes, told};
 use crate::telemetry::{BATCH as BATCH_SIZE, POISON, Throttle, WRITE};
 use axum::body::Bytes;
 use axum::http::HeaderMap;
@@ -394,7 +394,7 @@ impl Lane {
             let known = health.fault.take();
             let is_new = known.as_ref().is_none_or(|known| (&known.summary, &known.sqlstate) != (&summary, &sqlstate));
             if is_new && let Some(held_back) = LOGGED.pass() {
-                tracing::error!(error = chain(error), held_back, "the database cannot be written to");
+                tracing::error!(error = told(causes(error)), held_back, "the database cannot be written to");
             }
             let until_delivery = (of_delivery && !error.is_over_with_any_write())
                 || known.as_ref().is_some_and(|known| known.until_delivery);
@@ -437,18 +437,4 @@ impl Lane {
 
 const fn is_refusal(outcome: Outcome) -> bool {
     matches!(outcome, Outcome::Foreign | Outcome::Reused)
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
