@@ -69,6 +69,20 @@ create table clerk_sync.pending_passes (
 );
 comment on table clerk_sync.pending_passes is 'Kinds that an event asked to be reconciled as a whole.';
 
+create table clerk_sync.pending_listings (
+  organization_id text primary key,
+  reason     text not null,
+  asked_at   timestamptz not null default now(),
+  claimed_at timestamptz,
+  listed_at  timestamptz,
+  next_at    timestamptz not null default now(),
+  tries      integer not null default 0
+);
+comment on table clerk_sync.pending_listings is
+  'Organizations whose memberships are to be listed: at once, and once more when Clerk''s replicas must know what asked for it.';
+comment on column clerk_sync.pending_listings.next_at is 'When somebody shall list them. Whoever does so puts it off first.';
+comment on column clerk_sync.pending_listings.tries is 'Listings since the last that had an answer.';
+
 create table clerk_sync.deleted_parents (
   id   text primary key,
   kind text not null check (kind in ('user', 'organization'))
@@ -121,9 +135,11 @@ create table clerk_sync.lease (
   only_row   boolean primary key default true check (only_row),
   token      bigint not null,
   holder     text not null,
+  term_ms    integer not null,
   expires_at timestamptz not null
 );
 comment on table clerk_sync.lease is 'Who runs passes now. It ends by itself, so a holder that died holds up nobody for long.';
+comment on column clerk_sync.lease.term_ms is 'How long it is held at most without being kept. One that would end later was taken by another clock, and can be taken.';
 comment on column clerk_sync.lease.token is 'Grows with each holder. A write that carries an older one is refused, however late it comes.';
 
 create table clerk_sync.passes (
@@ -230,7 +246,7 @@ comment on table clerk_sync.writer is 'The lock of the writers. No rows, and no 
 do $$
 declare t text;
 begin
-  foreach t in array array['instance', 'versions', 'generations', 'marks', 'pending_reads', 'pending_passes', 'deleted_parents', 'receipts', 'dead_letters',
+  foreach t in array array['instance', 'versions', 'generations', 'marks', 'pending_reads', 'pending_passes', 'pending_listings', 'deleted_parents', 'receipts', 'dead_letters',
                            'lease', 'passes', 'absentees', 'findings', 'denials', 'write_checks', 'failed_start'] loop
     execute format('alter table clerk_sync.%I enable row level security', t);
     execute format('revoke all on table clerk_sync.%I from public, anon, authenticated, service_role', t);

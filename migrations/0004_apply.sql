@@ -43,7 +43,7 @@ create type clerk_sync.message as (
 );
 -- What only a read by id can settle, and what only a pass can.
 create type clerk_sync.wanted_read as (n integer, kind text, id text, organization_id text, user_id text, reason text);
-create type clerk_sync.wanted_pass as (n integer, kind text, reason text);
+create type clerk_sync.wanted_pass as (n integer, kind text, organization_id text, reason text);   -- of one organization, or of the kind
 create type clerk_sync.dead_letter as (n integer, reason text, headers jsonb, body bytea);
 create type clerk_sync.batch as (
   source text,              -- who observed: webhook (an event), list (a listing), read (a read of one object by its id)
@@ -105,6 +105,19 @@ begin
 end
 $$;
 revoke all on function clerk_sync.check_fence(bigint) from public, anon, authenticated, service_role;
+
+-- Asks for the memberships of organizations to be listed: at once, and again ten seconds after it was last asked for. However often
+-- that is, they are listed once in half a minute at most.
+create function clerk_sync.ask_for_members(organization_ids text[], reason text) returns void
+  language sql volatile set search_path = '' as $$
+  insert into clerk_sync.pending_listings as p (organization_id, reason)
+    select distinct i, $2 from unnest($1) i
+    on conflict (organization_id) do update
+      set reason = excluded.reason, asked_at = pg_catalog.now(),
+          next_at = case when p.claimed_at is null then p.next_at
+                         else least(pg_catalog.now() + interval '10 s', p.claimed_at + interval '30 s') end
+$$;
+revoke all on function clerk_sync.ask_for_members(text[], text) from public, anon, authenticated, service_role;
 
 create function clerk_sync.apply(batch clerk_sync.batch)
   returns table (n integer, outcome text, reason text)
@@ -548,7 +561,7 @@ begin
   if cardinality(reads) > 0 or cardinality(passes) > 0 then
     insert into clerk_sync.pending_passes as p (kind, reason)
       select distinct on (w.kind) w.kind, w.reason
-        from (select kind, reason from unnest(passes)
+        from (select kind, reason from unnest(passes) where organization_id is null
               -- Without its pair the API finds no membership: then all of them are listed.
               union all select 'membership', 'a membership that must be read names no pair'
                 from unnest(reads) r
@@ -556,6 +569,8 @@ begin
       -- Asked again: a pass that is under way may have gone past it.
       on conflict (kind) do update set asked_at = pg_catalog.now();
     results := results || array(select row(n, 'pending', reason)::clerk_sync.outcome from unnest(passes));
+    perform clerk_sync.ask_for_members(array_agg(w.organization_id), w.reason)
+       from unnest(passes) w where w.organization_id is not null group by w.reason;
   end if;
   if cardinality(dead_letters) > 0 then
     insert into clerk_sync.dead_letters (message_id, body_hash, event_type, reason, headers, body)

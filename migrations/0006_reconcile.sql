@@ -1,14 +1,16 @@
 -- Reconcile's bookkeeping: the lease, and what a pass writes beside the mirror. All that a pass learns from one page, the
 -- changes, the findings, the absentees and how far it has come, is one statement: a pass that is killed leaves no gap.
 
--- The new token, or null while somebody else holds the lease.
+-- The new token, or null while somebody else holds the lease. One that ends later than its term is of a clock that is not this
+-- one's, such as that of the server that failed: nobody is to wait for it.
 create function clerk_sync.take_lease(holder text, ttl_ms integer) returns bigint
   language sql volatile security definer set search_path = '' as $$
-  insert into clerk_sync.lease as l (token, holder, expires_at)
-    values (1, $1, pg_catalog.clock_timestamp() + $2 * interval '1 ms')
+  insert into clerk_sync.lease as l (token, holder, term_ms, expires_at)
+    values (1, $1, $2, pg_catalog.clock_timestamp() + $2 * interval '1 ms')
     on conflict (only_row) do update
-      set token = l.token + 1, holder = excluded.holder, expires_at = excluded.expires_at
+      set token = l.token + 1, holder = excluded.holder, term_ms = excluded.term_ms, expires_at = excluded.expires_at
     where l.expires_at <= pg_catalog.clock_timestamp()
+       or l.expires_at > pg_catalog.clock_timestamp() + l.term_ms * interval '1 ms'
   returning l.token
 $$;
 
@@ -16,7 +18,7 @@ $$;
 create function clerk_sync.keep_lease(fence bigint, ttl_ms integer) returns boolean
   language sql volatile security definer set search_path = '' as $$
   with kept as (
-    update clerk_sync.lease set expires_at = pg_catalog.clock_timestamp() + $2 * interval '1 ms'
+    update clerk_sync.lease set term_ms = $2, expires_at = pg_catalog.clock_timestamp() + $2 * interval '1 ms'
      where token = $1 and expires_at > pg_catalog.clock_timestamp()
     returning 1)
   select exists (select from kept)
@@ -225,6 +227,34 @@ create function clerk_sync.note_failed_start(problem text) returns void
     on conflict (only_row) do update set problem = excluded.problem, last_at = pg_catalog.now(), tries = f.tries + 1
 $$;
 
+-- Organizations whose memberships are to be listed now; nobody else is told of them for a while, the longer, the more often it came
+-- to nothing.
+create function clerk_sync.claim_listings(at_most integer) returns setof text
+  language sql volatile security definer set search_path = '' as $$
+  update clerk_sync.pending_listings p
+     set claimed_at = pg_catalog.now(), tries = p.tries + 1,
+         next_at = pg_catalog.now() + least(power(2, least(p.tries, 10)) * interval '30 s', interval '1 hour')
+   where p.organization_id = any (array(select w.organization_id from clerk_sync.pending_listings w where w.next_at <= pg_catalog.now()
+                                         order by w.next_at limit $1 for update skip locked))
+  returning p.organization_id
+$$;
+
+-- They were listed. Where it was asked for within the ten seconds before, they will be once more.
+create function clerk_sync.note_listed(organization_id text) returns void
+  language sql volatile security definer set search_path = '' as $$
+  delete from clerk_sync.pending_listings p
+   where p.organization_id = $1 and p.asked_at <= p.claimed_at - interval '10 s';
+  update clerk_sync.pending_listings p
+     set listed_at = p.claimed_at, next_at = p.asked_at + interval '10 s', tries = 0
+   where p.organization_id = $1
+$$;
+
+-- Asks for the memberships of organizations, as an event does.
+create function clerk_sync.ask_for_listings(organization_ids text[], reason text) returns void
+  language sql volatile security definer set search_path = '' as $$
+  select clerk_sync.ask_for_members($1, $2)
+$$;
+
 -- Asks for a pass of a kind.
 create function clerk_sync.ask_for_pass(kind text, reason text) returns void
   language sql volatile security definer set search_path = '' as $$
@@ -248,7 +278,8 @@ begin
                            'clerk_sync.open_pass(bigint, text, text, bigint, integer)', 'clerk_sync.approve_pass(bigint, bigint)',
                            'clerk_sync.record_page(jsonb, clerk_sync.batch)', 'clerk_sync.end_pass(bigint, bigint, text, text, jsonb, jsonb)', 'clerk_sync.braked_pass(text)',
                            'clerk_sync.end_memberships_of_deleted(text[])', 'clerk_sync.forget_deleted_parent(text)',
-                           'clerk_sync.ask_for_pass(text, text)', 'clerk_sync.note_failed_start(text)', 'clerk_sync.note_tried(text, text[], text[])']::regprocedure[] loop
+                           'clerk_sync.ask_for_pass(text, text)', 'clerk_sync.claim_listings(integer)', 'clerk_sync.note_listed(text)',
+                           'clerk_sync.ask_for_listings(text[], text)', 'clerk_sync.note_failed_start(text)', 'clerk_sync.note_tried(text, text[], text[])']::regprocedure[] loop
     execute format('revoke all on function %s from public, anon, authenticated, service_role', f);
     execute format('grant execute on function %s to clerk_sync_worker', f);
   end loop;

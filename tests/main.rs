@@ -19,6 +19,7 @@ mod mirroring;
 mod operating;
 mod outages;
 mod passes;
+mod plans;
 mod policies;
 mod poolers;
 mod receiving;

@@ -80,7 +80,7 @@ async fn each_role_may_do_exactly_what_is_written_here() {
          cross join pg_class c join pg_namespace n on n.oid = c.relnamespace \
          where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') and c.relkind in ('r', 'v') and has_table_privilege(r.rolname, c.oid, p.privilege) \
            and n.nspname || '.' || c.relname <> all (array['clerk_sync.receipts', 'clerk_sync.dead_letters', 'clerk_sync.marks', \
-               'clerk_sync.generations', 'clerk_sync.write_checks', 'clerk_sync.failed_start', 'clerk_sync.pending_reads', 'clerk_sync.pending_passes', 'clerk_sync._sqlx_migrations']) \
+               'clerk_sync.generations', 'clerk_sync.write_checks', 'clerk_sync.failed_start', 'clerk_sync.pending_reads', 'clerk_sync.pending_passes', 'clerk_sync.pending_listings', 'clerk_sync._sqlx_migrations']) \
          group by r.rolname order by r.rolname";
     let read = "select clerk.organization_memberships, select clerk.organizations, select clerk.user_details, select clerk.users";
     let expected = [
@@ -105,9 +105,11 @@ async fn each_role_may_do_exactly_what_is_written_here() {
         ("authenticated", "clerk_rls.user_id()"),
         ("clerk_sync_worker", "clerk_sync.apply(clerk_sync.batch)"),
         ("clerk_sync_worker", "clerk_sync.approve_pass(bigint,bigint)"),
+        ("clerk_sync_worker", "clerk_sync.ask_for_listings(text[],text)"),
         ("clerk_sync_worker", "clerk_sync.ask_for_pass(text,text)"),
         ("clerk_sync_worker", "clerk_sync.braked_pass(text)"),
         ("clerk_sync_worker", "clerk_sync.check_writes(boolean)"),
+        ("clerk_sync_worker", "clerk_sync.claim_listings(integer)"),
         ("clerk_sync_worker", "clerk_sync.drop_dead_letter(text,text)"),
         ("clerk_sync_worker", "clerk_sync.end_lease(bigint)"),
         ("clerk_sync_worker", "clerk_sync.end_memberships_of_deleted(text[])"),
@@ -116,6 +118,7 @@ async fn each_role_may_do_exactly_what_is_written_here() {
         ("clerk_sync_worker", "clerk_sync.keep_lease(bigint,integer)"),
         ("clerk_sync_worker", "clerk_sync.note_dead_letter_tried(text,text,integer,text)"),
         ("clerk_sync_worker", "clerk_sync.note_failed_start(text)"),
+        ("clerk_sync_worker", "clerk_sync.note_listed(text)"),
         ("clerk_sync_worker", "clerk_sync.note_tried(text,text[],text[])"),
         ("clerk_sync_worker", "clerk_sync.open_pass(bigint,text,text,bigint,integer)"),
         ("clerk_sync_worker", "clerk_sync.pin_instance(text,text)"),

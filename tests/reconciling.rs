@@ -883,6 +883,47 @@ async fn a_quick_pass_sees_who_changed_lately_and_a_count_that_disagrees_twice_a
     bench.equals_source().await;
 }
 
+/// C4, `count_loop`: a count that never agrees costs one pass, and another one when it disagrees by another number.
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_that_never_agree_cost_one_pass() {
+    let bench = Bench::filled(30, 4, 20, 1).await;
+    bench.clerk.add_fault(Rule::on("/v1/users/count", Fault::Miscounted(1)));
+    let mut passes = 0;
+    for round in 0..12 {
+        bench.reconciler().run(&Wanted::Quick, "test", false, &mut Silent).await.unwrap();
+        let asked = bench.database.rows("select kind from clerk_sync.pending_passes").await;
+        if !asked.is_empty() {
+            assert_eq!(asked, [serde_json::json!({ "kind": "user" })]);
+            passes += 1;
+            bench.later();
+            bench.run().await.unwrap();
+        }
+        if round == 7 {
+            bench.clerk.clear_faults();
+            bench.clerk.add_fault(Rule::on("/v1/users/count", Fault::Miscounted(2)));
+        }
+    }
+    assert_eq!(passes, 2);
+}
+
+/// B8, `lease_future`: a lease that another clock has taken, an hour ahead of this one, is no lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_ends_later_than_its_term_is_taken() {
+    let bench = Bench::filled(10, 1, 1, 1).await;
+    let mut session = bench.database.database().connect_for_passes().await.unwrap();
+    let old = session.take_lease("of the server that failed", Duration::from_secs(20)).await.unwrap().unwrap();
+    assert!(session.take_lease("another", Duration::from_secs(20)).await.unwrap().is_none());
+    bench.database.execute("update clerk_sync.lease set expires_at = expires_at + interval '1 hour'").await;
+    let new = session.take_lease("another", Duration::from_secs(20)).await.unwrap().expect("nobody waits an hour");
+    assert!(new > old);
+    // Whoever had it and still runs finds it lost, and writes nothing.
+    assert!(!session.keep_lease(old, Duration::from_secs(20)).await.unwrap());
+    bench.database.execute("update clerk_sync.lease set expires_at = expires_at + interval '1 hour'").await;
+    let began = Instant::now();
+    bench.complete().await;
+    assert!(began.elapsed() < Duration::from_secs(60));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn refresh_reads_one_object_and_its_memberships() {
     let bench = Bench::filled(20, 4, 30, 1).await;

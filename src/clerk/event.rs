@@ -4,7 +4,9 @@
 //! is named but not usable is to be read by its id; a body that names nothing becomes a dead letter.
 
 use super::payload::{self, Object};
-use crate::model::{Change, Claim, Delivery, EntityRef, InstanceId, Item, Kind, Message, MessageId, Millis};
+use crate::model::{
+    Change, Claim, Delivery, EntityRef, InstanceId, Item, Kind, Message, MessageId, Millis, OrganizationId,
+};
 
 /// How far ahead of the attempt an event's own time may lie, in ms: beyond it one of the two clocks is wrong, and ordering
 /// by that time would freeze the row.
@@ -94,6 +96,20 @@ pub fn parse(body: &[u8], attempted_at: Millis) -> Result<Event, Unusable> {
     };
     match Subject::of(&event_type) {
         None => {}
+        Some(Subject::Billing) => {
+            // Custom permissions come and go with an organization's plan, and no event of a membership says so.
+            let payer = envelope.object("data").and_then(|data| data.object("payer"));
+            if let Some(id) = payer.and_then(|payer| payer.id("organization_id")) {
+                let kind = Kind::Organization;
+                if !kind.contradicts(&id) {
+                    let event_at = event.event_at.unwrap_or(attempted_at);
+                    let organization_id = Some(OrganizationId(id.clone()));
+                    let claim = Claim::Unclear { kind: Kind::Membership, organization_id, reason: "a plan changed" };
+                    event.change = Some(Change { observed_at: event_at, claim, naming: None });
+                    event.entity = Some(EntityRef { kind, id });
+                }
+            }
+        }
         Some(Subject::Roles) => {
             let event_at = event.event_at.unwrap_or(attempted_at);
             event.change = Some(unclear(Kind::Membership, event_at, "a role or permission changed"));
@@ -126,11 +142,16 @@ enum Subject {
     },
     /// Memberships carry the permissions of their role, and whether they get events of their own is not documented.
     Roles,
+    /// A subscription, or an item of one.
+    Billing,
 }
 
 impl Subject {
     fn of(event_type: &str) -> Option<Subject> {
         let (subject, verb) = event_type.split_once('.')?;
+        if matches!(subject, "subscription" | "subscriptionItem") {
+            return Some(Subject::Billing);
+        }
         let deleted = match verb {
             "created" | "updated" => false,
             "deleted" => true,
@@ -148,7 +169,7 @@ impl Subject {
 }
 
 fn unclear(kind: Kind, observed_at: Millis, reason: &'static str) -> Change {
-    Change { observed_at, claim: Claim::Unclear { kind, reason }, naming: None }
+    Change { observed_at, claim: Claim::Unclear { kind, organization_id: None, reason }, naming: None }
 }
 
 /// What the object in `data` says. `span` is what the event's time can mean; in seconds, it covers one.

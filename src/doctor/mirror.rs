@@ -2,7 +2,7 @@
 
 use super::Check;
 use super::clerk::Asked;
-use crate::model::{Kind, span};
+use crate::model::{Kind, Millis, Undecided, span};
 use crate::store::inspect::{LastPass, Standing};
 
 /// Seconds since a complete pass that are too many: it runs every night.
@@ -19,6 +19,12 @@ pub(super) fn checks(standing: Option<&Standing>, counts: Option<&Counts>, clerk
         return ["webhooks", "passes", "rows"].map(|name| Check::skip(name, "the mirror cannot be asked")).into();
     };
     let mut checks = vec![webhooks(standing.webhook_s, standing.drift_since_webhook)];
+    if standing.custom_permissions && !standing.billing_events {
+        // Whether Clerk Billing is on, nothing here can know.
+        let says = "permissions of your own are mirrored. With Clerk Billing they follow the plan: then the endpoint needs the \
+                    events subscription.* and subscriptionItem.*, of which none has come";
+        checks.push(Check::ok("webhooks", says));
+    }
     if let Some((seconds, problem)) = &standing.failed_start {
         let says = format!("none could begin for {}: {problem}", span(*seconds));
         checks.push(Check::fail("passes", says, "mend what is named; a refused key: Clerk dashboard → API keys"));
@@ -61,11 +67,21 @@ fn pass(kind: Kind, last: Option<&LastPass>, has_organizations: Option<bool>) ->
     match last {
         Some(LastPass { id, state, .. }) if state == "braked" => Check::fail(
             NAME,
-            format!("{kind}s: pass {id} was stopped, because too much would have been deleted"),
+            format!("{kind}s: the deletions of pass {id} are held back, because there are too many"),
             format!(
                 "look at it with clerk-sync reconcile --dry-run; if it is right: clerk-sync reconcile --approve {id}"
             ),
         ),
+        Some(LastPass { id, state, problem, .. }) if state == "void" => Check::warn(
+            NAME,
+            format!("{kind}s: pass {id} contradicts itself: {}", problem.as_deref().unwrap_or("nobody knows how")),
+            "clerk-sync reconcile; if it stays so, ask Clerk's support why list and count differ",
+        ),
+        Some(LastPass { id, undecided: Some(undecided), judge_after, .. }) => {
+            let words = Undecided::from(undecided).in_words(judge_after.map(Millis::clamped)).unwrap_or_default();
+            let fix = "docs/deploy.md, \"Rows were not judged\"";
+            Check::warn(NAME, format!("{kind}s: pass {id}: {words}"), fix)
+        }
         Some(LastPass { complete_s: Some(seconds), .. }) if *seconds > OLD_PASS => {
             Check::warn(NAME, format!("{kind}s: the last complete one ended {} ago", span(*seconds)), run)
         }

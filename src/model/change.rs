@@ -56,8 +56,9 @@ pub enum Claim {
     Gone(EntityRef),
     /// It names an object but cannot be used: only a read of that object by its id can tell.
     Unusable(WantedRead),
-    /// It says that something of a kind changed, and not what: only a pass can tell.
-    Unclear { kind: Kind, reason: &'static str },
+    /// It says that something of a kind changed, and not what: only a pass can tell, or, where it is about the memberships of one
+    /// organization, a list of those.
+    Unclear { kind: Kind, organization_id: Option<OrganizationId>, reason: &'static str },
 }
 
 /// An object to be read by its id, and why.

@@ -68,7 +68,7 @@ pub struct Batch<'a> {
     /// Memberships that came with a greater one of the same pair.
     pub outdated: Vec<&'a str>,
     pub reads: Vec<(usize, &'a WantedRead)>,
-    pub passes: Vec<(usize, Kind, &'static str)>,
+    pub passes: Vec<WantedPass<'a>>,
     pub dead_letters: Vec<(usize, &'a DeadLetter)>,
 }
 
@@ -79,6 +79,15 @@ pub struct Told<'a> {
     pub message: &'a Message,
     /// The body's hash of the first message with this id, if this is a later one.
     pub first_hash: Option<&'a str>,
+}
+
+/// A kind to be listed, or the memberships of one organization.
+#[derive(Clone, Copy, Debug)]
+pub struct WantedPass<'a> {
+    pub n: usize,
+    pub kind: Kind,
+    pub organization_id: Option<&'a OrganizationId>,
+    pub reason: &'static str,
 }
 
 /// The change that counts for an object, or the stub that counts for a parent.
@@ -186,7 +195,14 @@ impl<'a> Folding<'a> {
             }
             Claim::Gone(entity) => keep_greater(&mut self.winners, Winner::gone(n, change.observed_at, entity)),
             Claim::Unusable(read) => self.batch.reads.push((n, read)),
-            Claim::Unclear { kind, reason } => self.batch.passes.push((n, *kind, reason)),
+            Claim::Unclear { kind, organization_id, reason } => {
+                self.batch.passes.push(WantedPass {
+                    n,
+                    kind: *kind,
+                    organization_id: organization_id.as_ref(),
+                    reason,
+                });
+            }
         }
     }
 

@@ -12,6 +12,9 @@ const TOO_OLD: i64 = 2 * 24 * 3_600_000;
 /// How long no webhook may come while Clerk changes.
 const SILENT: i64 = 3_600_000;
 
+/// So long nothing may happen, in ms: a quick pass comes every few minutes.
+const IDLE: i64 = 3 * 3_600_000;
+
 /// How much it matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -102,6 +105,27 @@ impl Verdict {
                 status.drift_since_webhook
             ));
         }
+        let is_idle = idle(status);
+        if let Some(idle) = is_idle {
+            because.push(format!(
+                "Nothing was written and no pass was complete for {}: policies go on granting what the mirror said then.",
+                span(idle)
+            ));
+        }
+        let void: Vec<String> = SCOPES
+            .into_iter()
+            .filter_map(|scope| status.passes.iter().find(|pass| pass.scope == scope && pass.ended_at.is_some()))
+            .filter(|pass| pass.state == "void")
+            .map(|pass| {
+                format!(
+                    "The last pass of {}s contradicts itself: {}.",
+                    pass.scope,
+                    pass.problem.as_deref().unwrap_or("?")
+                )
+            })
+            .collect();
+        let is_void = !void.is_empty();
+        because.extend(void);
         let doubts: Vec<String> = SCOPES.into_iter().filter_map(|scope| doubt(status, scope)).collect();
         let is_in_doubt = !doubts.is_empty();
         because.extend(doubts);
@@ -117,7 +141,13 @@ impl Verdict {
             (Level::Bad, "A pass waits for approval")
         } else if !apart.is_empty() {
             (Level::Attention, "Drifting")
-        } else if is_unproven || is_silent || status.failed_start.is_some() || !old.is_empty() {
+        } else if is_unproven
+            || is_silent
+            || is_idle.is_some()
+            || is_void
+            || status.failed_start.is_some()
+            || !old.is_empty()
+        {
             (Level::Attention, "Not proven lately")
         } else if is_in_doubt {
             (Level::Attention, "Not all rows were judged")
@@ -154,9 +184,20 @@ pub fn undecided(pass: &PassRow) -> Option<Undecided> {
     pass.undecided.as_ref().map(Undecided::from)
 }
 
-/// Passes that wait for an approval.
+/// For how many ms nothing has happened, if quick passes, which come every few minutes, have ever run and that is too long.
+fn idle(status: &Status) -> Option<i64> {
+    status.last_complete.get("quick")?;
+    let last = status.last_complete.values().copied().chain(status.last_webhook_at).max()?;
+    Some(status.now - last).filter(|idle| *idle > IDLE)
+}
+
+/// Passes that wait for an approval: whatever came behind one of them did not end, or is another scope's.
 pub fn braked(status: &Status) -> impl Iterator<Item = &PassRow> {
-    SCOPES.into_iter().filter_map(|scope| newest(status, scope)).filter(|pass| pass.state == "braked")
+    let decided = |scope: &&str| {
+        let mut passes = status.passes.iter().filter(|pass| pass.scope == *scope);
+        passes.find(|pass| matches!(pass.state.as_str(), "complete" | "braked" | "skipped"))
+    };
+    SCOPES.into_iter().filter_map(move |scope| decided(&scope)).filter(|pass| pass.state == "braked")
 }
 
 /// Rows here and at Clerk, as the last quick pass that counted saw them.
@@ -227,6 +268,24 @@ mod tests {
         assert_eq!(silent(60_000, 1).level, Level::Good, "one was lost a minute ago");
         let never = Verdict::of(&Status { drift_since_webhook: 1, ..in_step() });
         assert!(never.because[0].contains("No webhook has ever come"), "{never:?}");
+    }
+
+    #[test]
+    fn silence_and_passes_that_contradict_themselves_are_told() {
+        let mut status = in_step();
+        status.last_complete.insert("quick".to_owned(), 1_500);
+        assert_eq!(Verdict::of(&status).level, Level::Good);
+        status.now = 1_500 + IDLE + 60_000;
+        let verdict = Verdict::of(&status);
+        assert_eq!((verdict.level, verdict.headline), (Level::Attention, "Not proven lately"));
+        assert!(verdict.because[0].starts_with("Nothing was written and no pass was complete for 3 h"), "{verdict:?}");
+        status.last_webhook_at = Some(status.now - 1_000);
+        assert_eq!(Verdict::of(&status).level, Level::Good);
+        let void = PassRow { problem: Some("Clerk counts 9".to_owned()), ..pass(7, "user", "void") };
+        let verdict = Verdict::of(&Status { passes: vec![void, pass(6, "user", "complete")], ..in_step() });
+        assert_eq!(verdict.because, ["The last pass of users contradicts itself: Clerk counts 9."]);
+        let cut = [pass(9, "user", "incomplete"), pass(8, "user", "braked"), pass(7, "user", "complete")];
+        assert_eq!(braked(&Status { passes: cut.into(), ..in_step() }).map(|pass| pass.id).collect::<Vec<_>>(), [8]);
     }
 
     #[test]

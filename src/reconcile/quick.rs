@@ -1,5 +1,6 @@
-//! Between full passes: the users that changed lately, and the counts of all kinds. A count that disagrees twice calls for
-//! a full pass; once it may be a webhook that is under way.
+//! Between full passes: the users that changed lately, and the counts of all kinds. A count that disagrees twice by the same calls
+//! for a full pass; once it may be a webhook that is under way. If the pass did not change it, no other one will: it is called for
+//! again when it disagrees by another number.
 
 use super::pass::{Observed, Run, dry};
 use super::{Error, Progress, Reconciler, Report, State};
@@ -36,11 +37,18 @@ pub(super) async fn run(
         Ok(counts) => (Ok(State::Complete), Some(counts)),
         Err(error) => (Err(error), None),
     };
-    if let (Some(_), Some(counts)) = (fence, &counts) {
+    let mut counts = counts;
+    if let (Some(_), Some(counts)) = (fence, &mut counts) {
+        let before = last.and_then(|(_, counts)| counts).unwrap_or_default();
         for kind in Kind::ALL {
-            let before = last.as_ref().and_then(|(_, counts)| counts.as_ref());
-            if disagrees(counts, kind) && before.is_some_and(|before| disagrees(before, kind)) {
-                run.session.ask_for_pass(kind, "the counts disagree").await?;
+            let (counts, before) = (&mut counts[kind.as_str()], &before[kind.as_str()]);
+            match calls(counts, before) {
+                Call::No => {}
+                Call::Again(asked) => counts["asked"] = asked.into(),
+                Call::Now(difference) => {
+                    run.session.ask_for_pass(kind, "the counts disagree").await?;
+                    counts["asked"] = difference.into();
+                }
             }
         }
     }
@@ -90,7 +98,48 @@ async fn steps(
     Ok(Value::Object(counts))
 }
 
-fn disagrees(counts: &Value, kind: Kind) -> bool {
-    let counts = &counts[kind.as_str()];
-    !counts.is_null() && counts["here"] != counts["there"]
+/// Whether a full pass is called for.
+#[derive(Debug, PartialEq, Eq)]
+enum Call {
+    No,
+    /// It was, for as much as that, and has changed nothing.
+    Again(i64),
+    Now(i64),
+}
+
+/// Of one kind: the counts now, and those of the last quick pass.
+fn calls(now: &Value, before: &Value) -> Call {
+    let difference = |counts: &Value| Some(counts["here"].as_i64()? - counts["there"].as_i64()?);
+    let asked = before["asked"].as_i64();
+    match (difference(now), difference(before)) {
+        (None | Some(0), _) => Call::No,
+        (Some(now), before) if Some(now) == before && Some(now) != asked => Call::Now(now),
+        _ => asked.map_or(Call::No, Call::Again),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_difference_twice_calls_once() {
+        let mut asked = Vec::new();
+        let mut before = Value::Null;
+        for there in [10, 11, 11, 11, 11, 12, 13, 13, 13, 10, 11, 11] {
+            let mut now = json!({ "here": 10, "there": there });
+            let call = calls(&now, &before);
+            match call {
+                Call::No => {}
+                Call::Again(difference) => now["asked"] = difference.into(),
+                Call::Now(difference) => {
+                    asked.push(difference);
+                    now["asked"] = difference.into();
+                }
+            }
+            before = now;
+        }
+        // Once for one too few, once for three, and once more when it had agreed in between.
+        assert_eq!(asked, [-1, -3, -1]);
+    }
 }

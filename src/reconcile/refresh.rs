@@ -1,9 +1,13 @@
 //! One object, read by its id, with its memberships; and the reads that webhooks left to be made.
 
+use super::brake::Weight;
+use super::compare::compare;
 use super::{Error, Reconciler};
 use crate::clerk::client::{self, ASKED, Read};
 use crate::model::{Batch, Change, Claim, Kind, Outcome, Source, UserId, Verdict, WantedRead};
 use crate::store::Session;
+use std::collections::HashSet;
+use std::time::Duration;
 
 /// Why `clerk_sync.apply` does not take what was true before what it knows: of an object that is there, and of one that is not.
 const EARLY: [&str; 2] = ["older", "seen since"];
@@ -30,22 +34,64 @@ impl Reconciler {
             Err(client::Error::NotFound(_) | client::Error::OrganizationsOff) => return Ok(verdicts),
             Err(error) => return Err(error.into()),
         };
-        let (mut listed, unusable): (Vec<Change>, Vec<Change>) =
-            listed.into_iter().partition(|change| matches!(change.claim, Claim::Live { .. }));
-        // Whom the list leaves out is asked for by his pair, and so is a row of which it does not say whose it is: Clerk's list of
-        // a user's memberships need not name him.
-        let mut reads = session.memberships_of(kind, id).await?;
-        reads.retain(|read| !listed.iter().any(|change| change.id() == Some(&read.id)));
-        for change in unusable {
-            match by_pair(&change, kind, id) {
-                Some(read) if reads.iter().any(|known| known.id == read.id) => {}
-                Some(read) => reads.push(read),
-                None => listed.push(change),
-            }
-        }
+        let (listed, reads) = members(&mut session, kind, id, listed).await?;
         verdicts.extend(apply(&mut session, Source::List, listed).await?);
         verdicts.extend(self.read(&mut session, Kind::Membership, &reads).await?);
         Ok(verdicts)
+    }
+
+    /// Lists the memberships of the organizations for which that was asked, and writes what differs. Answers how many were listed,
+    /// and when the next is due.
+    ///
+    /// # Errors
+    /// Clerk or the database does not answer: they are listed later.
+    pub async fn list_members(&self) -> Result<(usize, Option<Duration>), Error> {
+        let mut session = self.database.connect().await?;
+        let (mut listed, mut is_checked) = (0, false);
+        loop {
+            let organizations = session.claim_listings(1).await?;
+            let Some(organization) = organizations.first() else { break };
+            if !is_checked {
+                self.check_instance(&mut session).await?;
+                is_checked = true;
+            }
+            match self.members_of(&mut session, organization).await {
+                Ok(()) => {
+                    session.note_listed(organization).await?;
+                    listed += 1;
+                }
+                Err(error @ Error::Database(_)) => return Err(error),
+                // It is about this one: the others are listed.
+                Err(error) => tracing::warn!(organization, %error, "the members of an organization cannot be listed"),
+            }
+        }
+        let next = session.next_listing().await?;
+        session.close().await;
+        Ok((listed, next))
+    }
+
+    async fn members_of(&self, session: &mut Session, organization: &str) -> Result<(), Error> {
+        let listed = match self.clerk.memberships_of(Kind::Organization, organization).await {
+            Ok(listed) => listed,
+            Err(client::Error::NotFound(_)) => {
+                session.ask_for_pass(Kind::Organization, "an organization with a plan is not known").await?;
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let (listed, reads) = members(session, Kind::Organization, organization, listed).await?;
+        let ids: Vec<&str> = listed.iter().filter_map(Change::id).collect();
+        let mirrored = session.mirrored(Kind::Membership, &ids).await?;
+        let differing: Vec<Change> =
+            compare(&listed, &mirrored).into_iter().map(|difference| difference.change.clone()).collect();
+        apply(session, Source::List, differing).await?;
+        // As in a pass: so many at once somebody must approve.
+        let rows = session.memberships_of(Kind::Organization, organization).await?.len() as u64;
+        if (Weight { rows, absent: reads.len() as u64 }).is_too_heavy() {
+            session.ask_for_pass(Kind::Membership, "many memberships of an organization are absent").await?;
+            return Ok(());
+        }
+        self.read(session, Kind::Membership, &reads).await.map(drop)
     }
 
     /// Makes the reads that nobody has tried yet: what a webhook left doubtful, and stubs. Answers how many were settled.
@@ -109,6 +155,29 @@ impl Reconciler {
             None => Ok(verdicts),
         }
     }
+}
+
+/// What a list of a parent's memberships says, and what is to be read by pair: whom it leaves out, and a row of which it does not say
+/// whose it is, for Clerk's list of a user's memberships need not name him.
+async fn members(
+    session: &mut Session,
+    kind: Kind,
+    id: &str,
+    listed: Vec<Change>,
+) -> Result<(Vec<Change>, Vec<WantedRead>), Error> {
+    let (mut listed, unusable): (Vec<Change>, Vec<Change>) =
+        listed.into_iter().partition(|change| matches!(change.claim, Claim::Live { .. }));
+    let shown: HashSet<&str> = listed.iter().filter_map(Change::id).collect();
+    let mut reads = session.memberships_of(kind, id).await?;
+    reads.retain(|read| !shown.contains(read.id.as_str()));
+    for change in unusable {
+        match by_pair(&change, kind, id) {
+            Some(read) if reads.iter().any(|known| known.id == read.id) => {}
+            Some(read) => reads.push(read),
+            None => listed.push(change),
+        }
+    }
+    Ok((listed, reads))
 }
 
 /// The read of a membership that a list of its parent's could not tell whole, if its pair is known.

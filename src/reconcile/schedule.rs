@@ -104,10 +104,11 @@ impl Drop for Schedule {
     }
 }
 
-/// Makes reads as they are asked for.
+/// Makes reads and listings of single organizations as they are asked for.
 async fn settle(reconciler: Reconciler, pending: Arc<Notify>) {
+    let mut wait = ASK;
     loop {
-        let _ = tokio::time::timeout(ASK, pending.notified()).await;
+        let _ = tokio::time::timeout(wait, pending.notified()).await;
         sleep(GATHER).await;
         match reconciler.settle().await {
             Ok(0) => {}
@@ -115,6 +116,18 @@ async fn settle(reconciler: Reconciler, pending: Arc<Notify>) {
             // The passes tell of a key or a database that will not do.
             Err(error) => tracing::debug!(%error, "reads are left to the next pass"),
         }
+        wait = match reconciler.list_members().await {
+            Ok((listed, next)) => {
+                if listed > 0 {
+                    tracing::info!(organizations = listed, "their members are listed");
+                }
+                next.map_or(ASK, |next| next.saturating_sub(GATHER).min(ASK))
+            }
+            Err(error) => {
+                tracing::debug!(%error, "listings of members are left for later");
+                ASK
+            }
+        };
     }
 }
 

@@ -203,6 +203,10 @@ pub struct LastPass {
     pub kind: String,
     pub id: i64,
     pub state: String,
+    pub problem: Option<String>,
+    /// Rows that it could not judge, by reason, and when those can be judged that were seen too lately, in ms.
+    pub undecided: Option<BTreeMap<String, u64>>,
+    pub judge_after: Option<i64>,
     /// Seconds since the last complete one ended.
     pub complete_s: Option<i64>,
 }
@@ -218,6 +222,9 @@ pub struct Standing {
     /// For how many seconds no pass could begin, and why.
     pub failed_start: Option<(i64, String)>,
     pub passes: Vec<LastPass>,
+    /// Whether a membership has a permission of the application's own, and whether an event of billing has come.
+    pub custom_permissions: bool,
+    pub billing_events: bool,
 }
 
 /// What the holder of a token sees, and what the mirror has of him.
@@ -408,16 +415,29 @@ impl Session {
                 where not backfill and started_at > coalesce((select max(received_at) from clerk_sync.receipts), '-infinity')),
               (select extract(epoch from now() - since)::bigint from clerk_sync.failed_start),
               (select problem from clerk_sync.failed_start),
-              (select coalesce(json_agg(json_build_object('kind', s.scope, 'id', p.id, 'state', p.state, 'complete_s',
+              (select coalesce(json_agg(json_build_object('kind', s.scope, 'id', p.id, 'state', p.state, 'problem', p.problem, 'undecided', p.undecided,
+                        'judge_after', (extract(epoch from p.judge_after) * 1000)::bigint, 'complete_s',
                         (select extract(epoch from now() - c.ended_at)::bigint from clerk_sync.passes c
                           where c.scope = s.scope and c.state = 'complete' order by c.id desc limit 1))), '[]')::text
                  from (values ('user'), ('organization'), ('membership')) s(scope)
-                cross join lateral (select id, state from clerk_sync.passes where scope = s.scope order by id desc limit 1) p)";
-        type Row = (Option<String>, Option<i64>, i64, Option<i64>, Option<String>, String);
-        let (instance, webhook_s, drift_since_webhook, failed_s, problem, passes): Row =
+                cross join lateral (select * from clerk_sync.passes where scope = s.scope order by id desc limit 1) p),
+              exists (select from clerk.organization_memberships m, unnest(m.permissions) permission
+                       where permission like 'org:%' and permission not like 'org:sys\\_%'),
+              exists (select from clerk_sync.receipts where event_type like 'subscription%')";
+        type Row = (Option<String>, Option<i64>, i64, Option<i64>, Option<String>, String, bool, bool);
+        let (instance, webhook_s, drift_since_webhook, failed_s, problem, passes, custom_permissions, billing_events): Row =
             self.call(async |connection| sqlx::query_as(SQL).fetch_one(connection).await).await?;
         let passes = serde_json::from_str(&passes).map_err(|error| Error::Answer(error.to_string()))?;
         let instance = instance.map(InstanceId);
-        Ok(Standing { instance, webhook_s, drift_since_webhook, failed_start: failed_s.zip(problem), passes })
+        let failed_start = failed_s.zip(problem);
+        Ok(Standing {
+            instance,
+            webhook_s,
+            drift_since_webhook,
+            failed_start,
+            passes,
+            custom_permissions,
+            billing_events,
+        })
     }
 }

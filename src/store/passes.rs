@@ -341,6 +341,51 @@ impl Session {
         .await
     }
 
+    /// Organizations whose memberships are to be listed now. Nobody else is told of them for a while.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn claim_listings(&mut self, limit: usize) -> Result<Vec<String>, Error> {
+        let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+        self.call(async |connection| {
+            sqlx::query_scalar("select clerk_sync.claim_listings($1)").bind(limit).fetch_all(connection).await
+        })
+        .await
+    }
+
+    /// Notes that the memberships of an organization were listed. Where they were asked for just now, they are claimed once more.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn note_listed(&mut self, organization: &str) -> Result<(), Error> {
+        self.call(async |connection| {
+            sqlx::query("select clerk_sync.note_listed($1)").bind(organization).execute(connection).await.map(drop)
+        })
+        .await
+    }
+
+    /// Asks for the memberships of organizations to be listed.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn ask_for_listings(&mut self, organizations: &[String], reason: &str) -> Result<(), Error> {
+        self.call(async |connection| {
+            let query = sqlx::query("select clerk_sync.ask_for_listings($1, $2)").bind(organizations).bind(reason);
+            query.execute(connection).await.map(drop)
+        })
+        .await
+    }
+
+    /// In how long the next listing of an organization's memberships is due; `None`: none is.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn next_listing(&mut self) -> Result<Option<Duration>, Error> {
+        let sql = "select (extract(epoch from min(next_at) - now()) * 1000)::bigint from clerk_sync.pending_listings";
+        let ms: Option<i64> = self.call(async |connection| sqlx::query_scalar(sql).fetch_one(connection).await).await?;
+        Ok(ms.map(|ms| Duration::from_millis(ms.max(0).cast_unsigned())))
+    }
+
     /// Notes that reads of these were tried, but for those of them that came too `early` and were asked for just now.
     ///
     /// # Errors

@@ -5,8 +5,8 @@
 
 use super::Error;
 use crate::model::{
-    Batch, DeadLetter, InstanceId, Json, Kind, Membership, Millis, Naming, Organization, OrganizationId, Row, Source,
-    Told, User, UserId, WantedRead, Winner,
+    Batch, DeadLetter, InstanceId, Json, Membership, Millis, Naming, Organization, OrganizationId, Row, Source, Told,
+    User, UserId, WantedPass, WantedRead, Winner,
 };
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
@@ -74,7 +74,7 @@ impl Wire {
             List::of(stubs, batch.stubs.iter(), stub),
             List::of(namings, batch.namings.iter().copied(), naming),
             List::of(reads, batch.reads.iter(), |record, (n, read)| self::read(record, *n, read)),
-            List::of(passes, batch.passes.iter(), |record, (n, kind, reason)| pass(record, *n, *kind, reason)),
+            List::of(passes, batch.passes.iter(), pass),
             List::of(letters, batch.dead_letters.iter(), |record, (n, letter)| dead_letter(record, *n, letter)),
         ];
         let outdated = batch.outdated.iter().map(|&id| id.to_owned()).collect();
@@ -386,8 +386,9 @@ fn read(record: &mut Record<'_>, n: usize, read: &WantedRead) {
         .text(Some(read.reason));
 }
 
-fn pass(record: &mut Record<'_>, n: usize, kind: Kind, reason: &str) {
-    record.place(n).text(Some(kind.as_str())).text(Some(reason));
+fn pass(record: &mut Record<'_>, pass: &WantedPass<'_>) {
+    let organization = pass.organization_id.map(OrganizationId::as_str);
+    record.place(pass.n).text(Some(pass.kind.as_str())).text(organization).text(Some(pass.reason));
 }
 
 fn dead_letter(record: &mut Record<'_>, n: usize, letter: &DeadLetter) {

@@ -149,7 +149,7 @@ pub fn source(clerk: &Clerk) -> BTreeSet<String> {
     });
     let organizations = clerk.organizations.values().map(|o| format!("{} {} {}", o.id, o.name, o.slug));
     let memberships = clerk.memberships.values().map(|m| {
-        let permissions = clerk.roles[&m.role].permissions.len();
+        let permissions = clerk.permissions(m).len();
         format!("{} {} {} {} {permissions}", m.id, m.organization_id, m.user_id, m.role)
     });
     users.chain(organizations).chain(memberships).collect()

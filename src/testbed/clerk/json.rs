@@ -303,17 +303,47 @@ pub(super) struct MembershipBody<'a> {
     /// `None`: it does not say whose it is ([`Fault::Nameless`](super::Fault)).
     pub(super) user: Option<&'a User>,
     pub(super) role: Option<&'a Role>,
+    /// Those of the role that the organization's plan allows.
+    pub(super) permissions: Vec<&'a str>,
+}
+
+/// What a billing event has of who pays, beside what nobody here reads.
+pub(super) struct Billing<'a> {
+    pub(super) object: &'static str,
+    pub(super) id: &'a str,
+    pub(super) status: &'a str,
+    pub(super) plan: &'a str,
+    pub(super) organization_id: &'a str,
+    pub(super) now: i64,
+}
+
+impl Serialize for Billing<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        object!(serializer, {
+            "object": self.object,
+            "id": self.id,
+            "status": self.status,
+            "plan": serde_json::json!({ "id": format!("cplan_{}", self.plan), "slug": self.plan, "name": self.plan }),
+            "plan_id": format_args!("cplan_{}", self.plan),
+            "payer": serde_json::json!({
+                "object": "commerce_payer", "id": format!("cpayer_{}", self.organization_id), "organization_id": self.organization_id,
+            }),
+            "created_at": self.now,
+            "updated_at": self.now,
+        })
+        .end()
+    }
 }
 
 impl Serialize for MembershipBody<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let MembershipBody { membership, organization, user, role } = self;
+        let MembershipBody { membership, organization, user, role, permissions } = self;
         let mut object = object!(serializer, {
             "created_at": membership.created_at,
             "id": membership.id,
             "object": "organization_membership",
             "organization": OrganizationBody { organization, embedded: true, members_count: None },
-            "permissions": role.map(|role| role.permissions.as_slice()).unwrap_or_default(),
+            "permissions": permissions,
             "private_metadata": NoFields,
             "public_metadata": membership.public_metadata.as_deref().map_or(Metadata::None, Metadata::Set),
             "role": membership.role,

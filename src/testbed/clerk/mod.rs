@@ -136,6 +136,10 @@ pub struct Clerk {
     pub memberships: Table<Membership>,
     /// By key.
     pub roles: BTreeMap<String, Role>,
+    /// Whether permissions depend on plans.
+    pub billing: bool,
+    /// The features of each organization's plan.
+    features: BTreeMap<String, Vec<String>>,
     /// Webhooks of the changes so far, oldest first. Take them out to deliver them.
     pub outbox: Vec<Event>,
     links: Links,
@@ -172,6 +176,8 @@ impl Clerk {
                 role("org:admin", "Admin", &["org:sys_memberships:read", "org:sys_memberships:manage"]),
                 role("org:member", "Member", &["org:sys_memberships:read"]),
             ]),
+            billing: false,
+            features: BTreeMap::new(),
             outbox: Vec::new(),
             links: Links::default(),
             running: None,
@@ -391,8 +397,14 @@ impl Clerk {
         let (organization, user, role) = (body.organization.clone(), body.user.cloned(), body.role.cloned());
         let name = user.as_ref().map_or("", |user| &user.first_name);
         let subject = format!("{name} in {} as {}", organization.name, membership.role);
-        let data =
-            json::MembershipBody { membership, organization: &organization, user: user.as_ref(), role: role.as_ref() };
+        let permissions: Vec<String> = body.permissions.iter().map(ToString::to_string).collect();
+        let data = json::MembershipBody {
+            membership,
+            organization: &organization,
+            user: user.as_ref(),
+            role: role.as_ref(),
+            permissions: permissions.iter().map(String::as_str).collect(),
+        };
         self.emit(event_type, &membership.id, subject, &data);
     }
 
@@ -403,7 +415,41 @@ impl Clerk {
             organization: self.organizations.get(&membership.organization_id)?,
             user: Some(self.users.get(&membership.user_id)?),
             role: self.roles.get(&membership.role),
+            permissions: self.permissions(membership),
         })
+    }
+
+    /// What the role of a membership allows, and its organization's plan. With billing on, a custom permission
+    /// `org:FEATURE:…` is shown while the plan has that feature (`clerk/clerk-docs` `docs/guides/billing/for-b2b.mdx`).
+    pub fn permissions(&self, membership: &Membership) -> Vec<&str> {
+        let role = self.roles.get(&membership.role);
+        let features = self.features.get(&membership.organization_id);
+        let is_allowed = |permission: &&str| {
+            let feature = permission.split(':').nth(1).unwrap_or_default();
+            feature.starts_with("sys_") || features.is_some_and(|features| features.iter().any(|has| has == feature))
+        };
+        let all = role.into_iter().flat_map(|role| role.permissions.iter().map(String::as_str));
+        all.filter(|permission| !self.billing || is_allowed(permission)).collect()
+    }
+
+    // Plans
+
+    /// Gives an organization a plan with these features, or none, and turns billing on. No membership counts as updated, and none
+    /// has an event: what the dashboard calls a new plan is the end of one item and the beginning of another.
+    pub fn set_plan(&mut self, organization_id: &str, plan: &str, features: &[&str]) {
+        self.billing = true;
+        let features = features.iter().map(ToString::to_string).collect();
+        let had = self.features.insert(organization_id.to_owned(), features).is_some();
+        let mut tell = |event_type, object, status| {
+            let (id, now) = (self.id(object), self.now);
+            let data = json::Billing { object, id: &id, status, plan, organization_id, now };
+            self.emit(event_type, organization_id, format!("plan {plan}"), &data);
+        };
+        if had {
+            tell("subscriptionItem.ended", "subscription_item", "ended");
+        }
+        tell("subscriptionItem.active", "subscription_item", "active");
+        tell("subscription.updated", "subscription", "active");
     }
 
     // Roles
