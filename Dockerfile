@@ -1,3 +1,4 @@
+# Images are named by tag; Renovate pins their digests (.github/renovate.json).
 # Dependencies are built in a layer of their own, so that a change to the source does not build them again.
 FROM rust:1.95-slim-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends cmake g++ && rm -rf /var/lib/apt/lists/*
