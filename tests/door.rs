@@ -36,7 +36,8 @@ impl Besieged {
     async fn start(files: Option<usize>) -> Besieged {
         let database = database().await;
         let mut options = Options::new(database.url()).unwrap();
-        options.program = PathBuf::from(env!("CARGO_BIN_EXE_clerk-sync"));
+        // CLERK_SYNC_BIN: another build, to be measured.
+        options.program = std::env::var_os("CLERK_SYNC_BIN").unwrap_or(env!("CARGO_BIN_EXE_clerk-sync").into()).into();
         let script = files.map(|files| {
             let script =
                 std::env::temp_dir().join(format!("clerk-sync-few-files-{}-{}", std::process::id(), database.name));
