@@ -187,6 +187,13 @@ pub struct Config {
     pub retention: Retention,
 }
 
+impl Config {
+    /// Whether metrics and status page can be read from other machines without a token.
+    pub fn shows_status_to_others(&self) -> bool {
+        self.ops_token.is_none() && self.ops_addr.is_some_and(|address| !address.ip().is_loopback())
+    }
+}
+
 /// Where metrics are served if nobody says otherwise.
 pub const DEFAULT_OPS_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9091);
 

@@ -173,6 +173,13 @@ async fn each_planted_fault_is_named_with_its_fix_and_nothing_else_fails() {
             "fail",
             "Signing Secret",
         ),
+        Planted(
+            "a status page for everybody in the network",
+            Plant::Variable("OPS_ADDR", "[::]:9091"),
+            "OPS_TOKEN",
+            "warn",
+            "openssl rand",
+        ),
         Planted("no secret key", Plant::Variable("CLERK_SECRET_KEY", ""), "CLERK_SECRET_KEY", "warn", "API keys"),
         Planted(
             "publishable key",

@@ -1,7 +1,7 @@
 //! The environment, as `serve` would judge it.
 
 use super::Check;
-use crate::config::Environment;
+use crate::config::{Config, Environment};
 use crate::dotenv::Dotenv;
 
 /// Those that decide whether anything works, each with where its value is found.
@@ -31,7 +31,9 @@ pub(super) fn of_file(dotenv: Option<&Dotenv>) -> Option<Check> {
 
 /// One check for each main variable, and one for each other that is wrong.
 pub(super) fn checks(environment: &Environment) -> Vec<Check> {
-    let mistakes = environment.check().err().unwrap_or_default();
+    let checked = environment.check();
+    let open = checked.as_ref().is_ok_and(Config::shows_status_to_others);
+    let mistakes = checked.err().unwrap_or_default();
     let mut checks: Vec<Check> = MAIN
         .iter()
         .map(|(name, fix)| match mistakes.iter().find(|mistake| mistake.variable == *name) {
@@ -47,6 +49,11 @@ pub(super) fn checks(environment: &Environment) -> Vec<Check> {
             format!("correct {0}, or unset it for its default", mistake.variable),
         )
     }));
+    if open {
+        let says = "is not set, and OPS_ADDR can be reached from other machines: they can read the status page";
+        let fix = "OPS_TOKEN=$(openssl rand -hex 32); for a Prometheus that cannot send it, OPS_OPEN_METRICS=true";
+        checks.push(Check::warn("OPS_TOKEN", says, fix));
+    }
     checks
 }
 
