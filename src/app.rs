@@ -65,7 +65,7 @@ pub async fn serve_with(
         tracing::warn!("CLERK_INSTANCE_ID is *: events of any Clerk instance are applied");
     }
     let check_instance = config.instance != InstanceCheck::Off;
-    let upkeep = Upkeep::start(config.database.clone(), check_instance, config.retention);
+    let upkeep = Upkeep::start(config.database.clone(), check_instance, config.retention, writer.last_seen());
     let schedule = match config.reconcile {
         Some(reconcile) => start(reconcile, config.database, &config.instance, &writer),
         None => {
@@ -101,7 +101,7 @@ fn start(reconcile: Reconcile, database: Database, check: &InstanceCheck, writer
         }
     };
     let reconciler = Reconciler { clerk, database, instance: check.wanted().cloned(), times: Times::default() };
-    Some(Schedule::start(reconciler, reconcile.timetable, writer.pending()))
+    Some(Schedule::start(reconciler, reconcile.timetable, writer.pending(), writer.last_seen()))
 }
 
 /// As many connections as the limit of open files leaves room for.

@@ -26,6 +26,7 @@ mod receiving;
 mod reconciling;
 mod refusals;
 mod replaying;
+mod restoring;
 mod roles;
 mod rules;
 mod secrets;

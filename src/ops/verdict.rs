@@ -105,6 +105,12 @@ impl Verdict {
                 status.drift_since_webhook
             ));
         }
+        if let Some(at) = status.went_back_at {
+            because.push(format!(
+                "The database lost what it had acknowledged (a restore, or a failover). Passes over everything began at {}.",
+                moment(at)
+            ));
+        }
         let is_idle = idle(status);
         if let Some(idle) = is_idle {
             because.push(format!(

@@ -6,7 +6,7 @@
 use super::{Error, Reconciler, Report, Silent, State, Wanted};
 use crate::clerk::client::PAGE;
 use crate::model::{InstanceId, Kind};
-use crate::store::{self, Session};
+use crate::store::{self, LastSeen, Session};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,13 +78,15 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Starts the tasks. `pending` is told when a webhook leaves a read to be made.
-    pub fn start(reconciler: Reconciler, timetable: Timetable, pending: Arc<Notify>) -> Schedule {
+    /// Starts the tasks. `pending` is told when a webhook leaves a read to be made; `last_seen`: what this process has seen the database
+    /// hold.
+    pub fn start(reconciler: Reconciler, timetable: Timetable, pending: Arc<Notify>, last_seen: LastSeen) -> Schedule {
         let (publish, foreign) = watch::channel(None);
         let settling = tokio::spawn(settle(reconciler.clone(), pending));
         let passing = tokio::spawn(async move {
             let (off, not_before) = (HashSet::new(), Instant::now());
-            let mut passes = Passes { reconciler, timetable, off, foreign: publish, pause: PAUSE, not_before };
+            let mut passes =
+                Passes { reconciler, timetable, off, foreign: publish, pause: PAUSE, not_before, last_seen };
             passes.run().await;
         });
         Schedule { tasks: vec![settling, passing], foreign }
@@ -147,6 +149,7 @@ struct Passes {
     /// What was asked for waits until then after a failure; and how long it will wait after the next one.
     not_before: Instant,
     pause: Duration,
+    last_seen: LastSeen,
 }
 
 impl Passes {
@@ -197,10 +200,16 @@ impl Passes {
     }
 
     async fn as_asked(&mut self) {
+        let Ok(mut session) = self.reconciler.database.connect_for_passes().await else { return };
+        match session.mend_if_it_went_back(&self.last_seen).await {
+            // Whatever was waited for is another world's.
+            Ok(true) => (self.pause, self.not_before) = (PAUSE, Instant::now()),
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "whether the database went back is not known"),
+        }
         if Instant::now() < self.not_before {
             return;
         }
-        let Ok(mut session) = self.reconciler.database.connect_for_passes().await else { return };
         let asked = self.asked(&mut session).await;
         match session.remove_memberships_of_deleted().await {
             Ok(removed) => {

@@ -32,6 +32,9 @@ pub struct Status {
     /// The last ones, newest first.
     pub letters: Vec<LetterRow>,
     pub pending_reads: i64,
+    /// When passes began, within a day, because the database had lost what it had acknowledged.
+    #[serde(default)]
+    pub went_back_at: Option<i64>,
     /// Who runs passes now.
     pub lease: Option<String>,
     /// Why no pass could begin, while that is so.
@@ -148,6 +151,8 @@ select jsonb_build_object(
   'dead_letters', (select count(*) from clerk_sync.dead_letters),
   'letters', (select coalesce(jsonb_agg(to_jsonb(letters)), '[]') from letters),
   'pending_reads', (select count(*) from clerk_sync.pending_reads),
+  'went_back_at', (select (extract(epoch from max(started_at)) * 1000)::bigint from clerk_sync.passes
+                    where reason like 'the database went back in time: %' and started_at > now() - interval '1 day'),
   'lease', (select holder from clerk_sync.lease where expires_at > clock_timestamp()),
   'failed_start', (select jsonb_build_object('since', (extract(epoch from since) * 1000)::bigint,
                             'last_at', (extract(epoch from last_at) * 1000)::bigint, 'tries', tries, 'problem', problem)

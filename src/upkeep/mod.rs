@@ -9,7 +9,7 @@ pub mod dead_letters;
 pub mod purge;
 pub mod retention;
 
-use crate::store::{Database, Error, Removed};
+use crate::store::{Database, Error, LastSeen, Removed};
 use dead_letters::Fate;
 use retention::Retention;
 use std::time::Duration;
@@ -34,14 +34,18 @@ impl Drop for Upkeep {
 }
 
 impl Upkeep {
-    /// Starts it. `check_instance`: whether letters of another Clerk instance than the mirror's are refused.
-    pub fn start(database: Database, check_instance: bool, retention: Retention) -> Upkeep {
+    /// Starts it. `check_instance`: whether letters of another Clerk instance than the mirror's are refused. `last_seen`: what this
+    /// process has seen the database hold.
+    pub fn start(database: Database, check_instance: bool, retention: Retention, last_seen: LastSeen) -> Upkeep {
         Upkeep(tokio::spawn(async move {
             let mut rounds = interval(ROUND);
             rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut pruned: Option<Instant> = None;
             loop {
                 rounds.tick().await;
+                if let Err(error) = look_back(&database, &last_seen).await {
+                    tracing::debug!(error = error.summary(), "whether the database went back is not known");
+                }
                 if let Err(error) = remove_memberships_of_deleted(&database).await {
                     tracing::debug!(
                         error = error.summary(),
@@ -69,6 +73,17 @@ impl Upkeep {
             }
         }))
     }
+}
+
+/// Asks for passes of everything if the database went back in time: whether it did.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn look_back(database: &Database, last_seen: &LastSeen) -> Result<bool, Error> {
+    let mut session = database.connect().await?;
+    let went_back = session.mend_if_it_went_back(last_seen).await?;
+    session.close().await;
+    Ok(went_back)
 }
 
 /// Removes what is left of the memberships of deleted users and organizations.

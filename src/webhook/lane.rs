@@ -7,7 +7,7 @@ use super::budget::Reserved;
 use crate::clock;
 use crate::failpoint::{self, Point};
 use crate::model::{Batch, DeadLetter, Delivery, InstanceId, Item, Millis, Outcome, Source, Verdict};
-use crate::store::{Database, Error, Session, causes, told};
+use crate::store::{Database, Error, LastSeen, Session, causes, told};
 use crate::telemetry::{BATCH as BATCH_SIZE, POISON, Throttle, WRITE};
 use axum::body::Bytes;
 use axum::http::HeaderMap;
@@ -175,6 +175,7 @@ pub(super) struct Lane {
     pub(super) deliveries_in_one: Option<usize>,
     pub(super) health: watch::Sender<Health>,
     pub(super) pending: Arc<Notify>,
+    pub(super) last_seen: LastSeen,
     /// Whose change was poison, and when.
     suspects: Arc<Mutex<HashMap<String, Instant>>>,
 }
@@ -188,6 +189,7 @@ impl Clone for Lane {
             deliveries_in_one: self.deliveries_in_one,
             health: self.health.clone(),
             pending: Arc::clone(&self.pending),
+            last_seen: self.last_seen.clone(),
             suspects: Arc::clone(&self.suspects),
         }
     }
@@ -204,6 +206,7 @@ impl Lane {
             deliveries_in_one: deliveries_in_one(),
             health: watch::Sender::new(starting),
             pending: Arc::default(),
+            last_seen: LastSeen::default(),
             suspects: Arc::default(),
         }
     }
@@ -296,6 +299,9 @@ impl Lane {
             Some(verdict) => {
                 if verdict.outcome == Outcome::Pending {
                     self.pending.notify_one();
+                }
+                if let Some(message) = request.delivery.message.as_ref().filter(|_| self.deliveries_in_one.is_some()) {
+                    self.last_seen.note_receipt(&message.id);
                 }
                 if request.delivery.message.as_ref().is_some_and(|message| message.instance_id.is_some()) {
                     self.health.send_if_modified(|health| health.foreign.take().is_some());

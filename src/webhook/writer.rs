@@ -8,7 +8,7 @@
 
 use super::lane::{Away, BATCH, Health, InstanceCheck, Lane, Raw, Request, Unavailable};
 use crate::model::{Delivery, Verdict};
-use crate::store::{Database, Error};
+use crate::store::{Database, Error, LastSeen};
 use crate::telemetry::QUEUE as QUEUE_LENGTH;
 use crate::thread::{self, Ended};
 use std::io;
@@ -39,6 +39,7 @@ pub struct Writer {
     pace: Arc<Pace>,
     health: watch::Receiver<Health>,
     pending: Arc<Notify>,
+    last_seen: LastSeen,
 }
 
 /// How long the last batch took, in µs.
@@ -73,8 +74,8 @@ impl Writer {
         let (queue, requests) = mpsc::channel(QUEUE);
         let pace = Arc::new(Pace::default());
         let lane = Lane::new(database, check);
-        let (health, pending) = (lane.health.subscribe(), Arc::clone(&lane.pending));
-        let writer = Writer { queue, pace: Arc::clone(&pace), health, pending };
+        let (health, pending, last_seen) = (lane.health.subscribe(), Arc::clone(&lane.pending), lane.last_seen.clone());
+        let writer = Writer { queue, pace: Arc::clone(&pace), health, pending, last_seen };
         let ended = thread::spawn("writer", || async { Task::new(lane, pace).run(requests).await })?;
         Ok((writer, ended))
     }
@@ -106,6 +107,11 @@ impl Writer {
     /// The same, for whoever outlives the handles: it keeps no task from ending.
     pub fn watch(&self) -> watch::Receiver<Health> {
         self.health.clone()
+    }
+
+    /// What it has seen the database hold.
+    pub fn last_seen(&self) -> LastSeen {
+        self.last_seen.clone()
     }
 
     /// Notified when a delivery waits for a read by id.
