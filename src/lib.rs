@@ -137,6 +137,8 @@
 //!   emptied; the worker's role has no right to do either by itself.
 //! * Nothing is ordered by our own clock, nor by the time of an attempt. `model` reads no clock at all.
 //! * No access field is guessed: without a role or a user a membership waits for a read; an unknown ban counts as a ban.
+//! * Nothing is set on a connection to the database before it is proven that no pooler lends it to others
+//!   ([`store::Database::open`]).
 //! * No status for a verified delivery is chosen outside [`webhook::receive`], and 2xx is never answered before the commit.
 //! * No transaction that writes is begun from Rust, but by `migrate`: each write is one statement, so a lost connection leaves nothing half
 //!   done. [`doctor`] looks in transactions that are read-only and rolled back.

@@ -3,6 +3,7 @@
 use crate::support::pgbouncer::PgBouncer;
 use crate::support::{SECRET, database, supabase};
 use clerk_sync::sender::Sender;
+use clerk_sync::testbed::clerk::{Clerk, Server, Shared};
 use clerk_sync::testbed::worker::{Options, Worker};
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -262,4 +263,29 @@ async fn a_pool_that_is_too_small_is_told_as_such() {
     let (name, says, fix) = &failed[0];
     assert!(name == "database" && says.contains("its pooler has no free connection"), "{failed:#?}");
     assert!(fix.contains("raise the pool size") && fix.contains("serve needs two"), "{failed:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_that_the_database_refuses_names_the_code() {
+    let database = database().await;
+    database.execute("drop function clerk_sync.record_page(jsonb, clerk_sync.batch)").await;
+    let mut clerk = Clerk::new(7, clerk_sync::clock::now().get());
+    clerk.create_user("Ada", "Lovelace");
+    let key = clerk.secret_key.clone();
+    let api = Server::start(Shared::new(clerk), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let output = Command::new(PROGRAM)
+        .args(["reconcile", "--kind", "users"])
+        .env_clear()
+        .current_dir("/")
+        .env("DATABASE_URL", database.url())
+        .env("CLERK_SECRET_KEY", key)
+        .env("CLERK_API_URL", &api.url)
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.matches("the database refused the call (SQLSTATE 42883)").count() == 1,
+        "{said}"
+    );
 }

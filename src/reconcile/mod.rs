@@ -45,7 +45,7 @@ pub const REPORTED: usize = 10_000;
 pub enum Error {
     #[error(transparent)]
     Clerk(#[from] client::Error),
-    #[error(transparent)]
+    #[error("{}", .0.summary())]
     Database(#[from] store::Error),
     #[error("the mirror belongs to the Clerk instance {pinned}, the secret key to {of_key}: nothing was compared")]
     ForeignKey { pinned: InstanceId, of_key: InstanceId },

@@ -201,7 +201,13 @@ select pg_catalog.format('grant clerk_sync_worker to %I', r.rolname) from pg_cat
 
 async fn run(connection: &mut PgConnection, statement: &str) -> anyhow::Result<()> {
     let running = sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(connection).await;
-    running.map(drop).with_context(|| format!("cannot {statement}"))
+    // After an upgrade from 15 the owner may lack it, and nobody can give it to themselves.
+    let who = if statement.starts_with("grant clerk_sync_worker") {
+        " (a superuser may, or a role that has clerk_sync_worker with admin option)"
+    } else {
+        ""
+    };
+    running.map(drop).with_context(|| format!("cannot {statement}{who}"))
 }
 
 /// All migrations as one plain SQL file, for `supabase/migrations`. It records them as applied, so that `migrate` can take

@@ -68,7 +68,7 @@ pub enum Error {
     #[error("cannot connect to the database")]
     Connect(#[source] sqlx::Error),
     /// `None`: it was refused some time ago and is not tried again yet.
-    #[error("the database refuses the login role or its password; it is tried again ever more seldom")]
+    #[error("the database refuses the login role or its password")]
     LoginRefused(#[source] Option<sqlx::Error>),
     #[error("the certificate file that the connection string names in sslrootcert {0}")]
     RootCertificate(&'static str),
