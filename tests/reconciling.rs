@@ -883,6 +883,47 @@ async fn a_quick_pass_sees_who_changed_lately_and_a_count_that_disagrees_twice_a
     bench.equals_source().await;
 }
 
+/// C5, `quick_blind`: an organization that was renamed, and one member who left where another joined elsewhere, so that the counts of
+/// all memberships agree.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quick_pass_sees_organizations_that_changed_and_counts_their_members() {
+    let bench = Bench::filled(900, 620, 700, 1).await;
+    let quick = async || {
+        let reports = bench.reconciler().run(&Wanted::Quick, "test", false, &mut Silent).await.unwrap();
+        assert_eq!(reports[0].state, State::Complete, "{reports:?}");
+        reports[0].clone()
+    };
+    assert_eq!(quick().await.drift(), 0);
+    let renamed = bench.any(Kind::Organization, 610);
+    bench.silently(|clerk| {
+        clerk.update_organization(&renamed, |organization| organization.name = "Renamed".to_owned());
+    });
+    let report = quick().await;
+    assert_eq!((report.differing, report.findings[0].entity_id.as_str()), (1, renamed.as_str()), "{report:?}");
+    bench.equals_source().await;
+    let (left, joined) = {
+        let mut clerk = bench.clerk.lock();
+        let left = clerk.memberships.values().next().unwrap().clone();
+        clerk.silently(|clerk| {
+            let user = clerk.create_user("Jo", "Ined");
+            clerk.remove_member(&left.id);
+            (left.organization_id.clone(), clerk.add_member(&renamed, &user, "org:member"))
+        })
+    };
+    assert_ne!(left, renamed, "{joined}");
+    let asked = async || bench.database.count("clerk_sync.pending_listings").await;
+    quick().await;
+    assert_eq!(asked().await, 0, "once it may be a webhook that is under way");
+    quick().await;
+    assert_eq!(asked().await, 2);
+    assert!(bench.database.rows("select kind from clerk_sync.pending_passes").await.is_empty(), "no pass is needed");
+    bench.later();
+    bench.reconciler().list_members().await.unwrap();
+    bench.equals_source().await;
+    let pages = bench.clerk.requests().iter().filter(|request| request.path == "/v1/organizations").count();
+    assert!(pages < 40, "{pages} pages");
+}
+
 /// C4, `count_loop`: a count that never agrees costs one pass, and another one when it disagrees by another number.
 #[tokio::test(flavor = "multi_thread")]
 async fn counts_that_never_agree_cost_one_pass() {

@@ -232,6 +232,23 @@ impl Client {
         .await
     }
 
+    /// A page of organizations, the oldest first, and how many members each has.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn organizations_with_members(&self, offset: usize) -> Result<(Page, Vec<Option<u64>>), Error> {
+        let query = [
+            ("limit", PAGE.to_string()),
+            ("order_by", "+created_at".to_owned()),
+            ("offset", offset.to_string()),
+            ("include_members_count", "true".to_owned()),
+        ];
+        self.get(path(Kind::Organization), &query, |body, observed_at| {
+            Ok((listing::page(body, Kind::Organization, observed_at)?, listing::members_counts(body)?))
+        })
+        .await
+    }
+
     /// How many there are.
     ///
     /// # Errors

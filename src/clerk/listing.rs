@@ -53,6 +53,22 @@ pub fn page(body: &[u8], kind: Kind, observed_at: Millis) -> Result<Page, Malfor
     Ok(Page { changes, total, observed_at })
 }
 
+/// How many members each organization of a page has, in its order; `None`: the row does not say.
+///
+/// # Errors
+/// It is no page.
+pub fn members_counts(body: &[u8]) -> Result<Vec<Option<u64>>, Malformed> {
+    let malformed = |what: &str| Malformed(format!("a list of organizations: {what}"));
+    let envelope = Object::parse(body).map_err(|problem| malformed(&problem))?;
+    let data = envelope.get("data").ok_or_else(|| malformed("data is missing"))?;
+    let rows: Vec<&RawValue> = serde_json::from_str(data.get()).map_err(|_| malformed("data is no array"))?;
+    let count = |row: &&RawValue| {
+        let row = Object::parse(row.get().as_bytes()).ok()?;
+        row.integer("members_count").and_then(|count| u64::try_from(count).ok())
+    };
+    Ok(rows.iter().map(count).collect())
+}
+
 fn change(row: &RawValue, kind: Kind, observed_at: Millis) -> Result<Change, String> {
     let data = Object::parse(row.get().as_bytes())?;
     let id = data.id("id").filter(|id| !kind.contradicts(id)).ok_or("id is missing or of another kind")?;

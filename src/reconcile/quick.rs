@@ -1,6 +1,8 @@
-//! Between full passes: the users that changed lately, and the counts of all kinds. A count that disagrees twice by the same calls
-//! for a full pass; once it may be a webhook that is under way. If the pass did not change it, no other one will: it is called for
-//! again when it disagrees by another number.
+//! Between full passes: the users that changed lately, the organizations, how many members each has, and the counts of all kinds.
+//!
+//! A count that disagrees twice by the same calls for a full pass, or for a list of that organization's members; once it may be a
+//! webhook that is under way. If that did not change it, nothing will: it is called for again when it disagrees by another number.
+//! What a quick pass cannot see is told in `docs/reliability.md`.
 
 use super::pass::{Observed, Run, dry};
 use super::{Error, Progress, Reconciler, Report, State};
@@ -12,6 +14,11 @@ use serde_json::{Value, json};
 /// How far before the last quick pass this one looks, in ms: its rows may have come late to the list.
 const BEFORE: i64 = 600_000;
 
+/// Pages of organizations in one pass.
+const ORGANIZATION_PAGES: usize = 10;
+/// Organizations whose counts are remembered because they disagree.
+const UNLIKE: usize = 1_000;
+
 /// Runs a quick pass. Without a lease it is a dry run.
 pub(super) async fn run(
     reconciler: &Reconciler,
@@ -21,9 +28,9 @@ pub(super) async fn run(
     began_at: Millis,
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
-    let last = session.last_complete(None).await?;
+    let last = session.last_quick().await?;
     let since = match &last {
-        Some((at, _)) => Some(*at),
+        Some(last) => Some(last.observed_from),
         None => session.mark(Kind::User).await?,
     };
     let row = match fence {
@@ -32,14 +39,15 @@ pub(super) async fn run(
         None => dry(None, false, began_at),
     };
     let mut run = Run::new(reconciler, session, fence, row, began_at);
-    let result = steps(reconciler, &mut run, since.map(|at| at.plus(-BEFORE)), progress).await;
+    let before = last.as_ref().map(|last| last.position.clone()).unwrap_or_default();
+    let result = steps(reconciler, &mut run, since.map(|at| at.plus(-BEFORE)), &before, progress).await;
     let (state, counts) = match result {
         Ok(counts) => (Ok(State::Complete), Some(counts)),
         Err(error) => (Err(error), None),
     };
     let mut counts = counts;
     if let (Some(_), Some(counts)) = (fence, &mut counts) {
-        let before = last.and_then(|(_, counts)| counts).unwrap_or_default();
+        let before = last.map(|last| last.counts).unwrap_or_default();
         for kind in Kind::ALL {
             let (counts, before) = (&mut counts[kind.as_str()], &before[kind.as_str()]);
             match calls(counts, before) {
@@ -59,6 +67,7 @@ async fn steps(
     reconciler: &Reconciler,
     run: &mut Run<'_>,
     since: Option<Millis>,
+    before: &Value,
     progress: &mut dyn Progress,
 ) -> Result<Value, Error> {
     let clerk = &reconciler.clerk;
@@ -85,6 +94,10 @@ async fn steps(
                 break;
             }
         }
+        match organizations(reconciler, run, before).await {
+            Ok(()) | Err(Error::Clerk(client::Error::OrganizationsOff)) => {}
+            Err(error) => return Err(error),
+        }
     }
     let mut counts = serde_json::Map::new();
     for kind in Kind::ALL {
@@ -96,6 +109,47 @@ async fn steps(
         counts.insert(kind.to_string(), json!({ "here": run.session.count(kind).await?, "there": there }));
     }
     Ok(Value::Object(counts))
+}
+
+/// Compares organizations with what they are here, and counts their members. Where there are too many for one pass, the next goes on.
+async fn organizations(reconciler: &Reconciler, run: &mut Run<'_>, before: &Value) -> Result<(), Error> {
+    let mut offset = before["organizations_from"].as_u64().and_then(|from| usize::try_from(from).ok()).unwrap_or(0);
+    let mut members = before["members"].as_object().cloned().unwrap_or_default();
+    let mut unlike: Vec<String> = Vec::new();
+    for _ in 0..ORGANIZATION_PAGES {
+        let (page, there) = reconciler.clerk.organizations_with_members(offset).await?;
+        let observed = Observed { kind: Some(Kind::Organization), listed: page.changes.len(), ..Observed::default() };
+        run.observe(Source::List, &page.changes, observed).await?;
+        let ids: Vec<&str> = page.changes.iter().filter_map(Change::id).collect();
+        let here = run.session.members_counts(&ids).await?;
+        for ((id, here), there) in here.into_iter().zip(there) {
+            let mut now = json!({ "here": here, "there": there });
+            let call = calls(&now, members.get(&id).unwrap_or(&Value::Null));
+            match call {
+                Call::No => {}
+                Call::Again(asked) => now["asked"] = asked.into(),
+                Call::Now(difference) => {
+                    unlike.push(id.clone());
+                    now["asked"] = difference.into();
+                }
+            }
+            if there.is_some_and(|there| i64::try_from(there) != Ok(here)) && members.len() < UNLIKE {
+                members.insert(id, now);
+            } else {
+                members.remove(&id);
+            }
+        }
+        offset += page.changes.len();
+        if page.changes.len() < PAGE {
+            offset = 0;
+            break;
+        }
+    }
+    if run.is_recorded() && !unlike.is_empty() {
+        run.session.ask_for_listings(&unlike, "the counts of its members disagree").await?;
+    }
+    run.position = Some(json!({ "organizations_from": offset, "members": members }));
+    run.observe(Source::List, &[], Observed::default()).await
 }
 
 /// Whether a full pass is called for.

@@ -211,6 +211,16 @@ impl Session {
         rows.iter().map(wanted).collect::<Result<_, _>>().map_err(Error::Refused)
     }
 
+    /// How many members each of these organizations has here.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn members_counts(&mut self, organizations: &[&str]) -> Result<Vec<(String, i64)>, Error> {
+        let sql = "select w.id, (select count(*) from clerk_sync.live_memberships m where m.organization_id = w.id) \
+                     from unnest($1::text[]) w(id)";
+        self.call(async |connection| sqlx::query_as(sql).bind(organizations).fetch_all(connection).await).await
+    }
+
     /// How many rows of a kind stand, stubs left out.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ pub use deleted::Removed;
 pub use last_seen::LastSeen;
 pub use migrate::{grant_again, latest_version, migrate, printed_migrations, repin};
 pub use mirror::{Mirrored, Receipt, Standing, Version};
-pub use passes::{Ending, PageRecord, Pass, Step};
+pub use passes::{Ending, LastQuick, PageRecord, Pass, Step};
 pub use upkeep::{Content, Letter, Prunable, Purged, Reference};
 
 use crate::model::InstanceId;

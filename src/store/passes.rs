@@ -33,6 +33,15 @@ pub struct Pass {
     pub extra: i64,
 }
 
+/// What a quick pass leaves to the next one.
+#[derive(Clone, Debug)]
+pub struct LastQuick {
+    /// Clerk's clock when it began.
+    pub observed_from: Millis,
+    pub counts: serde_json::Value,
+    pub position: serde_json::Value,
+}
+
 /// How far a pass has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -253,20 +262,21 @@ impl Session {
         .await
     }
 
-    /// When the last complete pass of a scope began, on Clerk's clock, and its counts.
+    /// The last complete quick pass.
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn last_complete(
-        &mut self,
-        scope: Option<Kind>,
-    ) -> Result<Option<(Millis, Option<serde_json::Value>)>, Error> {
-        let sql = "select observed_from, counts::text from clerk_sync.passes \
-                    where scope = $1 and state = 'complete' order by id desc limit 1";
-        let scope = scope.map_or("quick", Kind::as_str);
-        let row: Option<(i64, Option<String>)> =
-            self.call(async |connection| sqlx::query_as(sql).bind(scope).fetch_optional(connection).await).await?;
-        Ok(row.map(|(at, counts)| (Millis::clamped(at), counts.and_then(|counts| serde_json::from_str(&counts).ok()))))
+    pub async fn last_quick(&mut self) -> Result<Option<LastQuick>, Error> {
+        let sql = "select observed_from, counts::text, position::text from clerk_sync.passes \
+                    where scope = 'quick' and state = 'complete' order by id desc limit 1";
+        let row: Option<(i64, Option<String>, Option<String>)> =
+            self.call(async |connection| sqlx::query_as(sql).fetch_optional(connection).await).await?;
+        let value = |text: Option<String>| text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        Ok(row.map(|(at, counts, position)| LastQuick {
+            observed_from: Millis::clamped(at),
+            counts: value(counts),
+            position: value(position),
+        }))
     }
 
     /// The start of the last complete pass of a kind (R7).

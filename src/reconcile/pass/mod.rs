@@ -103,7 +103,7 @@ pub(super) struct Run<'a> {
     /// `None`: a dry run.
     fence: Option<i64>,
     pub(super) row: Pass,
-    position: Option<Value>,
+    pub(super) position: Option<Value>,
     began: Instant,
     /// The same moment by Clerk's clock, as an answer of then has it.
     began_at: Millis,
@@ -123,6 +123,8 @@ pub(super) struct Run<'a> {
 /// What one page, or one answer about absentees, brings.
 #[derive(Default)]
 pub(super) struct Observed<'a> {
+    /// Of a quick pass: which kind; else the pass's own.
+    pub(super) kind: Option<Kind>,
     pub(super) listed: usize,
     pub(super) absent: &'a [String],
     pub(super) settled: &'a [String],
@@ -181,6 +183,11 @@ impl<'a> Run<'a> {
             self.step(Step::End).await?;
         }
         Ok(state)
+    }
+
+    /// Whether it is no dry run.
+    pub(super) const fn is_recorded(&self) -> bool {
+        self.fence.is_some()
     }
 
     async fn step(&mut self, step: Step) -> Result<(), Error> {
@@ -319,7 +326,8 @@ impl<'a> Run<'a> {
         changes: &[Change],
         observed: Observed<'_>,
     ) -> Result<(), Error> {
-        let mirrored = mirrored_rows(self.session, self.row.kind.unwrap_or(Kind::User), changes).await?;
+        let kind = observed.kind.or(self.row.kind).unwrap_or(Kind::User);
+        let mirrored = mirrored_rows(self.session, kind, changes).await?;
         self.compared(source, changes, &mirrored, observed).await
     }
 
@@ -331,7 +339,7 @@ impl<'a> Run<'a> {
         mirrored: &[Mirrored],
         observed: Observed<'_>,
     ) -> Result<(), Error> {
-        let kind = self.row.kind.unwrap_or(Kind::User);
+        let kind = observed.kind.or(self.row.kind).unwrap_or(Kind::User);
         let differences = compare(changes, mirrored);
         let refreshed = differences.iter().filter(|difference| matches!(difference.drift, Drift::Refreshed)).count();
         let mut findings = self.findings(kind, changes, &differences).await?;
