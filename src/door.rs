@@ -1,8 +1,9 @@
 //! A listener that cannot be shut by those who only sit there: connections with limits on number, time and life.
 //!
-//! When all places are taken, a new connection gets the place of the one that has been idle longest: first of those that never
-//! carried a [`Welcome`] answer, then of the others. A request that is being handled is never cut off. axum's own server has
-//! none of these limits (`tokio-rs/axum` pull request 3478), hence hyper's.
+//! When all places are taken, a new connection gets the place of the one that has been idle longest, for [`GRACE`] at least: first
+//! of those that never carried a [`Welcome`] answer, then of the others. Until then it waits in the listener's backlog. A request
+//! that is being handled is never cut off. axum's own server has none of these limits (`tokio-rs/axum` pull request 3478), hence
+//! hyper's.
 
 use crate::telemetry::{EVICTED, Throttle};
 use axum::Router;
@@ -20,10 +21,11 @@ use hyper_util::service::TowerToHyperService;
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -35,6 +37,11 @@ const BUFFER: usize = 80 * 1024;
 /// Connections beyond the limit for moments: those that were told to end and have not yet, and those that are in line when the
 /// listener closes.
 pub const SLACK: usize = 32;
+/// Connections that may wait to be accepted; the system has a limit of its own, often the same.
+const BACKLOG: u32 = 4_096;
+/// How long an idle connection keeps its place whatever happens: a request follows the connection that was opened for it within a
+/// round trip, also while thousands a second come and go.
+pub const GRACE: Duration = Duration::from_millis(250);
 /// How long a new connection waits before it looks again for a place, where none became free.
 const NEXT_LOOK: Duration = Duration::from_millis(100);
 /// How long, once stopping is requested, new requests are still answered, each with word that its connection ends: so a client
@@ -58,6 +65,18 @@ pub struct Limits {
 /// after all others.
 #[derive(Clone, Copy, Debug)]
 pub struct Welcome;
+
+/// Listens with room for a crowd.
+///
+/// # Errors
+/// The address is not ours, or is taken.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A port may be taken again at once by the next process.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Accepts connections until a little after `shutdown`, and returns those that are open. `scarce` is called while all places are
 /// taken by requests that are being handled: it may end some of them.
@@ -206,6 +225,8 @@ type Rank = (bool, u64);
 
 struct Entry {
     state: State,
+    /// Since when.
+    since: Instant,
     welcome: bool,
     told: Arc<Notify>,
 }
@@ -218,6 +239,14 @@ enum State {
     Leaving,
 }
 
+/// Whether one more may come in.
+enum Room {
+    Free,
+    FreeIn(Duration),
+    /// Every connection is in the middle of a request.
+    AllBusy,
+}
+
 impl Places {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
@@ -226,7 +255,9 @@ impl Places {
     fn take(places: &Arc<Places>) -> Place {
         let mut table = places.table();
         let (id, told) = (table.number(), Arc::new(Notify::new()));
-        table.open.insert(id, Entry { state: State::Busy, welcome: false, told: Arc::clone(&told) });
+        table
+            .open
+            .insert(id, Entry { state: State::Busy, since: Instant::now(), welcome: false, told: Arc::clone(&told) });
         table.set_idle(id);
         drop(table);
         Place { places: Arc::clone(places), id, told }
@@ -234,9 +265,17 @@ impl Places {
 
     /// Waits until there is room for one more.
     async fn room(&self, scarce: &impl Fn()) {
-        while !self.table().make_room(self.limit) {
-            scarce();
-            let _ = timeout(NEXT_LOOK, self.changed.notified()).await;
+        loop {
+            let room = self.table().make_room(self.limit);
+            let next_look = match room {
+                Room::Free => return,
+                Room::FreeIn(grace) => grace.min(NEXT_LOOK),
+                Room::AllBusy => {
+                    scarce();
+                    NEXT_LOOK
+                }
+            };
+            let _ = timeout(next_look, self.changed.notified()).await;
         }
     }
 }
@@ -248,24 +287,28 @@ impl Table {
     }
 
     /// Whether one more may come in, after the one idle longest was told to leave if need be.
-    fn make_room(&mut self, limit: usize) -> bool {
+    fn make_room(&mut self, limit: usize) -> Room {
         while self.open.len() - self.leaving >= limit {
-            let Some((_, id)) = self.idle.pop_first() else { return false };
-            if let Some(entry) = self.open.get_mut(&id) {
-                entry.state = State::Leaving;
-                entry.told.notify_one();
-                self.leaving += 1;
-                log_eviction();
+            let Some(first) = self.idle.first_entry() else { return Room::AllBusy };
+            let Some(entry) = self.open.get_mut(first.get()) else { return Room::AllBusy };
+            let idle = entry.since.elapsed();
+            if idle < GRACE {
+                return Room::FreeIn(GRACE - idle);
             }
+            first.remove();
+            entry.state = State::Leaving;
+            entry.told.notify_one();
+            self.leaving += 1;
+            log_eviction();
         }
-        self.open.len() < limit + SLACK
+        if self.open.len() < limit + SLACK { Room::Free } else { Room::FreeIn(GRACE) }
     }
 
     fn set_idle(&mut self, id: u64) {
         let number = self.number();
         if let Some(entry) = self.open.get_mut(&id) {
             let rank = (entry.welcome, number);
-            entry.state = State::Idle(rank);
+            (entry.state, entry.since) = (State::Idle(rank), Instant::now());
             self.idle.insert(rank, id);
         }
     }

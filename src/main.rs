@@ -9,7 +9,7 @@ use clerk_sync::model::InstanceId;
 use clerk_sync::policy::Policy;
 use clerk_sync::replay::Replay;
 use clerk_sync::webhook::writer::Writer;
-use clerk_sync::{app, command, ops, os, store, telemetry, terminal};
+use clerk_sync::{app, command, door, ops, os, store, telemetry, terminal};
 use std::process::ExitCode;
 
 /// Keeps Clerk's users, organizations and memberships in a Supabase Postgres, correctly enough that Row-Level-Security
@@ -175,16 +175,15 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
 async fn serve(environment: Environment) -> anyhow::Result<ExitCode> {
     let config = environment.check().map_err(config::Mistakes)?;
     os::raise_file_limit();
-    let listener = tokio::net::TcpListener::bind(config.listen_addr)
-        .await
-        .with_context(|| format!("cannot listen on {}", config.listen_addr))?;
+    let listener =
+        door::bind(config.listen_addr).with_context(|| format!("cannot listen on {}", config.listen_addr))?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
     let counts = ops::start_counting()?;
     let writer = Writer::start(config.database.clone(), config.instance.clone()).context("cannot start the writer")?;
     let health = Some(writer.0.watch());
     let (database, token) = (config.database.clone(), config.ops_token.clone());
     let ops = ops::Ops { counts, database, token, open_metrics: config.ops_open_metrics, health };
-    if let Err(error) = ops::listen(config.ops_addr.unwrap_or(config::DEFAULT_OPS_ADDR), ops).await {
+    if let Err(error) = ops::listen(config.ops_addr.unwrap_or(config::DEFAULT_OPS_ADDR), ops) {
         if config.ops_addr.is_some() {
             return Err(error.context("OPS_ADDR"));
         }

@@ -278,6 +278,23 @@ async fn the_connection_that_is_idle_longest_makes_room_and_a_welcome_one_last()
     assert!(has_ended(&mut fifth).await && !has_ended(&mut welcome).await);
 }
 
+/// Else a crowd that connects again and again would push out whoever is about to send.
+#[tokio::test]
+async fn a_connection_keeps_its_place_for_a_moment_until_its_request_can_have_come() {
+    let (address, ..) = small(LIMITS).await;
+    let began = Instant::now();
+    let mut first = TcpStream::connect(address).await.unwrap();
+    let mut others = Vec::new();
+    for _ in 0..5 {
+        others.push(TcpStream::connect(address).await.unwrap());
+    }
+    sleep(door::GRACE / 2).await;
+    assert!(ask(&mut first, "/").await.is_some_and(|answer| answer.ends_with("here")));
+    let last = others.last_mut().unwrap();
+    assert!(ask(last, "/").await.is_some_and(|answer| answer.ends_with("here")), "in its turn");
+    assert!(began.elapsed() >= door::GRACE, "{:?}", began.elapsed());
+}
+
 #[tokio::test]
 async fn a_request_that_is_being_handled_is_never_cut_off() {
     let (address, told, scarce) = small(LIMITS).await;

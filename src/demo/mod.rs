@@ -76,7 +76,7 @@ impl Demo {
 
         let counts = ops::start_counting()?;
         let ops = Ops { counts, database: database.clone(), token: None, open_metrics: false, health: None };
-        let status = ops::listen(LOOPBACK, ops).await?;
+        let status = ops::listen(LOOPBACK, ops)?;
 
         let clerk = Shared::new(Clerk::new(self.seed, crate::clock::now().get() - story::LASTS));
         let source = clerk::Server::start(clerk.clone(), LOOPBACK).await?;

@@ -31,7 +31,6 @@ use secrecy::SecretString;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 use verdict::Verdict;
@@ -82,8 +81,8 @@ struct Shared {
 ///
 /// # Errors
 /// The address cannot be listened on.
-pub async fn listen(address: SocketAddr, ops: Ops) -> anyhow::Result<SocketAddr> {
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+pub fn listen(address: SocketAddr, ops: Ops) -> anyhow::Result<SocketAddr> {
+    let listener = door::bind(address).with_context(|| format!("cannot listen on {address}"))?;
     if !address.ip().is_loopback() && ops.token.is_none() {
         tracing::warn!(
             %address,
