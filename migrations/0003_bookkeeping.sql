@@ -58,6 +58,7 @@ create table clerk_sync.pending_reads (
   primary key (kind, id)
 );
 create index pending_reads_untried_idx on clerk_sync.pending_reads (asked_at) where tried_at is null;
+create index pending_reads_refused_idx on clerk_sync.pending_reads (kind, id) where reason = 'refused';
 comment on table clerk_sync.pending_reads is 'Objects whose state only a read by id from Clerk''s API can settle.';
 comment on column clerk_sync.pending_reads.organization_id is 'Of a membership: with user_id, the only way to ask the API for it.';
 comment on column clerk_sync.pending_reads.tried_at is 'When a read was tried that settled nothing. The next pass tries again; nobody else does.';
@@ -90,12 +91,32 @@ create table clerk_sync.deleted_parents (
 comment on table clerk_sync.deleted_parents is
   'Deleted users and organizations with so many memberships that their rows are still being removed. Those count as gone already.';
 
+create table clerk_sync.denials (
+  kind     text not null check (kind in ('user', 'organization', 'membership')),
+  id       text not null,
+  since    timestamptz not null default now(),
+  sqlstate text not null,
+  object   text,
+  primary key (kind, id)
+);
+comment on table clerk_sync.denials is
+  'Whose access has ended although something of the application''s keeps our row from saying so: no policy lets them in. Removed when the row says it.';
+comment on column clerk_sync.denials.sqlstate is 'What the database answered when the row was to be written.';
+comment on column clerk_sync.denials.object is 'The constraint, index or trigger that refused it, as far as the database named it.';
+
+-- Those of them that are about rows which have ended, and not about what changed: they count as gone wherever rows are compared or
+-- counted.
+create view clerk_sync.ended_rows as
+  select d.kind, d.id from clerk_sync.denials d
+   where not exists (select from clerk_sync.versions v where v.kind = d.kind and v.id = d.id and v.state <> 'deleted');
+
 -- What counts as a membership, for whoever compares or counts: a row whose user or organization is deleted is gone, though it
 -- may still be there.
 create view clerk_sync.live_memberships as
   select * from clerk.organization_memberships m
    where m.organization_id <> all (array(select id from clerk_sync.deleted_parents))
-     and m.user_id <> all (array(select id from clerk_sync.deleted_parents));
+     and m.user_id <> all (array(select id from clerk_sync.deleted_parents))
+     and m.id <> all (array(select id from clerk_sync.ended_rows where kind = 'membership'));
 
 create table clerk_sync.receipts (
   message_id  text primary key,
@@ -208,19 +229,6 @@ comment on table clerk_sync.findings is 'Every repair: what was wrong, since whe
 comment on column clerk_sync.findings.since is 'No earlier than this: when Clerk last changed it, or when we last saw it.';
 comment on column clerk_sync.findings.webhook_at is 'When the last webhook about it came; null: none did, as far as receipts reach.';
 
-create table clerk_sync.denials (
-  kind     text not null check (kind in ('user', 'organization', 'membership')),
-  id       text not null,
-  since    timestamptz not null default now(),
-  sqlstate text not null,
-  object   text,
-  primary key (kind, id)
-);
-comment on table clerk_sync.denials is
-  'Whose access has ended although something of the application''s keeps our row from saying so: no policy lets them in. Removed when the row says it.';
-comment on column clerk_sync.denials.sqlstate is 'What the database answered when the row was to be written.';
-comment on column clerk_sync.denials.object is 'The constraint, index or trigger that refused it, as far as the database named it.';
-
 create table clerk_sync.write_checks (
   only_row   boolean primary key default true check (only_row),
   checked_at timestamptz not null
@@ -255,6 +263,6 @@ begin
   end loop;
 end
 $$;
-revoke all on table clerk_sync.live_memberships from public, anon, authenticated, service_role;
-grant select on table clerk_sync.live_memberships to clerk_sync_worker;
+revoke all on table clerk_sync.live_memberships, clerk_sync.ended_rows from public, anon, authenticated, service_role;
+grant select on table clerk_sync.live_memberships, clerk_sync.ended_rows to clerk_sync_worker;
 revoke all on sequence clerk_sync.passes_id_seq, clerk_sync.findings_id_seq from public, anon, authenticated, service_role;

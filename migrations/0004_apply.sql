@@ -60,33 +60,48 @@ create type clerk_sync.batch as (
   reads clerk_sync.wanted_read[],
   passes clerk_sync.wanted_pass[],
   dead_letters clerk_sync.dead_letter[],
-  outdated text[]           -- memberships that came with a later one of the same pair
+  outdated text[],          -- memberships that came with a later one of the same pair
+  mode text,                -- null: all of it. Of one change that was refused: access (what decides access alone), then deny (no row)
+  refused_by text[],        -- of the mode deny: the SQLSTATE of the refusal, and what refused
+  lock_wait_ms integer      -- how long to wait for a lock on a row of ours; null: as long as the session says
 );
 create type clerk_sync.outcome as (n integer, outcome text, reason text);
 -- What the writer found of a change, where more than its row may follow from it.
 create type clerk_sync.judgement as (
   kind text, id text, organization_id text, user_id text, lacks text, state text, known_at bigint, known_floor bigint, floor bigint, verdict text
 );
+-- What a row should say of access after a batch: whether a user may act, a membership is there, an organization is not deleted.
+create type clerk_sync.intent as (
+  kind text, id text, may boolean, gone_at bigint,   -- gone_at: of a tombstone
+  banned boolean, deprovisioned boolean,             -- of a user
+  organization_id text, user_id text, role text, permissions text[], created_at bigint, updated_at bigint   -- of a membership
+);
+revoke all on type clerk_sync.intent from public, anon, authenticated, service_role;
 revoke all on type clerk_sync.change, clerk_sync.user_row, clerk_sync.organization_row, clerk_sync.membership_row, clerk_sync.gone,
   clerk_sync.stub, clerk_sync.naming, clerk_sync.message, clerk_sync.wanted_read, clerk_sync.wanted_pass, clerk_sync.dead_letter,
   clerk_sync.batch, clerk_sync.outcome, clerk_sync.judgement
   from public, anon, authenticated, service_role;
 
--- Removes membership rows with their versions, so that nothing remembers a row that is not there. A tombstone stays.
+-- Removes membership rows with their versions, so that nothing remembers a row that is not there. A tombstone stays. Without
+-- `rows` the versions alone: something keeps a row, and the next step deals with it.
 -- (Not in language sql: that plans anew for each call.)
-create function clerk_sync.end_memberships(ids text[]) returns void
+create function clerk_sync.end_memberships(ids text[], rows boolean default true) returns void
   language plpgsql volatile set search_path = '' as $$
 begin
-  delete from clerk.organization_memberships where id = any (ids);
+  if rows then
+    delete from clerk.organization_memberships where id = any (ids);
+  end if;
   delete from clerk_sync.versions where kind = 'membership' and id = any (ids) and state <> 'deleted';
 end
 $$;
-revoke all on function clerk_sync.end_memberships(text[]) from public, anon, authenticated, service_role;
+revoke all on function clerk_sync.end_memberships(text[], boolean) from public, anon, authenticated, service_role;
 
 -- Waits until it is this transaction's turn to write: the one place that takes the lock. A wait that is too long has a code of its
 -- own, so that it is told from a lock that somebody else holds on a row of ours: this one says nothing about the batch.
 create function clerk_sync.take_turn() returns void
-  language plpgsql volatile set search_path = '' as $$
+  language plpgsql volatile set search_path = ''
+  set lock_timeout = '2s'   -- longer than for any other lock: whoever waits for somebody else's keeps the turn meanwhile
+  as $$
 begin
   lock table clerk_sync.writer in exclusive mode;
 exception when lock_not_available then
@@ -118,6 +133,168 @@ create function clerk_sync.ask_for_members(organization_ids text[], reason text)
                          else least(pg_catalog.now() + interval '10 s', p.claimed_at + interval '30 s') end
 $$;
 revoke all on function clerk_sync.ask_for_members(text[], text) from public, anon, authenticated, service_role;
+
+-- What follows is about rows that something of the application's refuses or alters: a foreign key, a trigger, an index, a check.
+-- Access must not hang on it. The caller goes down a ladder with each change that was refused: all of it; what decides access
+-- alone; nothing but our own tables, and there a denial, which every function and policy of ours asks.
+
+-- Those whose row gives access that it should not give, and memberships whose role or permissions are others. (Less access than
+-- meant is no danger, and waits for the next try.)
+create function clerk_sync.misleading(intents clerk_sync.intent[]) returns setof clerk_sync.intent
+  language plpgsql stable set search_path = '' as $$
+begin
+  return query
+    select i.* from unnest(intents) i
+      left join lateral (select true as able from clerk.user_details
+                          where i.kind = 'user' and id = i.id and banned is false and deprovisioned is not true offset 0) u on true
+      left join lateral (select * from clerk.organization_memberships where i.kind = 'membership' and id = i.id offset 0) m on true
+      left join lateral (select true as stands from clerk.organizations
+                          where i.kind = 'organization' and id = i.id and deleted_at is null offset 0) o on true
+     where case i.kind
+             when 'user' then u.able and not i.may
+             when 'organization' then o.stands and not i.may
+             else m.id is not null
+                  and (not i.may or (m.organization_id, m.user_id, m.role, m.permissions)
+                                    is distinct from (i.organization_id, i.user_id, i.role, i.permissions)) end;
+end
+$$;
+
+-- After whatever was written: a trigger that keeps a row from being written, or alters it, says nothing about it.
+create function clerk_sync.check_access(intents clerk_sync.intent[]) returns void
+  language plpgsql stable set search_path = '' as $$
+declare
+  wrong clerk_sync.intent;
+begin
+  select * into wrong from clerk_sync.misleading(intents) limit 1;
+  if found then
+    raise exception 'the row of a % does not say what was written', wrong.kind
+      using errcode = 'CS004', schema = 'clerk',
+            table = case wrong.kind when 'user' then 'user_details' when 'organization' then 'organizations' else 'organization_memberships' end;
+  end if;
+end
+$$;
+
+-- The mode `access`: ended rows go, and of the others what decides access is written, where it differs. A membership whose
+-- successor is known becomes that in place, should something keep it from being removed.
+create function clerk_sync.write_access(intents clerk_sync.intent[]) returns void
+  language plpgsql volatile set search_path = '' as $$
+begin
+  update clerk.user_details d set banned = i.banned, deprovisioned = i.deprovisioned
+    from unnest(intents) i
+   where i.kind = 'user' and i.gone_at is null and d.id = i.id
+     and (d.banned, d.deprovisioned) is distinct from (i.banned, i.deprovisioned);
+  delete from clerk.user_details d using unnest(intents) i where i.kind = 'user' and i.gone_at is not null and d.id = i.id;
+  update clerk.users u set deleted_at = pg_catalog.to_timestamp(i.gone_at::double precision / 1000)
+    from unnest(intents) i where i.kind = 'user' and i.gone_at is not null and u.id = i.id and u.deleted_at is null;
+  update clerk.organizations o set deleted_at = pg_catalog.to_timestamp(i.gone_at::double precision / 1000)
+    from unnest(intents) i where i.kind = 'organization' and i.gone_at is not null and o.id = i.id and o.deleted_at is null;
+  update clerk.organization_memberships m
+     set id = i.id, role = i.role, permissions = i.permissions,
+         created_at = pg_catalog.to_timestamp(i.created_at::double precision / 1000),
+         updated_at = pg_catalog.to_timestamp(i.updated_at::double precision / 1000)
+    from unnest(intents) i
+   where i.kind = 'membership' and i.may and m.user_id = i.user_id and m.organization_id = i.organization_id and m.id <> i.id;
+  update clerk.organization_memberships m set role = i.role, permissions = i.permissions
+    from unnest(intents) i
+   where i.kind = 'membership' and i.may and m.id = i.id and (m.role, m.permissions) is distinct from (i.role, i.permissions);
+  delete from clerk.organization_memberships m using unnest(intents) i where i.kind = 'membership' and not i.may and m.id = i.id;
+end
+$$;
+
+-- The modes `access` and `deny`, of one change. What its rows do not say yet waits for another try.
+create function clerk_sync.write_refused(mode text, refused_by text[], intents clerk_sync.intent[]) returns void
+  language plpgsql volatile set search_path = '' as $$
+begin
+  if mode = 'access' then
+    perform clerk_sync.write_access(intents);
+    perform clerk_sync.check_access(intents);
+  else
+    insert into clerk_sync.denials as d (kind, id, sqlstate, object)
+      select i.kind, i.id, refused_by[1], refused_by[2] from clerk_sync.misleading(intents) i
+      on conflict (kind, id) do update set sqlstate = excluded.sqlstate, object = coalesce(excluded.object, d.object);
+  end if;
+  delete from clerk_sync.denials d using unnest(intents) i
+   where d.kind = i.kind and d.id = i.id
+     and (mode = 'access' or not exists (select from clerk_sync.misleading(array[i]::clerk_sync.intent[])));
+  -- What has ended is tried again here, by what is known; the others by a read.
+  insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason, tried_at)
+    select i.kind, i.id, i.organization_id, i.user_id, 'refused', case when i.gone_at is not null or (i.kind = 'membership' and not i.may) then pg_catalog.now() end
+      from unnest(intents) i
+    on conflict (kind, id) do update
+      set reason = 'refused', asked_at = pg_catalog.now(), tried_at = excluded.tried_at,
+          organization_id = coalesce(p.organization_id, excluded.organization_id), user_id = coalesce(p.user_id, excluded.user_id);
+end
+$$;
+
+-- Tries again what has ended and whose row could not say so, a few at a time, and has the others read again. After a minute, and then
+-- each time when twice as long has passed, an hour at most. Answers how many rows say it now.
+create function clerk_sync.retry_refused() returns integer
+  language plpgsql volatile security definer set search_path = '' as $$
+declare
+  subject record;
+  settled integer := 0;
+begin
+  perform clerk_sync.take_turn();
+  perform pg_catalog.set_config('lock_timeout', '100ms', true);
+  -- A deferred constraint would fail all of them in the end.
+  set constraints all immediate;
+  for subject in
+    select p.kind, p.id, v.observed_at as gone_at
+      from clerk_sync.pending_reads p
+      left join clerk_sync.versions v on v.kind = p.kind and v.id = p.id
+     where p.reason = 'refused'
+       and pg_catalog.now() - p.tried_at >= least(greatest(p.tried_at - p.asked_at, interval '1 min'), interval '1 h')
+       and (v.state = 'deleted' or (p.kind = 'membership' and v.state is null))
+     order by p.tried_at limit 50
+  loop
+    begin
+      if subject.kind = 'user' then
+        delete from clerk.user_details where id = subject.id;
+        update clerk.users u
+           set first_name = null, last_name = null, username = null, image_url = null, has_image = null,
+               deleted_at = coalesce(u.deleted_at, pg_catalog.to_timestamp(subject.gone_at::double precision / 1000))
+         where u.id = subject.id;
+      elsif subject.kind = 'organization' then
+        update clerk.organizations o
+           set name = null, slug = null, image_url = null, has_image = null, max_allowed_memberships = null, public_metadata = null,
+               created_at = null, updated_at = null,
+               deleted_at = coalesce(o.deleted_at, pg_catalog.to_timestamp(subject.gone_at::double precision / 1000))
+         where o.id = subject.id;
+      else
+        delete from clerk.organization_memberships where id = subject.id;
+      end if;
+      perform clerk_sync.check_access(array[row(subject.kind, subject.id, false, null, null, null, null, null, null, null, null, null)]::clerk_sync.intent[]);
+      delete from clerk_sync.denials where kind = subject.kind and id = subject.id;
+      delete from clerk_sync.pending_reads where kind = subject.kind and id = subject.id;
+      settled := settled + 1;
+    exception when others then
+      update clerk_sync.pending_reads set tried_at = pg_catalog.now() where kind = subject.kind and id = subject.id;
+    end;
+  end loop;
+  update clerk_sync.pending_reads p set tried_at = null
+   where p.reason = 'refused'
+     and pg_catalog.now() - p.tried_at >= least(greatest(p.tried_at - p.asked_at, interval '1 min'), interval '1 h')
+     and exists (select from clerk_sync.versions v where v.kind = p.kind and v.id = p.id and v.state <> 'deleted');
+  -- Whose row is gone gives nothing.
+  delete from clerk_sync.denials d
+   where d.kind = 'membership' and not exists (select from clerk.organization_memberships m where m.id = d.id)
+      or d.kind = 'user' and not exists (select from clerk.user_details u where u.id = d.id)
+      or d.kind = 'organization' and not exists (select from clerk.organizations o where o.id = d.id);
+  return settled;
+end
+$$;
+
+do $$
+declare f regprocedure;
+begin
+  foreach f in array array['clerk_sync.misleading(clerk_sync.intent[])', 'clerk_sync.check_access(clerk_sync.intent[])',
+                           'clerk_sync.write_access(clerk_sync.intent[])', 'clerk_sync.write_refused(text, text[], clerk_sync.intent[])',
+                           'clerk_sync.retry_refused()']::regprocedure[] loop
+    execute format('revoke all on function %s from public, anon, authenticated, service_role', f);
+  end loop;
+end
+$$;
+grant execute on function clerk_sync.retry_refused() to clerk_sync_worker;
 
 create function clerk_sync.apply(batch clerk_sync.batch)
   returns table (n integer, outcome text, reason text)
@@ -168,6 +345,10 @@ declare
   gone_organizations pg_catalog.text[];
   gone_parents pg_catalog.text[];
   ended pg_catalog.text[];
+  in_full constant boolean := batch.mode is null;
+  has_refused boolean;                        -- whether any row was refused before and does not say yet what it should
+  takes boolean;                              -- whether a change may take access away
+  intents clerk_sync.intent[] := '{}';        -- of what takes access away; after a refusal, of everything
   of_memberships boolean;
 begin
   -- With an older snapshot than the lock, the statements below would not see what the writer before us did.
@@ -178,6 +359,9 @@ begin
   perform clerk_sync.take_turn();
   if batch.fence is not null then
     perform clerk_sync.check_fence(batch.fence);
+  end if;
+  if batch.lock_wait_ms is not null then
+    perform pg_catalog.set_config('lock_timeout', batch.lock_wait_ms::pg_catalog.text, true);
   end if;
 
   -- Most parents are here already, and are not looked at any further.
@@ -253,7 +437,9 @@ begin
       left join lateral (select id from clerk.organization_memberships
                           where c.is_later is not false and organization_id = c.organization_id and user_id = c.user_id offset 0) m on true;
     if cardinality(ended) > 0 then
-      perform clerk_sync.end_memberships(ended);
+      perform clerk_sync.end_memberships(ended, in_full);
+      intents := array(select row('membership', id, false, null, null, null, null, null, null, null, null, null)::clerk_sync.intent
+                         from unnest(ended) id);
     end if;
   end if;
 
@@ -283,25 +469,33 @@ begin
              case verdict when 'later' then 'applied' else verdict end,
              case verdict when 'later' then 'deleted later than known' when 'stale' then 'seen since'
                           when 'unchanged' then 'deleted already' else 'deleted' end)::clerk_sync.outcome), '{}'),
-           array_agg(id) filter (where kind = 'user' and verdict in ('applied', 'later')),
-           array_agg(id) filter (where kind = 'organization' and verdict in ('applied', 'later')),
+           array_agg(id) filter (where kind = 'user' and verdict <> 'stale'),
+           array_agg(id) filter (where kind = 'organization' and verdict <> 'stale'),
            array_agg(id) filter (where kind <> 'membership' and verdict <> 'stale'),
-           doubtful || array_agg(id) filter (where kind <> 'membership')
-      into results, gone_users, gone_organizations, gone_parents, doubtful from decided;
-    -- The identity stays, for the application's foreign keys; everything else goes.
-    if cardinality(gone_users) > 0 then
+           doubtful || array_agg(id) filter (where kind <> 'membership'),
+           intents || coalesce(array_agg(row(kind, id, false, observed_at, null, null, null, null, null, null, null, null)::clerk_sync.intent)
+                                 filter (where verdict <> 'stale'), '{}')
+      into results, gone_users, gone_organizations, gone_parents, doubtful, intents from decided;
+    -- The identity stays, for the application's foreign keys; everything else goes. (Of one that is known to be gone, too: something
+    -- may have kept the row.)
+    if in_full and cardinality(gone_users) > 0 then
       insert into clerk.users as u (id, deleted_at)
-        select id, pg_catalog.to_timestamp(observed_at::double precision / 1000) from unnest(gone) where kind = 'user' and id = any (gone_users)
+        select id, pg_catalog.to_timestamp(observed_at::double precision / 1000) from clerk_sync.versions
+         where kind = 'user' and id = any (gone_users)
         on conflict (id) do update
-          set first_name = null, last_name = null, username = null, image_url = null, has_image = null, deleted_at = excluded.deleted_at;
+          set first_name = null, last_name = null, username = null, image_url = null, has_image = null, deleted_at = excluded.deleted_at
+        where (u.first_name, u.last_name, u.username, u.image_url, u.has_image, u.deleted_at)
+              is distinct from (null, null, null, null, null, excluded.deleted_at);
       delete from clerk.user_details where id = any (gone_users);
     end if;
-    if cardinality(gone_organizations) > 0 then
+    if in_full and cardinality(gone_organizations) > 0 then
       insert into clerk.organizations as o (id, deleted_at)
-        select id, pg_catalog.to_timestamp(observed_at::double precision / 1000) from unnest(gone) where kind = 'organization' and id = any (gone_organizations)
+        select id, pg_catalog.to_timestamp(observed_at::double precision / 1000) from clerk_sync.versions
+         where kind = 'organization' and id = any (gone_organizations)
         on conflict (id) do update
           set name = null, slug = null, image_url = null, has_image = null, max_allowed_memberships = null,
-              public_metadata = null, created_at = null, updated_at = null, deleted_at = excluded.deleted_at;
+              public_metadata = null, created_at = null, updated_at = null, deleted_at = excluded.deleted_at
+        where o.* is distinct from excluded.*;
     end if;
     -- Only of what is a tombstone now: a stale inferred delete ends nothing.
     ended := array(
@@ -309,7 +503,7 @@ begin
        where c.kind = 'membership'
          and exists (select from clerk_sync.versions v where v.kind = c.kind and v.id = c.id and v.state = 'deleted'));
     if cardinality(ended) > 0 then
-      perform clerk_sync.end_memberships(ended);
+      perform clerk_sync.end_memberships(ended, in_full);
     end if;
     -- The memberships of a deleted parent go with it, but for those of a large one: nobody waits while they go one by one, and
     -- policies deny them already.
@@ -320,7 +514,7 @@ begin
            select id from clerk.organization_memberships where organization_id = parent
            union all select id from clerk.organization_memberships where user_id = parent limit few + 1) m
          limit few + 1);
-      if cardinality(ended) > few then
+      if cardinality(ended) > few or not in_full then
         insert into clerk_sync.deleted_parents (id, kind)
           select c.id, c.kind from unnest(gone) c
            where c.id = any (gone_parents)
@@ -335,8 +529,11 @@ begin
 
   if from_webhook then
     select max(started_at) filter (where kind = 'user'), max(started_at) filter (where kind = 'organization'),
-           max(started_at) filter (where kind = 'membership')
-      into user_mark, organization_mark, membership_mark from clerk_sync.marks;
+           max(started_at) filter (where kind = 'membership'),
+           exists (select from clerk_sync.denials) or exists (select from clerk_sync.pending_reads where reason = 'refused')
+      into user_mark, organization_mark, membership_mark, has_refused from clerk_sync.marks;
+  else
+    has_refused := exists (select from clerk_sync.denials) or exists (select from clerk_sync.pending_reads where reason = 'refused');
   end if;
 
   -- R1 to R7: which observations win. Where parents are in doubt they come first: what a membership may rest on is then decided
@@ -369,7 +566,7 @@ begin
           on conflict do nothing
       )
       select array_agg(stub) into stubs from candidate join written using (kind, id);
-      if cardinality(stubs) > 0 then
+      if in_full and cardinality(stubs) > 0 then
         insert into clerk.users (id, first_name, last_name, username, image_url, has_image)
           select id, first_name, last_name, username, image_url, has_image from unnest(stubs) where kind = 'user'
           on conflict (id) do update
@@ -451,7 +648,7 @@ begin
        where v.ctid = j.place and j.verdict in ('new', 'newer')
     )
     select coalesce(array_agg(row(n, case
-               when verdict in ('new', 'newer') then 'applied'
+               when verdict in ('new', 'newer') or (wins and from_webhook) then 'applied'
                when verdict = 'same' then 'unchanged'
                when verdict in ('doubtful', 'parent doubtful', 'being emptied') then 'pending'
                else 'stale' end, verdict)::clerk_sync.outcome), '{}'),
@@ -459,10 +656,17 @@ begin
            array_agg(wins order by n) filter (where kind = 'organization'),
            array_agg(wins order by n) filter (where kind = 'membership'),
            array_agg(row(kind, id, organization_id, user_id, lacks, state, known_at, known_floor, floor, verdict)::clerk_sync.judgement)
-             filter (where from_read or state = 'stub' or lacks is not null or verdict not in ('new', 'newer', 'same'))
-      into these_results, users_win, organizations_win, memberships_win, consequential
-      -- A read that finds nothing new still mends a row that somebody changed by hand.
-      from (select *, verdict in ('new', 'newer') or (verdict = 'same' and not from_webhook) as wins from judged) j;
+             filter (where from_read or state = 'stub' or lacks is not null or verdict not in ('new', 'newer', 'same')),
+           bool_or(kind = 'membership' and verdict = 'newer')
+      into these_results, users_win, organizations_win, memberships_win, consequential, takes
+      -- A read that finds nothing new still mends a row that somebody changed by hand; and a message that comes again, one that
+      -- was refused.
+      from (select *, verdict in ('new', 'newer')
+                      or (verdict = 'same' and (not from_webhook or (has_refused and exists (
+                            select from clerk_sync.pending_reads p
+                             where p.kind = judged.kind and p.id = judged.id and p.reason = 'refused')))) as wins
+              from judged) j;
+    takes := takes or exists (select from unnest(user_rows) where banned is not false or deprovisioned);
     results := results || these_results;
 
     -- Apart, because most batches have none of these: what else follows from a judgement.
@@ -494,7 +698,7 @@ begin
     end if;
 
     -- The mirror itself. A row that is equal already is not written. (Beside each row its verdict: the column "unnest".)
-    if true = any (users_win) then
+    if in_full and true = any (users_win) then
       insert into clerk.users as u (id, first_name, last_name, username, image_url, has_image)
         select id, first_name, last_name, username, image_url, has_image from unnest(user_rows, users_win) r where r.unnest
         on conflict (id) do update
@@ -516,7 +720,7 @@ begin
               unsafe_metadata = excluded.unsafe_metadata, created_at = excluded.created_at, updated_at = excluded.updated_at
         where d.* is distinct from excluded.*;
     end if;
-    if true = any (organizations_win) then
+    if in_full and true = any (organizations_win) then
       insert into clerk.organizations as o (id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata, created_at, updated_at)
         select id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata,
                pg_catalog.to_timestamp(created_at::double precision / 1000), pg_catalog.to_timestamp(updated_at::double precision / 1000)
@@ -527,7 +731,7 @@ begin
               created_at = excluded.created_at, updated_at = excluded.updated_at, deleted_at = null
         where o.* is distinct from excluded.*;
     end if;
-    if true = any (memberships_win) then
+    if in_full and true = any (memberships_win) then
       insert into clerk.organization_memberships as m (id, organization_id, user_id, role, permissions, public_metadata, created_at, updated_at)
         select id, organization_id, user_id, role, permissions, public_metadata,
                pg_catalog.to_timestamp(created_at::double precision / 1000), pg_catalog.to_timestamp(updated_at::double precision / 1000)
@@ -538,7 +742,39 @@ begin
               created_at = excluded.created_at, updated_at = excluded.updated_at
         where m.* is distinct from excluded.*;
     end if;
+
+    -- What its rows must say. (All of it only where something was refused: usually what takes access away is enough.)
+    if not in_full or has_refused or takes then
+      intents := intents
+        || array(select row('user', id, (banned is false and deprovisioned is not true), null, banned, deprovisioned,
+                            null, null, null, null, null, null)::clerk_sync.intent
+                   from unnest(user_rows, users_win) r
+                  where r.unnest and (not in_full or has_refused or banned is not false or deprovisioned))
+        || array(select row('organization', id, true, null, null, null, null, null, null, null, null, null)::clerk_sync.intent
+                   from unnest(organization_rows, organizations_win) r where r.unnest and (not in_full or has_refused))
+        || array(select row('membership', id, true, null, null, null, organization_id, user_id, role, permissions, created_at, updated_at)::clerk_sync.intent
+                   from unnest(membership_rows, memberships_win) r where r.unnest);
+      if of_memberships is not false and not in_full then
+        intents := intents
+          || array(select row('user', id, (banned is false and deprovisioned is not true), null, banned, deprovisioned,
+                              null, null, null, null, null, null)::clerk_sync.intent
+                     from unnest(stubs) where kind = 'user');
+      end if;
+    end if;
   end loop;
+
+  if not in_full then
+    perform clerk_sync.write_refused(batch.mode, batch.refused_by, intents);
+    results := array(select row(n, case when outcome in ('applied', 'unchanged') then 'pending' else outcome end,
+                                case when outcome in ('applied', 'unchanged') then 'refused' else reason end)::clerk_sync.outcome
+                       from unnest(results));
+  elsif cardinality(intents) > 0 then
+    perform clerk_sync.check_access(intents);
+    if has_refused then
+      delete from clerk_sync.denials d using unnest(intents) i where d.kind = i.kind and d.id = i.id;
+      delete from clerk_sync.pending_reads p using unnest(intents) i where p.kind = i.kind and p.id = i.id and p.reason = 'refused';
+    end if;
+  end if;
 
   -- What could not be decided here is kept for those who can: a read by id, a pass, a person.
   if cardinality(reads) > 0 then
@@ -578,6 +814,11 @@ begin
         from unnest(dead_letters) d
         join unnest(messages) m on m.n = d.n
       on conflict do nothing;
+    -- Of one that was refused in another way before.
+    update clerk_sync.receipts r set outcome = 'dead_letter', reason = d.reason
+      from unnest(dead_letters) d
+      join unnest(messages) m on m.n = d.n
+     where m.n = any (repeated) and r.message_id = m.message_id and r.body_hash = m.body_hash and r.outcome = 'pending';
     results := results || array(select row(n, 'dead_letter', reason)::clerk_sync.outcome from unnest(dead_letters));
   end if;
 

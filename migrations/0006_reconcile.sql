@@ -99,7 +99,8 @@ $$;
 -- One page of a pass:
 --   { "id", "fence", "step", "position", "listed", "refreshed",
 --     "findings": [{ "n", "kind", "entity_id", "drift", "fields", "since", "webhook_at", "webhook_outcome", "cause" }],
---     "absent": [id], "settled": [id] }     rows that the listing did not show, and those of them that are decided
+--     "absent": [id], "settled": [id],      rows that the listing did not show, and those of them that are decided
+--     "outcomes": [[n, outcome]] }          instead of a batch: what became of changes that are written already
 -- with the batch for clerk_sync.apply, whose answer is the answer. A finding counts if its change was needed after all: a
 -- webhook may have brought the same meanwhile.
 create function clerk_sync.record_page(page jsonb, batch clerk_sync.batch)
@@ -117,6 +118,9 @@ begin
   perform clerk_sync.check_fence((page ->> 'fence')::bigint);
   if batch is distinct from null then
     results := array(select row(a.n, a.outcome, a.reason)::clerk_sync.outcome from clerk_sync.apply(batch) a);
+  else
+    results := array(select row((o ->> 0)::integer, o ->> 1, null)::clerk_sync.outcome
+                       from pg_catalog.jsonb_array_elements(page -> 'outcomes') o);
   end if;
   with recorded as (
     insert into clerk_sync.findings (pass_id, kind, entity_id, drift, fields, since, webhook_at, webhook_outcome, cause)
@@ -211,7 +215,7 @@ begin
     -- Memberships that no read can settle: nobody says whose they are, or their organization is not here, and a read did not help.
     -- They were listed if they exist, and will be.
     delete from clerk_sync.pending_reads r
-     where pass.scope = 'membership' and r.kind = 'membership' and r.asked_at < pass.started_at
+     where pass.scope = 'membership' and r.kind = 'membership' and r.reason <> 'refused' and r.asked_at < pass.started_at
        and (r.organization_id is null or r.user_id is null
             or r.tried_at >= pass.started_at
                and not exists (select from clerk.organizations o where o.id = r.organization_id and o.deleted_at is null));

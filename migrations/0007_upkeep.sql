@@ -133,7 +133,8 @@ begin
   foreach purged_id in array ids loop
     begin
       held_by := null;
-      if not exists (select from clerk_sync.versions v where v.kind = kind and v.id = purged_id and v.state = 'deleted') then
+      if not exists (select from clerk_sync.versions v where v.kind = kind and v.id = purged_id and v.state = 'deleted')
+         or exists (select from clerk_sync.denials d where d.kind = kind and d.id = purged_id) then
         continue;
       end if;
       if kind = 'user' then

@@ -49,7 +49,7 @@ const WEBHOOKS: &str = "/webhooks/clerk";
 /// # Errors
 /// The system gives no thread to the writer.
 pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-    let writer = Writer::start(config.database.clone(), config.instance.clone())?;
+    let writer = Writer::start(config.database.clone(), config.instance.clone(), config.reconcile.is_some())?;
     serve_with(writer, config, listener, shutdown).await;
     Ok(())
 }

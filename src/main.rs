@@ -8,6 +8,7 @@ use clerk_sync::dotenv::Dotenv;
 use clerk_sync::model::InstanceId;
 use clerk_sync::policy::Policy;
 use clerk_sync::replay::Replay;
+use clerk_sync::store::foreign::Weight;
 use clerk_sync::webhook::writer::Writer;
 use clerk_sync::{app, command, door, ops, os, store, telemetry, terminal};
 use std::process::ExitCode;
@@ -179,7 +180,8 @@ async fn serve(environment: Environment) -> anyhow::Result<ExitCode> {
         door::bind(config.listen_addr).with_context(|| format!("cannot listen on {}", config.listen_addr))?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
     let counts = ops::start_counting()?;
-    let writer = Writer::start(config.database.clone(), config.instance.clone()).context("cannot start the writer")?;
+    let writer = Writer::start(config.database.clone(), config.instance.clone(), config.reconcile.is_some());
+    let writer = writer.context("cannot start the writer")?;
     let health = Some(writer.0.watch());
     let (database, token) = (config.database.clone(), config.ops_token.clone());
     let ops = ops::Ops { counts, database, token, open_metrics: config.ops_open_metrics, health };
@@ -246,6 +248,10 @@ impl Migrate {
             terminal::line(format_args!("Was missing: {statement}"));
         }
         terminal::line(format_args!("The schemas clerk, clerk_rls and clerk_sync are up to date."));
+        for object in database.foreign_objects().await? {
+            let grave = if object.weight == Weight::Fail { "error" } else { "warning" };
+            terminal::note(format_args!("{grave}: {}: {}", object.describe(), object.advice()));
+        }
         if self.repin {
             let check = config::instance(self.instance_id.as_deref());
             let check = check.map_err(|problem| anyhow::anyhow!("CLERK_INSTANCE_ID {problem}"))?;

@@ -32,7 +32,7 @@ metrics_named! {
     IGNORED describe_counter "clerk_sync_ignored_total"
     /// Fields of payloads that could not be taken as they came.
     FLAWS describe_counter "clerk_sync_flaws_total"
-    /// Messages that made the database refuse a whole batch. None is expected: what Postgres refuses is mended before.
+    /// Changes whose row the database refused: something of the application's is on our tables.
     POISON describe_counter "clerk_sync_poison_total"
     /// From the event's own timestamp at Clerk until it was durable here.
     LAG describe_histogram "clerk_sync_event_lag_seconds"
@@ -66,6 +66,10 @@ metrics_named! {
     DEAD_LETTERS describe_gauge "clerk_sync_dead_letters"
     /// Objects that wait for a read by id.
     PENDING_READS describe_gauge "clerk_sync_pending_reads"
+    /// Rows that give access that has ended, which policies deny: something of the application's keeps them.
+    DENIALS describe_gauge "clerk_sync_denials"
+    /// Rows that something of the application's refuses and that wait for another try.
+    REFUSED describe_gauge "clerk_sync_refused_rows"
     /// Passes that wait for an approval.
     BRAKED describe_gauge "clerk_sync_braked_passes"
     /// Connections of clerk-sync to the database, those of all replicas.

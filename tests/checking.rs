@@ -55,6 +55,26 @@ async fn what_is_printed_is_applied_as_it_is_and_leaves_nothing_to_find() {
     assert_eq!(text, "Tables looked at: 6. Findings: 0.\n");
 }
 
+/// What keeps rows that have ended is a finding; what may refuse one is a note. `migrate` says both.
+#[tokio::test]
+async fn objects_on_our_own_tables_are_named() {
+    let database = documents().await;
+    database.execute("create unique index one on clerk.user_details (email_address)").await;
+    assert_eq!(found(&database, ""), (Some(0), vec![]));
+    let key = "create table public.notes (m text constraint kept references clerk.organization_memberships)";
+    database.execute(key).await;
+    assert_eq!(found(&database, ""), (Some(2), vec!["foreign-object".to_owned()]));
+    for command in ["policy check", "migrate"] {
+        let output = clerk_sync(&database, command);
+        let said = String::from_utf8(output.stderr).unwrap() + &String::from_utf8(output.stdout).unwrap();
+        assert!(
+            said.contains("foreign key kept of public.notes on clerk.organization_memberships"),
+            "{command}: {said}"
+        );
+        assert!(said.contains("warning: index one on clerk.user_details"), "{command}: {said}");
+    }
+}
+
 #[tokio::test]
 async fn each_planted_fault_is_found_and_nothing_else() {
     let select = "drop policy \"select by members\" on documents; create policy fault on documents for select";

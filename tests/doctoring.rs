@@ -372,6 +372,91 @@ async fn each_planted_fault_is_named_with_its_fix_and_nothing_else_fails() {
         ),
         Planted("no webhook ever", Plant::Sql("delete from clerk_sync.receipts"), "webhooks", "warn", "Add endpoint"),
         Planted(
+            "restricting key on memberships",
+            Plant::Sql("create table public.notes (m text references clerk.organization_memberships)"),
+            "foreign-objects",
+            "fail",
+            "refer to clerk.users or clerk.organizations",
+        ),
+        Planted(
+            "cascading key on details",
+            Plant::Sql("create table public.notes (u text references clerk.user_details on delete cascade)"),
+            "foreign-objects",
+            "warn",
+            "refer to clerk.users or clerk.organizations",
+        ),
+        Planted(
+            "trigger on users",
+            Plant::Sql(
+                "create function public.f() returns trigger language plpgsql as 'begin return new; end'; \
+                 create trigger t after insert on clerk.users for each row execute function public.f()",
+            ),
+            "foreign-objects",
+            "warn",
+            "it must name every schema",
+        ),
+        Planted(
+            "unique index",
+            Plant::Sql("create unique index one on clerk.user_details (email_address)"),
+            "foreign-objects",
+            "warn",
+            "are not unique there",
+        ),
+        Planted(
+            "expression index",
+            Plant::Sql("create index e on clerk.user_details ((unsafe_metadata ->> 'handle'))"),
+            "foreign-objects",
+            "warn",
+            "no value of Clerk's can break it",
+        ),
+        Planted(
+            "check",
+            Plant::Sql("alter table clerk.user_details add constraint c check (length(email_address) < 1000)"),
+            "foreign-objects",
+            "warn",
+            "no value of Clerk's can break it",
+        ),
+        Planted(
+            "rule",
+            Plant::Sql("create rule r as on delete to clerk.organization_memberships do instead nothing"),
+            "foreign-objects",
+            "warn",
+            "drop it",
+        ),
+        Planted(
+            "trigger on versions",
+            Plant::Sql(
+                "create function public.f() returns trigger language plpgsql as 'begin return new; end'; \
+                 create trigger t after insert on clerk_sync.versions for each row execute function public.f()",
+            ),
+            "foreign-objects",
+            "fail",
+            "nothing but clerk-sync",
+        ),
+        Planted(
+            "index on receipts",
+            Plant::Sql("create index i on clerk_sync.receipts (lower(event_type))"),
+            "foreign-objects",
+            "fail",
+            "nothing but clerk-sync",
+        ),
+        Planted(
+            "check on denials",
+            Plant::Sql("alter table clerk_sync.denials add check (kind <> 'user')"),
+            "foreign-objects",
+            "fail",
+            "nothing but clerk-sync",
+        ),
+        Planted(
+            "denial",
+            Plant::Sql(
+                "insert into clerk_sync.denials (kind, id, sqlstate, object) values ('membership', 'orgmem_1', '23503', 'notes_m_fkey')",
+            ),
+            "denials",
+            "fail",
+            "clerk-sync refresh",
+        ),
+        Planted(
             "silent endpoint",
             Plant::Sql(
                 "update clerk_sync.receipts set received_at = now() - interval '16 days'; \

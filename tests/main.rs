@@ -8,6 +8,7 @@ mod bad_input;
 mod checking;
 mod convergence;
 mod deletions;
+mod denials;
 mod doctoring;
 mod door;
 mod faults;

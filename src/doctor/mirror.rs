@@ -1,9 +1,10 @@
 //! The mirror beside Clerk: the last webhook, the last passes, and the rows on both sides.
 
-use super::Check;
 use super::clerk::Asked;
+use super::{Check, some_of};
 use crate::model::{Kind, Millis, Undecided, span};
 use crate::store::inspect::{LastPass, Standing};
+use crate::store::status::DenialRow;
 
 /// Seconds since a complete pass that are too many: it runs every night.
 const OLD_PASS: i64 = 26 * 3_600;
@@ -16,9 +17,12 @@ pub(super) type Counts = Vec<(Kind, Option<u64>)>;
 
 pub(super) fn checks(standing: Option<&Standing>, counts: Option<&Counts>, clerk: &Asked) -> Vec<Check> {
     let Some(standing) = standing else {
-        return ["webhooks", "passes", "rows"].map(|name| Check::skip(name, "the mirror cannot be asked")).into();
+        return ["webhooks", "denials", "passes", "rows"]
+            .map(|name| Check::skip(name, "the mirror cannot be asked"))
+            .into();
     };
     let mut checks = vec![webhooks(standing.webhook_s, standing.drift_since_webhook)];
+    checks.push(denials(standing));
     if standing.custom_permissions && !standing.billing_events {
         // Whether Clerk Billing is on, nothing here can know.
         let says = "permissions of your own are mirrored. With Clerk Billing they follow the plan: then the endpoint needs the \
@@ -38,6 +42,28 @@ pub(super) fn checks(standing: Option<&Standing>, counts: Option<&Counts>, clerk
         rows(kind, here, clerk.count(kind))
     }));
     checks
+}
+
+fn denials(standing: &Standing) -> Check {
+    const NAME: &str = "denials";
+    const FIX: &str = "mend what is named (see foreign-objects); the row is written within the hour, at once with clerk-sync refresh ID";
+    if !standing.denials.is_empty() {
+        let denied: Vec<String> = standing.denials.iter().map(DenialRow::describe).collect();
+        let says = format!(
+            "access has ended by our policies alone, and whoever passes by them (service_role, views and functions of the \
+             application's owner) still sees the row of {}",
+            some_of(&denied, 5, "; ")
+        );
+        return Check::fail(NAME, says, FIX);
+    }
+    if standing.refused > 0 {
+        return Check::warn(
+            NAME,
+            format!("{} rows are not written yet: something refuses them", standing.refused),
+            FIX,
+        );
+    }
+    Check::ok(NAME, "every row says what is known")
 }
 
 fn webhooks(seconds: Option<i64>, drift_since: i64) -> Check {

@@ -6,6 +6,7 @@
 
 mod clerk;
 mod database;
+mod foreign;
 mod mirror;
 mod policies;
 mod rights;
@@ -183,6 +184,7 @@ impl Doctor {
             database_findings.standing.as_ref().map(|standing| standing.instance.as_ref().map(InstanceId::as_str));
         checks.push(clerk::instance(clerk.instance(), pinned, named));
         checks.extend(mirror::checks(database_findings.standing.as_ref(), database_findings.counts.as_ref(), &clerk));
+        checks.extend(foreign::examine(database.as_ref()).await);
         checks.extend(policies::examine(database.as_ref()).await);
         if let Some(token) = &token {
             let owner = self.migrate_database_url.as_deref().filter(|url| !url.trim().is_empty());

@@ -32,6 +32,7 @@ const CALLED: &[&str] = &[
     "purge_references",
     "record_page",
     "retry_dead_letter",
+    "retry_refused",
     "take_lease",
 ];
 

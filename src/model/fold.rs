@@ -11,6 +11,7 @@ use super::{
 };
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::time::Duration;
 
 /// One signed message, told to the writer beside what it says.
 #[derive(Clone, Debug)]
@@ -50,6 +51,35 @@ pub struct Delivery {
     pub item: Item,
 }
 
+/// Why the database did not take a row: something of the application's, or what is in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The server's code.
+    pub sqlstate: String,
+    /// The constraint, index or trigger function that refused, as far as the server names it. No values.
+    pub object: Option<String>,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SQLSTATE {}", self.sqlstate)?;
+        self.object.iter().try_for_each(|object| write!(f, ", {object}"))
+    }
+}
+
+/// How much of a batch is to be written. Where a change is refused, the next one is tried: what takes access away takes effect
+/// whatever something of the application's thinks of our row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// All of it.
+    #[default]
+    Full,
+    /// Of rows that are there, what decides access.
+    Access,
+    /// No row at all: bookkeeping, and a denial where the row gives access that it should not give.
+    Deny(Refusal),
+}
+
 /// A folded batch: what `clerk_sync.apply` takes. An item comes with its position among what was folded.
 #[derive(Debug)]
 pub struct Batch<'a> {
@@ -70,6 +100,10 @@ pub struct Batch<'a> {
     pub reads: Vec<(usize, &'a WantedRead)>,
     pub passes: Vec<WantedPass<'a>>,
     pub dead_letters: Vec<(usize, &'a DeadLetter)>,
+    /// How much of it is to be written; of one change alone, unless it is [`Mode::Full`].
+    pub mode: Mode,
+    /// How long to wait for a lock that somebody else has on a row of ours; `None`: as long as the session says.
+    pub lock_wait: Option<Duration>,
 }
 
 /// A message among what was folded.
@@ -160,6 +194,8 @@ impl<'a> Folding<'a> {
             reads: Vec::new(),
             passes: Vec::new(),
             dead_letters: Vec::new(),
+            mode: Mode::Full,
+            lock_wait: None,
         };
         Folding {
             batch,
@@ -236,6 +272,18 @@ impl<'a> Folding<'a> {
 }
 
 impl Batch<'_> {
+    /// The same, of which so much is to be written.
+    #[must_use]
+    pub fn at(self, mode: Mode) -> Self {
+        Batch { mode, ..self }
+    }
+
+    /// The same, that waits so long for locks on rows.
+    #[must_use]
+    pub fn waiting(self, lock_wait: Option<Duration>) -> Self {
+        Batch { lock_wait, ..self }
+    }
+
     /// Written only while the lease of this token is held.
     #[must_use]
     pub fn fenced(self, token: i64) -> Self {

@@ -5,8 +5,8 @@ use crate::model::Kind;
 use crate::procfs::{self, TICKS};
 use crate::store::status::Status;
 use crate::telemetry::{
-    BRAKED, CLERK_ROWS, CONNECTIONS, DATABASE_UP, DEAD_LETTERS, LAST_PASS, LAST_WEBHOOK, PENDING_READS, PROCESS_CPU,
-    PROCESS_FILES, PROCESS_MEMORY, PROCESS_START, ROWS, UNDECIDED,
+    BRAKED, CLERK_ROWS, CONNECTIONS, DATABASE_UP, DEAD_LETTERS, DENIALS, LAST_PASS, LAST_WEBHOOK, PENDING_READS,
+    PROCESS_CPU, PROCESS_FILES, PROCESS_MEMORY, PROCESS_START, REFUSED, ROWS, UNDECIDED,
 };
 use metrics::gauge;
 
@@ -60,6 +60,8 @@ pub(super) fn tables(status: Option<&Status>, writable: bool) {
     }
     gauge!(DEAD_LETTERS).set(float(status.dead_letters.unsigned_abs()));
     gauge!(PENDING_READS).set(float(status.pending_reads.unsigned_abs()));
+    gauge!(DENIALS).set(float(status.denied.unsigned_abs()));
+    gauge!(REFUSED).set(float(status.refused.unsigned_abs()));
     gauge!(BRAKED).set(float(verdict::braked(status).count() as u64));
     gauge!(CONNECTIONS).set(float(status.connections.unsigned_abs()));
 }

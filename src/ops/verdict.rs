@@ -2,7 +2,7 @@
 
 use super::page::{moment, span};
 use crate::model::{Millis, Undecided};
-use crate::store::status::{Counts, PassRow, Status};
+use crate::store::status::{Counts, DenialRow, PassRow, Status};
 use crate::webhook::lane::Fault;
 use serde::Serialize;
 
@@ -90,6 +90,21 @@ impl Verdict {
                 apart.join("; ")
             ));
         }
+        if status.denied > 0 {
+            let denied: Vec<String> = status.denials.iter().take(5).map(DenialRow::describe).collect();
+            because.push(format!(
+                "{} of the mirror's rows give access that has ended, because something of the application's keeps them: {}. Policies \
+                 of clerk-sync deny it; service_role and views and functions of the tables' owner do not.",
+                status.denied,
+                denied.join("; ")
+            ));
+        }
+        if status.refused > 0 {
+            because.push(format!(
+                "{} rows are not written yet: something of the application's refuses them.",
+                status.refused
+            ));
+        }
         if let Some(failed) = &status.failed_start {
             let since = moment(failed.since);
             because.push(format!("No pass could begin since {since} ({} tries): {}.", failed.tries, failed.problem));
@@ -145,6 +160,8 @@ impl Verdict {
         }
         let (level, headline) = if is_braked {
             (Level::Bad, "A pass waits for approval")
+        } else if status.denied > 0 {
+            (Level::Bad, "Rows give access that has ended")
         } else if !apart.is_empty() {
             (Level::Attention, "Drifting")
         } else if is_unproven

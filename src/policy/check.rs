@@ -1,5 +1,6 @@
 //! `clerk-sync policy check`: what is wrong with a table's policies. Pure; the catalog is read by [`crate::store::policies`].
 
+use crate::store::foreign::{ForeignObject, Weight};
 use crate::store::policies::{Command, Policy, Table};
 use crate::terminal;
 use serde::Serialize;
@@ -43,6 +44,8 @@ pub enum Code {
     InSelect,
     /// Quick, but not in the spelling that the Advisor knows.
     AdvisorSpelling,
+    /// A key of the application's keeps rows that have ended, or something of the application's is on our own tables.
+    ForeignObject,
     /// The condition is beyond this check.
     Unreadable,
 }
@@ -56,6 +59,17 @@ impl Finding {
         terminal::line(format_args!("  {}", self.advice));
         terminal::line("");
     }
+}
+
+/// What the application has on our tables and must not have there.
+pub fn of_foreign_objects(objects: &[ForeignObject]) -> impl Iterator<Item = Finding> {
+    objects.iter().filter(|object| object.weight == Weight::Fail).map(|object| Finding {
+        table: object.table.clone(),
+        policy: None,
+        code: Code::ForeignObject,
+        problem: format!("There is a {}.", object.describe()),
+        advice: object.advice().to_owned(),
+    })
 }
 
 /// A policy's name as SQL takes it, whatever is in it.

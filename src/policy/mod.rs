@@ -4,6 +4,7 @@ pub mod check;
 pub mod print;
 
 use crate::config::named_database;
+use crate::store::foreign::Weight;
 use crate::terminal;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -72,12 +73,17 @@ impl Policy {
                 Ok(ExitCode::SUCCESS)
             }
             Policy::Check(Check { table, json, database_url }) => {
-                let tables =
-                    named_database(database_url.as_deref())?.policies(table.as_ref().map(TableName::parts)).await?;
+                let database = named_database(database_url.as_deref())?;
+                let tables = database.policies(table.as_ref().map(TableName::parts)).await?;
+                let objects = if table.is_none() { database.foreign_objects().await? } else { Vec::new() };
                 if let (Some(table), true) = (&table, tables.is_empty()) {
                     anyhow::bail!("there is no table {table}");
                 }
-                let findings: Vec<check::Finding> = tables.iter().flat_map(check::findings).collect();
+                let mut findings: Vec<check::Finding> = tables.iter().flat_map(check::findings).collect();
+                findings.extend(check::of_foreign_objects(&objects));
+                for object in objects.iter().filter(|object| object.weight == Weight::Warn) {
+                    terminal::note(format_args!("warning: {}: {}", object.describe(), object.advice()));
+                }
                 if json {
                     terminal::text(serde_json::to_string_pretty(&findings)?);
                 } else {

@@ -7,6 +7,7 @@
 //! | file | step |
 //! | --- | --- |
 //! | `lease` | one process runs passes at a time |
+//! | `ladder` | rows that the database refuses, found among others |
 //! | `pass` | the steps of a pass: list, confirm (`pass/absent`), reads, and how it ends |
 //! | `list` | page after page, in order, without a gap |
 //! | [`compare`], [`window`], [`brake`] | pure: what differs, what is absent, how much may go |
@@ -18,6 +19,7 @@
 pub mod brake;
 pub mod compare;
 pub mod finding;
+mod ladder;
 mod lease;
 mod list;
 mod pass;

@@ -2,9 +2,9 @@
 
 use super::brake::Weight;
 use super::compare::compare;
-use super::{Error, Reconciler};
+use super::{Error, Reconciler, ladder};
 use crate::clerk::client::{self, ASKED, Read};
-use crate::model::{Batch, Change, Claim, Kind, Outcome, Source, UserId, Verdict, WantedRead};
+use crate::model::{Change, Claim, Kind, Outcome, Source, UserId, Verdict, WantedRead};
 use crate::store::Session;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -192,8 +192,8 @@ fn by_pair(change: &Change, parent: Kind, id: &str) -> Option<WantedRead> {
 async fn apply(session: &mut Session, source: Source, changes: Vec<Change>) -> Result<Vec<(String, Verdict)>, Error> {
     let mut answers = Vec::with_capacity(changes.len());
     for changes in changes.chunks(client::PAGE) {
-        let verdicts = session.apply(&Batch::of_changes(source, changes.iter()), changes.len()).await?;
-        let answered = changes.iter().zip(verdicts);
+        let written = ladder::write(session, source, None, &changes.iter().collect::<Vec<_>>()).await?;
+        let answered = changes.iter().zip(written.verdicts);
         answers.extend(answered.filter_map(|(change, verdict)| Some((change.id()?.to_owned(), verdict?))));
     }
     Ok(answers)

@@ -77,11 +77,11 @@ impl Session {
                         match self.end_memberships_of_deleted(now).await {
                             Ok(rows) => removed.rows += rows,
                             // It is about one of them: found by halving, and left for the next time.
-                            Err(error) if error.is_refused_row() && now.len() > 1 => {
+                            Err(error) if error.refusal().is_some() && now.len() > 1 => {
                                 let (one, other) = now.split_at(now.len() / 2);
                                 waiting.extend([one, other]);
                             }
-                            Err(error) if error.is_refused_row() => refused.extend(now.iter().cloned()),
+                            Err(error) if error.refusal().is_some() => refused.extend(now.iter().cloned()),
                             Err(error) => return Err(error),
                         }
                         let took = began.elapsed();

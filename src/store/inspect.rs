@@ -2,6 +2,7 @@
 //!
 //! An [`Inspector`] writes nothing. What it learns is plain data; what that means is decided by [`crate::doctor`].
 
+use super::status::DenialRow;
 use super::{CALL, Database, Error, Session};
 use crate::model::InstanceId;
 use serde::Deserialize;
@@ -219,6 +220,9 @@ pub struct Standing {
     pub webhook_s: Option<i64>,
     /// Rows that passes begun since then found wrong.
     pub drift_since_webhook: i64,
+    /// Whose access has ended although their row does not say so, ten at most; and how many rows were refused.
+    pub denials: Vec<DenialRow>,
+    pub refused: i64,
     /// For how many seconds no pass could begin, and why.
     pub failed_start: Option<(i64, String)>,
     pub passes: Vec<LastPass>,
@@ -429,11 +433,20 @@ impl Session {
             self.call(async |connection| sqlx::query_as(SQL).fetch_one(connection).await).await?;
         let passes = serde_json::from_str(&passes).map_err(|error| Error::Answer(error.to_string()))?;
         let instance = instance.map(InstanceId);
+        let sql = "select (select coalesce(json_agg(d), '[]')::text
+                             from (select kind, id, (extract(epoch from since) * 1000)::bigint as since, sqlstate, object
+                                     from clerk_sync.denials order by since desc limit 10) d),
+                          (select count(*) from clerk_sync.pending_reads where reason = 'refused')";
+        let (denials, refused): (String, i64) =
+            self.call(async |connection| sqlx::query_as(sql).fetch_one(connection).await).await?;
+        let denials = serde_json::from_str(&denials).map_err(|error| Error::Answer(error.to_string()))?;
         let failed_start = failed_s.zip(problem);
         Ok(Standing {
             instance,
             webhook_s,
             drift_since_webhook,
+            denials,
+            refused,
             failed_start,
             passes,
             custom_permissions,

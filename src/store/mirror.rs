@@ -71,8 +71,13 @@ type ReadRow = fn(&PgRow) -> Result<Entity, sqlx::Error>;
 /// The table that holds a kind's rows with the time of their making, and which of them are live.
 const fn timed_table(kind: Kind) -> (&'static str, &'static str) {
     match kind {
-        Kind::User => ("clerk.user_details", "true"),
-        Kind::Organization => ("clerk.organizations", "deleted_at is null"),
+        Kind::User => {
+            ("clerk.user_details", "id <> all (array(select e.id from clerk_sync.ended_rows e where e.kind = 'user'))")
+        }
+        Kind::Organization => (
+            "clerk.organizations",
+            "deleted_at is null and id <> all (array(select e.id from clerk_sync.ended_rows e where e.kind = 'organization'))",
+        ),
         Kind::Membership => ("clerk_sync.live_memberships", "true"),
     }
 }
@@ -168,14 +173,16 @@ impl Session {
                         (select (extract(epoch from d.created_at) * 1000)::bigint from clerk.user_details d where d.id = u.id) as created_ms, \
                         (select count(*) from clerk_sync.live_memberships m where m.user_id = u.id) as memberships \
                    from clerk.users u left join clerk_sync.versions v on v.kind = 'user' and v.id = u.id \
-                  where u.id = any ($1) and u.deleted_at is null"
+                  where u.id = any ($1) and u.deleted_at is null \
+                    and u.id <> all (array(select e.id from clerk_sync.ended_rows e where e.kind = 'user'))"
             }
             Kind::Organization => {
                 "select o.id, null::text as organization_id, null::text as user_id, v.observed_at, \
                         (extract(epoch from o.created_at) * 1000)::bigint as created_ms, \
                         (select count(*) from clerk_sync.live_memberships m where m.organization_id = o.id) as memberships \
                    from clerk.organizations o left join clerk_sync.versions v on v.kind = 'organization' and v.id = o.id \
-                  where o.id = any ($1) and o.deleted_at is null"
+                  where o.id = any ($1) and o.deleted_at is null \
+                    and o.id <> all (array(select e.id from clerk_sync.ended_rows e where e.kind = 'organization'))"
             }
             Kind::Membership => {
                 "select m.id, m.organization_id, m.user_id, v.observed_at, 0::bigint as memberships, \

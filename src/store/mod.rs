@@ -9,6 +9,7 @@ mod address;
 mod apply;
 mod connect;
 mod deleted;
+pub mod foreign;
 pub mod inspect;
 mod last_seen;
 mod migrate;
@@ -28,10 +29,10 @@ pub use mirror::{Mirrored, Receipt, Standing, Version};
 pub use passes::{Ending, LastQuick, PageRecord, Pass, Step};
 pub use upkeep::{Content, Letter, Prunable, Purged, Reference};
 
-use crate::model::InstanceId;
+use crate::model::{InstanceId, Refusal};
 use inspect::Trouble;
-use sqlx::postgres::PgConnection;
 use sqlx::postgres::types::Oid;
+use sqlx::postgres::{PgConnection, PgDatabaseError};
 use sqlx::{Connection as _, Row as _};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +53,7 @@ const PASS_SESSION: &str = "set statement_timeout = '30s'";
 const SESSION: &str = "select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'; \
      set role clerk_sync_worker; set search_path = ''; \
      set default_transaction_isolation = 'read committed'; set statement_timeout = '3s'; \
-     set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '5s'; set row_security = on";
+     set lock_timeout = '1s'; set idle_in_transaction_session_timeout = '5s'; set row_security = on";
 
 /// How far the schema is, and the numbers of its types.
 const SCHEMA: &str = "
@@ -100,11 +101,42 @@ pub enum Error {
     Answer(String),
 }
 
+/// The innermost function that is none of ours, of those that the server was in.
+fn foreign_function(context: &str) -> Option<String> {
+    let mut functions = context.lines().filter(|line| line.contains("PL/pgSQL")).filter_map(|line| {
+        let (before, _) = line.split_once('(')?;
+        Some(before.rsplit_once("function ").map_or(before, |(_, name)| name).to_owned())
+    });
+    functions.next().filter(|name| !name.starts_with("clerk_sync.") && !name.starts_with("clerk_rls."))
+}
+
 impl Error {
-    /// Whether something in the batch is what Postgres refuses, whatever the state of the world: a value that it cannot
-    /// hold (SQLSTATE class 22), or that is too large or too deep for it (54000, 54001). Everything else may work later.
-    pub fn is_poison(&self) -> bool {
-        self.sqlstate().is_some_and(|code| code.starts_with("22") || code == "54000" || code == "54001")
+    /// Why one of the rows was not taken, where that is about a row and not about the database: a value that Postgres cannot hold, or
+    /// something of the application's, such as a foreign key, a trigger or a lock. The others may go without it, and what takes
+    /// access away takes effect without the row.
+    pub fn refusal(&self) -> Option<Refusal> {
+        let Error::Refused(sqlx::Error::Database(error)) = self else { return None };
+        let error = error.try_downcast_ref::<PgDatabaseError>()?;
+        let function = error.r#where().and_then(foreign_function);
+        let is_about_a_row = match error.code() {
+            // A lock on a row of ours (that of the writers has its own code); the time limit; a trigger that kept or altered a row.
+            "55P03" | "57014" | "CS004" => true,
+            code => match &code[..2] {
+                "22" | "23" | "54" | "P0" | "09" | "27" | "39" | "44" => true,
+                // Whatever a trigger names may be missing. Where our own statement says so, our schema is another one.
+                "42" | "3F" | "2F" | "38" => function.is_some(),
+                _ => false,
+            },
+        };
+        let object =
+            error.constraint().map(str::to_owned).or(function).or(error.table().map(|table| format!("table {table}")));
+        is_about_a_row.then(|| Refusal { sqlstate: error.code().to_owned(), object })
+    }
+
+    /// Whether the statement ran out of time, by itself or waiting for somebody else's lock on a row of ours: the fewer rows it has,
+    /// the likelier is the next one to end.
+    pub fn is_out_of_time(&self) -> bool {
+        self.sqlstate().is_some_and(|code| code == "57014" || code == "55P03")
     }
 
     /// Whether any write that succeeds tells that it is over: the server as a whole was away, busy or read-only, or another writer
@@ -176,16 +208,6 @@ impl Error {
             Some("42501") => Error::NotWorker(error),
             _ => Error::Refused(error),
         }
-    }
-
-    /// Whether a statement was refused for one of its rows, or took too long over them, so that the others may go without it.
-    /// Among the reasons is whatever the application hangs on our tables: a trigger, a foreign key.
-    pub fn is_refused_row(&self) -> bool {
-        self.sqlstate().is_some_and(|code| {
-            ["22", "23", "42", "54", "P0"].iter().any(|class| code.starts_with(class))
-                || code == "57014"
-                || code == "55P03"
-        })
     }
 
     /// Whether the lease of the pass that wrote is lost: somebody else runs passes now.

@@ -81,6 +81,9 @@ pub struct PageRecord<'a, F: Serialize> {
     pub findings: &'a [F],
     pub absent: &'a [String],
     pub settled: &'a [String],
+    /// Of changes that are written already, one by one, because something refused one of them: what became of each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcomes: Option<Vec<(usize, &'static str)>>,
 }
 
 /// What a pass leaves to be known beside how it ended.
@@ -203,15 +206,17 @@ impl Session {
         batch: &Batch<'_>,
         items: usize,
     ) -> Result<Vec<Option<Verdict>>, Error> {
+        let is_to_be_written = page.outcomes.is_none();
         let page = serde_json::to_string(page).expect("a page is plain data and always serializes");
         let rows = self
             .call_with_types(async |connection, types| {
                 let sql = concat!(
-                    "select n, outcome, reason from clerk_sync.record_page($16::jsonb, case when $17 then ",
+                    "select n, outcome, reason from clerk_sync.record_page($19::jsonb, case when $20 then ",
                     batch!(),
                     " end)"
                 );
-                let query = Wire::of(batch, types).bind(sqlx::query(sql)).bind(page).bind(items > 0);
+                let query =
+                    Wire::of(batch, types).bind(sqlx::query(sql)).bind(page).bind(items > 0 && is_to_be_written);
                 query.fetch_all(connection).await
             })
             .await?;

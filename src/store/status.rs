@@ -39,6 +39,14 @@ pub struct Status {
     pub lease: Option<String>,
     /// Why no pass could begin, while that is so.
     pub failed_start: Option<FailedStart>,
+    /// Whose access has ended although their row does not say so, the last ones first; and how many there are.
+    #[serde(default)]
+    pub denials: Vec<DenialRow>,
+    #[serde(default)]
+    pub denied: i64,
+    /// Rows that something refused and that wait for another try.
+    #[serde(default)]
+    pub refused: i64,
     /// Rows that passes begun since the last webhook found wrong, first passes left out.
     #[serde(default)]
     pub drift_since_webhook: u64,
@@ -99,6 +107,24 @@ pub struct FindingRow {
     pub repaired_at: i64,
 }
 
+/// A denial: what keeps the row as it is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DenialRow {
+    pub kind: String,
+    pub id: String,
+    pub since: i64,
+    pub sqlstate: String,
+    pub object: Option<String>,
+}
+
+impl DenialRow {
+    /// As part of a sentence.
+    pub fn describe(&self) -> String {
+        let object = self.object.as_ref().map(|object| format!(", {object}")).unwrap_or_default();
+        format!("{} {} (SQLSTATE {}{object})", self.kind, self.id, self.sqlstate)
+    }
+}
+
 /// That no pass can begin.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FailedStart {
@@ -135,6 +161,9 @@ with hours as (
 ), letters as (
   select message_id, event_type, reason, (extract(epoch from received_at) * 1000)::bigint as received_at
     from clerk_sync.dead_letters d order by d.received_at desc limit $1
+), denials as (
+  select kind, id, (extract(epoch from since) * 1000)::bigint as since, sqlstate, object
+    from clerk_sync.denials d order by d.since desc limit $1
 ), complete as (
   select scope, (extract(epoch from (select ended_at from clerk_sync.passes p where p.scope = s.scope and state = 'complete'
                                       order by id desc limit 1)) * 1000)::bigint as ended_at
@@ -154,6 +183,9 @@ select jsonb_build_object(
   'went_back_at', (select (extract(epoch from max(started_at)) * 1000)::bigint from clerk_sync.passes
                     where reason like 'the database went back in time: %' and started_at > now() - interval '1 day'),
   'lease', (select holder from clerk_sync.lease where expires_at > clock_timestamp()),
+  'denials', (select coalesce(jsonb_agg(to_jsonb(denials)), '[]') from denials),
+  'denied', (select count(*) from clerk_sync.denials),
+  'refused', (select count(*) from clerk_sync.pending_reads where reason = 'refused'),
   'failed_start', (select jsonb_build_object('since', (extract(epoch from since) * 1000)::bigint,
                             'last_at', (extract(epoch from last_at) * 1000)::bigint, 'tries', tries, 'problem', problem)
                      from clerk_sync.failed_start),

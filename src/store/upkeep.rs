@@ -169,7 +169,7 @@ impl Session {
             .call_with_types(async |connection, types| {
                 let query = match batch {
                     Some(batch) => Wire::of(batch, types).bind(sqlx::query(concat!(
-                        "select n, outcome, reason from clerk_sync.retry_dead_letter($16, $17, $18, $19, ",
+                        "select n, outcome, reason from clerk_sync.retry_dead_letter($19, $20, $21, $22, ",
                         batch!(),
                         ")"
                     ))),
@@ -211,6 +211,17 @@ impl Session {
             query.bind(letter.message_id.as_str()).bind(&letter.body_hash).fetch_one(connection).await
         })
         .await
+    }
+
+    /// Tries rows again that were refused: those of what has ended here, the others by having them read again. How many say now what
+    /// they should.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn retry_refused(&mut self) -> Result<u64, Error> {
+        let sql = "select clerk_sync.retry_refused()";
+        let settled: i32 = self.call(async |connection| sqlx::query_scalar(sql).fetch_one(connection).await).await?;
+        Ok(u64::from(settled.unsigned_abs()))
     }
 
     /// Removes the oldest of these beyond an age, `limit` rows at most: how many.

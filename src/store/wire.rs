@@ -5,8 +5,8 @@
 
 use super::Error;
 use crate::model::{
-    Batch, DeadLetter, InstanceId, Json, Membership, Millis, Naming, Organization, OrganizationId, Row, Source, Told,
-    User, UserId, WantedPass, WantedRead, Winner,
+    Batch, DeadLetter, InstanceId, Json, Membership, Millis, Mode, Naming, Organization, OrganizationId, Row, Source,
+    Told, User, UserId, WantedPass, WantedRead, Winner,
 };
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
@@ -14,10 +14,10 @@ use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo};
 use sqlx::{Encode, Postgres, Type};
 
-/// Makes a `clerk_sync.batch` of the parameters `$1` to `$15`, as [`Wire::bind`] binds them.
+/// Makes a `clerk_sync.batch` of the parameters `$1` to `$18`, as [`Wire::bind`] binds them.
 macro_rules! batch {
     () => {
-        "row($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)::clerk_sync.batch"
+        "row($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)::clerk_sync.batch"
     };
 }
 pub(super) use batch;
@@ -55,6 +55,9 @@ pub(super) struct Wire {
     check_instance: bool,
     lists: [List; 11],
     outdated: Vec<String>,
+    mode: Option<&'static str>,
+    refused_by: Vec<Option<String>>,
+    lock_wait_ms: Option<i32>,
 }
 
 type Query<'q> = sqlx::query::Query<'q, Postgres, sqlx::postgres::PgArguments>;
@@ -83,12 +86,27 @@ impl Wire {
             Source::List => "list",
             Source::Read => "read",
         };
-        Wire { source, fence: batch.fence, check_instance: batch.check_instance, lists, outdated }
+        let (mode, refused_by) = match &batch.mode {
+            Mode::Full => (None, Vec::new()),
+            Mode::Access => (Some("access"), Vec::new()),
+            Mode::Deny(refusal) => (Some("deny"), vec![Some(refusal.sqlstate.clone()), refusal.object.clone()]),
+        };
+        Wire {
+            source,
+            fence: batch.fence,
+            check_instance: batch.check_instance,
+            lists,
+            outdated,
+            mode,
+            refused_by,
+            lock_wait_ms: batch.lock_wait.map(|wait| i32::try_from(wait.as_millis()).unwrap_or(i32::MAX)),
+        }
     }
 
     pub(super) fn bind(self, query: Query<'_>) -> Query<'_> {
         let query = query.bind(self.source).bind(self.fence).bind(self.check_instance);
-        self.lists.into_iter().fold(query, Query::bind).bind(self.outdated)
+        let query = self.lists.into_iter().fold(query, Query::bind).bind(self.outdated);
+        query.bind(self.mode).bind(self.refused_by).bind(self.lock_wait_ms)
     }
 }
 

@@ -1,7 +1,7 @@
-//! What is done with the bookkeeping itself: what is left of deleted parents' memberships removed, dead letters tried again, old
-//! rows pruned, emptied rows purged.
+//! What is done with the bookkeeping itself: what is left of deleted parents' memberships removed, refused rows and dead letters
+//! tried again, old rows pruned, emptied rows purged.
 //!
-//! A task of `serve` does the first three by itself, a round each minute. It keeps no state: what is due stands in the
+//! A task of `serve` does all but the last by itself, a round each minute. It keeps no state: what is due stands in the
 //! database, so that any number of replicas may do it, and one that was down goes on. Every write is one statement that may
 //! be cut off. Whatever it removes, the mirror does not notice: versions, tombstones, generations and marks stay for ever.
 
@@ -52,6 +52,9 @@ impl Upkeep {
                         "memberships of deleted parents are left to the next round"
                     );
                 }
+                if let Err(error) = retry_refused(&database).await {
+                    tracing::debug!(error = error.summary(), "refused rows are left to the next round");
+                }
                 if let Err(error) = retry_due(&database, check_instance).await {
                     tracing::debug!(error = error.summary(), "dead letters are left to the next round");
                     continue;
@@ -96,6 +99,20 @@ pub async fn remove_memberships_of_deleted(database: &Database) -> Result<Remove
     session.close().await;
     removed.log();
     Ok(removed)
+}
+
+/// Tries rows again that something of the application's refused, and ends the denials of those that are right.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn retry_refused(database: &Database) -> Result<u64, Error> {
+    let mut session = database.connect().await?;
+    let settled = session.retry_refused().await?;
+    session.close().await;
+    if settled > 0 {
+        tracing::info!(settled, "rows that were refused are written");
+    }
+    Ok(settled)
 }
 
 /// Tries the letters that are due: how many were settled.

@@ -1,12 +1,14 @@
 //! One session with the database, and what becomes of the deliveries that are written on it.
 //!
-//! A batch fails as a whole. If the database refuses it for what is *in* it, halves are tried until the culprit is alone and
-//! kept as a dead letter; the rest commits. For any other failure everybody is told to come again.
+//! A batch fails as a whole. If the database refuses a row of it (for what is in it, or something of the application's refuses or
+//! holds it), parts are tried until the culprit is alone, and the rest commits. Of the culprit less is written, as little as a denial:
+//! what takes access away takes effect all the same, and the row is written later. For any other failure everybody is told to
+//! come again.
 
 use super::budget::Reserved;
 use crate::clock;
 use crate::failpoint::{self, Point};
-use crate::model::{Batch, DeadLetter, Delivery, InstanceId, Item, Millis, Outcome, Source, Verdict};
+use crate::model::{Batch, DeadLetter, Delivery, InstanceId, Item, Millis, Mode, Outcome, Refusal, Source, Verdict};
 use crate::store::{Database, Error, LastSeen, Session, causes, told};
 use crate::telemetry::{BATCH as BATCH_SIZE, POISON, Throttle, WRITE};
 use axum::body::Bytes;
@@ -20,8 +22,15 @@ use tokio::sync::{Notify, oneshot, watch};
 /// it is in memory once more.
 pub(super) const BATCH: usize = 256;
 const BATCH_BYTES: usize = 2 * 1024 * 1024;
-/// How long an object that poisoned a batch is written alone: what was sent once will come again.
+/// How long an object whose row was refused is written alone: what was sent once will come again.
 const QUARANTINE: Duration = Duration::from_secs(600);
+/// Deliveries in one statement after one ran out of time; and after that, one alone.
+const FEW: usize = 16;
+/// A batch that takes no longer lets the next one be larger again.
+const QUICK: Duration = Duration::from_millis(500);
+/// How long a row of ours that somebody else has locked is waited for, so long after the last one: it holds up everybody behind it.
+const LOCK_WAIT: Duration = Duration::from_millis(100);
+const LOCKED: Duration = Duration::from_secs(60);
 
 /// Which Clerk instance the messages must belong to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,8 +185,37 @@ pub(super) struct Lane {
     pub(super) health: watch::Sender<Health>,
     pub(super) pending: Arc<Notify>,
     pub(super) last_seen: LastSeen,
-    /// Whose change was poison, and when.
-    suspects: Arc<Mutex<HashMap<String, Instant>>>,
+    /// Whether somebody makes the reads that are left to be made; else a change that is refused is kept as a dead letter, too.
+    makes_reads: bool,
+    caution: Arc<Mutex<Caution>>,
+}
+
+/// What was learned from batches that failed.
+struct Caution {
+    /// Whose row was refused, and when.
+    suspects: HashMap<String, Instant>,
+    /// Deliveries that go into one statement.
+    most: usize,
+    /// When somebody else's lock was last waited for in vain.
+    locked: Option<Instant>,
+}
+
+impl Caution {
+    fn lock_wait(&self) -> Option<Duration> {
+        self.locked.filter(|at| at.elapsed() < LOCKED).map(|_| LOCK_WAIT)
+    }
+
+    /// A batch of so many has run out of time: how many to try.
+    fn shrink(&mut self, from: usize) -> usize {
+        self.most = if from > FEW { FEW } else { 1 };
+        self.most
+    }
+
+    fn grow(&mut self, from: usize, took: Duration) {
+        if from >= self.most && took < QUICK {
+            self.most = (self.most * 2).min(BATCH);
+        }
+    }
 }
 
 impl Clone for Lane {
@@ -190,13 +228,14 @@ impl Clone for Lane {
             health: self.health.clone(),
             pending: Arc::clone(&self.pending),
             last_seen: self.last_seen.clone(),
-            suspects: Arc::clone(&self.suspects),
+            makes_reads: self.makes_reads,
+            caution: Arc::clone(&self.caution),
         }
     }
 }
 
 impl Lane {
-    pub(super) fn new(database: Database, check: InstanceCheck) -> Lane {
+    pub(super) fn new(database: Database, check: InstanceCheck, makes_reads: bool) -> Lane {
         let untried = Fault { summary: UNTRIED.to_owned(), sqlstate: None, since: clock::now(), until_delivery: false };
         let starting = Health { fault: Some(untried), ..Health::default() };
         Lane {
@@ -207,7 +246,8 @@ impl Lane {
             health: watch::Sender::new(starting),
             pending: Arc::default(),
             last_seen: LastSeen::default(),
-            suspects: Arc::default(),
+            makes_reads,
+            caution: Arc::new(Mutex::new(Caution { suspects: HashMap::new(), most: BATCH, locked: None })),
         }
     }
 
@@ -216,30 +256,35 @@ impl Lane {
         self.session.is_some()
     }
 
-    fn suspects(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
-        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    fn caution(&self) -> MutexGuard<'_, Caution> {
+        self.caution.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes everything that gathered, in batches of bounded size, suspects alone. `Err`: the database is away, and those who are
-    /// not answered yet shall be told so.
+    /// Writes everything that gathered, in batches of bounded size, suspects alone and last. `Err`: the database is away, and those
+    /// who are not answered yet shall be told so.
     pub(super) async fn write_all(&mut self, requests: Vec<Request>) -> Result<(), Away> {
-        self.suspects().retain(|_, since| since.elapsed() < QUARANTINE);
+        let (suspects, others): (Vec<Request>, Vec<Request>) = {
+            let mut caution = self.caution();
+            caution.suspects.retain(|_, since| since.elapsed() < QUARANTINE);
+            requests.into_iter().partition(|request| caution.suspects.contains_key(request.subject()))
+        };
+        let most = self.caution().most;
         let mut batches: Vec<Vec<Request>> = Vec::new();
         let mut room = 0;
-        for request in requests {
-            let alone = self.suspects().contains_key(request.subject());
+        for request in others {
             let size = request.raw.body.len();
             match batches.last_mut() {
-                Some(batch) if !alone && size <= room => {
+                Some(batch) if batch.len() < most && size <= room => {
                     room -= size;
                     batch.push(request);
                 }
                 _ => {
-                    room = if alone { 0 } else { BATCH_BYTES.saturating_sub(size) };
+                    room = BATCH_BYTES.saturating_sub(size);
                     batches.push(vec![request]);
                 }
             }
         }
+        batches.extend(suspects.into_iter().map(|request| vec![request]));
         batches.reverse(); // the oldest is the last, and goes first
         self.write(batches).await
     }
@@ -248,40 +293,95 @@ impl Lane {
     /// and the rest of its batch sent again: it might have beaten an honest one when the batch was folded.
     async fn write(&mut self, mut batches: Vec<Vec<Request>>) -> Result<(), Away> {
         while let Some(mut requests) = batches.pop() {
+            requests.retain(|request| !request.answer.is_closed());
             if requests.is_empty() {
                 continue;
             }
-            match self.apply(&requests).await {
+            let began = Instant::now();
+            match self.apply(&requests, Mode::Full).await {
                 Ok(verdicts) => {
                     self.clear_fault();
+                    self.caution().grow(requests.len(), began.elapsed());
                     let refused = verdicts.iter().flatten().any(|verdict| is_refusal(verdict.outcome));
                     let answered = requests.into_iter().zip(verdicts);
                     batches.push(
                         answered.filter_map(|(request, verdict)| self.settle(request, verdict, refused)).collect(),
                     );
                 }
-                Err(error) if error.is_poison() && requests.len() > 1 => {
-                    batches.push(requests.split_off(requests.len() / 2));
-                    batches.push(requests);
-                }
-                Err(error) if error.is_poison() && !requests[0].is_dead_letter() => {
-                    let code = error.sqlstate().unwrap_or_default();
-                    tracing::error!(
-                        subject = requests[0].subject(),
-                        code,
-                        "the database refuses a message for what is in it"
-                    );
-                    metrics::counter!(POISON).increment(1);
-                    self.suspects().insert(requests[0].subject().to_owned(), Instant::now());
-                    requests[0].condemn(format!("the database refuses it: SQLSTATE {code}"));
-                    batches.push(requests);
-                }
-                Err(error) => {
-                    return Err(Away { error, refused: batches.into_iter().flatten().chain(requests).collect() });
-                }
+                Err(error) => match error.refusal() {
+                    Some(refusal) if requests.len() > 1 => self.split(requests, &refusal, &error, &mut batches),
+                    Some(refusal) if !requests[0].is_dead_letter() => {
+                        match self.write_less(&mut requests[0], refusal).await {
+                            Ok(verdict) => {
+                                let left = requests.into_iter().filter_map(|request| match &verdict {
+                                    Some(verdict) => self.settle(request, Some(verdict.clone()), false),
+                                    None => Some(request),
+                                });
+                                batches.push(left.collect());
+                            }
+                            Err(error) => {
+                                return Err(Away {
+                                    error,
+                                    refused: batches.into_iter().flatten().chain(requests).collect(),
+                                });
+                            }
+                        }
+                    }
+                    _ => return Err(Away { error, refused: batches.into_iter().flatten().chain(requests).collect() }),
+                },
             }
         }
         Ok(())
+    }
+
+    /// Halves a batch that was refused, or cuts it smaller where time ran out: each trial costs as much again.
+    fn split(&self, mut requests: Vec<Request>, refusal: &Refusal, error: &Error, batches: &mut Vec<Vec<Request>>) {
+        let size = if error.is_out_of_time() {
+            let mut caution = self.caution();
+            if refusal.sqlstate == "55P03" {
+                caution.locked = Some(Instant::now());
+            }
+            caution.shrink(requests.len())
+        } else {
+            requests.len().div_ceil(2)
+        };
+        while requests.len() > size {
+            batches.push(requests.split_off(requests.len() - size));
+        }
+        batches.push(requests);
+    }
+
+    /// Writes of one change what its row does not hinder: what decides access, or a denial. `None`: it is to be kept as a dead letter,
+    /// because nobody will read its object, or because no part of it can be stored.
+    async fn write_less(&mut self, request: &mut Request, refusal: Refusal) -> Result<Option<Verdict>, Error> {
+        let (sqlstate, object) = (refusal.sqlstate.as_str(), refusal.object.as_deref());
+        tracing::error!(subject = request.subject(), sqlstate, object, "the database refuses a row");
+        metrics::counter!(POISON).increment(1);
+        {
+            let mut caution = self.caution();
+            caution.suspects.insert(request.subject().to_owned(), Instant::now());
+            if sqlstate == "55P03" {
+                caution.locked = Some(Instant::now());
+            }
+        }
+        let reason = format!("the database refuses it: {refusal}");
+        for mode in [Mode::Access, Mode::Deny(refusal)] {
+            match self.apply(std::slice::from_ref(request), mode).await {
+                Ok(verdicts) => {
+                    self.clear_fault();
+                    match verdicts.into_iter().next().flatten() {
+                        Some(verdict) if self.makes_reads || verdict.outcome != Outcome::Pending => {
+                            return Ok(Some(verdict));
+                        }
+                        _ => break,
+                    }
+                }
+                Err(error) if error.refusal().is_some() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        request.condemn(reason);
+        Ok(None)
     }
 
     /// Answers one request, or gives it back to be sent again.
@@ -319,12 +419,14 @@ impl Lane {
     }
 
     /// One call, and one more on a fresh connection if the old one turned out to be dead: applying twice is harmless.
-    async fn apply(&mut self, requests: &[Request]) -> Result<Vec<Option<Verdict>>, Error> {
+    async fn apply(&mut self, requests: &[Request], mode: Mode) -> Result<Vec<Option<Verdict>>, Error> {
         let check = matches!(self.check, InstanceCheck::Pinned(_));
         if self.deliveries_in_one.is_none() {
             return Ok(requests.iter().map(|_| Some(Verdict { outcome: Outcome::Applied, reason: None })).collect());
         }
+        let lock_wait = if mode == Mode::Full { self.caution().lock_wait() } else { Some(LOCK_WAIT) };
         let batch = Batch::fold(Source::Webhook, check, requests.iter().map(|request| &request.delivery));
+        let batch = batch.at(mode).waiting(lock_wait);
         let fresh = self.session.is_none();
         let result = self.apply_once(&batch, requests.len()).await;
         match result {

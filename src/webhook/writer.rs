@@ -66,14 +66,14 @@ impl Pace {
 impl Writer {
     /// Starts the task, on a thread of its own: on a machine that is busy with requests, those who are to be refused included, it
     /// would else wait for its turn behind all of them, some ten times for each batch. It connects when it must and stays up without
-    /// a database.
+    /// a database. `makes_reads`: whether somebody reads from Clerk what deliveries leave to be read.
     ///
     /// # Errors
     /// The system gives no more threads or files.
-    pub fn start(database: Database, check: InstanceCheck) -> io::Result<(Writer, Ended)> {
+    pub fn start(database: Database, check: InstanceCheck, makes_reads: bool) -> io::Result<(Writer, Ended)> {
         let (queue, requests) = mpsc::channel(QUEUE);
         let pace = Arc::new(Pace::default());
-        let lane = Lane::new(database, check);
+        let lane = Lane::new(database, check, makes_reads);
         let (health, pending, last_seen) = (lane.health.subscribe(), Arc::clone(&lane.pending), lane.last_seen.clone());
         let writer = Writer { queue, pace: Arc::clone(&pace), health, pending, last_seen };
         let ended = thread::spawn("writer", || async { Task::new(lane, pace).run(requests).await })?;
@@ -326,7 +326,7 @@ mod tests {
         let database = Database::parse("postgres://postgres@127.0.0.1:1/none?sslmode=disable").unwrap();
         let pace = Arc::new(Pace::default());
         pace.set(SLOW);
-        let mut task = Task::new(Lane::new(database, InstanceCheck::Off), Arc::clone(&pace));
+        let mut task = Task::new(Lane::new(database, InstanceCheck::Off, true), Arc::clone(&pace));
         let request = || {
             let raw = Raw { headers: HeaderMap::new(), body: Bytes::new(), reserved: Reserved::default() };
             let (answer, answered) = oneshot::channel();

@@ -6,14 +6,14 @@ use super::compare::{Difference, Drift, compare};
 use super::finding::{Finding, is_gone};
 use super::list::{List, Page};
 use super::window::{Window, Windows};
-use super::{Error, Progress, REPORTED, Reconciler, Report, State};
+use super::{Error, Progress, REPORTED, Reconciler, Report, State, ladder};
 use crate::clerk::client::{self, ASKED, Client, Read};
 use crate::clerk::listing::tolerance;
-use crate::model::{Batch, Change, Claim, Kind, Millis, Outcome, Source, Undecided};
+use crate::model::{Batch, Change, Claim, Kind, Millis, Outcome, Refusal, Source, Undecided};
 use crate::store::{Database, Ending, Mirrored, PageRecord, Pass, Session, Step};
 use crate::telemetry::{DRIFT, PASSES};
 use serde_json::Value;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Instant;
 
 /// R2, R4, R7, in ms: what was observed so long before a pass began may have been overtaken on its way to us.
@@ -26,6 +26,9 @@ const AGAIN: i64 = 5_000;
 const IDS: usize = 1_000;
 /// Absentees that a dry run remembers: more than any brake lets go.
 const REMEMBERED: usize = 1_000;
+
+/// Rows that were refused and are named in a report.
+const NAMED: usize = 5;
 
 /// A pass that is asked for.
 pub(super) struct Request<'a> {
@@ -115,6 +118,8 @@ pub(super) struct Run<'a> {
     parents_away: HashSet<String>,
     /// Of memberships that nobody could read in this pass: they are not asked for once more.
     unread: HashSet<String>,
+    /// Rows that the database refused, and why.
+    refused: BTreeMap<String, Refusal>,
     undecided: Undecided,
     judge_after: Option<Millis>,
     held: Option<String>,
@@ -157,6 +162,7 @@ impl<'a> Run<'a> {
             absent,
             parents_away,
             unread,
+            refused: BTreeMap::new(),
             undecided,
             judge_after: None,
             held: None,
@@ -377,7 +383,7 @@ impl<'a> Run<'a> {
         observed: Observed<'_>,
     ) -> Result<(), Error> {
         let batch = Batch::of_changes(source, written.iter().copied()).fenced(fence);
-        let record = PageRecord {
+        let mut record = PageRecord {
             id: self.row.id,
             fence,
             step: self.row.step,
@@ -387,8 +393,21 @@ impl<'a> Run<'a> {
             findings: &findings,
             absent: observed.absent,
             settled: observed.settled,
+            outcomes: None,
         };
-        let verdicts = self.session.record_page(&record, &batch, written.len()).await?;
+        let verdicts = match self.session.record_page(&record, &batch, written.len()).await {
+            Err(error) if error.refusal().is_some() && !written.is_empty() => {
+                let ladder::Written { verdicts, refused } =
+                    ladder::write(self.session, source, Some(fence), written).await?;
+                self.refused.extend(refused);
+                let outcomes = verdicts.iter().enumerate();
+                let outcomes = outcomes.filter_map(|(n, verdict)| Some((n, verdict.as_ref()?.outcome.as_str())));
+                record.outcomes = Some(outcomes.collect());
+                self.session.record_page(&record, &batch, written.len()).await?;
+                verdicts
+            }
+            verdicts => verdicts?,
+        };
         findings.retain(|finding| {
             let verdict = finding.n.and_then(|n| verdicts.get(n)?.as_ref());
             verdict.is_some_and(|verdict| matches!(verdict.outcome, Outcome::Applied | Outcome::Unchanged))
@@ -464,6 +483,17 @@ impl<'a> Run<'a> {
                 }
             }
         };
+        self.undecided.refused = self.refused.len() as u64;
+        if !self.refused.is_empty() {
+            let named: Vec<String> =
+                self.refused.iter().take(NAMED).map(|(id, refusal)| format!("{id} ({refusal})")).collect();
+            let more = if self.refused.len() > NAMED { ", and others" } else { "" };
+            let refused = format!("the database refuses the row of {}{more}", named.join(", "));
+            self.row.problem = Some(match self.row.problem.take() {
+                Some(problem) => format!("{problem}; {refused}"),
+                None => refused,
+            });
+        }
         let judge_in = self.judge_after.map(|at| at.get() - self.clerk_now().get());
         if let Some(fence) = self.fence {
             let problem = self.row.problem.as_deref();

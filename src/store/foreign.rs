@@ -1,0 +1,136 @@
+//! What hangs on our tables and is none of ours: keys, triggers, rules, indexes and checks of the application's. Each may refuse a
+//! row or alter it.
+
+use super::{CALL, Database, Error};
+use serde::Deserialize;
+use tokio::time::timeout;
+
+/// How much it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Weight {
+    /// It keeps rows that have ended, or is on a table that must refuse nothing.
+    Fail,
+    /// It may refuse a row; access ends all the same.
+    Warn,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ForeignObject {
+    pub weight: Weight,
+    /// `foreign key`, `trigger`, `rule`, `index` or `constraint`.
+    pub what: String,
+    pub name: String,
+    /// Our table.
+    pub table: String,
+    /// Of a key: the table that it is on, and what becomes of its rows.
+    pub of_table: Option<String>,
+    pub on_delete: Option<String>,
+}
+
+impl ForeignObject {
+    /// As part of a sentence.
+    pub fn describe(&self) -> String {
+        let ForeignObject { what, name, table, of_table, on_delete, .. } = self;
+        match (of_table, on_delete) {
+            (Some(of), Some(on_delete)) => format!("{what} {name} of {of} on {table} (on delete {on_delete})"),
+            _ => format!("{what} {name} on {table}"),
+        }
+    }
+
+    /// What to do about it.
+    pub fn advice(&self) -> &'static str {
+        match (self.what.as_str(), self.weight) {
+            ("foreign key", _) => {
+                "refer to clerk.users or clerk.organizations instead: their rows stay when the object is deleted at Clerk"
+            }
+            (_, Weight::Fail) => "drop it: nothing but clerk-sync may have objects there",
+            ("trigger", _) => {
+                "keep it only if it cannot fail: it must name every schema, and catch its own errors (docs/supabase.md)"
+            }
+            _ => {
+                "drop it, or make sure that no value of Clerk's can break it: addresses, slugs and names are not unique there"
+            }
+        }
+    }
+}
+
+/// Ours among the indexes that can refuse a row (unique, over an expression, or with a condition), and among the checks.
+const OUR_INDEXES: &[&str] = &[
+    "organization_memberships_user_id_organization_id_key",
+    "organizations_created_at_idx",
+    "organizations_deleted_idx",
+    "pending_reads_refused_idx",
+    "pending_reads_untried_idx",
+    "receipts_entity_id_idx",
+    "versions_stubs_idx",
+];
+const OUR_CHECKS: &[&str] = &[
+    "failed_start_only_row_check",
+    "findings_drift_check",
+    "findings_kind_check",
+    "deleted_parents_kind_check",
+    "denials_kind_check",
+    "instance_only_row_check",
+    "instance_pinned_by_check",
+    "lease_only_row_check",
+    "listings_kind_check",
+    "marks_kind_check",
+    "passes_scope_check",
+    "passes_state_check",
+    "passes_step_check",
+    "pending_passes_kind_check",
+    "pending_reads_kind_check",
+    "write_checks_only_row_check",
+];
+
+const OBJECTS: &str = "
+with ours as (
+  select c.oid, c.relname, n.nspname = 'clerk_sync' as is_inner, format('%I.%I', n.nspname, c.relname) as name
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+   where n.nspname in ('clerk', 'clerk_sync') and c.relkind in ('r', 'p')
+), found as (
+  select case when o.is_inner or (o.relname in ('organization_memberships', 'user_details') and k.confdeltype in ('a', 'r'))
+              then 'fail' else 'warn' end as weight,
+         'foreign key' as what, k.conname::text as name, o.name as table, k.conrelid::regclass::text as of_table,
+         case k.confdeltype when 'c' then 'cascade' when 'n' then 'set null' when 'd' then 'set default' when 'r' then 'restrict'
+                            else 'no action' end as on_delete
+    from pg_constraint k join ours o on o.oid = k.confrelid
+   where k.contype = 'f' and k.conparentid = 0 and k.conrelid not in (select oid from ours)
+     -- To the others is right: their rows stay.
+     and (o.is_inner or o.relname in ('organization_memberships', 'user_details'))
+  union all
+  select case when o.is_inner then 'fail' else 'warn' end, 'trigger', t.tgname::text, o.name, null, null
+    from pg_trigger t join ours o on o.oid = t.tgrelid where not t.tgisinternal and t.tgenabled <> 'D'
+  union all
+  select case when o.is_inner then 'fail' else 'warn' end, 'rule', r.rulename::text, o.name, null, null
+    from pg_rewrite r join ours o on o.oid = r.ev_class where r.ev_enabled <> 'D'
+  union all
+  select case when o.is_inner then 'fail' else 'warn' end, 'index', c.relname::text, o.name, null, null
+    from pg_index i join ours o on o.oid = i.indrelid join pg_class c on c.oid = i.indexrelid
+   where (i.indisunique or i.indisexclusion or i.indexprs is not null or i.indpred is not null) and not i.indisprimary
+     and c.relname <> all ($1)
+  union all
+  select case when o.is_inner then 'fail' else 'warn' end, 'constraint', k.conname::text, o.name, null, null
+    from pg_constraint k join ours o on o.oid = k.conrelid
+   where (k.contype in ('c', 'x') and k.conname <> all ($2))
+      or (k.contype = 'f' and k.confrelid not in (select oid from ours))
+)
+select coalesce(json_agg(f order by f.weight, f.table, f.what, f.name), '[]')::text from found f";
+
+impl Database {
+    /// All of them, the gravest first. Empty where our schema is not there.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn foreign_objects(&self) -> Result<Vec<ForeignObject>, Error> {
+        let mut connection = self.open().await?;
+        let asking = async {
+            sqlx::query("select set_config('search_path', '', false)").execute(&mut connection).await?;
+            sqlx::query_scalar(OBJECTS).bind(OUR_INDEXES).bind(OUR_CHECKS).fetch_one(&mut connection).await
+        };
+        let json: String = timeout(CALL, asking).await.map_err(|_| Error::Silent(CALL))?.map_err(Error::Refused)?;
+        serde_json::from_str(&json).map_err(|error| Error::Answer(error.to_string()))
+    }
+}
