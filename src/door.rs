@@ -42,6 +42,8 @@ const BACKLOG: u32 = 4_096;
 /// How long an idle connection keeps its place whatever happens: a request follows the connection that was opened for it within a
 /// round trip, also while thousands a second come and go.
 pub const GRACE: Duration = Duration::from_millis(250);
+/// The same for a welcome one: its client will send on it again, and requests that stall give up their places before.
+const WELCOME_GRACE: Duration = Duration::from_secs(2);
 /// How long a new connection waits before it looks again for a place, where none became free.
 const NEXT_LOOK: Duration = Duration::from_millis(100);
 /// How long, once stopping is requested, new requests are still answered, each with word that its connection ends: so a client
@@ -79,7 +81,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Accepts connections until a little after `shutdown`, and returns those that are open. `scarce` is called while all places are
-/// taken by requests that are being handled: it may end some of them.
+/// taken by requests that are being handled, and by welcome clients: it may end some of these requests.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -243,7 +245,7 @@ enum State {
 enum Room {
     Free,
     FreeIn(Duration),
-    /// Every connection is in the middle of a request.
+    /// Every connection is in the middle of a request, or was a moment ago.
     AllBusy,
 }
 
@@ -292,6 +294,9 @@ impl Table {
             let Some(first) = self.idle.first_entry() else { return Room::AllBusy };
             let Some(entry) = self.open.get_mut(first.get()) else { return Room::AllBusy };
             let idle = entry.since.elapsed();
+            if entry.welcome && idle < WELCOME_GRACE {
+                return Room::AllBusy;
+            }
             if idle < GRACE {
                 return Room::FreeIn(GRACE - idle);
             }

@@ -245,10 +245,10 @@ async fn ask(stream: &mut TcpStream, path: &str) -> Option<String> {
     answer(stream).await
 }
 
-/// The next answer within a second; `None`: the connection has ended.
+/// The next answer within three seconds; `None`: the connection has ended.
 async fn answer(stream: &mut TcpStream) -> Option<String> {
     let mut buffer = [0; 1_024];
-    let length = timeout(Duration::from_secs(1), stream.read(&mut buffer)).await.expect("an answer or an end").ok()?;
+    let length = timeout(Duration::from_secs(3), stream.read(&mut buffer)).await.expect("an answer or an end").ok()?;
     (length > 0).then(|| String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
@@ -273,8 +273,9 @@ async fn the_connection_that_is_idle_longest_makes_room_and_a_welcome_one_last()
     assert!(ask(&mut sixth, "/welcome").await.unwrap().ends_with("welcome"));
     assert!(has_ended(&mut second).await && has_ended(&mut fourth).await);
     assert!(ask(&mut welcome, "/").await.unwrap().ends_with("here"), "still there");
-    let mut seventh = connect().await;
+    let (began, mut seventh) = (Instant::now(), connect().await);
     assert!(ask(&mut seventh, "/").await.unwrap().ends_with("here"), "all of them welcome, one goes all the same");
+    assert!(began.elapsed() > Duration::from_secs(1), "but not at once: their clients will send again");
     assert!(has_ended(&mut fifth).await && !has_ended(&mut welcome).await);
 }
 
