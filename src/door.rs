@@ -80,8 +80,10 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Accepts connections until a little after `shutdown`, and returns those that are open. `scarce` is called while all places are
-/// taken by requests that are being handled, and by welcome clients: it may end some of these requests.
+/// Accepts connections until a little after `shutdown`, and returns those that are open.
+///
+/// `scarce` is called while all places are taken by requests that are being handled, and by welcome clients: it may end some of
+/// these requests.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
