@@ -101,7 +101,8 @@ create table clerk_sync.denials (
 );
 comment on table clerk_sync.denials is
   'Whose access has ended although something of the application''s keeps our row from saying so: no policy lets them in. Removed when the row says it.';
-comment on column clerk_sync.denials.sqlstate is 'What the database answered when the row was to be written.';
+comment on column clerk_sync.denials.sqlstate is
+  'What the database answered when the row was to be written; or unsettled: an event may have taken access away, and nobody can ask Clerk.';
 comment on column clerk_sync.denials.object is 'The constraint, index or trigger that refused it, as far as the database named it.';
 
 -- Those of them that are about rows which have ended, and not about what changed: they count as gone wherever rows are compared or

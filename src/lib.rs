@@ -115,7 +115,7 @@
 //! # What is bounded
 //!
 //! * Time: 10 s for a request's head and for its body, 10 minutes for a connection, 8 s until the answer, 10 s to take it, 4 s
-//!   for a call to the database on our side, 3 s on its own (2 s for a lock). Stopping takes 10 s at most.
+//!   for a call to the database on our side, 3 s on its own (2 s for the writer's turn, 1 s for another lock). Stopping takes 10 s at most.
 //! * Memory: 2 MiB for a body, 20 MiB for all bodies together, half of it for those up to 64 kB ([`webhook::budget`]), 2,500
 //!   deliveries waiting. Beyond it a body that is still arriving loses its room to the new one; who finds or has no room is answered 503
 //!   at once.
@@ -128,8 +128,19 @@
 //! * Bookkeeping: receipts are kept for 30 days, findings with their passes and dead letters for 90, unless configured
 //!   otherwise, and removed 1,000 rows at a time. Without its receipt a message that comes again is stale or unchanged by its
 //!   version. Versions, tombstones, generations and marks are for ever.
-//! * Poison: what Postgres would refuse in a payload is mended in [`model`] and told (*flaws*). Should it refuse a batch all
-//!   the same for what is in it, the batch is halved until the culprit is alone and kept as a dead letter.
+//! * Refused rows: what Postgres would refuse in a payload is mended in [`model`] and told (*flaws*). A row that is refused all
+//!   the same, mostly by something of the application's, is found by halving; of it less is written (see below), and it is tried again
+//!   after a minute, then ever more seldom, an hour apart at most. After a statement ran out of time batches have 16 deliveries, then one.
+//!
+//! # Why access hangs on nobody else's object
+//!
+//! The application may put keys, triggers, indexes and checks on our tables, and any of them may refuse our row. A change that is
+//! refused alone goes down a ladder ([`webhook::lane`], `reconcile::ladder`), each step a call of `clerk_sync.apply` of its own that
+//! judges anew: all of it ([`model::Mode`]); of rows that are there, what decides access; nothing but our own tables, and there a *denial*
+//! (`clerk_sync.denials`) where a row gives access that it should not give. Every function, view and policy of `clerk_rls` asks for
+//! denials. A trigger that keeps or alters a row raises nothing: after a batch that takes access away the rows are looked at. The
+//! delivery is acknowledged, for access is gone; the row waits as a pending read *refused*, and the denial ends in the transaction
+//! that makes the row right. Our own turn (`CS002`), outages and deadlocks are everybody's 503.
 //!
 //! # Invariants
 //!

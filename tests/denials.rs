@@ -1,7 +1,7 @@
 //! The application's own objects on our tables: a foreign key, a trigger, an index, a check, a lock. Whatever takes access away takes
 //! effect all the same, nobody else's delivery fails with it, and the row is right again once the object lets it be.
 
-use crate::support::{self, SECRET, START, Server, TestDatabase, database, rows};
+use crate::support::{self, SECRET, START, Server, TestDatabase, World, database, rows};
 use clerk_sync::clerk::client::{Client, Options};
 use clerk_sync::config::Reconcile;
 use clerk_sync::model::Kind;
@@ -11,7 +11,7 @@ use clerk_sync::sender::Sender;
 use clerk_sync::testbed::clerk::{self, Clerk, Shared};
 use clerk_sync::testbed::traffic;
 use futures_util::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -669,4 +669,55 @@ async fn in_random_histories_every_acknowledged_revocation_is_in_force() {
         "{histories} histories: {acknowledged} events acknowledged, each revocation in force; {denied} denials seen on the way"
     );
     assert!(denied > 0);
+}
+
+/// Without a key nobody can ask what a delete without a time, or a membership without its role, meant. Both may take access away: it is
+/// taken, and told, until an event can be used.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_key_what_cannot_be_settled_and_may_take_access_away_does() {
+    for case in ["membership deleted", "user deleted", "organization deleted", "role missing"] {
+        let mut world = World::new().await;
+        let ada = world.clerk.create_user("Ada", "Lovelace");
+        let ben = world.clerk.create_user("Ben", "Bitdiddle");
+        let acme = world.clerk.create_organization("Acme Widgets", &ada);
+        let membership = world.clerk.add_member(&acme, &ben, "org:admin");
+        world.deliver().await;
+        let users = [ben.clone()];
+        assert!(!given(&world.database, &users).await.is_empty(), "{case}");
+        world.clerk.now += 60_000;
+        let event_type = match case {
+            "membership deleted" => {
+                world.clerk.remove_member(&membership);
+                "organizationMembership.deleted"
+            }
+            "user deleted" => {
+                world.clerk.delete_user(&ben);
+                "user.deleted"
+            }
+            "organization deleted" => {
+                world.clerk.delete_organization(&acme);
+                "organization.deleted"
+            }
+            _ => {
+                world.clerk.set_role(&membership, "org:member");
+                "organizationMembership.updated"
+            }
+        };
+        let events = std::mem::take(&mut world.clerk.outbox);
+        let event = events.into_iter().find(|event| event.event_type == event_type).expect("the event");
+        let mut body: Value = serde_json::from_str(&event.body).unwrap();
+        match case {
+            "role missing" => drop(body["data"].as_object_mut().unwrap().remove("role")),
+            _ => drop(body.as_object_mut().unwrap().remove("timestamp")),
+        }
+        assert_eq!(world.send_body(&body).await, "pending", "{case}");
+        assert!(given(&world.database, &users).await.is_empty(), "{case}: still sees something");
+        let status = world.database.database().status().await.unwrap();
+        assert_eq!((status.denied, status.denials[0].sqlstate.as_str()), (1, "unsettled"), "{case}");
+        assert_eq!(world.send(&event).await, "applied", "{case}: the same, whole");
+        assert_eq!(world.database.count("clerk_sync.denials").await, 0, "{case}");
+        let narrowed = given(&world.database, &users).await;
+        assert!(narrowed.iter().all(|(_, _, role)| role == "org:member"), "{case}: {narrowed:?}");
+        assert_eq!(narrowed.is_empty(), case != "role missing", "{case}");
+    }
 }

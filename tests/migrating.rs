@@ -110,6 +110,7 @@ async fn each_role_may_do_exactly_what_is_written_here() {
         ("clerk_sync_worker", "clerk_sync.braked_pass(text)"),
         ("clerk_sync_worker", "clerk_sync.check_writes(boolean)"),
         ("clerk_sync_worker", "clerk_sync.claim_listings(integer)"),
+        ("clerk_sync_worker", "clerk_sync.deny_unsettled(text,text,bigint,text)"),
         ("clerk_sync_worker", "clerk_sync.drop_dead_letter(text,text)"),
         ("clerk_sync_worker", "clerk_sync.end_lease(bigint)"),
         ("clerk_sync_worker", "clerk_sync.end_memberships_of_deleted(text[])"),

@@ -2,7 +2,7 @@
 
 use super::wire::{Wire, batch};
 use super::{Error, Session};
-use crate::model::{Batch, Outcome, Verdict};
+use crate::model::{Batch, Millis, Outcome, Verdict, WantedRead};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
@@ -21,6 +21,22 @@ impl Session {
             })
             .await?;
         verdicts(&rows, items)
+    }
+}
+
+impl Session {
+    /// Denies what the read would have to tell of, and nobody will make it: if its row gives access, and nothing newer is known.
+    ///
+    /// # Errors
+    /// It is not denied, or nobody knows: do it again.
+    pub async fn deny_unsettled(&mut self, read: &WantedRead, observed_at: Millis) -> Result<(), Error> {
+        let at = Some(observed_at.get()).filter(|_| observed_at > Millis::MIN);
+        self.call(async |connection| {
+            let query = sqlx::query("select clerk_sync.deny_unsettled($1, $2, $3, $4)");
+            let query = query.bind(read.kind.as_str()).bind(&read.id).bind(at).bind(read.reason);
+            query.execute(connection).await.map(drop)
+        })
+        .await
     }
 }
 

@@ -120,6 +120,13 @@ pub struct DenialRow {
 impl DenialRow {
     /// As part of a sentence.
     pub fn describe(&self) -> String {
+        if self.sqlstate == "unsettled" {
+            let why = self.object.as_deref().unwrap_or_default();
+            return format!(
+                "{} {} (unsettled: {why}, and without CLERK_SECRET_KEY nobody asks Clerk)",
+                self.kind, self.id
+            );
+        }
         let object = self.object.as_ref().map(|object| format!(", {object}")).unwrap_or_default();
         format!("{} {} (SQLSTATE {}{object})", self.kind, self.id, self.sqlstate)
     }

@@ -8,7 +8,9 @@
 use super::budget::Reserved;
 use crate::clock;
 use crate::failpoint::{self, Point};
-use crate::model::{Batch, DeadLetter, Delivery, InstanceId, Item, Millis, Mode, Outcome, Refusal, Source, Verdict};
+use crate::model::{
+    Batch, Claim, DeadLetter, Delivery, InstanceId, Item, Kind, Millis, Mode, Outcome, Refusal, Source, Verdict,
+};
 use crate::store::{Database, Error, LastSeen, Session, causes, told};
 use crate::telemetry::{BATCH as BATCH_SIZE, POISON, Throttle, WRITE};
 use axum::body::Bytes;
@@ -302,6 +304,9 @@ impl Lane {
                 Ok(verdicts) => {
                     self.clear_fault();
                     self.caution().grow(requests.len(), began.elapsed());
+                    if let Err(error) = self.deny_unsettled(&requests, &verdicts).await {
+                        return Err(Away { error, refused: batches.into_iter().flatten().chain(requests).collect() });
+                    }
                     let refused = verdicts.iter().flatten().any(|verdict| is_refusal(verdict.outcome));
                     let answered = requests.into_iter().zip(verdicts);
                     batches.push(
@@ -329,6 +334,29 @@ impl Lane {
                     }
                     _ => return Err(Away { error, refused: batches.into_iter().flatten().chain(requests).collect() }),
                 },
+            }
+        }
+        Ok(())
+    }
+
+    /// Where nobody makes reads, what waits for one can never be settled.
+    ///
+    /// A delete that does not say when, and a membership that does not say which role, may take access away: it is taken, until an
+    /// event tells more.
+    async fn deny_unsettled(&mut self, requests: &[Request], verdicts: &[Option<Verdict>]) -> Result<(), Error> {
+        if self.makes_reads {
+            return Ok(());
+        }
+        for (request, verdict) in requests.iter().zip(verdicts) {
+            let Item::Change(change) = &request.delivery.item else { continue };
+            let Claim::Unusable(read) = &change.claim else { continue };
+            let is_delete =
+                request.delivery.message.as_ref().is_some_and(|message| message.event_type.ends_with(".deleted"));
+            let is_pending = verdict.as_ref().is_some_and(|verdict| verdict.outcome == Outcome::Pending);
+            if is_pending && (is_delete || read.kind == Kind::Membership) {
+                let mut session = self.session().await?;
+                session.deny_unsettled(read, change.observed_at).await?;
+                self.session = Some(session);
             }
         }
         Ok(())
