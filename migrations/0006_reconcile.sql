@@ -151,23 +151,25 @@ begin
 end
 $$;
 
--- Removes those of these memberships whose user or organization is deleted, asked under the lock: how many. Few enough at a time,
--- nobody notices.
-create function clerk_sync.end_memberships_of_deleted(ids text[]) returns integer
+-- Removes those of these memberships whose user or organization is deleted, asked under the lock: how many, and for how long others
+-- could not write (in ms). Few enough at a time, nobody notices.
+create function clerk_sync.end_memberships_of_deleted(ids text[]) returns table (ended integer, held_ms double precision)
   language plpgsql volatile security definer set search_path = ''
   set enable_seqscan = off
   as $$
 declare
-  ended pg_catalog.text[];
+  gone pg_catalog.text[];
+  since pg_catalog.timestamptz;
 begin
   perform clerk_sync.take_turn();
-  ended := array(
+  since := pg_catalog.clock_timestamp();
+  gone := array(
     select m.id from unnest(ids) w(id)
      cross join lateral (select * from clerk.organization_memberships where id = w.id offset 0) m
      where exists (select from clerk_sync.versions v where v.kind = 'organization' and v.id = m.organization_id and v.state = 'deleted')
         or exists (select from clerk_sync.versions v where v.kind = 'user' and v.id = m.user_id and v.state = 'deleted'));
-  perform clerk_sync.end_memberships(ended);
-  return cardinality(ended);
+  perform clerk_sync.end_memberships(gone);
+  return query select cardinality(gone), extract(epoch from pg_catalog.clock_timestamp() - since)::double precision * 1000;
 end
 $$;
 

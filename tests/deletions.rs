@@ -191,3 +191,67 @@ async fn a_row_that_the_database_does_not_let_go_holds_up_no_other() {
     assert_eq!((removed.rows, removed.refused), (1, 0));
     assert_eq!(database.count("clerk_sync.deleted_parents").await, 0);
 }
+
+/// What A2 costs, measured: `cargo test --release --test main -- --ignored a_delete_costs`, on a machine that does nothing else.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "it measures, and fills 200,000 rows"]
+async fn a_delete_costs_the_same_for_ten_members_and_for_200_000() {
+    let mut world = World::new().await;
+    let ada = world.clerk.create_user("Ada", "Lovelace");
+    let big = world.clerk.create_organization("Big Org", &ada);
+    let small: Vec<String> = (0..40).map(|n| world.clerk.create_organization(&format!("Small {n}"), &ada)).collect();
+    world.deliver().await;
+    for organization in &small {
+        members(&world.database, organization, 9).await;
+    }
+    members(&world.database, &big, 200_000).await;
+    world.database.execute("vacuum analyze").await;
+    let mut took = Vec::new();
+    for (n, organization) in small.iter().enumerate() {
+        world.clerk.delete_organization(organization);
+        let event = world.clerk.outbox.pop().unwrap();
+        let began = Instant::now();
+        world.send(&event).await;
+        // The first ones warm up.
+        if n >= 10 {
+            took.push(began.elapsed());
+        }
+    }
+    took.sort();
+    world.clerk.delete_organization(&big);
+    let event = world.clerk.outbox.pop().unwrap();
+    let began = Instant::now();
+    world.send(&event).await;
+    let of_big = began.elapsed();
+    let mut session = world.database.database().connect().await.unwrap();
+    let mut beside = Vec::new();
+    let others = async {
+        loop {
+            world.clerk.create_user("Other", "User");
+            let event = world.clerk.outbox.pop().unwrap();
+            let began = Instant::now();
+            world.send(&event).await;
+            beside.push(began.elapsed());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let began = Instant::now();
+    let removed = tokio::select! {
+        removed = session.remove_memberships_of_deleted() => removed.unwrap(),
+        () = others => unreachable!("they have no end"),
+    };
+    let took_all = began.elapsed();
+    beside.sort();
+    let (median, worst) = (took[took.len() / 2], took[took.len() - 1]);
+    println!("organization.deleted, 10 members: p50 {median:.2?}, max {worst:.2?}; 200,000 members: {of_big:.2?}");
+    println!("{} rows in {took_all:.1?}, longest statement {:.2?}", removed.rows, removed.longest);
+    println!(
+        "{} deliveries beside it: p50 {:.2?}, p99 {:.2?}, max {:.2?}",
+        beside.len(),
+        beside[beside.len() / 2],
+        beside[beside.len() * 99 / 100],
+        beside[beside.len() - 1]
+    );
+    assert!(of_big < median.mul_f64(1.5).max(worst), "{of_big:?}");
+    assert!(removed.longest < Duration::from_millis(20), "{removed:?}");
+}

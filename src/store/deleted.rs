@@ -6,16 +6,16 @@
 
 use super::{Error, Session};
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Rows that are looked up at once, without holding up anybody.
 const FOUND: i64 = 5_000;
 /// Rows that go in the first statement, and in one at most. Each holds up whoever writes.
 const FIRST: usize = 50;
-const MOST: usize = 500;
+const MOST: usize = 250;
 /// What is slower than that is not slow for its rows.
 const FEWEST: usize = 25;
-/// A statement that takes longer makes the next one smaller, and one that takes half as long makes it larger.
+/// One that holds them up for longer makes the next one smaller, and one that takes half as long makes it larger.
 const HELD: Duration = Duration::from_millis(10);
 
 /// What became of them.
@@ -24,7 +24,7 @@ pub struct Removed {
     pub rows: u64,
     /// Rows that the database refuses to let go: a trigger or a foreign key of the application's. They are tried again.
     pub refused: u64,
-    /// The longest statement, from asking to the answer.
+    /// For how long one statement has held up others at most.
     pub longest: Duration,
 }
 
@@ -73,9 +73,12 @@ impl Session {
                     rest = later;
                     let mut waiting = vec![now];
                     while let Some(now) = waiting.pop() {
-                        let began = Instant::now();
+                        let mut held = Duration::ZERO;
                         match self.end_memberships_of_deleted(now).await {
-                            Ok(rows) => removed.rows += rows,
+                            Ok((rows, took)) => {
+                                removed.rows += rows;
+                                held = took;
+                            }
                             // It is about one of them: found by halving, and left for the next time.
                             Err(error) if error.refusal().is_some() && now.len() > 1 => {
                                 let (one, other) = now.split_at(now.len() / 2);
@@ -84,15 +87,14 @@ impl Session {
                             Err(error) if error.refusal().is_some() => refused.extend(now.iter().cloned()),
                             Err(error) => return Err(error),
                         }
-                        let took = began.elapsed();
-                        removed.longest = removed.longest.max(took);
-                        if took > HELD {
+                        removed.longest = removed.longest.max(held);
+                        if held > HELD {
                             at_once = (at_once / 2).max(FEWEST);
-                        } else if took * 2 < HELD {
+                        } else if held * 2 < HELD {
                             at_once = (at_once * 2).min(MOST);
                         }
                         // Whoever waits for a turn gets as much of the time as we do.
-                        tokio::time::sleep(took.min(HELD)).await;
+                        tokio::time::sleep(held.min(HELD)).await;
                     }
                 }
             }
@@ -108,14 +110,14 @@ impl Session {
         Ok(removed)
     }
 
-    /// Those of these that belong to a deleted parent, in one statement.
-    async fn end_memberships_of_deleted(&mut self, ids: &[String]) -> Result<u64, Error> {
-        let ended: i32 = self
+    /// Those of these that belong to a deleted parent, in one statement: how many, and for how long others could not write.
+    async fn end_memberships_of_deleted(&mut self, ids: &[String]) -> Result<(u64, Duration), Error> {
+        let (ended, held_ms): (i32, f64) = self
             .call(async |connection| {
-                let query = sqlx::query_scalar("select clerk_sync.end_memberships_of_deleted($1)");
+                let query = sqlx::query_as("select ended, held_ms from clerk_sync.end_memberships_of_deleted($1)");
                 query.bind(ids).fetch_one(connection).await
             })
             .await?;
-        Ok(u64::from(ended.unsigned_abs()))
+        Ok((u64::from(ended.unsigned_abs()), Duration::from_secs_f64(held_ms.max(0.0) / 1_000.0)))
     }
 }
