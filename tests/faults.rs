@@ -68,8 +68,8 @@ const BUSY: [u8; 9] = [1, 3, 4, 14, 15, 16, 18, 19, 26];
 /// The others wait most of the time: so many at once.
 const AT_ONCE: usize = 2;
 
-/// What none of them may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// What none of them may take, on a machine that is busy with other things, too: whatever takes so long hangs.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 #[test]
 fn every_fault_ends_as_written() {
@@ -91,7 +91,8 @@ fn every_fault_ends_as_written() {
     });
     let rows = rows.into_inner().unwrap();
     println!("{}", rows.values().map(String::as_str).collect::<Vec<_>>().join("\n"));
-    assert!(rows.len() == 30 && !rows.values().any(|row| row.ends_with(WRONG)), "see the table");
+    let wrong: Vec<&String> = rows.values().filter(|row| row.ends_with(WRONG)).collect();
+    assert!(rows.len() == 30 && wrong.is_empty(), "of {} faults these end otherwise: {wrong:#?}", rows.len());
 }
 
 const WRONG: &str = "WRONG: see above";
