@@ -156,6 +156,7 @@ $$;
 create function clerk_sync.end_memberships_of_deleted(ids text[]) returns table (ended integer, held_ms double precision)
   language plpgsql volatile security definer set search_path = ''
   set enable_seqscan = off
+  set jit = off   -- that price calls for compiling even what a foreign key of the application's asks
   as $$
 declare
   gone pg_catalog.text[];
