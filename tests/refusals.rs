@@ -255,14 +255,15 @@ async fn a_refused_password_is_tried_once_and_not_again_for_a_while() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_that_is_too_small_is_told_as_such() {
-    let Some(pooler) = PgBouncer::start(supabase().cluster(), "pool_mode = session\ndefault_pool_size = 1") else {
-        return;
-    };
-    let (failed, _) = doctor(&[("DATABASE_URL", &pooler.url(&database().await.name))]).await;
-    assert_eq!(failed.len(), 1, "{failed:#?}");
-    let (name, says, fix) = &failed[0];
-    assert!(name == "database" && says.contains("its pooler has no free connection"), "{failed:#?}");
-    assert!(fix.contains("raise the pool size") && fix.contains("serve needs two"), "{failed:#?}");
+    for (waits, told) in [("120", "its pooler has no free connection"), ("1", "its pooler has no connection left")] {
+        let settings = format!("pool_mode = session\ndefault_pool_size = 1\nquery_wait_timeout = {waits}");
+        let Some(pooler) = PgBouncer::start(supabase().cluster(), &settings) else { return };
+        let (failed, _) = doctor(&[("DATABASE_URL", &pooler.url(&database().await.name))]).await;
+        assert_eq!(failed.len(), 1, "{failed:#?}");
+        let (name, says, fix) = &failed[0];
+        assert!(name == "database" && says.contains(told), "{failed:#?}");
+        assert!(fix.contains("raise the pool size") && fix.contains("serve needs two"), "{failed:#?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,8 @@ use crate::dotenv::Dotenv;
 const MAIN: &[(&str, &str)] = &[
     (
         "DATABASE_URL",
-        "Supabase dashboard → Connect → Session pooler or Direct connection (port 5432); put the password in, percent-encoded",
+        "Supabase dashboard → Connect → Session pooler or Direct connection (port 5432); put the password in, percent-encoded, and add \
+         ?sslmode=verify-full&sslrootcert=FILE",
     ),
     (
         "CLERK_WEBHOOK_SIGNING_SECRET",

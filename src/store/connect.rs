@@ -192,8 +192,8 @@ async fn is_shared(one: &mut PgConnection, two: &mut PgConnection) -> Result<boo
         Ok(true)
     };
     match looking.await {
-        // A pooler that lends its connections for a statement each has no transactions.
-        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("08P01") => Ok(true),
+        // PgBouncer, where it lends its connections for a statement each.
+        Err(sqlx::Error::Database(error)) if error.message().contains("statement pooling mode") => Ok(true),
         result => result,
     }
 }
