@@ -207,10 +207,14 @@ async fn serve(environment: Environment) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Completes when the database turns out to be behind a pooler that we must not use. One that is away may come back.
+/// Completes when the database turns out to be behind a pooler that we must not use. One that is away is asked again.
 async fn is_refused(database: store::Database) {
-    if !matches!(database.prove().await, Err(store::Error::SharedConnections)) {
-        std::future::pending::<()>().await;
+    loop {
+        match database.prove().await {
+            Err(store::Error::SharedConnections) => return,
+            Ok(()) => std::future::pending().await,
+            Err(_) => tokio::time::sleep(std::time::Duration::from_secs(5)).await,
+        }
     }
 }
 

@@ -36,10 +36,11 @@ pub(super) struct Way {
 }
 
 /// The last login was refused.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Refused {
     until: Instant,
     pause: Duration,
+    cause: Arc<sqlx::Error>,
 }
 
 impl Way {
@@ -48,25 +49,24 @@ impl Way {
         self.is_proven.store(false, Ordering::Relaxed);
     }
 
-    /// Whether the role and its password may be tried now. If so after a refusal, nobody else may for a while.
-    fn may_login(&self) -> bool {
+    /// Whether the role and its password may be tried now; else why they were refused. If so after a refusal, nobody else may for
+    /// a while.
+    fn may_login(&self) -> Result<(), Arc<sqlx::Error>> {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *refused {
-            Some(refused) if Instant::now() < refused.until => false,
+            Some(refused) if Instant::now() < refused.until => Err(Arc::clone(&refused.cause)),
             Some(refused) => {
                 refused.until = Instant::now() + refused.pause;
-                true
+                Ok(())
             }
-            None => true,
+            None => Ok(()),
         }
     }
 
-    fn note_login(&self, is_refused: bool) {
+    fn note_login(&self, cause: Option<Arc<sqlx::Error>>) {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        *refused = is_refused.then(|| {
-            let pause = refused.map_or(FIRST_PAUSE, |last| (last.pause * 2).min(LONGEST_PAUSE));
-            Refused { until: Instant::now() + pause, pause }
-        });
+        let pause = refused.as_ref().map_or(FIRST_PAUSE, |last| (last.pause * 2).min(LONGEST_PAUSE));
+        *refused = cause.map(|cause| Refused { until: Instant::now() + pause, pause, cause });
     }
 }
 
@@ -122,7 +122,7 @@ impl Database {
         if self.way.is_proven.load(Ordering::Relaxed) {
             return self.login().await;
         }
-        let _turn = timeout(CALL, self.way.proving.lock()).await.map_err(|_| Error::Silent(CALL))?;
+        let _turn = timeout(CONNECT, self.way.proving.lock()).await.map_err(|_| Error::Silent(CONNECT))?;
         let mut connection = self.login().await?;
         if self.way.is_proven.load(Ordering::Relaxed) {
             return Ok(connection);
@@ -149,13 +149,14 @@ impl Database {
     }
 
     async fn login(&self) -> Result<PgConnection, Error> {
-        if !self.way.may_login() {
-            return Err(Error::LoginRefused(None));
-        }
+        self.way.may_login().map_err(Error::LoginRefused)?;
         self.address.check_root_certificate().await.map_err(Error::RootCertificate)?;
         let result = timeout(CONNECT, self.address.options.connect()).await.map_err(|_| Error::Silent(CONNECT))?;
         let result = result.map_err(Error::of_login);
-        self.way.note_login(matches!(result, Err(Error::LoginRefused(_))));
+        self.way.note_login(match &result {
+            Err(Error::LoginRefused(cause)) => Some(Arc::clone(cause)),
+            _ => None,
+        });
         result
     }
 }
@@ -257,17 +258,18 @@ mod tests {
     fn a_refused_login_is_tried_ever_more_seldom_by_one_task_at_a_time() {
         let way = Way::default();
         let waited = || way.refused.lock().unwrap().as_mut().unwrap().until = Instant::now();
-        assert!(way.may_login() && way.may_login(), "nothing was refused yet");
+        let may_login = || way.may_login().is_ok();
+        assert!(may_login() && may_login(), "nothing was refused yet");
         let mut pauses = Vec::new();
         for _ in 0..6 {
-            way.note_login(true);
-            assert!(!way.may_login());
-            pauses.push(way.refused.lock().unwrap().unwrap().pause.as_secs());
+            way.note_login(Some(Arc::new(sqlx::Error::WorkerCrashed)));
+            assert!(!may_login());
+            pauses.push(way.refused.lock().unwrap().as_ref().unwrap().pause.as_secs());
             waited();
-            assert!(way.may_login() && !way.may_login(), "one tries, the others wait for what it finds");
+            assert!(may_login() && !may_login(), "one tries, the others wait for what it finds");
         }
         assert_eq!(pauses, [30, 60, 120, 240, 300, 300]);
-        way.note_login(false);
-        assert!(way.may_login() && way.may_login());
+        way.note_login(None);
+        assert!(may_login() && may_login());
     }
 }

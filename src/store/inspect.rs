@@ -73,6 +73,23 @@ const SAID_BY_POOLERS: &[(&str, Trouble)] = &[
     ("server login", Trouble::BehindPooler),
 ];
 
+/// What the server or a pooler refused for.
+fn of_cause(cause: &sqlx::Error) -> Trouble {
+    let Some(error) = cause.as_database_error() else { return Trouble::Other };
+    if let Some((_, trouble)) = SAID_BY_POOLERS.iter().find(|(words, _)| error.message().contains(words)) {
+        return *trouble;
+    }
+    match error.code().as_deref() {
+        // "no pg_hba.conf entry for host …, no encryption"
+        Some("28000") if error.message().contains("no encryption") => Trouble::TlsRequired,
+        Some("28P01" | "28000") => Trouble::Password,
+        Some("3D000") => Trouble::NoSuchDatabase,
+        Some("53300") => Trouble::TooManyConnections,
+        Some("26000" | "42P05") => Trouble::TransactionPooler,
+        _ => Trouble::Other,
+    }
+}
+
 /// The routine of the server's that refused: unlike its text, it is the same in every language.
 pub(super) fn routine(error: &dyn sqlx::error::DatabaseError) -> Option<&str> {
     error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::routine)
@@ -86,7 +103,6 @@ impl Error {
             Error::Crowded(_) => Trouble::Crowded,
             Error::RootCertificate(_) => Trouble::RootCertificate,
             Error::SharedConnections => Trouble::TransactionPooler,
-            Error::LoginRefused(None) => Trouble::Password,
             Error::Connect(sqlx::Error::Tls(_)) => Trouble::Certificate,
             Error::Connect(sqlx::Error::Io(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
                 Trouble::Certificate
@@ -95,21 +111,8 @@ impl Error {
                 Trouble::NoSuchFile
             }
             Error::Connect(sqlx::Error::Io(_)) => Trouble::Unreachable,
-            Error::Connect(sqlx::Error::Database(error))
-            | Error::LoginRefused(Some(sqlx::Error::Database(error)))
-            | Error::Refused(sqlx::Error::Database(error)) => {
-                let said = SAID_BY_POOLERS.iter().find(|(words, _)| error.message().contains(words));
-                match error.code().as_deref() {
-                    _ if said.is_some() => said.map_or(Trouble::Other, |(_, trouble)| *trouble),
-                    // "no pg_hba.conf entry for host …, no encryption"
-                    Some("28000") if error.message().contains("no encryption") => Trouble::TlsRequired,
-                    Some("28P01" | "28000") => Trouble::Password,
-                    Some("3D000") => Trouble::NoSuchDatabase,
-                    Some("53300") => Trouble::TooManyConnections,
-                    Some("26000" | "42P05") => Trouble::TransactionPooler,
-                    _ => Trouble::Other,
-                }
-            }
+            Error::Connect(cause) | Error::Refused(cause) => of_cause(cause),
+            Error::LoginRefused(cause) => of_cause(cause),
             _ => Trouble::Other,
         }
     }
@@ -117,8 +120,8 @@ impl Error {
     /// The server's code for why it did not let us in.
     pub fn code(&self) -> Option<String> {
         match self {
+            Error::LoginRefused(cause) => cause.as_database_error()?.code().map(std::borrow::Cow::into_owned),
             Error::Connect(sqlx::Error::Database(error))
-            | Error::LoginRefused(Some(sqlx::Error::Database(error)))
             | Error::NotMigrated(Some(sqlx::Error::Database(error)))
             | Error::NotWorker(sqlx::Error::Database(error))
             | Error::MissingRight(sqlx::Error::Database(error)) => error.code().map(std::borrow::Cow::into_owned),

@@ -68,9 +68,9 @@ select (select coalesce(max(version), 0) from clerk_sync._sqlx_migrations where 
 pub enum Error {
     #[error("cannot connect to the database")]
     Connect(#[source] sqlx::Error),
-    /// `None`: it was refused some time ago and is not tried again yet.
+    /// Now, or some time ago and it is not tried again yet.
     #[error("the database refuses the login role or its password")]
-    LoginRefused(#[source] Option<sqlx::Error>),
+    LoginRefused(#[source] Arc<sqlx::Error>),
     #[error("the certificate file that the connection string names in sslrootcert {0}")]
     RootCertificate(&'static str),
     #[error(
@@ -193,7 +193,7 @@ impl Error {
     fn of_login(error: sqlx::Error) -> Error {
         let error = Error::Connect(error);
         match (error.trouble(), error) {
-            (Trouble::Password | Trouble::Blocked, Error::Connect(cause)) => Error::LoginRefused(Some(cause)),
+            (Trouble::Password | Trouble::Blocked, Error::Connect(cause)) => Error::LoginRefused(Arc::new(cause)),
             (_, error) => error,
         }
     }
@@ -262,7 +262,8 @@ fn at_most(limit: usize) -> i64 {
 pub fn told<'a>(chain: impl IntoIterator<Item = &'a (dyn std::error::Error + 'static)>) -> String {
     let mut told = String::new();
     for error in chain {
-        let (text, is_last) = match error.downcast_ref::<sqlx::Error>() {
+        let shared = error.downcast_ref::<Arc<sqlx::Error>>().map(Arc::as_ref);
+        let (text, is_last) = match error.downcast_ref::<sqlx::Error>().or(shared) {
             Some(sqlx::Error::Database(error)) => (of_server(error.as_ref(), &told), true),
             _ => (error.to_string(), false),
         };
