@@ -17,7 +17,15 @@ create table clerk_sync.versions (
   observed_at bigint not null,
   updated_at  bigint,
   content     bigint,
+  denial      integer,
   floor       bigint not null default 0,
+  first_observed_at bigint,
+  event_updated_at  bigint,
+  event_observed_at bigint,
+  event_content     bigint,
+  ahead       bigint,
+  by_event    boolean not null default false,
+  in_doubt    boolean not null default false,
   inferred    boolean not null default false,
   primary key (id, kind)   -- the ids of different kinds differ early
 ) with (fillfactor = 90);
@@ -28,7 +36,15 @@ comment on column clerk_sync.versions.state is
   'live: the row is a full observation. stub: made from what a membership embeds. deleted: a tombstone; observed_at is the time of the delete.';
 comment on column clerk_sync.versions.updated_at is 'Clerk''s updated_at, at most a second after observed_at.';
 comment on column clerk_sync.versions.content is 'Hash of the stored columns: breaks a tie of both times the same way in any order.';
-comment on column clerk_sync.versions.floor is 'A webhook observed before this is stale: a read of the API has seen the row since.';
+comment on column clerk_sync.versions.denial is
+  'Breaks a tie of both times towards less access. A user: 2 banned or deprovisioned, 1 unknown, 0 neither. A membership: minus the number of permissions.';
+comment on column clerk_sync.versions.floor is 'A webhook observed before this is stale: a read that contradicted older webhooks was believed.';
+comment on column clerk_sync.versions.first_observed_at is 'When the row was first observed.';
+comment on column clerk_sync.versions.event_updated_at is
+  'With event_observed_at and event_content: the greatest version that a webhook reported, which may be another one than the row''s.';
+comment on column clerk_sync.versions.ahead is 'An updated_at that was ahead of its own observation, as Clerk sent it. Null: it was not ahead.';
+comment on column clerk_sync.versions.by_event is 'Whether a webhook said what the row says.';
+comment on column clerk_sync.versions.in_doubt is 'Webhooks disagree on the order of two states: no read that gives more access is believed at once.';
 comment on column clerk_sync.versions.inferred is 'A tombstone that no event announced: Clerk''s API did not have the object.';
 
 create table clerk_sync.generations (
@@ -36,16 +52,29 @@ create table clerk_sync.generations (
   user_id         text not null,
   created_at      bigint not null,
   membership_id   text not null,
+  rival_id        text,
+  rival_since     bigint,
   primary key (organization_id, user_id)
 );
 comment on table clerk_sync.generations is
   'The latest membership ever named for a user in an organization. Only that one may be live. Never removed.';
+comment on column clerk_sync.generations.created_at is 'Clerk''s created_at, at most a second after it was observed.';
+comment on column clerk_sync.generations.rival_id is 'Another membership of the pair, with an earlier created_at, that reads of the API show in its place.';
+comment on column clerk_sync.generations.rival_since is 'When the first of those reads was made, on Clerk''s clock.';
 
 create table clerk_sync.marks (
   kind       text primary key check (kind in ('user', 'organization', 'membership')),
   started_at bigint not null
 );
 comment on table clerk_sync.marks is 'When the last complete reconcile pass of a kind began. Never removed.';
+
+create table clerk_sync.listings (
+  kind       text primary key check (kind in ('user', 'organization', 'membership')),
+  started_at bigint not null,
+  listed_to  bigint not null
+);
+comment on table clerk_sync.listings is
+  'The pass of a kind that is listing now: for rows created before listed_to (ms) it counts like a complete one. Removed when it ends.';
 
 create table clerk_sync.pending_reads (
   kind            text not null check (kind in ('user', 'organization', 'membership')),
@@ -54,21 +83,36 @@ create table clerk_sync.pending_reads (
   user_id         text,
   reason          text not null,
   asked_at        timestamptz not null default now(),
-  tried_at        timestamptz,
+  settles_after   bigint not null default 0,
+  told_deleted    boolean not null default false,
+  said            text,
+  said_since      bigint,
+  tries           integer not null default 0,
+  next_at         timestamptz not null default now(),
   primary key (kind, id)
 );
-create index pending_reads_untried_idx on clerk_sync.pending_reads (asked_at) where tried_at is null;
+create index pending_reads_next_at_idx on clerk_sync.pending_reads (next_at);
 create index pending_reads_refused_idx on clerk_sync.pending_reads (kind, id) where reason = 'refused';
 comment on table clerk_sync.pending_reads is 'Objects whose state only a read by id from Clerk''s API can settle.';
 comment on column clerk_sync.pending_reads.organization_id is 'Of a membership: with user_id, the only way to ask the API for it.';
-comment on column clerk_sync.pending_reads.tried_at is 'When a read was tried that settled nothing. The next pass tries again; nobody else does.';
+comment on column clerk_sync.pending_reads.settles_after is
+  'On Clerk''s clock, in ms: a read observed before this decides nothing, because the API may lag behind what asked for it.';
+comment on column clerk_sync.pending_reads.told_deleted is 'A webhook said that the object was deleted, and not when.';
+comment on column clerk_sync.pending_reads.said is 'What a read said that contradicts the row, and which version of the row it contradicts (R2).';
+comment on column clerk_sync.pending_reads.said_since is 'When a read first said so, on Clerk''s clock, in ms.';
+comment on column clerk_sync.pending_reads.tries is 'How many reads have settled nothing.';
+comment on column clerk_sync.pending_reads.next_at is 'When it is read again. A reconcile of its kind reads it as well.';
 
 create table clerk_sync.pending_passes (
   kind     text primary key check (kind in ('user', 'organization', 'membership')),
   reason   text not null,
-  asked_at timestamptz not null default now()
+  asked_at timestamptz not null default now(),
+  ripe_at  timestamptz not null default now(),
+  tried_at timestamptz
 );
 comment on table clerk_sync.pending_passes is 'Kinds that an event asked to be reconciled as a whole.';
+comment on column clerk_sync.pending_passes.ripe_at is 'A pass that began before this may have seen what was there before: another one follows.';
+comment on column clerk_sync.pending_passes.tried_at is 'When the last pass began that came too early.';
 
 create table clerk_sync.pending_listings (
   organization_id text primary key,
@@ -255,7 +299,7 @@ comment on table clerk_sync.writer is 'The lock of the writers. No rows, and no 
 do $$
 declare t text;
 begin
-  foreach t in array array['instance', 'versions', 'generations', 'marks', 'pending_reads', 'pending_passes', 'pending_listings', 'deleted_parents', 'receipts', 'dead_letters',
+  foreach t in array array['instance', 'versions', 'generations', 'marks', 'listings', 'pending_reads', 'pending_passes', 'pending_listings', 'deleted_parents', 'receipts', 'dead_letters',
                            'lease', 'passes', 'absentees', 'findings', 'denials', 'write_checks', 'failed_start'] loop
     execute format('alter table clerk_sync.%I enable row level security', t);
     execute format('revoke all on table clerk_sync.%I from public, anon, authenticated, service_role', t);

@@ -1,10 +1,10 @@
 -- The writer: the only thing that writes the mirror. One call is one statement and one transaction; writers of all replicas
--- take turns on one lock. R1 to R8 are the rules of src/lib.rs ("Why order does not matter").
+-- take turns on one lock. R1 to R9 are the rules of src/lib.rs ("Why order does not matter").
 --
 -- The batch is folded by the caller: at most one change per object, one stub per parent and one naming per pair, all from one
 -- source. Every item but a stub and a naming carries "n", and the answer has one row per n: what became of it, and why.
--- Outcomes: applied, unchanged, stale, duplicate, pending, dead_letter; and two that leave the whole batch unwritten, for
--- the caller to take the item out and send the rest again: foreign, reused.
+-- Outcomes: applied, unchanged, stale, duplicate, pending, dead_letter; and three that leave the whole batch unwritten, for
+-- the caller to take the item out, or to have its object read by id, and send the rest again: foreign, reused, ahead.
 
 -- Bodies name every type with its schema: with an empty search_path a caller's temporary types still come first, and a
 -- domain of his would run his code as the owner. (integer, bigint and boolean are words of the grammar, not names.)
@@ -12,6 +12,9 @@
 -- What decides whether a change counts is apart from the row that it brings, which is looked at only if it does.
 create type clerk_sync.change as (
   n integer, kind text, id text, observed_at bigint, updated_at bigint, content bigint,
+  denial integer,                             -- see clerk_sync.versions
+  ahead bigint,                               -- Clerk's updated_at where it was ahead of the observation
+  row_number integer,                         -- of its row among the rows of its kind, from 1
   lacks text,                                 -- what of it only a read by id can tell
   organization_id text, user_id text          -- of a membership
 );
@@ -29,6 +32,9 @@ create type clerk_sync.membership_row as (
   id text, organization_id text, user_id text, role text, permissions text[], public_metadata jsonb, created_at bigint, updated_at bigint
 );
 create type clerk_sync.gone as (n integer, kind text, id text, observed_at bigint);
+-- Of a change in whose place several webhooks came at once: whether a read must tell which came last, whether their times disagree (R9),
+-- and the greatest of them.
+create type clerk_sync.doubt as (n integer, asks boolean, in_doubt boolean, updated_at bigint, observed_at bigint, content bigint);
 -- What a membership embeds of a parent.
 create type clerk_sync.stub as (
   kind text, id text, observed_at bigint, content bigint, image_url text, has_image boolean,
@@ -36,17 +42,24 @@ create type clerk_sync.stub as (
   name text, slug text, max_allowed_memberships bigint, public_metadata jsonb, created_at bigint
 );
 -- That a membership exists or existed.
-create type clerk_sync.naming as (organization_id text, user_id text, membership_id text, created_at bigint);
+create type clerk_sync.naming as (organization_id text, user_id text, membership_id text, created_at bigint, observed_at bigint);
 create type clerk_sync.message as (
   n integer, message_id text, body_hash text, event_type text, entity_id text, instance_id text, event_at bigint, flaws text[],
   first_hash text           -- of the first message of this id, where the batch has several
 );
 -- What only a read by id can settle, and what only a pass can.
-create type clerk_sync.wanted_read as (n integer, kind text, id text, organization_id text, user_id text, reason text);
-create type clerk_sync.wanted_pass as (n integer, kind text, organization_id text, reason text);   -- of one organization, or of the kind
+create type clerk_sync.wanted_read as (
+  n integer, kind text, id text, organization_id text, user_id text, reason text,
+  observed_at bigint,       -- null: what asks for it has no time
+  told_deleted boolean
+);
+create type clerk_sync.wanted_pass as (
+  n integer, kind text, organization_id text, reason text,   -- of one organization, or of the kind
+  ripe_after_s integer      -- a pass that begins so much later surely sees what asks for it
+);
 create type clerk_sync.dead_letter as (n integer, reason text, headers jsonb, body bytea);
 create type clerk_sync.batch as (
-  source text,              -- who observed: webhook (an event), list (a listing), read (a read of one object by its id)
+  source text,              -- webhook (an event), list (a page of a listing), read (by id), undelete (a read by id for a person)
   fence bigint,             -- of a pass: its lease's token; a lease that was lost writes nothing
   check_instance boolean,   -- whether a message of another Clerk instance is refused
   messages clerk_sync.message[],
@@ -61,6 +74,7 @@ create type clerk_sync.batch as (
   passes clerk_sync.wanted_pass[],
   dead_letters clerk_sync.dead_letter[],
   outdated text[],          -- memberships that came with a later one of the same pair
+  doubts clerk_sync.doubt[],
   mode text,                -- null: all of it. Of one change that was refused: access (what decides access alone), then deny (no row)
   refused_by text[],        -- of the mode deny: the SQLSTATE of the refusal, and what refused
   lock_wait_ms integer      -- how long to wait for a lock on a row of ours; null: as long as the session says
@@ -68,7 +82,8 @@ create type clerk_sync.batch as (
 create type clerk_sync.outcome as (n integer, outcome text, reason text);
 -- What the writer found of a change, where more than its row may follow from it.
 create type clerk_sync.judgement as (
-  kind text, id text, organization_id text, user_id text, lacks text, state text, known_at bigint, known_floor bigint, floor bigint, verdict text
+  n integer, kind text, id text, organization_id text, user_id text, lacks text, state text, verdict text,
+  observed_at bigint, updated_at bigint, content bigint, known_at bigint, settles_after bigint, said text, wait bigint
 );
 -- What a row should say of access after a batch: whether a user may act, a membership is there, an organization is not deleted.
 create type clerk_sync.intent as (
@@ -79,7 +94,7 @@ create type clerk_sync.intent as (
 revoke all on type clerk_sync.intent from public, anon, authenticated, service_role;
 revoke all on type clerk_sync.change, clerk_sync.user_row, clerk_sync.organization_row, clerk_sync.membership_row, clerk_sync.gone,
   clerk_sync.stub, clerk_sync.naming, clerk_sync.message, clerk_sync.wanted_read, clerk_sync.wanted_pass, clerk_sync.dead_letter,
-  clerk_sync.batch, clerk_sync.outcome, clerk_sync.judgement
+  clerk_sync.batch, clerk_sync.outcome, clerk_sync.judgement, clerk_sync.doubt
   from public, anon, authenticated, service_role;
 
 -- Removes membership rows with their versions, so that nothing remembers a row that is not there. A tombstone stays. Without
@@ -133,6 +148,24 @@ create function clerk_sync.ask_for_members(organization_ids text[], reason text)
                          else least(pg_catalog.now() + interval '10 s', p.claimed_at + interval '30 s') end
 $$;
 revoke all on function clerk_sync.ask_for_members(text[], text) from public, anon, authenticated, service_role;
+-- Whether one state of an object gives more access than another (R2): 1 if it may, 0 if their access is the same, -1 if it provably gives
+-- less. Roles are not ordered, sets of permissions are: only a true subset of the row's permissions is less.
+create function clerk_sync.compare_access(kind text, known_id text, denial integer, known_denial integer, new clerk_sync.membership_row)
+  returns integer language plpgsql stable set search_path = '' as $$
+begin
+  if kind <> 'membership' then
+    return pg_catalog.sign(coalesce(known_denial, 0) - coalesce(denial, 0));
+  end if;
+  return coalesce(
+    (select case when (m.role, m.permissions) = (new.role, new.permissions) then 0
+                 when new.permissions <@ m.permissions and cardinality(new.permissions) < cardinality(m.permissions) then -1
+                 else 1 end
+       from clerk.organization_memberships m where m.id = known_id),
+    1);
+end
+$$;
+revoke all on function clerk_sync.compare_access(text, text, integer, integer, clerk_sync.membership_row)
+  from public, anon, authenticated, service_role;
 
 -- What follows is about rows that something of the application's refuses or alters: a foreign key, a trigger, an index, a check.
 -- Access must not hang on it. The caller goes down a ladder with each change that was refused: all of it; what decides access
@@ -216,18 +249,17 @@ begin
   delete from clerk_sync.denials d using unnest(intents) i
    where d.kind = i.kind and d.id = i.id
      and (mode = 'access' or not exists (select from clerk_sync.misleading(array[i]::clerk_sync.intent[])));
-  -- What has ended is tried again here, by what is known; the others by a read.
-  insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason, tried_at)
-    select i.kind, i.id, i.organization_id, i.user_id, 'refused', case when i.gone_at is not null or (i.kind = 'membership' and not i.may) then pg_catalog.now() end
-      from unnest(intents) i
+  insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason)
+    select i.kind, i.id, i.organization_id, i.user_id, 'refused' from unnest(intents) i
     on conflict (kind, id) do update
-      set reason = 'refused', asked_at = pg_catalog.now(), tried_at = excluded.tried_at,
+      set reason = 'refused', asked_at = pg_catalog.now(), tries = case when p.reason = 'refused' then p.tries else 0 end,
+          next_at = case when p.reason = 'refused' then p.next_at else excluded.next_at end,
           organization_id = coalesce(p.organization_id, excluded.organization_id), user_id = coalesce(p.user_id, excluded.user_id);
 end
 $$;
 
--- Tries again what has ended and whose row could not say so, a few at a time, and has the others read again. After a minute, and then
--- each time when twice as long has passed, an hour at most. Answers how many rows say it now.
+-- Tries again what has ended and whose row could not say so, a few at a time: what it must say is known here. (The others are read
+-- again.) After a minute, and then each time when twice as long has passed, an hour at most. Answers how many rows say it now.
 create function clerk_sync.retry_refused() returns integer
   language plpgsql volatile security definer set search_path = '' as $$
 declare
@@ -242,10 +274,9 @@ begin
     select p.kind, p.id, v.observed_at as gone_at
       from clerk_sync.pending_reads p
       left join clerk_sync.versions v on v.kind = p.kind and v.id = p.id
-     where p.reason = 'refused'
-       and pg_catalog.now() - p.tried_at >= least(greatest(p.tried_at - p.asked_at, interval '1 min'), interval '1 h')
+     where p.reason = 'refused' and p.next_at <= pg_catalog.now()
        and (v.state = 'deleted' or (p.kind = 'membership' and v.state is null))
-     order by p.tried_at limit 50
+     order by p.next_at limit 50
   loop
     begin
       if subject.kind = 'user' then
@@ -268,13 +299,12 @@ begin
       delete from clerk_sync.pending_reads where kind = subject.kind and id = subject.id;
       settled := settled + 1;
     exception when others then
-      update clerk_sync.pending_reads set tried_at = pg_catalog.now() where kind = subject.kind and id = subject.id;
+      update clerk_sync.pending_reads p
+         set tries = p.tries + 1,
+             next_at = pg_catalog.now() + least(interval '1 min' * pg_catalog.power(2, least(p.tries, 10)), interval '1 h')
+       where p.kind = subject.kind and p.id = subject.id;
     end;
   end loop;
-  update clerk_sync.pending_reads p set tried_at = null
-   where p.reason = 'refused'
-     and pg_catalog.now() - p.tried_at >= least(greatest(p.tried_at - p.asked_at, interval '1 min'), interval '1 h')
-     and exists (select from clerk_sync.versions v where v.kind = p.kind and v.id = p.id and v.state <> 'deleted');
   -- Whose row is gone gives nothing.
   delete from clerk_sync.denials d
    where d.kind = 'membership' and not exists (select from clerk.organization_memberships m where m.id = d.id)
@@ -310,10 +340,16 @@ create function clerk_sync.apply(batch clerk_sync.batch)
 #variable_conflict use_column
 declare
   margin constant bigint := 300000;           -- ms; R2, R4, R7: more than any clock or queue between Clerk and us is off
+  skew constant bigint := 2100;               -- ms; how far the clocks of Clerk's servers are apart, and what an event takes to be sent
+  soon constant bigint := 5000;               -- ms; R9: events of one object so close together may be in the wrong order
+  hour constant bigint := 3600000;            -- ms; R2: after this a contradiction is believed,
+  day constant bigint := 86400000;            --     and after this if it gives more access than what it contradicts allows
+  ahead_limit constant bigint := (extract(epoch from pg_catalog.now()) * 1000)::bigint + 300000;
   few constant integer := 100;                -- memberships that end in the same statement as their user or organization
   from_webhook constant boolean := batch.source = 'webhook';
   from_list constant boolean := batch.source = 'list';
-  from_read constant boolean := batch.source = 'read';
+  from_read constant boolean := batch.source in ('read', 'undelete');
+  undelete constant boolean := batch.source = 'undelete';
   gone constant clerk_sync.gone[] := batch.gone;
   changes constant clerk_sync.change[] := batch.changes;
   user_rows constant clerk_sync.user_row[] := batch.users;
@@ -325,12 +361,20 @@ declare
   passes constant clerk_sync.wanted_pass[] := batch.passes;
   dead_letters constant clerk_sync.dead_letter[] := batch.dead_letters;
   pinned pg_catalog.text;                     -- the mirror's instance
-  user_mark bigint;                           -- when the last complete pass of each kind began (R7)
+  user_mark bigint;                           -- when the last complete pass of each kind began (R7),
   organization_mark bigint;
   membership_mark bigint;
+  user_listing bigint;                        -- and the one that is listing now, with how far it has come
+  organization_listing bigint;
+  membership_listing bigint;
+  users_listed_to bigint;
+  organizations_listed_to bigint;
+  memberships_listed_to bigint;
   stubs clerk_sync.stub[];                    -- those whose parent is not here as a whole, in the end those that were written
   doubtful pg_catalog.text[];                 -- ids of parents that are not here as a whole, or go with this batch
   outdated pg_catalog.text[] := batch.outdated;
+  unproven pg_catalog.text[];                 -- memberships that are older than the last pass, which has read another one since
+  corrected pg_catalog.text[];
   of_deleted integer[];                       -- memberships, by their n, whose parent is deleted, may be, or is not here
   of_doubtful integer[];
   of_missing integer[];
@@ -397,13 +441,16 @@ begin
   -- another body.
   if cardinality(messages) > 0 then
     with message as (
-      select m.n, m.instance_id <> pinned as is_foreign, r.body_hash is not null or m.first_hash is not null as is_repeated,
+      select m.n, m.instance_id <> pinned as is_foreign, from_webhook and m.event_at > ahead_limit
+               and (exists (select from unnest(changes) where n = m.n) or exists (select from unnest(gone) where n = m.n)) as is_ahead,
+             r.body_hash is not null or m.first_hash is not null as is_repeated,
              m.body_hash <> coalesce(r.body_hash, m.first_hash) and m.n <> all (array(select n from unnest(dead_letters))) as is_reused
         from unnest(messages) m
         left join lateral (select body_hash from clerk_sync.receipts where message_id = m.message_id offset 0) r on true
     )
-    select coalesce(array_agg(row(n, case when is_foreign then 'foreign' else 'reused' end, case when is_foreign then pinned end)::clerk_sync.outcome)
-                      filter (where is_foreign or is_reused), '{}'),
+    select coalesce(array_agg(row(n, case when is_foreign then 'foreign' when is_reused then 'reused' else 'ahead' end,
+                                  case when is_foreign then pinned end)::clerk_sync.outcome)
+                      filter (where is_foreign or is_reused or is_ahead), '{}'),
            coalesce(array_agg(n) filter (where is_repeated), '{}')
       into results, repeated from message;
     if cardinality(results) > 0 then
@@ -412,27 +459,63 @@ begin
     end if;
   end if;
 
+  if from_webhook then
+    select max(started_at) filter (where kind = 'user' and listed_to is null),
+           max(started_at) filter (where kind = 'organization' and listed_to is null),
+           max(started_at) filter (where kind = 'membership' and listed_to is null),
+           max(started_at) filter (where kind = 'user' and listed_to is not null),
+           max(started_at) filter (where kind = 'organization' and listed_to is not null),
+           max(started_at) filter (where kind = 'membership' and listed_to is not null),
+           max(listed_to) filter (where kind = 'user'),
+           max(listed_to) filter (where kind = 'organization'),
+           max(listed_to) filter (where kind = 'membership'),
+           exists (select from clerk_sync.denials) or exists (select from clerk_sync.pending_reads where reason = 'refused')
+      into user_mark, organization_mark, membership_mark, user_listing, organization_listing, membership_listing,
+           users_listed_to, organizations_listed_to, memberships_listed_to, has_refused
+      from (select kind, started_at, null::bigint as listed_to from clerk_sync.marks
+            union all select kind, started_at, listed_to from clerk_sync.listings) passes;
+  elsif exists (select from unnest(changes) where observed_at > ahead_limit)
+     or exists (select from unnest(gone) where observed_at > ahead_limit) then
+    raise exception 'an answer of Clerk''s API is dated more than five minutes ahead of the database''s clock' using errcode = 'CS003';
+  end if;
+
+  if not from_webhook then
+    has_refused := exists (select from clerk_sync.denials) or exists (select from clerk_sync.pending_reads where reason = 'refused');
+  end if;
+
   -- R5: the greatest membership ever named for a pair is remembered, whatever else the observation is good for, and ends
   -- every older one.
   if cardinality(namings) > 0 then
-    with naming as (
-      select c.*, g.membership_id as known,
-             (c.created_at, c.membership_id collate "C") > (g.created_at, g.membership_id collate "C") as is_later
+    with known as (
+      select c.*, g.membership_id as known, g.rival_id,
+             (c.created_at, c.membership_id collate "C") > (g.created_at, g.membership_id collate "C") as is_later,
+             -- R7: a pass has read the other one since this was observed, and the two may be in the wrong order.
+             coalesce(from_webhook and c.membership_id <> g.membership_id and c.observed_at < membership_mark - margin
+                        and c.created_at - g.created_at <= skew
+                        and exists (select from clerk.organization_memberships where id = g.membership_id), false) as is_unproven
         from unnest(namings) c
-        left join lateral (select created_at, membership_id from clerk_sync.generations
+        left join lateral (select created_at, membership_id, rival_id from clerk_sync.generations
                             where organization_id = c.organization_id and user_id = c.user_id offset 0) g on true
+    ), naming as (
+      select organization_id, user_id, membership_id, created_at, known, is_later and not is_unproven as is_later,
+             is_later and is_unproven as is_unproven,
+             -- A read that shows the membership that is known clears what another read said.
+             rival_id is not null and membership_id = known and not from_webhook as is_confirmed
+        from known
     ), added as (   -- apart from what is known: no conflict is looked for
       insert into clerk_sync.generations (organization_id, user_id, created_at, membership_id)
         select organization_id, user_id, created_at, membership_id from naming where known is null
     ), raised as (
-      insert into clerk_sync.generations (organization_id, user_id, created_at, membership_id)
-        select organization_id, user_id, created_at, membership_id from naming where is_later
+      insert into clerk_sync.generations as g (organization_id, user_id, created_at, membership_id)
+        select organization_id, user_id, created_at, membership_id from naming where is_later or is_confirmed
         on conflict (organization_id, user_id) do update
-          set created_at = excluded.created_at, membership_id = excluded.membership_id
+          set created_at = greatest(g.created_at, excluded.created_at), membership_id = excluded.membership_id,
+              rival_id = null, rival_since = null
     )
     select array_agg(m.id) filter (where m.id <> c.membership_id),
-           outdated || array_agg(c.membership_id) filter (where not c.is_later and c.membership_id <> c.known)
-      into ended, outdated
+           outdated || array_agg(c.membership_id) filter (where not c.is_later and not c.is_unproven and c.membership_id <> c.known),
+           array_agg(c.membership_id) filter (where c.is_unproven)
+      into ended, outdated, unproven
       from naming c
       left join lateral (select id from clerk.organization_memberships
                           where c.is_later is not false and organization_id = c.organization_id and user_id = c.user_id offset 0) m on true;
@@ -443,17 +526,68 @@ begin
     end if;
   end if;
 
-  -- R4: a delete leaves a tombstone, also for an id never seen. One that is inferred yields to whatever was observed later.
+  -- R5, R2: reads that show another membership of a pair than the one that is known contradict it. When they have done so for long
+  -- enough, theirs is the one that is known, and placed behind the one that it replaces: nobody is locked out for ever.
+  if not from_webhook and cardinality(outdated) > 0 then
+    with rival as (
+      select c.id, c.organization_id, c.user_id, g.membership_id as known, g.created_at as known_created_at,
+             case when g.rival_id = c.id then g.rival_since else c.observed_at end as since, c.observed_at,
+             case when g.created_at - least((membership_rows[c.row_number]).created_at, c.observed_at + 11000) <= skew
+                       or clerk_sync.compare_access('membership', g.membership_id, null, null, membership_rows[c.row_number]) <= 0
+                  then hour else day end as wait
+        from unnest(changes) c
+        join clerk_sync.generations g on g.organization_id = c.organization_id and g.user_id = c.user_id and g.membership_id <> c.id
+       where c.kind = 'membership' and c.id = any (outdated)
+         and not exists (select from clerk_sync.versions v where v.kind = 'membership' and v.id = c.id and v.state = 'deleted' and not v.inferred)
+    ), remembered as (
+      update clerk_sync.generations g set rival_id = r.id, rival_since = r.since
+        from rival r
+       where g.organization_id = r.organization_id and g.user_id = r.user_id and r.observed_at - r.since < r.wait
+    ), replaced as (
+      update clerk_sync.generations g
+         set membership_id = r.id, created_at = r.known_created_at + 1, rival_id = null, rival_since = null
+        from rival r
+       where g.organization_id = r.organization_id and g.user_id = r.user_id and r.observed_at - r.since >= r.wait
+    ), scheduled as (
+      insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason, next_at)
+        select 'membership', known, organization_id, user_id, 'contradicts', pg_catalog.to_timestamp((since + wait + 10000) / 1000.0)
+          from rival where observed_at - since < wait
+        on conflict (kind, id) do update set next_at = excluded.next_at where p.settles_after = 0
+    )
+    select array_agg(id) filter (where observed_at - since >= wait), array_agg(known) filter (where observed_at - since >= wait)
+      into corrected, ended from rival;
+    if cardinality(corrected) > 0 then
+      outdated := array(select o from unnest(outdated) o where o <> all (corrected));
+      perform clerk_sync.end_memberships(ended);
+    end if;
+  end if;
+
+  -- R4: a delete leaves a tombstone, also for an id never seen. One that is inferred yields to whatever is read later.
   if cardinality(gone) > 0 then
+    -- A read of a pair that shows no membership at all does not show another one in the place of the one that is known either.
+    if from_read then
+      update clerk_sync.generations g set rival_id = null, rival_since = null
+        from unnest(gone) c
+        join clerk_sync.pending_reads p on p.kind = c.kind and p.id = c.id
+       where c.kind = 'membership' and g.organization_id = p.organization_id and g.user_id = p.user_id and g.membership_id = c.id
+         and g.rival_id <> all (array(select id from unnest(changes)));
+    end if;
     with gone as (
-      select c.*, v.state, v.observed_at as known_at, v.inferred
+      select c.*, v.state, v.observed_at as known_at, v.inferred, p.settles_after,
+             -- Absence proves little while Clerk's API may not have the object yet, unless a webhook said that it was deleted.
+             v.event_observed_at is not null and v.first_observed_at > c.observed_at - hour and p.told_deleted is not true as is_young
         from unnest(gone) c
         left join lateral (select * from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
+        left join lateral (select settles_after, told_deleted from clerk_sync.pending_reads
+                            where not from_webhook and kind = c.kind and id = c.id offset 0) p on true
     ), decided as (
       select *,
         case when state = 'deleted' and (from_webhook, observed_at) > (not inferred, known_at) then 'later'
              when state = 'deleted' then 'unchanged'
-             when not from_webhook and known_at > observed_at then 'stale'
+             when from_webhook then 'applied'
+             when observed_at < settles_after then 'early'
+             when known_at > observed_at then 'stale'
+             when is_young then 'young'
              else 'applied' end as verdict
         from gone
     ), written as (
@@ -461,20 +595,26 @@ begin
         select kind, id, 'deleted', observed_at, not from_webhook from decided where verdict in ('applied', 'later')
         on conflict (kind, id) do update
           set state = 'deleted', observed_at = excluded.observed_at, inferred = excluded.inferred,
-              updated_at = null, content = null, floor = 0
+              updated_at = null, content = null, denial = null, floor = 0, first_observed_at = null, event_updated_at = null,
+              event_observed_at = null, event_content = null, ahead = null, by_event = false, in_doubt = false
     ), settled as (
-      delete from clerk_sync.pending_reads p using decided d where p.kind = d.kind and p.id = d.id and d.verdict <> 'stale'
+      delete from clerk_sync.pending_reads p using decided d
+       where p.kind = d.kind and p.id = d.id and d.verdict in ('applied', 'later', 'unchanged')
+         -- It may wait for another membership of its pair.
+         and not exists (select from clerk_sync.generations g
+                          where g.organization_id = p.organization_id and g.user_id = p.user_id and g.membership_id = p.id and g.rival_id is not null)
     )
     select coalesce(array_agg(row(n,
-             case verdict when 'later' then 'applied' else verdict end,
+             case verdict when 'later' then 'applied' when 'early' then 'stale' when 'young' then 'stale' else verdict end,
              case verdict when 'later' then 'deleted later than known' when 'stale' then 'seen since'
+                          when 'early' then 'too early' when 'young' then 'known for less than an hour'
                           when 'unchanged' then 'deleted already' else 'deleted' end)::clerk_sync.outcome), '{}'),
-           array_agg(id) filter (where kind = 'user' and verdict <> 'stale'),
-           array_agg(id) filter (where kind = 'organization' and verdict <> 'stale'),
-           array_agg(id) filter (where kind <> 'membership' and verdict <> 'stale'),
+           array_agg(id) filter (where kind = 'user' and verdict in ('applied', 'later', 'unchanged')),
+           array_agg(id) filter (where kind = 'organization' and verdict in ('applied', 'later', 'unchanged')),
+           array_agg(id) filter (where kind <> 'membership' and verdict in ('applied', 'later', 'unchanged')),
            doubtful || array_agg(id) filter (where kind <> 'membership'),
            intents || coalesce(array_agg(row(kind, id, false, observed_at, null, null, null, null, null, null, null, null)::clerk_sync.intent)
-                                 filter (where verdict <> 'stale'), '{}')
+                                 filter (where verdict in ('applied', 'later', 'unchanged')), '{}')
       into results, gone_users, gone_organizations, gone_parents, doubtful, intents from decided;
     -- The identity stays, for the application's foreign keys; everything else goes. (Of one that is known to be gone, too: something
     -- may have kept the row.)
@@ -527,15 +667,6 @@ begin
     end if;
   end if;
 
-  if from_webhook then
-    select max(started_at) filter (where kind = 'user'), max(started_at) filter (where kind = 'organization'),
-           max(started_at) filter (where kind = 'membership'),
-           exists (select from clerk_sync.denials) or exists (select from clerk_sync.pending_reads where reason = 'refused')
-      into user_mark, organization_mark, membership_mark, has_refused from clerk_sync.marks;
-  else
-    has_refused := exists (select from clerk_sync.denials) or exists (select from clerk_sync.pending_reads where reason = 'refused');
-  end if;
-
   -- R1 to R7: which observations win. Where parents are in doubt they come first: what a membership may rest on is then decided
   -- and written. (Every observation of a live membership brings the stubs of its parents, so a version then has its row.)
   foreach of_memberships in array case when doubtful is null then array[null::boolean] else array[false, true] end loop
@@ -557,11 +688,11 @@ begin
            where (state is null and is_doubtful is not true)
               or (state = 'stub' and (observed_at, content) > (known_at, known_content))
           on conflict (kind, id) do update
-            set state = 'stub', observed_at = excluded.observed_at, content = excluded.content, updated_at = null, floor = 0
+            set state = 'stub', observed_at = excluded.observed_at, content = excluded.content, updated_at = null, denial = null, floor = 0
           returning kind, id
       ), asked as (
-        insert into clerk_sync.pending_reads (kind, id, reason)
-          select kind, id, case when is_doubtful then 'named by a membership older than the last pass' else 'stub' end
+        insert into clerk_sync.pending_reads (kind, id, reason, settles_after)
+          select kind, id, case when is_doubtful then 'named by a membership older than the last pass' else 'stub' end, observed_at + skew
             from candidate where state is null
           on conflict do nothing
       )
@@ -603,98 +734,220 @@ begin
                        when not of_memberships then cardinality(user_rows) > 0 or cardinality(organization_rows) > 0
                        else cardinality(changes) > 0 end is not true;
     with candidate as (
-      select c.*, v.state, v.updated_at as known_updated_at, v.observed_at as known_at, v.content as known_content, v.inferred,
-             coalesce(v.floor, 0) as known_floor,
-             case when from_webhook then coalesce(v.floor, 0) else greatest(coalesce(v.floor, 0), c.observed_at - margin) end as floor,
-             case c.kind when 'user' then user_mark when 'organization' then organization_mark else membership_mark end as started_at,
-             v.ctid as place
+      select c.*, v.state, v.updated_at as known_updated_at, v.observed_at as known_at, v.content as known_content, v.denial as known_denial,
+             v.inferred, coalesce(v.floor, 0) as known_floor, v.event_updated_at, v.event_observed_at, v.event_content, v.ahead as known_ahead,
+             v.by_event, v.in_doubt, v.ctid as place,
+             v.state = 'live' and v.updated_at = c.updated_at and v.content = c.content as is_same,
+             -- R7: a pass has read, since this was observed, whatever it has listed.
+             c.observed_at < greatest(
+               case c.kind when 'user' then user_mark when 'organization' then organization_mark else membership_mark end,
+               case c.kind
+                 when 'user' then case when (user_rows[c.row_number]).created_at < users_listed_to then user_listing end
+                 when 'organization' then case when (organization_rows[c.row_number]).created_at < organizations_listed_to then organization_listing end
+                 else case when (membership_rows[c.row_number]).created_at < memberships_listed_to then membership_listing end
+               end) - margin as is_old,
+             -- R2, R9: it is asked only where it matters whether one of the two gives more access.
+             case when v.content <> c.content
+                       and case when from_webhook then pg_catalog.abs(c.updated_at - v.updated_at) <= soon
+                                when c.kind = 'user' and v.denial = 1 then false   -- nobody has said yet whether there is a ban
+                                else c.updated_at <= greatest(v.updated_at, v.event_updated_at + skew) or coalesce(c.ahead, c.updated_at) = v.ahead end
+                  then clerk_sync.compare_access(c.kind, c.id, c.denial, v.denial, membership_rows[c.row_number]) end as access
         from unnest(changes) c
         left join lateral (select *, ctid from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
        where ((c.kind = 'membership') = of_memberships) is not false
+    ), compared as (
+      select *,
+        -- R9: two events of one object whose order nobody knows. First those whose times disagree, or are equal.
+        from_webhook and access <> 0
+          and ((updated_at - known_updated_at) * (observed_at - known_at) < 0
+               or (updated_at = known_updated_at and (not by_event or pg_catalog.abs(observed_at - known_at) <= skew))) as is_unordered,
+        from_webhook and access <> 0 and pg_catalog.abs(updated_at - known_updated_at) <= skew
+          and (not by_event or pg_catalog.abs(observed_at - known_at) <= skew) as is_close,
+        -- R2: a read that may be older than what events told.
+        not from_webhook
+          and case when access > 0 and coalesce(ahead, updated_at) = known_ahead and event_updated_at is not null
+                        and (updated_at, content) <> (event_updated_at, event_content) then true
+                   when access > 0 and updated_at <= event_updated_at + skew then in_doubt or (updated_at, content) <> (event_updated_at, event_content)
+                   else updated_at < known_updated_at end as is_contradiction,
+        case when access > 0
+                  and ((pg_catalog.abs(updated_at - event_updated_at) <= skew
+                        and not (updated_at = event_updated_at and event_observed_at > updated_at + soon))
+                       or (updated_at, content) = (event_updated_at, event_content)) is not true
+             then day else hour end as wait,
+        pg_catalog.concat_ws(' ', coalesce(ahead, updated_at), content, known_updated_at, known_content) as said
+        from candidate
     ), judged as (
       select *,
         case
-          when state = 'deleted'                                                                              -- R4
-               and not (from_read and observed_at > known_at + margin)
-               and not (from_webhook and inferred and updated_at > known_at) then 'deleted'
+          when state = 'deleted' and not undelete and not (from_read and inferred and observed_at > known_at) then      -- R4
+            case when from_webhook and inferred and greatest(observed_at, updated_at) > known_at then 'doubtful' else 'deleted' end
           -- It is back only when what was left of its memberships is gone: whoever comes back brings none of them.
           when state = 'deleted' and kind <> 'membership'
-               and exists (select from clerk_sync.deleted_parents p where p.id = candidate.id) then 'being emptied'
-          when observed_at < started_at - margin then                                                         -- R7
-            case when state = 'live' then 'read since' else 'doubtful' end
+               and exists (select from clerk_sync.deleted_parents p where p.id = compared.id) then 'being emptied'
+          when is_old and state is distinct from 'live' then 'doubtful'                                        -- R7
+          when is_old and not is_same and updated_at <= known_updated_at + skew then
+            case when access < 0 then 'to be sure' else 'read since' end
           when n = any (of_deleted) then 'parent deleted'                                                      -- R6
           -- A tombstone that no event announced may yet be undone, and then this membership counts.
           when n = any (of_doubtful) then 'parent doubtful'
-          when id = any (outdated) then 'newer membership known'                                               -- R5
+          when id = any (unproven) then 'doubtful'                                                             -- R5
+          when id = any (outdated) then 'newer membership known'
           when n = any (of_missing) then 'parent doubtful'
           when state is distinct from 'live' then 'new'
-          when from_list and known_content = content and known_updated_at = updated_at then 'same'  -- R3
-          when (known_updated_at, known_at, known_content) = (updated_at, observed_at, content) then 'same'
-          when (known_at < floor) <> (observed_at < floor) then                                                -- R2
-            case when known_at < floor then 'newer' else 'read since' end
-          when (updated_at, observed_at, content) > (known_updated_at, known_at, known_content) then 'newer'   -- R1
+          when from_webhook and observed_at < known_floor then 'read since'                                    -- R2
+          when from_webhook and is_same then case when observed_at > known_at then 'newer' when by_event then 'same' else 'confirmed' end
+          when is_unordered or is_close then                                                                   -- R9
+            case when (denial, updated_at, observed_at, content) > (known_denial, known_updated_at, known_at, known_content)
+                 then 'less access' else 'more access' end
+          when not from_webhook and content = known_content
+               and (updated_at <= known_updated_at or coalesce(ahead, updated_at) = known_ahead) then 'same'         -- R3
+          when is_contradiction then                                                                           -- R2
+            case when access < 0 and known_updated_at - updated_at <= skew then 'overruling'
+                 when observed_at - (select said_since from clerk_sync.pending_reads p
+                                      where p.kind = compared.kind and p.id = compared.id and p.said = compared.said) >= wait then 'overruling'
+                 else 'contradicts' end
+          when not from_webhook then
+            case when updated_at > known_updated_at or observed_at >= known_at then 'newer' else 'older' end
+          when (updated_at, observed_at, denial, content) > (known_updated_at, known_at, known_denial, known_content) then 'newer'   -- R1
           else 'older'
         end as verdict
-        from candidate
+        from compared
     ), added as (   -- apart from what is known: no conflict is looked for
-      insert into clerk_sync.versions (kind, id, state, updated_at, observed_at, content, floor)
-        select kind, id, 'live', updated_at, observed_at, content, case when from_webhook then 0 else observed_at - margin end
+      insert into clerk_sync.versions (kind, id, state, updated_at, observed_at, content, denial, ahead, first_observed_at,
+                                       event_updated_at, event_observed_at, event_content, by_event)
+        select kind, id, 'live', updated_at, observed_at, content, denial, ahead, observed_at,
+               case when from_webhook then updated_at end, case when from_webhook then observed_at end, case when from_webhook then content end,
+               from_webhook
           from judged where verdict = 'new' and state is null
     ), written as (
       update clerk_sync.versions v
-         set state = 'live', updated_at = j.updated_at, observed_at = j.observed_at, content = j.content, inferred = false,
-             floor = case when j.state = 'live' then j.floor when from_webhook then 0 else j.observed_at - margin end
+         set state = 'live', updated_at = j.updated_at, observed_at = j.observed_at, content = j.content, denial = j.denial, inferred = false,
+             ahead = coalesce(j.ahead, v.ahead), first_observed_at = coalesce(v.first_observed_at, j.observed_at),
+             floor = case j.verdict when 'overruling' then greatest(v.floor, j.event_observed_at + 1, j.observed_at - margin) else v.floor end,
+             (event_updated_at, event_observed_at, event_content) =
+               (select case when is_greater then j.updated_at else v.event_updated_at end,
+                       case when is_greater then j.observed_at else v.event_observed_at end,
+                       case when is_greater then j.content else v.event_content end
+                  from (select from_webhook and ((j.updated_at, j.observed_at, j.content) > (v.event_updated_at, v.event_observed_at, v.event_content)) is not false
+                                 as is_greater) g),
+             by_event = from_webhook or (j.is_same and v.by_event),
+             in_doubt = case when j.verdict = 'less access' then j.is_unordered else j.is_same and v.in_doubt end
         from judged j
-       where v.ctid = j.place and j.verdict in ('new', 'newer')
+       where v.ctid = j.place and j.verdict in ('new', 'newer', 'less access', 'overruling')
     )
     select coalesce(array_agg(row(n, case
-               when verdict in ('new', 'newer') or (wins and from_webhook) then 'applied'
-               when verdict = 'same' then 'unchanged'
-               when verdict in ('doubtful', 'parent doubtful', 'being emptied') then 'pending'
+               when verdict in ('new', 'newer', 'less access', 'overruling') or (wins and from_webhook) then 'applied'
+               when verdict in ('same', 'confirmed') then 'unchanged'
+               when verdict in ('doubtful', 'parent doubtful', 'being emptied', 'to be sure', 'more access') then 'pending'
                else 'stale' end, verdict)::clerk_sync.outcome), '{}'),
            array_agg(wins order by n) filter (where kind = 'user'),
            array_agg(wins order by n) filter (where kind = 'organization'),
            array_agg(wins order by n) filter (where kind = 'membership'),
-           array_agg(row(kind, id, organization_id, user_id, lacks, state, known_at, known_floor, floor, verdict)::clerk_sync.judgement)
-             filter (where from_read or state = 'stub' or lacks is not null or verdict not in ('new', 'newer', 'same')),
-           bool_or(kind = 'membership' and verdict = 'newer')
+           array_agg(row(n, kind, id, organization_id, user_id, lacks, state, verdict, observed_at, updated_at, content, known_at,
+                         case when from_webhook then greatest(observed_at, case when by_event then known_at end) + skew else 0 end,
+                         said, wait)::clerk_sync.judgement)
+             filter (where not from_webhook or state = 'stub' or lacks is not null or verdict not in ('new', 'newer', 'same')),
+           bool_or((kind = 'user' and wins and denial > 0) or (kind = 'membership' and verdict in ('newer', 'less access', 'overruling')))
       into these_results, users_win, organizations_win, memberships_win, consequential, takes
       -- A read that finds nothing new still mends a row that somebody changed by hand; and a message that comes again, one that
       -- was refused.
-      from (select *, verdict in ('new', 'newer')
-                      or (verdict = 'same' and (not from_webhook or (has_refused and exists (
+      from (select *, verdict in ('new', 'newer', 'less access', 'overruling')
+                      or (verdict = 'same' and not from_webhook)
+                      or (verdict in ('same', 'confirmed') and has_refused and exists (
                             select from clerk_sync.pending_reads p
-                             where p.kind = judged.kind and p.id = judged.id and p.reason = 'refused')))) as wins
+                             where p.kind = judged.kind and p.id = judged.id and p.reason = 'refused')) as wins
               from judged) j;
-    takes := takes or exists (select from unnest(user_rows) where banned is not false or deprovisioned);
     results := results || these_results;
 
     -- Apart, because most batches have none of these: what else follows from a judgement.
     if cardinality(consequential) > 0 then
-      with raised as (
-        insert into clerk_sync.versions (kind, id, state, observed_at, floor)
-          select kind, id, state, known_at, floor from unnest(consequential)
-           where verdict in ('older', 'read since') and state = 'live' and floor > known_floor
-          on conflict (kind, id) do update set floor = excluded.floor
-      ), settled as (
-        -- A read has decided, unless it came too early to undo a tombstone or to know what an event has told since; and a stub
-        -- needs no read once it is whole.
+      -- A webhook that does not win may still be the greatest that was told (R2), or say what only a read has said so far.
+      if from_webhook then
+        update clerk_sync.versions v
+           set by_event = v.by_event or j.verdict = 'confirmed',
+               in_doubt = v.in_doubt
+                 or (j.verdict = 'more access'
+                     and ((j.updated_at - v.updated_at) * (j.observed_at - v.observed_at) < 0 or j.updated_at = v.updated_at)),
+               (event_updated_at, event_observed_at, event_content) =
+                 (select case when is_greater then j.updated_at else v.event_updated_at end,
+                         case when is_greater then j.observed_at else v.event_observed_at end,
+                         case when is_greater then j.content else v.event_content end
+                    from (select ((j.updated_at, j.observed_at, j.content) > (v.event_updated_at, v.event_observed_at, v.event_content)) is not false as is_greater) g)
+          from unnest(consequential) j
+         where v.kind = j.kind and v.id = j.id and v.state = 'live' and j.observed_at >= v.floor
+           and (j.verdict = 'confirmed'
+                or (j.verdict = 'more access' and not v.in_doubt
+                    and ((j.updated_at - v.updated_at) * (j.observed_at - v.observed_at) < 0 or j.updated_at = v.updated_at))
+                or (j.verdict in ('more access', 'older', 'read since', 'to be sure')
+                    and ((j.updated_at, j.observed_at, j.content) > (v.event_updated_at, v.event_observed_at, v.event_content)) is not false));
+      end if;
+      with settled as (
+        -- A read has decided, unless it came too early to know what an event has told since, or contradicts what is known; and a
+        -- stub needs no read once it is whole.
         delete from clerk_sync.pending_reads p using unnest(consequential) j
          where p.kind = j.kind and p.id = j.id and j.lacks is null
-           and case when from_read then j.verdict not in ('deleted', 'parent doubtful', 'being emptied', 'older')
-                    else p.reason = 'stub' and j.state = 'stub' and j.verdict = 'new' end
+           and case when from_read then j.observed_at >= p.settles_after
+                                        and j.verdict not in ('deleted', 'parent doubtful', 'being emptied', 'older', 'contradicts')
+                    when from_webhook then p.reason = 'stub' and j.state = 'stub' and j.verdict = 'new'
+                    else j.verdict = 'same' and p.said is not null and p.settles_after = 0 end
+      ), cleared as (   -- a read agrees after all
+        update clerk_sync.pending_reads p set said = null, said_since = null
+          from unnest(consequential) j
+         where p.kind = j.kind and p.id = j.id and p.said is not null and j.verdict in ('same', 'newer') and not from_webhook
+           and case when from_read then j.observed_at < p.settles_after or j.lacks is not null else p.settles_after > 0 or j.verdict = 'newer' end
       )
-      insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason)
-        select kind, id, organization_id, user_id, case when verdict in ('new', 'newer') then lacks else verdict end
-          from unnest(consequential)
-         where verdict in ('doubtful', 'parent doubtful', 'being emptied')
+      insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason, settles_after, said, said_since, next_at)
+        select kind, id, organization_id, user_id,
+               case when verdict in ('new', 'newer') then lacks when verdict in ('less access', 'more access', 'to be sure') then 'in doubt'
+                    else verdict end,
+               settles_after,
+               case when verdict = 'contradicts' then said end, case when verdict = 'contradicts' then observed_at end,
+               case when verdict = 'contradicts' then pg_catalog.to_timestamp((observed_at + wait + 10000) / 1000.0)
+                    when verdict in ('less access', 'more access') then greatest(pg_catalog.now(), pg_catalog.to_timestamp((settles_after + 12000) / 1000.0))
+                    else pg_catalog.now() end
+          from unnest(consequential) j
+         where verdict in ('doubtful', 'parent doubtful', 'being emptied', 'less access', 'more access', 'to be sure', 'contradicts')
             or (verdict in ('new', 'newer') and lacks is not null)
             -- A listing proves nothing against what is known better; the object itself does.
-            or (verdict in ('deleted', 'parent deleted', 'newer membership known') and from_list)
+            or (verdict = 'deleted' and from_list
+                and exists (select from clerk_sync.versions v where v.kind = j.kind and v.id = j.id and v.inferred))
         on conflict (kind, id) do update
           set organization_id = coalesce(p.organization_id, excluded.organization_id), user_id = coalesce(p.user_id, excluded.user_id),
-              tried_at = case when from_read then p.tried_at end,
-              asked_at = case when from_webhook then pg_catalog.now() else p.asked_at end;
+              asked_at = case when from_webhook then pg_catalog.now() else p.asked_at end,
+              settles_after = greatest(p.settles_after, excluded.settles_after),
+              said = coalesce(excluded.said, p.said),
+              said_since = case when excluded.said is null or p.said = excluded.said then p.said_since else excluded.said_since end,
+              tries = case when from_webhook then 0 else p.tries end,
+              next_at = case when from_webhook then excluded.next_at
+                             when excluded.said is null then p.next_at
+                             when p.said = excluded.said then excluded.next_at - (excluded.said_since - p.said_since) * interval '1 ms'
+                             else excluded.next_at end;
+    end if;
+
+    if cardinality(batch.doubts) > 0 then
+      with told as (
+        select d.*, c.kind, c.id, c.organization_id, c.user_id, greatest(c.observed_at, d.observed_at) + skew as settles_after
+          from unnest(batch.doubts) d
+          join unnest(changes) c on c.n = d.n
+         cross join lateral (select * from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v
+         where v.state = 'live' and (v.updated_at, v.content) = (c.updated_at, c.content)
+           and (d.updated_at, d.observed_at, d.content) >= (v.event_updated_at, v.event_observed_at, v.event_content)
+           and ((c.kind = 'membership') = of_memberships) is not false
+      ), written as (
+        update clerk_sync.versions v
+           set in_doubt = v.in_doubt or t.in_doubt,
+               (event_updated_at, event_observed_at, event_content) = (t.updated_at, t.observed_at, t.content)
+          from told t
+         where v.kind = t.kind and v.id = t.id
+           and ((t.in_doubt and not v.in_doubt)
+                or (t.updated_at, t.observed_at, t.content) > (v.event_updated_at, v.event_observed_at, v.event_content))
+      )
+      insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason, settles_after, next_at)
+        select kind, id, organization_id, user_id, 'in doubt', settles_after,
+               greatest(pg_catalog.now(), pg_catalog.to_timestamp((settles_after + 12000) / 1000.0))
+          from told where asks
+        on conflict (kind, id) do update
+          set settles_after = greatest(p.settles_after, excluded.settles_after), tries = 0, next_at = excluded.next_at, asked_at = pg_catalog.now();
     end if;
 
     -- The mirror itself. A row that is equal already is not written. (Beside each row its verdict: the column "unnest".)
@@ -778,15 +1031,20 @@ begin
 
   -- What could not be decided here is kept for those who can: a read by id, a pass, a person.
   if cardinality(reads) > 0 then
-    insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason)
-      select distinct on (r.kind, r.id) r.kind, r.id, r.organization_id, r.user_id, r.reason
+    insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason, settles_after, told_deleted)
+      select distinct on (r.kind, r.id) r.kind, r.id, r.organization_id, r.user_id, r.reason,
+             -- Without a time of its own it happened by now, on a clock that may be a minute ahead of ours.
+             case when from_webhook then max(coalesce(r.observed_at, ahead_limit - 240000)) over (partition by r.kind, r.id) + skew else 0 end,
+             bool_or(r.told_deleted is true) over (partition by r.kind, r.id)
         from unnest(reads) r
         left join lateral (select state, inferred from clerk_sync.versions where kind = r.kind and id = r.id offset 0) v on true
        where (v.state = 'deleted' and not v.inferred) is not true
        order by r.kind, r.id, r.organization_id is null or r.user_id is null
       on conflict (kind, id) do update
         set organization_id = coalesce(p.organization_id, excluded.organization_id), user_id = coalesce(p.user_id, excluded.user_id),
-            tried_at = case when from_read then p.tried_at end,
+            settles_after = greatest(p.settles_after, excluded.settles_after), told_deleted = p.told_deleted or excluded.told_deleted,
+            tries = case when from_webhook then 0 else p.tries end,
+            next_at = case when from_webhook then pg_catalog.now() else p.next_at end,
             asked_at = case when from_webhook then pg_catalog.now() else p.asked_at end;
     results := results || array(
       select row(r.n, case when v.is_final then 'stale' else 'pending' end, case when v.is_final then 'deleted' else r.reason end)::clerk_sync.outcome
@@ -795,15 +1053,17 @@ begin
                             where kind = r.kind and id = r.id offset 0) v on true);
   end if;
   if cardinality(reads) > 0 or cardinality(passes) > 0 then
-    insert into clerk_sync.pending_passes as p (kind, reason)
-      select distinct on (w.kind) w.kind, w.reason
-        from (select kind, reason from unnest(passes) where organization_id is null
+    insert into clerk_sync.pending_passes as p (kind, reason, ripe_at)
+      select distinct on (w.kind) w.kind, w.reason, pg_catalog.now() + coalesce(w.ripe_after_s, 0) * interval '1 s'
+        from (select kind, reason, ripe_after_s from unnest(passes) where organization_id is null
               -- Without its pair the API finds no membership: then all of them are listed.
-              union all select 'membership', 'a membership that must be read names no pair'
+              union all select 'membership', 'a membership that must be read names no pair', case when r.told_deleted then 312 else 12 end
                 from unnest(reads) r
                where from_webhook and r.kind = 'membership' and (r.organization_id is null or r.user_id is null)) w
+       order by w.kind, w.ripe_after_s desc
       -- Asked again: a pass that is under way may have gone past it.
-      on conflict (kind) do update set asked_at = pg_catalog.now();
+      on conflict (kind) do update
+        set asked_at = pg_catalog.now(), ripe_at = greatest(p.ripe_at, excluded.ripe_at), tried_at = null;
     results := results || array(select row(n, 'pending', reason)::clerk_sync.outcome from unnest(passes));
     perform clerk_sync.ask_for_members(array_agg(w.organization_id), w.reason)
        from unnest(passes) w where w.organization_id is not null group by w.reason;

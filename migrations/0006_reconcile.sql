@@ -1,6 +1,12 @@
 -- Reconcile's bookkeeping: the lease, and what a pass writes beside the mirror. All that a pass learns from one page, the
 -- changes, the findings, the absentees and how far it has come, is one statement: a pass that is killed leaves no gap.
 
+-- The database's clock, in ms: what Clerk's is held against.
+create function clerk_sync.clock() returns bigint
+  language sql volatile set search_path = '' as $$
+  select (extract(epoch from pg_catalog.clock_timestamp()) * 1000)::bigint
+$$;
+
 -- The new token, or null while somebody else holds the lease. One that ends later than its term is of a clock that is not this
 -- one's, such as that of the server that failed: nobody is to wait for it.
 create function clerk_sync.take_lease(holder text, ttl_ms integer) returns bigint
@@ -55,6 +61,7 @@ begin
   end if;
   -- (Those of a braked pass wait for an approval, whatever comes between.)
   delete from clerk_sync.absentees a using clerk_sync.passes p where a.pass_id = p.id and p.scope = scope and p.state <> 'braked';
+  delete from clerk_sync.listings l where l.kind = scope;
   insert into clerk_sync.passes as p (scope, reason, state, observed_from, backfill)
     values (scope, reason, 'running', observed_from,
             scope <> 'quick' and not exists (select from clerk_sync.marks m where m.kind = scope))
@@ -97,7 +104,7 @@ end
 $$;
 
 -- One page of a pass:
---   { "id", "fence", "step", "position", "listed", "refreshed",
+--   { "id", "fence", "step", "position", "listed_to", "listed", "refreshed",
 --     "findings": [{ "n", "kind", "entity_id", "drift", "fields", "since", "webhook_at", "webhook_outcome", "cause" }],
 --     "absent": [id], "settled": [id],      rows that the listing did not show, and those of them that are decided
 --     "outcomes": [[n, outcome]] }          instead of a batch: what became of changes that are written already
@@ -142,6 +149,12 @@ begin
          missing = p.missing + c.missing, differing = p.differing + c.differing, extra = p.extra + c.extra
     from counted c
    where p.id = this_pass;
+  -- R7 counts for what the listing has gone past, from this page on.
+  if page ->> 'listed_to' is not null then
+    insert into clerk_sync.listings (kind, started_at, listed_to)
+      select p.scope, p.observed_from, (page ->> 'listed_to')::bigint from clerk_sync.passes p where p.id = this_pass and p.scope <> 'quick'
+      on conflict (kind) do update set started_at = excluded.started_at, listed_to = excluded.listed_to;
+  end if;
   insert into clerk_sync.absentees (pass_id, id)
     select this_pass, a from pg_catalog.jsonb_array_elements_text(page -> 'absent') a
     on conflict do nothing;
@@ -182,7 +195,8 @@ create function clerk_sync.forget_deleted_parent(id text) returns void
 $$;
 
 -- The end of a pass. One of a kind that has listed and compared everything moves the kind's mark (R7), and has done what was asked of
--- it before it began, even where deletions are held back or single rows are undecided.
+-- it, if that was long enough before it began for Clerk's API to show what had changed: even where deletions are held back or single
+-- rows are undecided.
 -- "more": { "undecided", "judge_after" and "again_in" (in ms), "held" }, as the table's columns say.
 create function clerk_sync.end_pass(fence bigint, pass_id bigint, state text, problem text, counts jsonb, more jsonb) returns clerk_sync.passes
   language plpgsql volatile security definer set search_path = '' as $$
@@ -210,8 +224,10 @@ begin
   end if;
   has_compared := state in ('complete', 'braked') or (state = 'incomplete' and pass.step = 'end');
   if has_compared or state = 'skipped' then
-    delete from clerk_sync.pending_passes w where w.kind = pass.scope and w.asked_at < pass.started_at;
+    delete from clerk_sync.pending_passes w where w.kind = pass.scope and w.ripe_at <= pass.started_at;
+    update clerk_sync.pending_passes w set tried_at = pg_catalog.now() where w.kind = pass.scope and w.asked_at <= pass.started_at;
   end if;
+  delete from clerk_sync.listings l where l.kind = pass.scope;
   if has_compared and pass.scope <> 'quick' then
     insert into clerk_sync.marks as m (kind, started_at) values (pass.scope, pass.observed_from)
       on conflict (kind) do update set started_at = greatest(m.started_at, excluded.started_at);
@@ -219,9 +235,11 @@ begin
     -- They were listed if they exist, and will be.
     delete from clerk_sync.pending_reads r
      where pass.scope = 'membership' and r.kind = 'membership' and r.reason <> 'refused' and r.asked_at < pass.started_at
-       and (r.organization_id is null or r.user_id is null
-            or r.tried_at >= pass.started_at
-               and not exists (select from clerk.organizations o where o.id = r.organization_id and o.deleted_at is null));
+       and case when r.organization_id is null or r.user_id is null
+                -- What was deleted is found missing only when it was last observed five minutes before.
+                then r.settles_after + case when r.told_deleted then 300000 else 0 end <= pass.observed_from
+                else r.tries > 0
+                     and not exists (select from clerk.organizations o where o.id = r.organization_id and o.deleted_at is null) end;
   end if;
   return pass;
 end
@@ -265,23 +283,28 @@ $$;
 -- Asks for a pass of a kind.
 create function clerk_sync.ask_for_pass(kind text, reason text) returns void
   language sql volatile security definer set search_path = '' as $$
-  insert into clerk_sync.pending_passes (kind, reason) values ($1, $2)
-    on conflict (kind) do update set asked_at = pg_catalog.now()
+  insert into clerk_sync.pending_passes as p (kind, reason) values ($1, $2)
+    on conflict (kind) do update set asked_at = pg_catalog.now(), ripe_at = greatest(p.ripe_at, excluded.ripe_at), tried_at = null
 $$;
 
--- Notes that reads were tried that may have settled nothing. Some may have come too early: what is read was true ten seconds
--- before, perhaps earlier than the event that asked for it. Those are tried again for half a minute.
+-- Notes that reads were tried that settled nothing, and when they are tried again. One that came too early, when as much time has
+-- passed as Clerk's API may lag behind; any other ever more seldom, an hour apart at most.
 create function clerk_sync.note_tried(kind text, ids text[], early text[]) returns void
   language sql volatile security definer set search_path = '' as $$
   select clerk_sync.take_turn();
-  update clerk_sync.pending_reads set tried_at = pg_catalog.now()
-   where kind = $1 and id = any ($2) and not (id = any ($3) and asked_at > pg_catalog.now() - interval '30 s')
+  update clerk_sync.pending_reads
+     set tries = case when id = any ($3) then tries else tries + 1 end,
+         next_at = greatest(next_at, case when id = any ($3)
+           then least(greatest(pg_catalog.now() + interval '5 s', pg_catalog.to_timestamp((settles_after + 12000) / 1000.0)),
+                      pg_catalog.now() + interval '5 min')
+           else pg_catalog.now() + least(interval '30 s' * pg_catalog.power(2, least(tries, 10)), interval '1 h') end)
+   where kind = $1 and id = any ($2)
 $$;
 
 do $$
 declare f regprocedure;
 begin
-  foreach f in array array['clerk_sync.take_lease(text, integer)', 'clerk_sync.keep_lease(bigint, integer)', 'clerk_sync.end_lease(bigint)',
+  foreach f in array array['clerk_sync.clock()', 'clerk_sync.take_lease(text, integer)', 'clerk_sync.keep_lease(bigint, integer)', 'clerk_sync.end_lease(bigint)',
                            'clerk_sync.open_pass(bigint, text, text, bigint, integer)', 'clerk_sync.approve_pass(bigint, bigint)',
                            'clerk_sync.record_page(jsonb, clerk_sync.batch)', 'clerk_sync.end_pass(bigint, bigint, text, text, jsonb, jsonb)', 'clerk_sync.braked_pass(text)',
                            'clerk_sync.end_memberships_of_deleted(text[])', 'clerk_sync.forget_deleted_parent(text)',

@@ -31,11 +31,12 @@ begin
     end if;
     select a.n, a.outcome, a.reason into result from clerk_sync.apply(batch) a where a.n = 0;
   end if;
-  if result.outcome in ('foreign', 'reused', 'dead_letter') then
+  if result.outcome in ('foreign', 'reused', 'ahead', 'dead_letter') then
     update clerk_sync.dead_letters d
        set tries = d.tries + 1, tried_at = pg_catalog.now(),
            reason = case result.outcome when 'foreign' then 'it is not of the mirror''s Clerk instance'
                                         when 'reused' then 'its message id came before with another body'
+                                        when 'ahead' then 'its time is ahead of the database''s clock'
                                         else result.reason end
      where d.message_id = message_id and d.body_hash = body_hash;
   elsif result.outcome is not null then

@@ -143,6 +143,7 @@ impl ClerkEnvironment {
             secret_key: key.to_owned().into(),
             rate: share.map(|share: u32| client::Options::limit_of(key) * share / 100),
             patience: client::Options::PATIENCE,
+            clock_tolerance: Some(client::Options::CLOCK_TOLERANCE),
         }))
     }
 

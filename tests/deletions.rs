@@ -154,7 +154,8 @@ async fn a_parent_comes_back_without_what_was_left_of_its_memberships() {
                        "updated_at": support::START, "public_metadata": {} });
     let page = format!(r#"{{"data":[{body}],"total_count":1}}"#);
     let later = Millis::new(support::START + 86_500_000).unwrap();
-    let read = clerk_sync::clerk::listing::page(page.as_bytes(), Kind::Organization, later).unwrap().changes;
+    let seen = clerk_sync::clerk::listing::Seen { observed_at: later, bound: later };
+    let read = clerk_sync::clerk::listing::page(page.as_bytes(), Kind::Organization, seen).unwrap().changes;
     let mut session = database.database().connect().await.unwrap();
     let mut outcome = async || {
         let verdicts = session.apply(&Batch::of_changes(Source::Read, read.iter()), 1).await.unwrap();

@@ -55,6 +55,7 @@ impl Scene {
             secret_key: clerk.lock().secret_key.clone().into(),
             rate: None,
             patience: Duration::from_secs(2),
+            clock_tolerance: None,
         };
         let timetable = Timetable { full: None, quick: None, rate: None };
         let server = Server::reconciling(database.database(), Reconcile { clerk: options(), timetable }).await;
@@ -159,9 +160,7 @@ impl Scene {
     /// Once nothing refuses any more, what is tried again is right, and no denial is left.
     async fn heals(&self, what: &str) {
         self.clerk.lock().now += 400_000;
-        self.database
-            .execute("update clerk_sync.pending_reads set asked_at = now() - interval '2 h', tried_at = now() - interval '1 h' where reason = 'refused'")
-            .await;
+        self.database.execute("update clerk_sync.pending_reads set next_at = now() where reason = 'refused'").await;
         let mut session = self.database.database().connect().await.unwrap();
         session.retry_refused().await.unwrap();
         session.remove_memberships_of_deleted().await.unwrap();
@@ -463,7 +462,8 @@ async fn a_slow_trigger_makes_batches_smaller_instead_of_throwing_them_away() {
     }
     let rate = 250.0 / began.elapsed().as_secs_f64();
     println!("{answers} answers, {refused} × 503, {rate:.0} rows a second of 40 possible");
-    assert!(rate > 20.0 && refused < 125, "{answers} answers, {refused} × 503, {rate:.0} rows a second");
+    // (How many, depends on the machine. Thrown away whole, four of five were refused.)
+    assert!(refused * 2 < answers, "{answers} answers, {refused} × 503, {rate:.0} rows a second");
     assert_eq!(scene.database.count("clerk.users where first_name = 'Slow'").await, 250);
 }
 

@@ -54,6 +54,7 @@ impl SetUp {
             base_url: set_up.api.url.clone(),
             secret_key: set_up.clerk.lock().secret_key.clone().into(),
             rate: None,
+            clock_tolerance: None,
             patience: Duration::from_secs(2),
         };
         let clerk = Arc::new(Client::new(options).unwrap());

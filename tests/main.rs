@@ -13,6 +13,7 @@ mod doctoring;
 mod door;
 mod faults;
 mod fixtures;
+mod hostile;
 mod keeping;
 mod layering;
 mod migrating;

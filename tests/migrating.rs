@@ -87,7 +87,7 @@ async fn each_role_may_do_exactly_what_is_written_here() {
         json!({ "may": format!("authenticated: {read}, select clerk_rls.able_users, select clerk_rls.denied_memberships") }),
         json!({ "may": format!(
             "clerk_sync_worker: {read}, select clerk_sync.absentees, select clerk_sync.deleted_parents, select clerk_sync.denials, select clerk_sync.ended_rows, select clerk_sync.findings, \
-             select clerk_sync.instance, select clerk_sync.lease, select clerk_sync.live_memberships, select clerk_sync.passes, select clerk_sync.versions"
+             select clerk_sync.instance, select clerk_sync.lease, select clerk_sync.listings, select clerk_sync.live_memberships, select clerk_sync.passes, select clerk_sync.versions"
         ) }),
         json!({ "may": format!("service_role: {read}") }),
     ];
@@ -110,6 +110,7 @@ async fn each_role_may_do_exactly_what_is_written_here() {
         ("clerk_sync_worker", "clerk_sync.braked_pass(text)"),
         ("clerk_sync_worker", "clerk_sync.check_writes(boolean)"),
         ("clerk_sync_worker", "clerk_sync.claim_listings(integer)"),
+        ("clerk_sync_worker", "clerk_sync.clock()"),
         ("clerk_sync_worker", "clerk_sync.deny_unsettled(text,text,bigint,text)"),
         ("clerk_sync_worker", "clerk_sync.drop_dead_letter(text,text)"),
         ("clerk_sync_worker", "clerk_sync.end_lease(bigint)"),
@@ -301,7 +302,7 @@ async fn temporary_types_of_a_caller_run_nothing_as_the_owner() {
 async fn the_writer_refuses_a_snapshot_older_than_its_lock() {
     let database = database().await;
     let mut worker = database.worker().await;
-    let sql = "begin isolation level repeatable read; select * from clerk_sync.apply(row('webhook', null, false, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null)::clerk_sync.batch)";
+    let sql = "begin isolation level repeatable read; select * from clerk_sync.apply(row('webhook', null, false, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null)::clerk_sync.batch)";
     let error = sqlx::raw_sql(sql).execute(&mut worker).await.unwrap_err().to_string();
     assert!(error.contains("read committed"), "{error}");
     database

@@ -23,7 +23,7 @@ async fn each_event_of_a_life_shows_in_the_rows() {
 
     let ben = world.clerk.create_user("Ben", "Bitdiddle");
     let membership = world.clerk.add_member(&acme, &ben, "org:member");
-    world.clerk.now += 1_000;
+    world.clerk.now += 10_000;
     world.clerk.set_role(&membership, "org:admin");
     world.clerk.update_organization(&acme, |organization| organization.name = "Acme Gadgets".to_owned());
     world.deliver().await;

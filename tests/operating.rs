@@ -108,6 +108,8 @@ async fn metrics_and_the_status_page_tell_what_happened() {
     clerk.lock().secret_key = KEY.to_owned();
     clerk.lock().populate(30, 2, 20, 1);
     let api = Server::start(clerk.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let now = clerk.lock().now;
+    database.set_clock(now).await;
     let program = Program::start(&database, &[("CLERK_SECRET_KEY", KEY), ("CLERK_API_URL", &api.url)]).await;
     for _ in 0..100 {
         if database.count("clerk_sync.marks").await == 3 {
@@ -116,6 +118,8 @@ async fn metrics_and_the_status_page_tell_what_happened() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     clerk.lock().now += 400_000;
+    let now = clerk.lock().now;
+    database.set_clock(now).await;
     clerk.lock().create_user("Oda", "Perator");
     let sender = program.sender();
     let events = std::mem::take(&mut clerk.lock().outbox);
@@ -397,6 +401,8 @@ async fn why_no_pass_can_begin_is_told_until_one_does() {
     clerk.lock().secret_key = KEY.to_owned();
     clerk.lock().populate(3, 1, 2, 1);
     let api = Server::start(clerk.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let now = clerk.lock().now;
+    database.set_clock(now).await;
     let refused = [("CLERK_SECRET_KEY", "sk_test_planted4wrong0key"), ("CLERK_API_URL", api.url.as_str())];
     let program = Program::start(&database, &refused).await;
     until("it is noted", async || database.count("clerk_sync.failed_start").await == 1).await;
@@ -478,6 +484,8 @@ async fn no_secret_and_no_personal_data_is_told_to_anybody() {
     let clerk = Shared::new(Clerk::new(5, clerk_sync::clock::now().get() - 600_000));
     clerk.lock().secret_key = KEY.to_owned();
     let api = Server::start(clerk.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let now = clerk.lock().now;
+    database.set_clock(now).await;
     let environment = [("CLERK_SECRET_KEY", KEY), ("CLERK_API_URL", &api.url), ("OPS_TOKEN", TOKEN)];
     let program = Program::start(&database, &environment).await;
     let sender = program.sender();

@@ -302,7 +302,7 @@ async fn in_sync_is_not_said_of_rows_that_were_seen_too_lately() {
     bench.silently(|clerk| clerk.remove_member(&member));
     bench.clerk.lock().now += 60_000;
     let run = async |arguments: &[&str]| {
-        let output = bench.command(arguments).output().await.unwrap();
+        let output = bench.command(arguments).await.output().await.unwrap();
         (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
     };
     for arguments in [&["reconcile", "--dry-run"][..], &["reconcile"][..]] {

@@ -219,6 +219,7 @@ async fn compare_alone(clerk: &Simulated, project: &Database) -> anyhow::Result<
         base_url: clerk.url.clone(),
         secret_key: clerk.secret_key.to_owned().into(),
         rate: None,
+        clock_tolerance: None,
         patience: Options::PATIENCE,
     };
     let page = Client::new(options)?.page(Kind::User, &At::After(None)).await?.changes;

@@ -7,7 +7,7 @@
 //! `api/request.ts` the shapes of errors.
 
 use super::budget::Budget;
-use super::listing::{self, Malformed, Page};
+use super::listing::{self, Malformed, Page, Seen};
 use super::retry::Retries;
 use crate::model::{Change, Claim, EntityRef, InstanceId, Kind, Millis, WantedRead};
 use crate::telemetry::{CLERK_CALLS, CLERK_FAILURES, CLERK_WAITS};
@@ -16,6 +16,7 @@ use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use secrecy::{ExposeSecret as _, SecretString};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// An unknown version is refused, none means the instance's own: so it is always sent.
@@ -31,6 +32,8 @@ const LAG: i64 = 10_000;
 const HASTE: Duration = Duration::from_secs(20);
 /// Organizations in a row that get no answer at all: then it is not they who are the cause.
 const SILENT_IN_A_ROW: usize = 3;
+/// How much later than an answer's `Date` a time in it may be, in ms (R1, R5).
+const SLACK: i64 = 1_000;
 /// One try, from connecting to the last byte.
 const TRY: Duration = Duration::from_secs(30);
 /// A page of 500 users with all the metadata that Clerk allows has some 14 MB.
@@ -46,12 +49,16 @@ pub struct Options {
     pub rate: Option<u32>,
     /// For one call with all its tries.
     pub patience: Duration,
+    /// How far the `Date` of an answer may be from the database's clock. It decides what is newer, so a wrong one would make later
+    /// bans and removals look old. `None`: any, where time is simulated.
+    pub clock_tolerance: Option<Duration>,
 }
 
 impl Options {
     pub const DEFAULT_URL: &'static str = "https://api.clerk.com";
     /// Longer than any pause that Clerk is known to ask for.
     pub const PATIENCE: Duration = Duration::from_secs(180);
+    pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
     /// The documented limit of a key's instance, in calls per 10 s (`clerk/clerk-docs`,
     /// `guides/how-clerk-works/system-limits.mdx`).
@@ -81,6 +88,10 @@ pub enum Error {
     /// Whether what an answer leaves out is gone, it does not say.
     #[error("Clerk's answer makes no sense: an answer by ids: {rows} rows, and {counted} counted")]
     Miscounted { rows: usize, counted: u64 },
+    #[error(
+        "Clerk's answer is dated {0} s {1} the database's clock: check the clocks of the database and of this machine"
+    )]
+    Clocks(u64, &'static str),
 }
 
 /// A page of a list that is asked for.
@@ -101,6 +112,8 @@ pub struct Client {
     options: Options,
     budget: Budget,
     calls: AtomicU64,
+    /// The database's clock, and when it was read.
+    clock: Mutex<Option<(Instant, Millis)>>,
 }
 
 /// One try that succeeded.
@@ -113,9 +126,8 @@ struct Answer {
 }
 
 impl Answer {
-    /// When what it says was true (R1).
-    fn observed_at(&self) -> Millis {
-        self.date.plus(-self.elapsed).plus(-LAG)
+    fn seen(&self) -> Seen {
+        Seen { observed_at: self.date.plus(-self.elapsed).plus(-LAG), bound: self.date.plus(SLACK) }
     }
 }
 
@@ -175,7 +187,7 @@ impl Client {
             .timeout(TRY.min(options.patience))
             .build()?;
         let budget = Budget::new(options.rate);
-        Ok(Client { http, options, budget, calls: AtomicU64::new(0) })
+        Ok(Client { http, options, budget, calls: AtomicU64::new(0), clock: Mutex::new(None) })
     }
 
     /// Calls so far, all tries counted.
@@ -183,12 +195,33 @@ impl Client {
         self.calls.load(Ordering::Relaxed)
     }
 
+    /// From now on the dates of answers must agree with this clock, which is the database's.
+    pub fn trust_clock(&self, now: Millis) {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), now));
+    }
+
+    fn check_date(&self, answer: &Answer) -> Result<(), Error> {
+        let clock = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(((read_at, clock), tolerance)) = clock.zip(self.options.clock_tolerance) else { return Ok(()) };
+        let (since, tolerance) = (ms(read_at.elapsed()), ms(tolerance));
+        let ahead = answer.date.get() - clock.plus(since).get();
+        let seconds = ahead.unsigned_abs() / 1_000;
+        // The answer may have been made at any moment of the call, and its date has whole seconds.
+        if ahead > tolerance {
+            Err(Error::Clocks(seconds, "ahead of"))
+        } else if ahead < -(tolerance + answer.elapsed + 1_000) {
+            Err(Error::Clocks(seconds, "behind"))
+        } else {
+            Ok(())
+        }
+    }
+
     /// Which instance the key belongs to, and the time by Clerk's clock (R1).
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn instance(&self) -> Result<(InstanceId, Millis), Error> {
-        self.get("/instance", &[], |body, at| Ok((listing::instance(body)?, at))).await
+        self.get("/instance", &[], |body, seen| Ok((listing::instance(body)?, seen.observed_at))).await
     }
 
     /// Which instance the key belongs to, and the `Date` of that answer as it came, in whole seconds: to hold clocks against
@@ -219,8 +252,8 @@ impl Client {
         if offset > 0 {
             query.push(("offset", offset.to_string()));
         }
-        self.get(path(kind), &query, |body, observed_at| {
-            let page = listing::page(body, kind, observed_at)?;
+        self.get(path(kind), &query, |body, seen| {
+            let page = listing::page(body, kind, seen)?;
             let (rows, end) = (page.changes.len(), (offset + page.changes.len()) as u64);
             // A few rows may be counted and not listed: whoever reads the list asks again, and says so.
             let lacks = |total: u64| end < total && (rows == 0 || end + listing::tolerance(total) < total);
@@ -332,8 +365,8 @@ impl Client {
         let mut query = vec![("limit", PAGE.to_string())];
         query.extend(ids.iter().map(|id| (parameter, (*id).to_owned())));
         let (page, absent) = self
-            .get_hastily(path(kind), &query, |body, observed_at| {
-                let page = listing::page(body, kind, observed_at)?;
+            .get_hastily(path(kind), &query, |body, seen| {
+                let page = listing::page(body, kind, seen)?;
                 let mut absent: HashSet<&str> = ids.iter().copied().collect();
                 if !page.changes.iter().all(|change| change.id().is_some_and(|id| absent.remove(id))) {
                     return Err(Malformed(format!("a {kind} that was not asked for")));
@@ -354,8 +387,8 @@ impl Client {
         let mut query = vec![("limit", PAGE.to_string())];
         query.extend(asked.iter().map(|(user, _)| ("user_id", (*user).to_owned())));
         let path = format!("/organizations/{}/memberships", segment(organization));
-        let parse = |body: &[u8], observed_at| {
-            let page = listing::page(body, Kind::Membership, observed_at)?;
+        let parse = |body: &[u8], seen| {
+            let page = listing::page(body, Kind::Membership, seen)?;
             let users: HashSet<&str> = asked.iter().map(|(user, _)| *user).collect();
             let of_asked = |change: &Change| {
                 change.naming.as_ref().is_some_and(|naming| {
@@ -385,7 +418,7 @@ impl Client {
         let mut changes: Vec<Change> = Vec::new();
         loop {
             let query = [("limit", PAGE.to_string()), ("offset", changes.len().to_string())];
-            let page = self.get(&path, &query, |body, at| listing::page(body, Kind::Membership, at)).await?;
+            let page = self.get(&path, &query, |body, seen| listing::page(body, Kind::Membership, seen)).await?;
             let (rows, total) = (page.changes.len(), page.total.unwrap_or_default());
             changes.extend(page.changes);
             if changes.len() as u64 >= total {
@@ -397,15 +430,18 @@ impl Client {
         }
     }
 
-    /// One call with all its tries. `parse` gets the body and the moment that it was true at.
+    /// One call with all its tries. `parse` gets the body and when it was made.
     async fn get<T>(
         &self,
         path: &str,
         query: &[(&str, String)],
-        parse: impl Fn(&[u8], Millis) -> Result<T, Malformed>,
+        parse: impl Fn(&[u8], Seen) -> Result<T, Malformed>,
     ) -> Result<T, Error> {
         let retries = Retries::within(self.options.patience);
-        self.ask(path, query, retries, |answer| parse(&answer.body, answer.observed_at())).await
+        self.ask(path, query, retries, |answer| {
+            self.check_date(answer).and_then(|()| Ok(parse(&answer.body, answer.seen())?))
+        })
+        .await
     }
 
     /// The same for an answer that others must not wait for.
@@ -413,10 +449,13 @@ impl Client {
         &self,
         path: &str,
         query: &[(&str, String)],
-        parse: impl Fn(&[u8], Millis) -> Result<T, Malformed>,
+        parse: impl Fn(&[u8], Seen) -> Result<T, Malformed>,
     ) -> Result<T, Error> {
         let retries = Retries::hasty(self.options.patience, HASTE);
-        self.ask(path, query, retries, |answer| parse(&answer.body, answer.observed_at())).await
+        self.ask(path, query, retries, |answer| {
+            self.check_date(answer).and_then(|()| Ok(parse(&answer.body, answer.seen())?))
+        })
+        .await
     }
 
     async fn ask<T>(
@@ -424,7 +463,7 @@ impl Client {
         path: &str,
         query: &[(&str, String)],
         mut retries: Retries,
-        parse: impl Fn(&Answer) -> Result<T, Malformed>,
+        parse: impl Fn(&Answer) -> Result<T, Error>,
     ) -> Result<T, Error> {
         loop {
             let asked = Instant::now();
@@ -433,8 +472,8 @@ impl Client {
             let failure = match self.attempt(path, query).await {
                 Ok(answer) => match parse(&answer) {
                     Ok(value) => return Ok(value),
-                    // An error page of something between us and Clerk, most likely.
-                    Err(malformed) => Failure { error: malformed.into(), again: Some(None) },
+                    // An error page of something between us and Clerk, most likely, or one server's wrong clock.
+                    Err(error) => Failure { error, again: Some(None) },
                 },
                 Err(failure) => failure,
             };
@@ -479,8 +518,7 @@ impl Client {
         if status == StatusCode::OK {
             let date = headers.get(DATE).and_then(|date| date.to_str().ok()).and_then(parse_date);
             let date = date.ok_or_else(|| Failure::from(Malformed("no Date in its head".to_owned())))?;
-            let elapsed = i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX);
-            Ok(Answer { body, date, elapsed })
+            Ok(Answer { body, date, elapsed: ms(began.elapsed()) })
         } else {
             Err(Failure::refused(status, &headers, &body))
         }
@@ -556,6 +594,10 @@ const fn path(kind: Kind) -> &'static str {
         Kind::Organization => "/organizations",
         Kind::Membership => "/organization_memberships",
     }
+}
+
+fn ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Percent-encoded, whatever stands in it: ids are opaque, and `+` means a space in a query.

@@ -12,6 +12,13 @@ use crate::model::{
 /// by that time would freeze the row.
 const AHEAD: i64 = 300_000;
 
+/// How much later than its event a time in a body may be, in ms (R1, R5).
+const SLACK: i64 = 1_000;
+/// In s: what Clerk's API may be behind its events, with what its clocks differ; and how long ago a row must have been observed
+/// before a listing finds it missing (R4).
+const LAG: u16 = 12;
+const ABSENCE: u16 = 300;
+
 /// The members of an envelope that we read. Which of two would count is anybody's guess.
 const ENVELOPE: [&str; 5] = ["object", "type", "data", "timestamp", "instance_id"];
 
@@ -104,7 +111,12 @@ pub fn parse(body: &[u8], attempted_at: Millis) -> Result<Event, Unusable> {
                 if !kind.contradicts(&id) {
                     let event_at = event.event_at.unwrap_or(attempted_at);
                     let organization_id = Some(OrganizationId(id.clone()));
-                    let claim = Claim::Unclear { kind: Kind::Membership, organization_id, reason: "a plan changed" };
+                    let claim = Claim::Unclear {
+                        kind: Kind::Membership,
+                        organization_id,
+                        reason: "a plan changed",
+                        ripe_after: LAG,
+                    };
                     event.change = Some(Change { observed_at: event_at, claim, naming: None });
                     event.entity = Some(EntityRef { kind, id });
                 }
@@ -112,7 +124,7 @@ pub fn parse(body: &[u8], attempted_at: Millis) -> Result<Event, Unusable> {
         }
         Some(Subject::Roles) => {
             let event_at = event.event_at.unwrap_or(attempted_at);
-            event.change = Some(unclear(Kind::Membership, event_at, "a role or permission changed"));
+            event.change = Some(unclear(Kind::Membership, event_at, "a role or permission changed", LAG));
         }
         Some(Subject::Entity { kind, deleted }) => {
             let data = envelope.object("data").ok_or_else(|| unusable("data is missing or no object"))?;
@@ -123,8 +135,8 @@ pub fn parse(body: &[u8], attempted_at: Millis) -> Result<Event, Unusable> {
                     event.entity = Some(entity);
                 }
                 None if deleted && data.get("id").is_none() => {
-                    event.change =
-                        Some(unclear(kind, event.event_at.unwrap_or(attempted_at), "a delete without an id"));
+                    let event_at = event.event_at.unwrap_or(attempted_at);
+                    event.change = Some(unclear(kind, event_at, "a delete without an id", LAG + ABSENCE));
                 }
                 None => return Err(unusable("data.id is missing or no id of this kind")),
             }
@@ -168,8 +180,8 @@ impl Subject {
     }
 }
 
-fn unclear(kind: Kind, observed_at: Millis, reason: &'static str) -> Change {
-    Change { observed_at, claim: Claim::Unclear { kind, organization_id: None, reason }, naming: None }
+fn unclear(kind: Kind, observed_at: Millis, reason: &'static str, ripe_after: u16) -> Change {
+    Change { observed_at, claim: Claim::Unclear { kind, organization_id: None, reason, ripe_after }, naming: None }
 }
 
 /// What the object in `data` says. `span` is what the event's time can mean; in seconds, it covers one.
@@ -180,7 +192,6 @@ fn observe(
     span: Option<(Millis, Millis)>,
     attempted_at: Millis,
 ) -> Change {
-    let naming = payload::naming(data, &entity);
     let updated_at = data.millis("updated_at");
     let sane = span.is_none_or(|(from, _)| from <= attempted_at.plus(AHEAD));
     // R4: a delete in seconds counts as the second's end, so that it beats what was created within that second.
@@ -193,8 +204,12 @@ fn observe(
         let reason =
             if span.is_none() { "the event's time is missing" } else { "the event's time is ahead of Clerk's clock" };
         // What it embeds cannot be dated, so it names a membership but stubs no parent that anything dated has stubbed.
-        return Change { observed_at: Millis::MIN, claim: payload::unusable(data, &entity, reason), naming };
+        let naming = payload::naming(data, &entity, attempted_at.plus(SLACK));
+        let claim = payload::unusable(data, &entity, reason, deleted);
+        return Change { observed_at: Millis::MIN, claim, naming };
     };
-    let claim = if deleted { Claim::Gone(entity) } else { payload::live(data, &entity, naming.as_ref(), observed_at) };
+    let bound = observed_at.plus(SLACK);
+    let naming = payload::naming(data, &entity, bound);
+    let claim = if deleted { Claim::Gone(entity) } else { payload::live(data, &entity, naming.as_ref(), bound) };
     Change { observed_at, claim, naming }
 }

@@ -24,6 +24,15 @@ pub const fn tolerance(total: u64) -> u64 {
     if total / 100 > 10 { total / 100 } else { 10 }
 }
 
+/// When an answer was made, on Clerk's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// What it says was true then, or later.
+    pub observed_at: Millis,
+    /// No time in it counts as later than this.
+    pub bound: Millis,
+}
+
 /// The answer is none: cut short, of another shape, or not from Clerk. Says where, never what.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -33,7 +42,7 @@ pub struct Malformed(pub String);
 ///
 /// # Errors
 /// Any part of it makes no sense: then nothing of it counts.
-pub fn page(body: &[u8], kind: Kind, observed_at: Millis) -> Result<Page, Malformed> {
+pub fn page(body: &[u8], kind: Kind, seen: Seen) -> Result<Page, Malformed> {
     let malformed = |what: &str| Malformed(format!("a list of {kind}s: {what}"));
     let (rows, total): (Vec<&RawValue>, _) = if kind == Kind::User {
         (serde_json::from_slice(body).map_err(|_| malformed("not a JSON array"))?, None)
@@ -44,13 +53,13 @@ pub fn page(body: &[u8], kind: Kind, observed_at: Millis) -> Result<Page, Malfor
         (serde_json::from_str(data.get()).map_err(|_| malformed("data is no array"))?, Some(total))
     };
     let change = |(index, row): (usize, &&RawValue)| {
-        change(row, kind, observed_at).map_err(|problem| malformed(&format!("row {index}: {problem}")))
+        change(row, kind, seen).map_err(|problem| malformed(&format!("row {index}: {problem}")))
     };
     let changes = rows.iter().enumerate().map(change).collect::<Result<Vec<_>, _>>()?;
     if total.is_some_and(|total| total + tolerance(total) < changes.len() as u64) {
         return Err(malformed("total_count is less than its rows"));
     }
-    Ok(Page { changes, total, observed_at })
+    Ok(Page { changes, total, observed_at: seen.observed_at })
 }
 
 /// How many members each organization of a page has, in its order; `None`: the row does not say.
@@ -69,13 +78,13 @@ pub fn members_counts(body: &[u8]) -> Result<Vec<Option<u64>>, Malformed> {
     Ok(rows.iter().map(count).collect())
 }
 
-fn change(row: &RawValue, kind: Kind, observed_at: Millis) -> Result<Change, String> {
+fn change(row: &RawValue, kind: Kind, seen: Seen) -> Result<Change, String> {
     let data = Object::parse(row.get().as_bytes())?;
     let id = data.id("id").filter(|id| !kind.contradicts(id)).ok_or("id is missing or of another kind")?;
     let entity = EntityRef { kind, id };
-    let naming = payload::naming(&data, &entity);
-    let claim = payload::live(&data, &entity, naming.as_ref(), observed_at);
-    Ok(Change { observed_at, claim, naming })
+    let naming = payload::naming(&data, &entity, seen.bound);
+    let claim = payload::live(&data, &entity, naming.as_ref(), seen.bound);
+    Ok(Change { observed_at: seen.observed_at, claim, naming })
 }
 
 /// `GET /users/count`, and the total of a list.
@@ -130,6 +139,7 @@ mod tests {
     #[test]
     fn a_page_is_whole_or_none() {
         let at = Millis::new(1_760_000_000_000).unwrap();
+        let at = Seen { observed_at: at, bound: at };
         let user = r#"{"id":"user_1","updated_at":1,"created_at":1,"banned":false}"#;
         let good = page(format!("[{user}]").as_bytes(), Kind::User, at).unwrap();
         assert!(matches!(good.changes[0].claim, Claim::Live { .. }));

@@ -181,30 +181,35 @@ fn integer(raw: &str) -> Option<i64> {
     })
 }
 
-/// What the whole object in `data` says of itself. `naming` is what [`naming`] found in it.
-pub(super) fn live(data: &Object<'_>, entity: &EntityRef, naming: Option<&Naming>, observed_at: Millis) -> Claim {
+/// What the whole object in `data` says of itself. `naming` is what [`naming`] found in it; no time in it counts as later than
+/// `bound`.
+pub(super) fn live(data: &Object<'_>, entity: &EntityRef, naming: Option<&Naming>, bound: Millis) -> Claim {
     let found = match entity.kind {
         Kind::User => Some(user(data, UserId(entity.id.clone()))),
         Kind::Organization => Some(Entity::Organization(organization(data, OrganizationId(entity.id.clone())))),
         Kind::Membership => naming.and_then(|naming| membership(data, naming)),
     };
     match (found, data.millis("updated_at")) {
-        (Some(found), Some(updated_at)) => {
-            // R1: a time far ahead must not keep every later change out.
-            Claim::Live { entity: found, updated_at: updated_at.min(observed_at.plus(1_000)) }
-        }
-        (None, _) => unusable(data, entity, "role, user or organization is missing"),
-        (_, None) => unusable(data, entity, "updated_at is missing"),
+        (Some(found), Some(updated_at)) => Claim::live(found, updated_at, bound),
+        (None, _) => unusable(data, entity, "role, user or organization is missing", false),
+        (_, None) => unusable(data, entity, "updated_at is missing", false),
     }
 }
 
-/// That only a read by id can tell.
-pub(super) fn unusable(data: &Object<'_>, entity: &EntityRef, reason: &'static str) -> Claim {
+/// That only a read by id can tell. `told_deleted`: it says that the object was deleted.
+pub(super) fn unusable(data: &Object<'_>, entity: &EntityRef, reason: &'static str, told_deleted: bool) -> Claim {
     let (organization_id, user_id) = match entity.kind {
         Kind::Membership => pair(data),
         Kind::User | Kind::Organization => (None, None),
     };
-    Claim::Unusable(WantedRead { kind: entity.kind, id: entity.id.clone(), organization_id, user_id, reason })
+    Claim::Unusable(WantedRead {
+        kind: entity.kind,
+        id: entity.id.clone(),
+        organization_id,
+        user_id,
+        reason,
+        told_deleted,
+    })
 }
 
 /// A whole user.
@@ -294,8 +299,8 @@ fn pair(data: &Object<'_>) -> (Option<OrganizationId>, Option<UserId>) {
 }
 
 /// Which membership of which pair this is, with what it embeds of the two. `None` where the body lacks the pair or its
-/// creation time, or is of no membership.
-pub(super) fn naming(data: &Object<'_>, entity: &EntityRef) -> Option<Naming> {
+/// creation time, or is of no membership. That time counts as no later than `bound`: one far ahead must not lock a user out (R5).
+pub(super) fn naming(data: &Object<'_>, entity: &EntityRef, bound: Millis) -> Option<Naming> {
     if entity.kind != Kind::Membership {
         return None;
     }
@@ -303,7 +308,7 @@ pub(super) fn naming(data: &Object<'_>, entity: &EntityRef) -> Option<Naming> {
     let (organization_id, user_id) = pair(data);
     Some(Naming {
         membership_id: MembershipId(entity.id.clone()),
-        created_at: data.millis("created_at")?,
+        created_at: data.millis("created_at")?.min(bound),
         organization: organization(&embedded_organization, organization_id?),
         user: user_stub(&public_user_data, user_id?),
     })
@@ -318,7 +323,7 @@ fn membership(data: &Object<'_>, naming: &Naming) -> Option<Entity> {
         role: data.text("role").filter(|role| !role.is_empty())?,
         permissions: sorted(data.texts("permissions")),
         public_metadata: data.metadata("public_metadata"),
-        created_at: naming.created_at,
+        created_at: data.millis("created_at")?,
     }))
 }
 

@@ -61,6 +61,10 @@ pub struct Refresh {
     /// user_…, org_… or orgmem_…
     #[arg(value_parser = clerk_id)]
     id: String,
+
+    /// Restore it although a webhook has reported that it was deleted
+    #[arg(long)]
+    undelete: bool,
 }
 
 /// An id whose kind shows. Of anything else Clerk would say that it has no such user, which leaves a tombstone.
@@ -152,7 +156,7 @@ impl Refresh {
     /// # Errors
     /// Clerk or the database does not answer.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        for (id, verdict) in self.access.reconciler()?.refresh(&self.id).await? {
+        for (id, verdict) in self.access.reconciler()?.refresh(&self.id, self.undelete).await? {
             terminal::line(format_args!(
                 "{id}  {}{}",
                 verdict.outcome,
@@ -191,6 +195,9 @@ fn print(report: &Report) {
     }
     if let Some(undecided) = undecided {
         terminal::line(format_args!("  {undecided}"));
+    }
+    for id in report.contradictions.iter().take(SHOWN) {
+        terminal::line(format_args!("  contradicts {id}: Clerk's API says something older than its webhooks did"));
     }
     for Finding { entity_id, drift, fields, cause, .. } in report.findings.iter().take(SHOWN) {
         let fields = if fields.is_empty() { String::new() } else { format!(" ({})", fields.join(", ")) };

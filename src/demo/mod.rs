@@ -132,6 +132,7 @@ async fn reconcile(database: &Database, clerk_url: &str, secret_key: &str) -> an
         base_url: clerk_url.to_owned(),
         secret_key: secret_key.to_owned().into(),
         rate: None,
+        clock_tolerance: None,
         patience: Options::PATIENCE,
     };
     let clerk = Arc::new(Client::new(options)?);

@@ -15,6 +15,7 @@ const CALLED: &[&str] = &[
     "braked_pass",
     "check_writes",
     "claim_listings",
+    "clock",
     "deny_unsettled",
     "drop_dead_letter",
     "end_lease",

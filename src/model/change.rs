@@ -11,8 +11,10 @@ pub enum Source {
     Webhook,
     /// A page of a listing of the Backend API. Its silence about an object proves nothing.
     List,
-    /// A read of one object by its id: the only thing that undoes an event's tombstone.
+    /// A read of one object by its id.
     Read,
+    /// The same, for a person who says that an object that an event reported as deleted is there after all (R4).
+    Undelete,
 }
 
 /// One observation of Clerk.
@@ -36,6 +38,19 @@ impl Change {
         }
     }
 
+    /// Leaves to a read by id what it says of its object: the read decides, and this only asks for it.
+    pub fn set_aside(&mut self, reason: &'static str) {
+        let (EntityRef { kind, id }, told_deleted) = match &self.claim {
+            Claim::Live { entity, .. } => (EntityRef::new(entity.kind(), entity.id()), false),
+            Claim::Gone(entity) => (entity.clone(), true),
+            Claim::Unusable(_) | Claim::Unclear { .. } => return,
+        };
+        let pair = self.naming.as_ref().map(|naming| (naming.organization.id.clone(), naming.user.id.clone()));
+        let (organization_id, user_id) = pair.unzip();
+        self.observed_at = Millis::MIN;
+        self.claim = Claim::Unusable(WantedRead { kind, id, organization_id, user_id, reason, told_deleted });
+    }
+
     /// When Clerk made the object, as far as the observation tells.
     pub fn created_at(&self) -> Option<Millis> {
         match &self.claim {
@@ -50,15 +65,25 @@ impl Change {
 /// What the observation says.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Claim {
-    /// It was there and looked like this. `updated_at` is Clerk's, at most a second after `observed_at` (R1).
-    Live { entity: Entity, updated_at: Millis },
+    /// It was there and looked like this. `updated_at` is Clerk's, at most a second later than any clock of Clerk's told (R1);
+    /// `ahead` is what Clerk sent, where that was later.
+    Live { entity: Entity, updated_at: Millis, ahead: Option<Millis> },
     /// It was gone.
     Gone(EntityRef),
     /// It names an object but cannot be used: only a read of that object by its id can tell.
     Unusable(WantedRead),
     /// It says that something of a kind changed, and not what: only a pass can tell, or, where it is about the memberships of one
-    /// organization, a list of those.
-    Unclear { kind: Kind, organization_id: Option<OrganizationId>, reason: &'static str },
+    /// organization, a list of those. One that begins `ripe_after` seconds later surely can.
+    Unclear { kind: Kind, organization_id: Option<OrganizationId>, reason: &'static str, ripe_after: u16 },
+}
+
+impl Claim {
+    /// The object as Clerk sent it, with an `updated_at` that is no later than `bound`: a time far ahead must not keep every later
+    /// change out (R1).
+    pub fn live(entity: Entity, updated_at: Millis, bound: Millis) -> Claim {
+        let ahead = (updated_at > bound).then_some(updated_at);
+        Claim::Live { entity, updated_at: updated_at.min(bound), ahead }
+    }
 }
 
 /// An object to be read by its id, and why.
@@ -70,6 +95,8 @@ pub struct WantedRead {
     pub organization_id: Option<OrganizationId>,
     pub user_id: Option<UserId>,
     pub reason: &'static str,
+    /// An event says that it was deleted, and not when. Then Clerk's API proves it by not having it.
+    pub told_deleted: bool,
 }
 
 /// That a membership of this user in this organization exists or existed, and what it embeds of the two.
@@ -78,6 +105,7 @@ pub struct WantedRead {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Naming {
     pub membership_id: MembershipId,
+    /// Clerk's, at most a second later than any clock of Clerk's told (R5).
     pub created_at: Millis,
     pub organization: Organization,
     pub user: User,
@@ -112,10 +140,12 @@ pub enum Outcome {
     Foreign,
     /// Its message id came before with another body; nothing was written yet.
     Reused,
+    /// Its own time is more than five minutes ahead of the database's clock; nothing was written yet.
+    Ahead,
 }
 
 impl Outcome {
-    const ALL: [Outcome; 9] = [
+    const ALL: [Outcome; 10] = [
         Outcome::Applied,
         Outcome::Unchanged,
         Outcome::Stale,
@@ -125,6 +155,7 @@ impl Outcome {
         Outcome::DeadLetter,
         Outcome::Foreign,
         Outcome::Reused,
+        Outcome::Ahead,
     ];
 
     /// As the database, the logs and the answers spell it.
@@ -139,6 +170,7 @@ impl Outcome {
             Outcome::DeadLetter => "dead_letter",
             Outcome::Foreign => "foreign",
             Outcome::Reused => "reused",
+            Outcome::Ahead => "ahead",
         }
     }
 

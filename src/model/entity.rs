@@ -5,7 +5,7 @@
 //!
 //! The fields' names are the columns' names, by which findings tell of them; `content` hashes their JSON.
 
-use super::{Json, MembershipId, Millis, OrganizationId, UserId};
+use super::{Json, Kind, MembershipId, Millis, OrganizationId, UserId};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -71,6 +71,24 @@ pub struct Membership {
     pub created_at: Millis,
 }
 
+impl Membership {
+    /// See [`Entity::has_access_of`].
+    pub(super) fn has_access_of(&self, other: &Membership) -> bool {
+        self.role == other.role && self.permissions == other.permissions
+    }
+}
+
+impl User {
+    /// See [`Entity::denial`].
+    pub(super) fn denial(&self) -> i32 {
+        match (self.banned, self.deprovisioned) {
+            (Some(true), _) | (_, Some(true)) => 2,
+            (None, _) => 1,
+            (Some(false), _) => 0,
+        }
+    }
+}
+
 /// The names of the fields in which two values of one type differ.
 macro_rules! differing {
     ($a:expr, $b:expr, $($field:ident)*) => {{
@@ -89,11 +107,37 @@ impl Entity {
         }
     }
 
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Entity::User(_) => Kind::User,
+            Entity::Organization(_) => Kind::Organization,
+            Entity::Membership(_) => Kind::Membership,
+        }
+    }
+
     pub fn created_at(&self) -> Option<Millis> {
         match self {
             Entity::User(user) => user.created_at,
             Entity::Organization(organization) => organization.created_at,
             Entity::Membership(membership) => Some(membership.created_at),
+        }
+    }
+
+    /// Breaks a tie of two states towards less access (R1): of a user 2 if banned or deprovisioned, 1 if a ban is not known, else 0; of
+    /// a membership minus the number of its permissions.
+    pub fn denial(&self) -> i32 {
+        match self {
+            Entity::User(user) => user.denial(),
+            Entity::Organization(_) => 0,
+            Entity::Membership(membership) => -i32::try_from(membership.permissions.len()).unwrap_or(i32::MAX),
+        }
+    }
+
+    /// Whether the two states give the same access.
+    pub fn has_access_of(&self, other: &Entity) -> bool {
+        match (self, other) {
+            (Entity::Membership(a), Entity::Membership(b)) => a.has_access_of(b),
+            _ => self.denial() == other.denial(),
         }
     }
 

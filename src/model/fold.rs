@@ -93,18 +93,35 @@ pub struct Batch<'a> {
     /// Objects that are live.
     pub changes: Vec<Winner<'a>>,
     pub stubs: Vec<Winner<'a>>,
-    /// The greatest of each pair.
-    pub namings: Vec<&'a Naming>,
+    /// The greatest of each pair, and when it was observed.
+    pub namings: Vec<(Millis, &'a Naming)>,
     /// Memberships that came with a greater one of the same pair.
     pub outdated: Vec<&'a str>,
-    pub reads: Vec<(usize, &'a WantedRead)>,
+    /// With the time of what asks for it, if it has one.
+    pub reads: Vec<(usize, Option<Millis>, &'a WantedRead)>,
     pub passes: Vec<WantedPass<'a>>,
     pub dead_letters: Vec<(usize, &'a DeadLetter)>,
+    pub doubts: Vec<Doubt>,
     /// How much of it is to be written; of one change alone, unless it is [`Mode::Full`].
     pub mode: Mode,
     /// How long to wait for a lock that somebody else has on a row of ours; `None`: as long as the session says.
     pub lock_wait: Option<Duration>,
 }
+
+/// Of a change in whose place several events came: what they leave open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Doubt {
+    pub n: usize,
+    /// Two of them are so close together that nobody knows which state came last, and their access differs (R9): a read must tell.
+    pub asks: bool,
+    /// And their times even disagree.
+    pub in_doubt: bool,
+    /// The greatest of them.
+    pub event: EventVersion,
+}
+
+/// What an event told: `updated_at`, when it was observed, and the content.
+pub type EventVersion = (Millis, Millis, i64);
 
 /// A message among what was folded.
 #[derive(Clone, Copy, Debug)]
@@ -122,6 +139,8 @@ pub struct WantedPass<'a> {
     pub kind: Kind,
     pub organization_id: Option<&'a OrganizationId>,
     pub reason: &'static str,
+    /// In s; see [`Claim::Unclear`].
+    pub ripe_after: u16,
 }
 
 /// The change that counts for an object, or the stub that counts for a parent.
@@ -131,7 +150,13 @@ pub struct Winner<'a> {
     pub observed_at: Millis,
     pub updated_at: Option<Millis>,
     pub content: Option<i64>,
+    /// See [`Entity::denial`].
+    pub denial: i32,
+    /// See [`Claim::Live`].
+    pub ahead: Option<Millis>,
     pub row: Row<'a>,
+    /// Set where another event was folded into this one.
+    pub doubt: Option<Doubt>,
 }
 
 /// What is to be written of an object.
@@ -171,7 +196,7 @@ struct Folding<'a> {
     batch: Batch<'a>,
     winners: Best<'a>,
     stubs: Best<'a>,
-    namings: HashMap<(&'a OrganizationId, &'a UserId), &'a Naming>,
+    namings: HashMap<(&'a OrganizationId, &'a UserId), (Millis, &'a Naming)>,
     /// By a message's id, the body's hash of the first one.
     first_hashes: HashMap<&'a MessageId, &'a str>,
 }
@@ -194,6 +219,7 @@ impl<'a> Folding<'a> {
             reads: Vec::new(),
             passes: Vec::new(),
             dead_letters: Vec::new(),
+            doubts: Vec::new(),
             mode: Mode::Full,
             lock_wait: None,
         };
@@ -220,39 +246,44 @@ impl<'a> Folding<'a> {
 
     fn add(&mut self, n: usize, change: &'a Change) {
         if let Some(naming) = &change.naming {
-            self.name(naming);
+            self.name(change.observed_at, naming);
             for stub in Winner::stubs(n, change.observed_at, naming) {
                 keep_greater(&mut self.stubs, stub);
             }
         }
         match &change.claim {
-            Claim::Live { entity, updated_at } => {
-                keep_greater(&mut self.winners, Winner::live(n, change.observed_at, *updated_at, entity));
+            Claim::Live { entity, updated_at, ahead } => {
+                let winner = Winner::live(n, change.observed_at, (*updated_at, *ahead), entity);
+                keep_greater(&mut self.winners, winner);
             }
             Claim::Gone(entity) => keep_greater(&mut self.winners, Winner::gone(n, change.observed_at, entity)),
-            Claim::Unusable(read) => self.batch.reads.push((n, read)),
-            Claim::Unclear { kind, organization_id, reason } => {
+            Claim::Unusable(read) => {
+                let observed_at = Some(change.observed_at).filter(|at| *at > Millis::MIN);
+                self.batch.reads.push((n, observed_at, read));
+            }
+            Claim::Unclear { kind, organization_id, reason, ripe_after } => {
                 self.batch.passes.push(WantedPass {
                     n,
                     kind: *kind,
                     organization_id: organization_id.as_ref(),
                     reason,
+                    ripe_after: *ripe_after,
                 });
             }
         }
     }
 
     /// Of each pair the greatest membership counts (R5).
-    fn name(&mut self, naming: &'a Naming) {
+    fn name(&mut self, observed_at: Millis, naming: &'a Naming) {
         match self.namings.entry((&naming.organization.id, &naming.user.id)) {
             Entry::Vacant(entry) => {
-                entry.insert(naming);
+                entry.insert((observed_at, naming));
             }
             Entry::Occupied(mut entry) => {
-                let known = *entry.get();
+                let (known, naming) = (*entry.get(), (observed_at, naming));
                 let (less, greater) = if place(naming) > place(known) { (known, naming) } else { (naming, known) };
-                if less.membership_id != greater.membership_id {
-                    self.batch.outdated.push(less.membership_id.as_str());
+                if less.1.membership_id != greater.1.membership_id {
+                    self.batch.outdated.push(less.1.membership_id.as_str());
                 }
                 entry.insert(greater);
             }
@@ -265,9 +296,11 @@ impl<'a> Folding<'a> {
             best.sort_by_key(|winner| winner.n);
             best
         };
-        let (gone, changes) = in_order(self.winners).into_iter().partition(|winner| matches!(winner.row, Row::Gone(_)));
+        let (gone, changes): (Vec<_>, Vec<Winner<'a>>) =
+            in_order(self.winners).into_iter().partition(|winner| matches!(winner.row, Row::Gone(_)));
         let namings = self.namings.into_values().collect();
-        Batch { gone, changes, stubs: in_order(self.stubs), namings, ..self.batch }
+        let doubts = changes.iter().filter_map(|winner| winner.doubt).collect();
+        Batch { gone, changes, stubs: in_order(self.stubs), namings, doubts, ..self.batch }
     }
 }
 
@@ -291,9 +324,9 @@ impl Batch<'_> {
     }
 }
 
-/// A membership's place among all of its pair.
-fn place(naming: &Naming) -> (Millis, &str) {
-    (naming.created_at, naming.membership_id.as_str())
+/// A membership's place among all of its pair; of two observations of one, the later.
+fn place((observed_at, naming): (Millis, &Naming)) -> (Millis, &str, Millis) {
+    (naming.created_at, naming.membership_id.as_str(), observed_at)
 }
 
 fn keep_greater<'a>(best: &mut Best<'a>, winner: Winner<'a>) {
@@ -302,43 +335,97 @@ fn keep_greater<'a>(best: &mut Best<'a>, winner: Winner<'a>) {
             entry.insert(winner);
         }
         Entry::Occupied(mut entry) => {
-            if winner.version() > entry.get().version() {
-                entry.insert(winner);
-            }
+            let both = entry.get().or(&winner);
+            entry.insert(both);
         }
     }
 }
 
+/// R9, in ms: how far the clocks of Clerk's servers are apart, and how close together events may be in the wrong order.
+const SKEW: i64 = 2_100;
+const SOON: i64 = 5_000;
+
 impl<'a> Winner<'a> {
-    fn live(n: usize, observed_at: Millis, updated_at: Millis, entity: &'a Entity) -> Winner<'a> {
+    fn live(
+        n: usize,
+        observed_at: Millis,
+        (updated_at, ahead): (Millis, Option<Millis>),
+        entity: &'a Entity,
+    ) -> Winner<'a> {
         let row = match entity {
             Entity::User(user) => Row::User(user),
             Entity::Organization(organization) => Row::Organization(organization),
             Entity::Membership(membership) => Row::Membership(membership),
         };
-        Winner { n, observed_at, updated_at: Some(updated_at), content: Some(content(entity)), row }
+        let (updated_at, content, denial) = (Some(updated_at), Some(entity.content()), entity.denial());
+        Winner { n, observed_at, updated_at, content, denial, ahead, row, doubt: None }
     }
 
     fn gone(n: usize, observed_at: Millis, entity: &'a EntityRef) -> Winner<'a> {
-        Winner { n, observed_at, updated_at: None, content: None, row: Row::Gone(entity) }
+        let row = Row::Gone(entity);
+        Winner { n, observed_at, updated_at: None, content: None, denial: 0, ahead: None, row, doubt: None }
     }
 
     /// A stub's version is the observation that embeds it: what is embedded has no time of its own (R6).
     fn stubs(n: usize, observed_at: Millis, naming: &'a Naming) -> [Winner<'a>; 2] {
-        let stub = |content, row| Winner { n, observed_at, updated_at: None, content: Some(content), row };
+        let stub = |content, row| {
+            let content = Some(content);
+            Winner { n, observed_at, updated_at: None, content, denial: 0, ahead: None, row, doubt: None }
+        };
         [
             stub(content(&naming.user), Row::User(&naming.user)),
             stub(content(&naming.organization), Row::Organization(&naming.organization)),
         ]
     }
 
+    /// What two observations of one object come to, whichever came first.
+    fn or(&self, other: &Winner<'a>) -> Winner<'a> {
+        let (less, greater) = if other.version() > self.version() { (self, other) } else { (other, self) };
+        let (Some(earlier), Some(later)) = (less.event(), greater.event()) else { return greater.clone() };
+        let asks = [less, greater].into_iter().any(|winner| winner.doubt.is_some_and(|doubt| doubt.asks));
+        let with = |winner: &Winner<'a>, asks: bool, in_doubt: bool| {
+            let in_doubt = in_doubt || winner.doubt.is_some_and(|doubt| doubt.in_doubt);
+            Winner { doubt: Some(Doubt { n: winner.n, asks, in_doubt, event: earlier.max(later) }), ..winner.clone() }
+        };
+        let (updated, observed) =
+            (apart(less.updated_at, greater.updated_at), greater.observed_at.get() - less.observed_at.get());
+        // R9: where nobody knows their order, the one with less access stands.
+        let is_unordered =
+            (updated == 0 && observed.abs() <= SKEW) || (updated <= SOON && updated.saturating_mul(observed) < 0);
+        let is_close = updated <= SKEW && observed.abs() <= SKEW;
+        if (is_unordered || is_close) && !less.row.has_access_of(greater.row) {
+            let stands = if less.denial > greater.denial { less } else { greater };
+            return with(stands, true, is_unordered);
+        }
+        with(greater, asks, false)
+    }
+
+    /// The greatest event of those that were folded into this one, if it is a state at all.
+    fn event(&self) -> Option<EventVersion> {
+        let own = (self.updated_at?, self.observed_at, self.content?);
+        Some(self.doubt.map_or(own, |doubt| doubt.event))
+    }
+
     /// A delete beats everything (R4); else the greater version wins (R1).
-    fn version(&self) -> (bool, Option<Millis>, Millis, Option<i64>) {
-        (matches!(self.row, Row::Gone(_)), self.updated_at, self.observed_at, self.content)
+    fn version(&self) -> (bool, Option<Millis>, Millis, i32, Option<i64>) {
+        (matches!(self.row, Row::Gone(_)), self.updated_at, self.observed_at, self.denial, self.content)
     }
 }
 
+fn apart(a: Option<Millis>, b: Option<Millis>) -> i64 {
+    a.zip(b).map_or(0, |(a, b)| b.get() - a.get())
+}
+
 impl<'a> Row<'a> {
+    /// Whether both give the same access. Stubs and deleted objects are not compared.
+    fn has_access_of(self, other: Row<'_>) -> bool {
+        match (self, other) {
+            (Row::User(a), Row::User(b)) => a.denial() == b.denial(),
+            (Row::Membership(a), Row::Membership(b)) => a.has_access_of(b),
+            (Row::User(_) | Row::Organization(_) | Row::Membership(_) | Row::Gone(_), _) => true,
+        }
+    }
+
     pub fn kind(self) -> Kind {
         match self {
             Row::User(_) => Kind::User,

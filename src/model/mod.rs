@@ -15,7 +15,9 @@ mod undecided;
 
 pub use change::{Change, Claim, Naming, Outcome, Source, Verdict, WantedRead};
 pub use entity::{Entity, Membership, Organization, User};
-pub use fold::{Batch, DeadLetter, Delivery, Item, Message, Mode, Refusal, Row, Told, WantedPass, Winner};
+pub use fold::{
+    Batch, DeadLetter, Delivery, Doubt, EventVersion, Item, Message, Mode, Refusal, Row, Told, WantedPass, Winner,
+};
 pub use id::{EntityRef, InstanceId, Kind, MembershipId, MessageId, OrganizationId, UserId};
 pub use json::{Json, Unstorable, decode_string};
 pub use time::{Millis, span};

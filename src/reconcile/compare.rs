@@ -1,7 +1,7 @@
 //! One page of Clerk's against the same rows of the mirror. Pure.
 
 use crate::model::{Change, Claim};
-use crate::store::Mirrored;
+use crate::store::{Mirrored, Version};
 use std::collections::HashMap;
 
 /// A row that is to be written.
@@ -18,7 +18,7 @@ pub enum Drift<'a> {
     Missing,
     /// These columns differ. By hand: we wrote what Clerk says, and somebody changed the row since.
     Differing { fields: Vec<&'static str>, mirrored: &'a Mirrored, by_hand: bool },
-    /// Its content is right; its times, which Clerk moves at every sign-in, are not.
+    /// Its content is right; its times, which Clerk moves at every sign-in, are not, or something else was read of it lately.
     Refreshed,
     /// The row cannot be used as it is listed: it is to be read by its id.
     Unusable,
@@ -31,7 +31,7 @@ pub fn compare<'a>(listed: &'a [Change], mirrored: &'a [Mirrored]) -> Vec<Differ
 }
 
 fn drift<'a>(change: &Change, mirrored: &HashMap<&str, &'a Mirrored>) -> Option<Drift<'a>> {
-    let Claim::Live { entity, updated_at } = &change.claim else {
+    let Claim::Live { entity, updated_at, ahead } = &change.claim else {
         return matches!(change.claim, Claim::Unusable(_)).then_some(Drift::Unusable);
     };
     let Some(row) = mirrored.get(entity.id()) else { return Some(Drift::Missing) };
@@ -40,5 +40,7 @@ fn drift<'a>(change: &Change, mirrored: &HashMap<&str, &'a Mirrored>) -> Option<
         let by_hand = row.version.is_none_or(|version| version.content == entity.content());
         return Some(Drift::Differing { fields, mirrored: row, by_hand });
     }
-    row.version.is_none_or(|version| version.updated_at != *updated_at).then_some(Drift::Refreshed)
+    let is_version =
+        |version: Version| version.updated_at == *updated_at || version.ahead == Some(ahead.unwrap_or(*updated_at));
+    (row.is_contradicted || !row.version.is_some_and(is_version)).then_some(Drift::Refreshed)
 }

@@ -29,7 +29,7 @@ pub struct Finding {
 impl Finding {
     /// Of a row that differs; `None` where only its times moved, or where it cannot be used.
     pub fn of(kind: Kind, difference: &Difference<'_>, receipts: &[Receipt]) -> Option<Finding> {
-        let Claim::Live { entity, updated_at } = &difference.change.claim else { return None };
+        let Claim::Live { entity, updated_at, .. } = &difference.change.claim else { return None };
         let receipt = receipts.iter().find(|receipt| receipt.entity_id == entity.id());
         let is_recent = difference.change.observed_at.plus(-UNDER_WAY) < *updated_at;
         let (drift, fields, since, cause) = match &difference.drift {

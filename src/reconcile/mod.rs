@@ -160,6 +160,8 @@ pub struct Report {
     pub undecided: Undecided,
     /// When those can be judged that were seen too lately, by Clerk's clock, in ms.
     pub judge_after: Option<Millis>,
+    /// Ids of some of those that contradict what webhooks said.
+    pub contradictions: Vec<String>,
     /// Of an incomplete one: whether it has done what could be done, and the next one begins anew.
     #[serde(skip)]
     pub is_at_end: bool,
@@ -232,6 +234,7 @@ impl Reconciler {
 
     /// The key's instance must be the mirror's: a key of another one would empty it. Answers Clerk's time.
     pub(crate) async fn check_instance(&self, session: &mut Session) -> Result<Millis, Error> {
+        self.clerk.trust_clock(session.clock().await?);
         let (of_key, at) = self.clerk.instance().await?;
         let (wanted, source) = match &self.instance {
             Some(instance) => (instance, "environment"),

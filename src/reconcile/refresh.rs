@@ -10,24 +10,35 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 /// Why `clerk_sync.apply` does not take what was true before what it knows: of an object that is there, and of one that is not.
-const EARLY: [&str; 2] = ["older", "seen since"];
+const EARLY: [&str; 3] = ["older", "seen since", "too early"];
+/// And why not, where what it knows of events speaks against it (R2, R4): it is read again when that is over.
+const CONTRADICTING: [&str; 3] = ["contradicts", "newer membership known", "known for less than an hour"];
 
 impl Reconciler {
-    /// Reads an object and, of a user or organization, its memberships. Answers what became of each.
+    /// Reads an object and, of a user or organization, its memberships. Answers what became of each. `undelete`: also where a webhook
+    /// has reported that it was deleted, which nothing else undoes (R4).
     ///
     /// # Errors
     /// Clerk or the database does not answer; or it is a membership that nobody has named here.
-    pub async fn refresh(&self, id: &str) -> Result<Vec<(String, Verdict)>, Error> {
+    pub async fn refresh(&self, id: &str, undelete: bool) -> Result<Vec<(String, Verdict)>, Error> {
+        let source = if undelete { Source::Undelete } else { Source::Read };
         let mut session = self.database.connect_for_passes().await?;
         self.check_instance(&mut session).await?;
         let kind = Kind::of_id(id).unwrap_or(Kind::User);
         if kind == Kind::Membership {
             let standing = session.standing(kind, &[id]).await?;
             let read = standing.into_iter().next().ok_or_else(|| Error::UnknownMembership(id.to_owned()))?.read;
-            return self.read(&mut session, kind, &[read]).await;
+            return self.read(&mut session, source, kind, &[read]).await;
         }
-        let wanted = WantedRead { kind, id: id.to_owned(), organization_id: None, user_id: None, reason: "refresh" };
-        let mut verdicts = self.read(&mut session, kind, &[wanted]).await?;
+        let wanted = WantedRead {
+            kind,
+            id: id.to_owned(),
+            organization_id: None,
+            user_id: None,
+            reason: "refresh",
+            told_deleted: false,
+        };
+        let mut verdicts = self.read(&mut session, source, kind, &[wanted]).await?;
         let listed = match self.clerk.memberships_of(kind, id).await {
             Ok(listed) => listed,
             // The parent is gone, and its memberships with it.
@@ -35,8 +46,9 @@ impl Reconciler {
             Err(error) => return Err(error.into()),
         };
         let (listed, reads) = members(&mut session, kind, id, listed).await?;
-        verdicts.extend(apply(&mut session, Source::List, listed).await?);
-        verdicts.extend(self.read(&mut session, Kind::Membership, &reads).await?);
+        let of_list = if undelete { source } else { Source::List };
+        verdicts.extend(apply(&mut session, of_list, listed).await?);
+        verdicts.extend(self.read(&mut session, source, Kind::Membership, &reads).await?);
         Ok(verdicts)
     }
 
@@ -91,10 +103,11 @@ impl Reconciler {
             session.ask_for_pass(Kind::Membership, "many memberships of an organization are absent").await?;
             return Ok(());
         }
-        self.read(session, Kind::Membership, &reads).await.map(drop)
+        self.read(session, Source::Read, Kind::Membership, &reads).await.map(drop)
     }
 
-    /// Makes the reads that nobody has tried yet: what a webhook left doubtful, and stubs. Answers how many were settled.
+    /// Makes the reads whose time has come: what a webhook left open, stubs, and what an earlier read contradicted. Answers how many were
+    /// settled.
     ///
     /// # Errors
     /// Clerk or the database does not answer: they are to be made again. What Clerk answers with nonsense is left to the next pass.
@@ -132,7 +145,11 @@ impl Reconciler {
                     Err(_) => ids.clone(),
                 };
                 session.note_tried(kind, &ids, &early).await?;
-                let is_settled = |verdict: &Verdict| verdict.outcome != Outcome::Pending && !is_early(verdict);
+                let contradicts =
+                    |verdict: &Verdict| verdict.reason.as_deref().is_some_and(|reason| CONTRADICTING.contains(&reason));
+                let is_settled = |verdict: &Verdict| {
+                    verdict.outcome != Outcome::Pending && !is_early(verdict) && !contradicts(verdict)
+                };
                 settled += result?.iter().filter(|(_, verdict)| is_settled(verdict)).count();
             }
         }
@@ -144,11 +161,12 @@ impl Reconciler {
     async fn read(
         &self,
         session: &mut Session,
+        source: Source,
         kind: Kind,
         wanted: &[WantedRead],
     ) -> Result<Vec<(String, Verdict)>, Error> {
         let Read { changes, undecided } = self.clerk.read(kind, wanted).await?;
-        let verdicts = apply(session, Source::Read, changes).await?;
+        let verdicts = apply(session, source, changes).await?;
         // (Of a membership whose organization Clerk does not know nothing can be told.)
         match undecided.into_iter().find(|one| !one.is_unknown) {
             Some(one) => Err(Error::Contradiction(format!("Clerk says of {}", one.problem))),

@@ -62,7 +62,6 @@ const OUR_INDEXES: &[&str] = &[
     "organizations_created_at_idx",
     "organizations_deleted_idx",
     "pending_reads_refused_idx",
-    "pending_reads_untried_idx",
     "receipts_entity_id_idx",
     "versions_stubs_idx",
 ];

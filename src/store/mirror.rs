@@ -14,12 +14,16 @@ pub struct Mirrored {
     pub entity: Entity,
     /// `None`: somebody wrote the row who is not us.
     pub version: Option<Version>,
+    /// A read has said something else lately, and was not believed yet (R2): one that agrees must be told, too.
+    pub is_contradicted: bool,
 }
 
 /// See R1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version {
     pub updated_at: Millis,
+    /// What Clerk sent, where that was ahead of time.
+    pub ahead: Option<Millis>,
     pub observed_at: Millis,
     pub content: i64,
 }
@@ -48,20 +52,25 @@ pub struct Receipt {
 const USERS: &str = "select u.id, first_name, last_name, username, image_url, has_image, email_address, email_address_verified, \
      phone_number, phone_number_verified, external_id, banned, locked, deprovisioned, public_metadata::text, \
      unsafe_metadata::text, (extract(epoch from created_at) * 1000)::bigint as created_ms, \
-     v.updated_at, v.observed_at, v.content \
+     v.updated_at, v.ahead, v.observed_at, v.content, \
+     exists (select from clerk_sync.pending_reads p where p.kind = 'user' and p.id = w.id and p.said is not null) as contradicted \
      from unnest($1::text[]) w(id) \
      cross join lateral (select * from clerk.users where id = w.id and deleted_at is null offset 0) u \
      cross join lateral (select * from clerk.user_details where id = w.id offset 0) d \
      left join lateral (select * from clerk_sync.versions where kind = 'user' and id = w.id offset 0) v on true \
      where v.state is distinct from 'stub'";
 const ORGANIZATIONS: &str = "select o.id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata::text, \
-     (extract(epoch from created_at) * 1000)::bigint as created_ms, v.updated_at, v.observed_at, v.content \
+     (extract(epoch from created_at) * 1000)::bigint as created_ms, v.updated_at, v.ahead, v.observed_at, v.content, \
+     exists (select from clerk_sync.pending_reads p where p.kind = 'organization' and p.id = w.id and p.said is not null) as contradicted \
      from unnest($1::text[]) w(id) \
      cross join lateral (select * from clerk.organizations where id = w.id and deleted_at is null offset 0) o \
      left join lateral (select * from clerk_sync.versions where kind = 'organization' and id = w.id offset 0) v on true \
      where v.state is distinct from 'stub'";
 const MEMBERSHIPS: &str = "select m.id, organization_id, user_id, role, permissions, public_metadata::text, \
-     (extract(epoch from created_at) * 1000)::bigint as created_ms, v.updated_at, v.observed_at, v.content \
+     (extract(epoch from created_at) * 1000)::bigint as created_ms, v.updated_at, v.ahead, v.observed_at, v.content, \
+     exists (select from clerk_sync.pending_reads p where p.kind = 'membership' and p.id = w.id and p.said is not null) \
+       or exists (select from clerk_sync.generations g where g.organization_id = m.organization_id and g.user_id = m.user_id \
+                   and g.rival_id is not null) as contradicted \
      from unnest($1::text[]) w(id) \
      cross join lateral (select * from clerk_sync.live_memberships where id = w.id offset 0) m \
      left join lateral (select * from clerk_sync.versions where kind = 'membership' and id = w.id offset 0) v on true";
@@ -97,12 +106,13 @@ impl Session {
             let version = match (row.try_get("updated_at")?, row.try_get("observed_at")?, row.try_get("content")?) {
                 (Some(updated_at), Some(observed_at), Some(content)) => Some(Version {
                     updated_at: Millis::clamped(updated_at),
+                    ahead: row.try_get::<Option<i64>, _>("ahead")?.map(Millis::clamped),
                     observed_at: Millis::clamped(observed_at),
                     content,
                 }),
                 _ => None,
             };
-            Ok(Mirrored { entity: read(&row)?, version })
+            Ok(Mirrored { entity: read(&row)?, version, is_contradicted: row.try_get("contradicted")? })
         };
         // Row by row: what Postgres writes out of one user's metadata may be long.
         self.call(async |connection| sqlx::query(sql).bind(ids).try_map(mirrored).fetch(connection).try_collect().await)
@@ -246,7 +256,7 @@ impl Session {
         Ok(count.max(0).cast_unsigned())
     }
 
-    /// Objects that a read by id shall settle, behind `after`; `untried`: those alone that nobody has tried yet.
+    /// Objects that a read by id shall settle, behind `after`; `due`: those alone whose time has come.
     ///
     /// # Errors
     /// The database could not be asked.
@@ -255,10 +265,10 @@ impl Session {
         kind: Kind,
         after: &str,
         limit: usize,
-        untried: bool,
+        due: bool,
     ) -> Result<Vec<WantedRead>, Error> {
         let sql = "select id, organization_id, user_id from clerk_sync.pending_reads \
-                    where kind = $1 and id > $2 and (tried_at is null or not $4) \
+                    where kind = $1 and id > $2 and (next_at <= now() or not $4) \
                       and (kind <> 'membership' or (organization_id is not null and user_id is not null)) \
                     order by id limit $3";
         let rows = self
@@ -267,7 +277,7 @@ impl Session {
                     .bind(kind.as_str())
                     .bind(after)
                     .bind(at_most(limit))
-                    .bind(untried)
+                    .bind(due)
                     .fetch_all(connection)
                     .await
             })
@@ -276,12 +286,13 @@ impl Session {
         rows.iter().map(wanted).collect::<Result<_, _>>().map_err(Error::Refused)
     }
 
-    /// Kinds that an event or a count asked to be reconciled as a whole, and why.
+    /// Kinds that an event or a count asked to be reconciled as a whole, and why: those whose last pass did not come too early, or
+    /// whose next one will not.
     ///
     /// # Errors
     /// The database could not be asked.
     pub async fn pending_passes(&mut self) -> Result<Vec<(Kind, String)>, Error> {
-        let sql = "select kind, reason from clerk_sync.pending_passes";
+        let sql = "select kind, reason from clerk_sync.pending_passes where tried_at is null or ripe_at <= now()";
         let rows: Vec<(String, String)> =
             self.call(async |connection| sqlx::query_as(sql).fetch_all(connection).await).await?;
         Ok(Kind::ALL
@@ -317,6 +328,7 @@ fn wanted(kind: Kind, row: &PgRow, reason: &'static str) -> Result<WantedRead, s
         organization_id: row.try_get::<Option<String>, _>("organization_id")?.map(OrganizationId),
         user_id: row.try_get::<Option<String>, _>("user_id")?.map(UserId),
         reason,
+        told_deleted: false,
     })
 }
 

@@ -29,7 +29,7 @@ pub use mirror::{Mirrored, Receipt, Standing, Version};
 pub use passes::{Ending, LastQuick, PageRecord, Pass, Step};
 pub use upkeep::{Content, Letter, Prunable, Purged, Reference};
 
-use crate::model::{InstanceId, Refusal};
+use crate::model::{InstanceId, Millis, Refusal};
 use inspect::Trouble;
 use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgConnection, PgDatabaseError};
@@ -332,6 +332,16 @@ impl Session {
     pub async fn check_writes(&mut self, proving: bool) -> Result<i64, Error> {
         let sql = "select clerk_sync.check_writes($1)";
         self.call(async |connection| sqlx::query_scalar(sql).bind(proving).fetch_one(connection).await).await
+    }
+
+    /// The database's clock.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn clock(&mut self) -> Result<Millis, Error> {
+        let sql = "select clerk_sync.clock()";
+        let now = self.call(async |connection| sqlx::query_scalar(sql).fetch_one(connection).await).await?;
+        Ok(Millis::clamped(now))
     }
 
     /// Pins the mirror to `wanted`, which `source` (`environment` or `api`) names, if it is empty, and tells which Clerk instance

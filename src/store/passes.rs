@@ -76,6 +76,8 @@ pub struct PageRecord<'a, F: Serialize> {
     pub fence: i64,
     pub step: Step,
     pub position: Option<serde_json::Value>,
+    /// The listing has gone past all that was created before this (R7). `None`: as far as the page before.
+    pub listed_to: Option<Millis>,
     pub listed: usize,
     pub refreshed: usize,
     pub findings: &'a [F],
@@ -211,7 +213,7 @@ impl Session {
         let rows = self
             .call_with_types(async |connection, types| {
                 let sql = concat!(
-                    "select n, outcome, reason from clerk_sync.record_page($19::jsonb, case when $20 then ",
+                    "select n, outcome, reason from clerk_sync.record_page($20::jsonb, case when $21 then ",
                     batch!(),
                     " end)"
                 );

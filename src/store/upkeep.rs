@@ -169,7 +169,7 @@ impl Session {
             .call_with_types(async |connection, types| {
                 let query = match batch {
                     Some(batch) => Wire::of(batch, types).bind(sqlx::query(concat!(
-                        "select n, outcome, reason from clerk_sync.retry_dead_letter($19, $20, $21, $22, ",
+                        "select n, outcome, reason from clerk_sync.retry_dead_letter($20, $21, $22, $23, ",
                         batch!(),
                         ")"
                     ))),

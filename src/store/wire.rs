@@ -5,29 +5,30 @@
 
 use super::Error;
 use crate::model::{
-    Batch, DeadLetter, InstanceId, Json, Membership, Millis, Mode, Naming, Organization, OrganizationId, Row, Source,
-    Told, User, UserId, WantedPass, WantedRead, Winner,
+    Batch, DeadLetter, Doubt, InstanceId, Json, Membership, Millis, Mode, Naming, Organization, OrganizationId, Row,
+    Source, Told, User, UserId, WantedPass, WantedRead, Winner,
 };
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo};
 use sqlx::{Encode, Postgres, Type};
+use std::collections::HashMap;
 
-/// Makes a `clerk_sync.batch` of the parameters `$1` to `$18`, as [`Wire::bind`] binds them.
+/// Makes a `clerk_sync.batch` of the parameters `$1` to `$19`, as [`Wire::bind`] binds them.
 macro_rules! batch {
     () => {
-        "row($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)::clerk_sync.batch"
+        "row($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)::clerk_sync.batch"
     };
 }
 pub(super) use batch;
 
 /// Numbers of types, those of a row and of an array of them, in the order of [`Types::NAMES`].
 #[derive(Clone, Debug)]
-pub(super) struct Types([(Oid, Oid); 11]);
+pub(super) struct Types([(Oid, Oid); 12]);
 
 impl Types {
-    pub(super) const NAMES: [&str; 11] = [
+    pub(super) const NAMES: [&str; 12] = [
         "message",
         "gone",
         "change",
@@ -39,6 +40,7 @@ impl Types {
         "wanted_read",
         "wanted_pass",
         "dead_letter",
+        "doubt",
     ];
 
     /// # Errors
@@ -55,6 +57,7 @@ pub(super) struct Wire {
     check_instance: bool,
     lists: [List; 11],
     outdated: Vec<String>,
+    doubts: List,
     mode: Option<&'static str>,
     refused_by: Vec<Option<String>>,
     lock_wait_ms: Option<i32>,
@@ -64,27 +67,41 @@ type Query<'q> = sqlx::query::Query<'q, Postgres, sqlx::postgres::PgArguments>;
 
 impl Wire {
     pub(super) fn of(batch: &Batch<'_>, types: &Types) -> Wire {
-        let [messages, gone, changes, users, organizations, memberships, stubs, namings, reads, passes, letters] =
-            types.0;
+        let [
+            messages,
+            gone,
+            changes,
+            users,
+            organizations,
+            memberships,
+            stubs,
+            namings,
+            reads,
+            passes,
+            letters,
+            doubts,
+        ] = types.0;
         let rows = || batch.changes.iter();
         let lists = [
             List::of(messages, batch.messages.iter(), message),
             List::of(gone, batch.gone.iter(), self::gone),
-            List::of(changes, rows(), change),
+            List::of(changes, numbered(batch), change),
             List::of(users, rows().filter_map(of_user), user),
             List::of(organizations, rows().filter_map(of_organization), organization),
             List::of(memberships, rows().filter_map(of_membership), membership),
             List::of(stubs, batch.stubs.iter(), stub),
             List::of(namings, batch.namings.iter().copied(), naming),
-            List::of(reads, batch.reads.iter(), |record, (n, read)| self::read(record, *n, read)),
+            List::of(reads, batch.reads.iter(), |record, (n, at, read)| self::read(record, *n, *at, read)),
             List::of(passes, batch.passes.iter(), pass),
             List::of(letters, batch.dead_letters.iter(), |record, (n, letter)| dead_letter(record, *n, letter)),
         ];
+        let doubts = List::of(doubts, batch.doubts.iter(), doubt);
         let outdated = batch.outdated.iter().map(|&id| id.to_owned()).collect();
         let source = match batch.source {
             Source::Webhook => "webhook",
             Source::List => "list",
             Source::Read => "read",
+            Source::Undelete => "undelete",
         };
         let (mode, refused_by) = match &batch.mode {
             Mode::Full => (None, Vec::new()),
@@ -97,6 +114,7 @@ impl Wire {
             check_instance: batch.check_instance,
             lists,
             outdated,
+            doubts,
             mode,
             refused_by,
             lock_wait_ms: batch.lock_wait.map(|wait| i32::try_from(wait.as_millis()).unwrap_or(i32::MAX)),
@@ -105,7 +123,7 @@ impl Wire {
 
     pub(super) fn bind(self, query: Query<'_>) -> Query<'_> {
         let query = query.bind(self.source).bind(self.fence).bind(self.check_instance);
-        let query = self.lists.into_iter().fold(query, Query::bind).bind(self.outdated);
+        let query = self.lists.into_iter().fold(query, Query::bind).bind(self.outdated).bind(self.doubts);
         query.bind(self.mode).bind(self.refused_by).bind(self.lock_wait_ms)
     }
 }
@@ -235,6 +253,10 @@ impl Record<'_> {
         self.field(INTEGER, Some(|bytes: &mut Vec<u8>| bytes.extend(size(n).to_be_bytes())))
     }
 
+    fn integer(&mut self, number: i32) -> &mut Self {
+        self.field(INTEGER, Some(move |bytes: &mut Vec<u8>| bytes.extend(number.to_be_bytes())))
+    }
+
     fn truth(&mut self, truth: Option<bool>) -> &mut Self {
         self.field(BOOLEAN, truth.map(|truth| move |bytes: &mut Vec<u8>| bytes.push(u8::from(truth))))
     }
@@ -271,7 +293,17 @@ fn gone(record: &mut Record<'_>, winner: &Winner<'_>) {
         .time(Some(winner.observed_at));
 }
 
-fn change(record: &mut Record<'_>, winner: &Winner<'_>) {
+/// Each change with the number of its row among the rows of its kind, from 1.
+fn numbered<'a, 'b>(batch: &'a Batch<'b>) -> impl Iterator<Item = (usize, &'a Winner<'b>)> {
+    let mut rows = HashMap::new();
+    batch.changes.iter().map(move |change| {
+        let number = rows.entry(change.row.kind()).or_insert(0);
+        *number += 1;
+        (*number, change)
+    })
+}
+
+fn change(record: &mut Record<'_>, (number, winner): (usize, &Winner<'_>)) {
     let membership = of_membership(winner).map(|(membership, _)| membership);
     let lacks = of_user(winner).filter(|(user, _)| user.banned.is_none()).map(|_| "banned is missing");
     record
@@ -281,6 +313,9 @@ fn change(record: &mut Record<'_>, winner: &Winner<'_>) {
         .time(Some(winner.observed_at))
         .time(winner.updated_at)
         .number(winner.content)
+        .integer(winner.denial)
+        .time(winner.ahead)
+        .place(number)
         .text(lacks)
         .text(membership.map(|row| row.organization_id.as_str()))
         .text(membership.map(|row| row.user_id.as_str()));
@@ -375,9 +410,9 @@ fn stub(record: &mut Record<'_>, winner: &Winner<'_>) {
         .time(organization.and_then(|row| row.created_at));
 }
 
-fn naming(record: &mut Record<'_>, naming: &Naming) {
+fn naming(record: &mut Record<'_>, (observed_at, naming): (Millis, &Naming)) {
     record.text(Some(naming.organization.id.as_str())).text(Some(naming.user.id.as_str()));
-    record.text(Some(naming.membership_id.as_str())).time(Some(naming.created_at));
+    record.text(Some(naming.membership_id.as_str())).time(Some(naming.created_at)).time(Some(observed_at));
 }
 
 fn message(record: &mut Record<'_>, told: &Told<'_>) {
@@ -394,19 +429,33 @@ fn message(record: &mut Record<'_>, told: &Told<'_>) {
         .text(told.first_hash);
 }
 
-fn read(record: &mut Record<'_>, n: usize, read: &WantedRead) {
+fn read(record: &mut Record<'_>, n: usize, observed_at: Option<Millis>, read: &WantedRead) {
     record
         .place(n)
         .text(Some(read.kind.as_str()))
         .text(Some(&read.id))
         .text(read.organization_id.as_ref().map(OrganizationId::as_str))
         .text(read.user_id.as_ref().map(UserId::as_str))
-        .text(Some(read.reason));
+        .text(Some(read.reason))
+        .time(observed_at)
+        .truth(Some(read.told_deleted));
 }
 
 fn pass(record: &mut Record<'_>, pass: &WantedPass<'_>) {
     let organization = pass.organization_id.map(OrganizationId::as_str);
     record.place(pass.n).text(Some(pass.kind.as_str())).text(organization).text(Some(pass.reason));
+    record.integer(pass.ripe_after.into());
+}
+
+fn doubt(record: &mut Record<'_>, doubt: &Doubt) {
+    let (updated_at, observed_at, content) = doubt.event;
+    record
+        .place(doubt.n)
+        .truth(Some(doubt.asks))
+        .truth(Some(doubt.in_doubt))
+        .time(Some(updated_at))
+        .time(Some(observed_at))
+        .number(Some(content));
 }
 
 fn dead_letter(record: &mut Record<'_>, n: usize, letter: &DeadLetter) {

@@ -80,6 +80,8 @@ pub struct Health {
     pub foreign: Option<InstanceId>,
     /// By how many seconds our clock was ahead of the database's when it was last asked; less than 0: behind.
     pub clock_ahead: i64,
+    /// When a webhook last came whose own time was more than five minutes ahead of the database's clock.
+    pub event_ahead: Option<Instant>,
 }
 
 /// Nothing was written, or nobody knows: the sender shall try again.
@@ -424,6 +426,13 @@ impl Lane {
                 request.condemn("its message id came before with another body".to_owned());
                 Some(request)
             }
+            Some(verdict) if verdict.outcome == Outcome::Ahead => {
+                self.health.send_modify(|health| health.event_ahead = Some(Instant::now()));
+                if let Item::Change(change) = &mut request.delivery.item {
+                    change.set_aside("its time is ahead of the database's clock");
+                }
+                Some(request)
+            }
             Some(verdict) => {
                 if verdict.outcome == Outcome::Pending {
                     self.pending.notify_one();
@@ -572,5 +581,5 @@ impl Lane {
 }
 
 const fn is_refusal(outcome: Outcome) -> bool {
-    matches!(outcome, Outcome::Foreign | Outcome::Reused)
+    matches!(outcome, Outcome::Foreign | Outcome::Reused | Outcome::Ahead)
 }

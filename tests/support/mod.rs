@@ -1,7 +1,9 @@
 //! A world for a test: its own database, a running server, a simulated Clerk, and deliveries over real HTTP.
 
+pub mod history;
 pub mod oracle;
 pub mod pgbouncer;
+pub mod tables;
 
 use clerk_sync::app;
 use clerk_sync::config::{Config, Reconcile};
@@ -106,6 +108,16 @@ impl TestDatabase {
     pub async fn count(&self, table: &str) -> i64 {
         let sql = format!("select count(*) from {table}");
         sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut self.owner().await).await.expect("a count")
+    }
+
+    /// From here on the database's clock, as passes see it, runs from there.
+    pub async fn set_clock(&self, now: i64) {
+        let began = clerk_sync::clock::now().get();
+        self.execute(&format!(
+            "create or replace function clerk_sync.clock() returns bigint language sql volatile set search_path = '' as \
+             'select (extract(epoch from pg_catalog.clock_timestamp()) * 1000)::bigint + ({now} - {began})'"
+        ))
+        .await;
     }
 
     pub async fn execute(&self, sql: &str) {

@@ -141,6 +141,7 @@ impl Run<'_> {
                     organization_id: None,
                     user_id: None,
                     reason: "its memberships are absent",
+                    told_deleted: false,
                 };
                 let reads: Vec<WantedRead> = ids.iter().map(read).collect();
                 for change in self.clerk.read(kind, &reads).await?.changes.iter().filter(|change| is_gone(change)) {

@@ -9,13 +9,18 @@ use super::window::{Window, Windows};
 use super::{Error, Progress, REPORTED, Reconciler, Report, State, ladder};
 use crate::clerk::client::{self, ASKED, Client, Read};
 use crate::clerk::listing::tolerance;
-use crate::model::{Batch, Change, Claim, Kind, Millis, Outcome, Refusal, Source, Undecided};
+use crate::model::{Batch, Change, Claim, Kind, Millis, Outcome, Refusal, Source, Undecided, Verdict};
 use crate::store::{Database, Ending, Mirrored, PageRecord, Pass, Session, Step};
 use crate::telemetry::{DRIFT, PASSES};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Instant;
 
+/// Why the writer does not take what Clerk's API says: its events have said something newer, and that it is behind them is likelier
+/// (R2, R4, R5).
+const CONTRADICTING: [&str; 4] = ["contradicts", "newer membership known", "known for less than an hour", "deleted"];
+/// How many of those a report names.
+const NAMED: usize = 100;
 /// R2, R4, R7, in ms: what was observed so long before a pass began may have been overtaken on its way to us.
 const MARGIN: i64 = 300_000;
 /// How much later than it was observed something counts, in ms: so much an answer is made older by (R1), and a little.
@@ -28,7 +33,7 @@ const IDS: usize = 1_000;
 const REMEMBERED: usize = 1_000;
 
 /// Rows that were refused and are named in a report.
-const NAMED: usize = 5;
+const REFUSED_NAMED: usize = 5;
 
 /// A pass that is asked for.
 pub(super) struct Request<'a> {
@@ -121,6 +126,8 @@ pub(super) struct Run<'a> {
     /// Rows that the database refused, and why.
     refused: BTreeMap<String, Refusal>,
     undecided: Undecided,
+    /// Objects of which Clerk's API says something older than what its events said. (Of a million, the first ones.)
+    contradictions: BTreeSet<String>,
     judge_after: Option<Millis>,
     held: Option<String>,
 }
@@ -131,6 +138,8 @@ pub(super) struct Observed<'a> {
     /// Of a quick pass: which kind; else the pass's own.
     pub(super) kind: Option<Kind>,
     pub(super) listed: usize,
+    /// The listing has gone past all that was created before this.
+    pub(super) listed_to: Option<Millis>,
     pub(super) absent: &'a [String],
     pub(super) settled: &'a [String],
 }
@@ -164,6 +173,7 @@ impl<'a> Run<'a> {
             unread,
             refused: BTreeMap::new(),
             undecided,
+            contradictions: BTreeSet::new(),
             judge_after: None,
             held: None,
         }
@@ -267,7 +277,8 @@ impl<'a> Run<'a> {
         if let Some(position) = page.resume_at(kind, windows.open_from()) {
             self.position = Some(position);
         }
-        let observed = Observed { listed: passed.new, absent: &absent, ..Observed::default() };
+        let listed_to = Some(if page.is_last { Millis::MAX } else { windows.open_from() });
+        let observed = Observed { listed: passed.new, listed_to, absent: &absent, ..Observed::default() };
         self.compared(Source::List, &page.changes, mirrored, observed).await
     }
 
@@ -351,7 +362,7 @@ impl<'a> Run<'a> {
         let mut findings = self.findings(kind, changes, &differences).await?;
         // A read has something to settle even where it finds nothing new.
         let written: Vec<&Change> = match source {
-            Source::Read => changes.iter().collect(),
+            Source::Read | Source::Undelete => changes.iter().collect(),
             Source::List | Source::Webhook => differences.iter().map(|difference| difference.change).collect(),
         };
         let place: HashMap<&str, usize> =
@@ -388,6 +399,7 @@ impl<'a> Run<'a> {
             fence,
             step: self.row.step,
             position: self.position.clone(),
+            listed_to: if self.row.step == Step::List { observed.listed_to } else { Some(Millis::MAX) },
             listed: observed.listed,
             refreshed,
             findings: &findings,
@@ -408,6 +420,11 @@ impl<'a> Run<'a> {
             }
             verdicts => verdicts?,
         };
+        for (change, verdict) in written.iter().zip(&verdicts) {
+            if let (Some(id), Some(verdict)) = (change.id(), verdict) {
+                self.note_contradiction(id, verdict);
+            }
+        }
         findings.retain(|finding| {
             let verdict = finding.n.and_then(|n| verdicts.get(n)?.as_ref());
             verdict.is_some_and(|verdict| matches!(verdict.outcome, Outcome::Applied | Outcome::Unchanged))
@@ -415,6 +432,18 @@ impl<'a> Run<'a> {
         self.count(&findings);
         self.keep(findings);
         Ok(())
+    }
+
+    /// Remembers what contradicts what webhooks said, until a later read of the pass does not.
+    fn note_contradiction(&mut self, id: &str, verdict: &Verdict) {
+        let contradicts = verdict.outcome == Outcome::Stale
+            && verdict.reason.as_deref().is_some_and(|reason| CONTRADICTING.contains(&reason));
+        if !contradicts {
+            self.contradictions.remove(id);
+        } else if self.contradictions.len() < REPORTED {
+            self.contradictions.insert(id.to_owned());
+        }
+        self.undecided.contradicting = self.contradictions.len() as u64;
     }
 
     async fn findings(
@@ -486,8 +515,8 @@ impl<'a> Run<'a> {
         self.undecided.refused = self.refused.len() as u64;
         if !self.refused.is_empty() {
             let named: Vec<String> =
-                self.refused.iter().take(NAMED).map(|(id, refusal)| format!("{id} ({refusal})")).collect();
-            let more = if self.refused.len() > NAMED { ", and others" } else { "" };
+                self.refused.iter().take(REFUSED_NAMED).map(|(id, refusal)| format!("{id} ({refusal})")).collect();
+            let more = if self.refused.len() > REFUSED_NAMED { ", and others" } else { "" };
             let refused = format!("the database refuses the row of {}{more}", named.join(", "));
             self.row.problem = Some(match self.row.problem.take() {
                 Some(problem) => format!("{problem}; {refused}"),
@@ -526,6 +555,7 @@ impl<'a> Run<'a> {
             extra: unsigned(self.row.extra),
             undecided: self.undecided,
             judge_after: self.judge_after,
+            contradictions: self.contradictions.into_iter().take(NAMED).collect(),
             is_at_end: self.row.step == Step::End,
             calls: self.clerk.calls() - self.calls_before,
             seconds: self.began.elapsed().as_secs_f64(),
@@ -543,6 +573,7 @@ impl<'a> Run<'a> {
             extra = report.extra,
             refreshed = report.refreshed,
             undecided = report.undecided.total(),
+            contradictions = report.contradictions.join(" "),
             calls = report.calls,
             ms = self.began.elapsed().as_millis(),
             "pass"
