@@ -15,6 +15,7 @@ mod faults;
 mod fixtures;
 mod hostile;
 mod keeping;
+mod lagging;
 mod layering;
 mod migrating;
 mod mirroring;

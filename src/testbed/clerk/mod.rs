@@ -119,6 +119,15 @@ pub struct Event {
     pub body: String,
 }
 
+/// See [`Clerk::moment`].
+#[derive(Clone, Debug)]
+pub struct Moment {
+    users: Table<User>,
+    organizations: Table<Organization>,
+    memberships: Table<Membership>,
+    links: Links,
+}
+
 /// The whole instance. Ids are drawn from its seed, so that a run can be repeated.
 #[derive(Debug)]
 pub struct Clerk {
@@ -183,6 +192,19 @@ impl Clerk {
             running: None,
             rng,
         }
+    }
+
+    /// What the API shows at this moment.
+    pub fn moment(&self) -> Moment {
+        let (users, organizations, memberships) =
+            (self.users.clone(), self.organizations.clone(), self.memberships.clone());
+        Moment { users, organizations, memberships, links: self.links.clone() }
+    }
+
+    /// Has the API show another moment, as a replica does that is stuck. Dates and webhooks stay what they are.
+    pub fn show(&mut self, moment: Moment) {
+        let Moment { users, organizations, memberships, links } = moment;
+        (self.users, self.organizations, self.memberships, self.links) = (users, organizations, memberships, links);
     }
 
     /// From here on the clock runs by itself, beginning with what it says.

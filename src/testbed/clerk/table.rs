@@ -13,7 +13,7 @@ pub trait Row {
 }
 
 /// Rows by id, and by the times at which they were created and updated.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Table<T> {
     rows: BTreeMap<Arc<str>, T>,
     by_created_at: BTreeSet<Place>,
@@ -98,7 +98,7 @@ impl<T: Row> Table<T> {
     }
 
     /// Changes a row, its times too; `None` where there is none of that id.
-    pub(super) fn change<R>(&mut self, id: &str, change: impl FnOnce(&mut T) -> R) -> Option<R> {
+    pub fn change<R>(&mut self, id: &str, change: impl FnOnce(&mut T) -> R) -> Option<R> {
         let (id, _) = self.rows.get_key_value(id)?;
         let id = Arc::clone(id);
         let row = self.rows.get_mut(&id)?;
@@ -148,7 +148,7 @@ impl<T, I: AsRef<str> + ?Sized> Index<&I> for Table<T> {
 }
 
 /// Which memberships a user has, and an organization: (either id, the other's id) to the membership's.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Links(BTreeMap<(Arc<str>, Arc<str>), Arc<str>>);
 
 impl Links {
