@@ -257,7 +257,11 @@ async fn date_ahead_of_the_database_is_refused_by_the_writer_too() {
     let sql = "select outcome from clerk_sync.apply(jsonb_populate_record(null::clerk_sync.batch, $1::jsonb))";
     let mut worker = world.bench.database.worker().await;
     let error = sqlx::query(sql).bind(batch.to_string()).execute(&mut worker).await.unwrap_err();
-    assert_eq!(error.as_database_error().and_then(|error| error.code()).as_deref(), Some("CS003"), "{error}");
+    assert_eq!(
+        error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref(),
+        Some("CS003"),
+        "{error}"
+    );
 }
 
 /// Clocks: a webhook that is dated ahead of the database's clock is kept until Clerk's API tells, and acknowledged.
@@ -322,7 +326,7 @@ async fn generation_that_goes_back_on_rejoin_is_corrected_within_the_hour() {
     );
     world.pass_time(10 * MINUTE);
     let reports = world.bench.run().await.unwrap();
-    assert_eq!(reports[2].contradictions, [new.clone()], "never \"in sync\" with it: {reports:?}");
+    assert_eq!(reports[2].contradictions, std::slice::from_ref(&new), "never \"in sync\" with it: {reports:?}");
     assert_eq!(world.role(&new).await, None);
     world.pass_time(HOUR + MINUTE);
     world.settle().await;
