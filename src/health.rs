@@ -12,6 +12,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+/// How long a webhook that was dated ahead of the database's clock is a reason not to be ready.
+const EVENT_AHEAD: std::time::Duration = std::time::Duration::from_secs(600);
+
 /// `GET /livez`: the process answers.
 pub async fn live() -> &'static str {
     "ok\n"
@@ -41,6 +44,9 @@ pub async fn ready(State(receiver): State<Receiver>, check: InstanceCheck, forei
     }
     if let Some((pinned, of_key)) = foreign {
         reasons.push(json!({ "error": "foreign_key", "pinned_instance": pinned, "key_instance": of_key }));
+    }
+    if health.event_ahead.is_some_and(|at| at.elapsed() < EVENT_AHEAD) {
+        reasons.push(json!({ "error": "clock_differs", "detail": "webhooks are dated ahead of the database's clock" }));
     }
     if let Some(seconds) = receiver.wrong_clock() {
         reasons.push(json!({ "error": "clock_differs", "seconds_ahead": seconds }));

@@ -278,6 +278,8 @@ async fn a_webhook_from_the_future_waits_for_a_read() {
     let attempt = world.sender.send_at(&early.message_id, signed_at, early.body.as_bytes()).await.unwrap();
     assert_eq!((attempt.status / 100, attempt.outcome.as_deref()), (2, Some("pending")), "{attempt:?}");
     assert_eq!(world.pending().await[0]["id"], user.as_str());
+    let (status, ready) = world.server.get("/readyz").await;
+    assert!(status == 503 && ready.to_string().contains("ahead of the database's clock"), "{ready}");
     world.bench.complete().await;
     assert_eq!(world.banned(&user).await, json!(true));
 }

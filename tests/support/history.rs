@@ -70,6 +70,8 @@ pub struct Clerk {
     nodes: [i64; 2],
     /// Whether times ahead of the clock occur.
     ahead: bool,
+    /// Whether events follow each other as people make them: seldom within seconds, and one node's clock is nearly the other's.
+    ordinary: bool,
     objects: BTreeMap<String, Vec<(i64, Option<State>)>>,
     pairs: HashMap<String, usize>,
     joined: usize,
@@ -91,6 +93,7 @@ impl Clerk {
             now: BEGIN,
             nodes,
             ahead,
+            ordinary: false,
             objects: BTreeMap::new(),
             pairs: HashMap::new(),
             joined: 0,
@@ -107,6 +110,11 @@ impl Clerk {
             clerk.emit(id, None);
         }
         clerk
+    }
+
+    /// One that nothing hostile happens to.
+    pub fn ordinary(seed: u64) -> Clerk {
+        Clerk { ordinary: true, ahead: false, nodes: [0, 20], ..Clerk::new(seed) }
     }
 
     fn node(&mut self) -> i64 {
@@ -243,7 +251,11 @@ impl Clerk {
 
     /// Something happens.
     pub fn step(&mut self) {
-        self.now += self.pick(&[1, 20, 400, 1_500, 1_500, 7_000, 40_000, 5 * MINUTE, 20 * MINUTE, 70 * MINUTE]);
+        self.now += if self.ordinary && self.rng.u8(0..50) > 0 {
+            self.pick(&[20_000, 40_000, 2 * MINUTE, 5 * MINUTE, 20 * MINUTE])
+        } else {
+            self.pick(&[1, 20, 400, 1_500, 1_500, 7_000, 40_000, 5 * MINUTE, 20 * MINUTE, 70 * MINUTE])
+        };
         let what = self.rng.f64();
         let (members, users) = (self.alive("orgmem_"), self.alive("user_"));
         let member_of = |clerk: &Clerk, id: &String| clerk.state(id).and_then(|state| state.user.clone());
