@@ -37,10 +37,12 @@
 //! | [`sender`], [`replay`] | signing and posting as Svix does; the command that posts files |
 //! | `testbed`, `demo`, `bench` (feature `demo`) | a private Postgres, a simulated Clerk, the show that they give, and how fast it goes |
 //! | `chaos` (feature `demo`), [`failpoint`] | what is promised, put to the test: faults under load, a checker, mistakes that it must find |
+//! | `tests/lagging.rs` | an API that is behind, misdated or silent, scenario by scenario |
+//! | `tests/hostile.rs`, `tests/support/oracle.rs` | thousands of histories of a hostile Clerk, and the rules of order in plain Rust: `./x long` |
 //! | `tests/faults.rs`, `tests/bad_input.rs` | 30 faults and 92 bad inputs, brought about, each with what must come of it: `./x faults` |
 //! | `fuzz/` | verify, parse and fold under a fuzzer, with its corpus |
 //! | `tests/node/rls/` | policies as Supabase's own programs run them, and `examples/` as Next.js does |
-//! | `ops/`, `docs/` | rules for Prometheus; deploying, integrating, what is fast |
+//! | `ops/`, `docs/` | rules for Prometheus; deploying, integrating, what is fast, why order does not matter |
 //! | `migrations/` | the schemas, and the writer itself, `clerk_sync.apply` in `0004_apply.sql` |
 //!
 //! # The way of a webhook
@@ -69,8 +71,10 @@
 //! 3. Rows that the listing has gone past without showing them ([`reconcile::window`]) are asked for by id, unless there are
 //!    too many of them ([`reconcile::brake`]): then they wait for a person, and nothing else does. Only what Clerk denies by id is
 //!    deleted, with a tombstone that is *inferred*.
-//! 4. What waits for a read by id is read: stubs, and what a webhook left open. `serve` does that between passes too.
-//! 5. A pass that is complete moves its kind's mark (R7).
+//! 4. What waits for a read by id is read: stubs, what a webhook left open, and contradictions that are due. `serve` does that between
+//!    passes too.
+//! 5. A pass that has compared all moves its kind's mark (R7). What contradicts what events said is counted, named, and read by id when
+//!    it is due (R2).
 //!
 //! Everything is as narrow as its cause: kinds stand by themselves, an organization of which Clerk says nothing leaves its own
 //! memberships undecided, and what could not be judged is counted by reason ([`model::Undecided`]). An error, an empty or short answer
@@ -88,29 +92,48 @@
 //!
 //! # Why order does not matter
 //!
-//! Svix delivers at least once, in no order, or never. "The newer `updated_at` wins" is wrong in about one of five histories
-//! that Clerk can emit. These rules are not; `tests/convergence.rs` tries them on histories in every order and every cut
-//! into batches, and `tests/rules.rs` tells the story behind each.
+//! Svix delivers at least once, in no order, or never, and Clerk's API may be behind the webhooks that Clerk has sent. "The newer
+//! `updated_at` wins" is wrong in about one of five histories that Clerk can emit. In one sentence: what takes access away is believed
+//! quickly, what gives it needs the newest event, or a read that is provably newer. `docs/ordering.md` has an example of what goes wrong
+//! without each rule, the waits, and what remains. `tests/rules.rs` tells the story behind each; `tests/convergence.rs` tries them in every
+//! order and every cut into batches, `tests/hostile.rs` against a hostile Clerk (`./x long`); both hold the SQL against
+//! `tests/support/oracle.rs`, the same rules in plain Rust.
 //!
-//! * **R1 Version.** A live observation has the version (`updated_at`, observed at, content hash), and the greater wins.
-//!   *Observed at* is the event's own timestamp. `updated_at` counts as at most a second after it: a time far ahead must
-//!   not keep later changes out.
-//! * **R2 Floor.** A read of the API observed five minutes after the row's version wins whatever `updated_at` says, and
-//!   makes webhooks from before those five minutes stale.
-//! * **R3 No idle writes.** A listing that equals the row writes nothing. A webhook with a greater version stores its
-//!   version even with equal content, because content may go A → B → A.
-//! * **R4 Deletes** count by the event's timestamp; their `updated_at` may be days old. Each leaves a tombstone, also for an
-//!   id never seen, that only a read of that object by its id undoes. A tombstone inferred from absence yields to a webhook
-//!   about a later change.
-//! * **R5 Generations.** For each user in each organization the greatest (created at, membership id) that anybody ever named
-//!   is remembered, and only that membership may be live: an old admin membership never outlives the newer one, whatever
-//!   was lost.
-//! * **R6 Stubs.** A membership makes its missing parents from what it embeds. Any full observation beats any stub. A
-//!   membership of a deleted parent is not stored; if no event announced that delete, it waits for a read by id.
-//! * **R7 Memory of a pass.** A webhook from before the last complete pass of its kind is stale where we hold the row; where
-//!   we do not, it waits for a read by id.
-//! * **R8 Fold is a join.** Applying a folded batch gives what applying one by one would: losers leave behind what they
-//!   name.
+//! An *event* is a webhook, a *read* any answer of Clerk's API: a list, or a read by id. *Gives* means: not provably as little or less,
+//! by ban and deprovisioning of a user and by the permissions of a membership.
+//!
+//! * **R1 Version.** A live observation has the version (`updated_at`, observed at, denial, content hash), and the greater wins.
+//!   *Observed at* is an event's own timestamp, or the `Date` of a read less 10 s. `updated_at` counts as at most a second after the event
+//!   or the `Date`: a time far ahead must not keep later changes out. *Denial* decides ties of both times towards less access.
+//! * **R2 Contradictions.** A read contradicts if its `updated_at` is older than the row's; or if it gives access and is not more than 2 s
+//!   newer than the greatest event, or shows the last `updated_at` that was ahead of its time, unless it says what that event said and R9
+//!   has no doubt. It changes nothing, is remembered and repeated by id when it is due. It is believed after it has said the same for an
+//!   hour; 24 h if it gives access and differs from the greatest event by over 2 s, or by nothing where that event came over 5 s after its
+//!   `updated_at`; at once if it takes access and is at most 2 s older. It then leaves a floor: events up to the greatest one,
+//!   and from more than 5 minutes before the read, are stale. Everything else that is read is believed at once.
+//! * **R3 No idle writes.** A read that equals the row in content and is not newer agrees, and writes nothing. An event with a greater
+//!   version stores its version even with equal content, because content may go A → B → A.
+//! * **R4 Deletes** count by the event's timestamp; their `updated_at` may be days old. Each leaves a tombstone, also for an id never
+//!   seen, that only a person undoes (`refresh ID --undelete`). Absence, confirmed by id, leaves an *inferred* one; it is not believed
+//!   where an event reported the object and we have known it for less than an hour, unless an event without a time said "deleted". An
+//!   event never undoes a tombstone: a later one asks for a read by id, and that undoes an inferred one.
+//! * **R5 Generations.** For each pair of user and organization the greatest (created at, membership id) that anybody ever named is
+//!   remembered, and only that membership may be live; `created_at` counts as at most a second after each observation. An event from
+//!   before R7's mark that names a membership within 2 s of a live one asks for a read. A read that shows another membership
+//!   contradicts (R2: an hour if created within 2 s or giving nothing, else 24 h), and then is set 1 ms above the one it replaces.
+//! * **R6 Stubs.** A membership makes its missing parents from what it embeds, and they are read by id. Any full observation beats any
+//!   stub. A membership of a deleted parent is not stored; if no event announced that delete, it waits for a read by id.
+//! * **R7 Memory of a pass.** An event from 5 minutes before the last pass of its kind (the one that is listing counts for what it has
+//!   listed) is stale where we hold the row and its `updated_at` is at most 2 s newer; one that takes access within 5 s asks for a
+//!   read. A newer one applies: the pass read a replica that was behind. Where we hold no row, it waits for a read by id.
+//! * **R8 Fold is a join.** Applying a folded batch gives what applying one by one would: losers leave behind what they name, the
+//!   greatest event, and the doubt of R9.
+//! * **R9 In doubt less access.** Two events of one object that differ in access, with `updated_at` within 5 s that disagree with their
+//!   timestamps, or both within 2 s, or an event within 2 s of a row that only reads reported: the one with less access stands at
+//!   once, whatever came first, and a read by id is asked for. A read settles what asked for it if it was observed 2.1 s after it:
+//!   then less access is believed at once, more by R2. No access field is guessed, and of an unknown ban the first read tells.
+//! * **Clocks.** An answer dated more than a minute off the database's clock is asked for again, then fails its pass by name; the writer refuses one more
+//!   than 5 minutes ahead. Of an event so far ahead the object is read by id, and `/readyz` names the clocks.
 //!
 //! # What is bounded
 //!
