@@ -1221,6 +1221,8 @@ pub async fn messages_are_lost() -> String {
         let attempt = sender.send(&event.message_id, event.body.as_bytes()).await.unwrap();
         assert_eq!(attempt.status / 100, 2, "{attempt:?}");
     }
+    // What a webhook has told of within the hour is not gone for sure because the API does not show it (R4).
+    bench.clerk.lock().now += 3_600_000;
     let reports = bench.mends().await;
     let drift: u64 = reports.iter().map(Report::drift).sum();
     format!("94 of {} messages lost: one run finds and repairs {drift} rows, a second writes 0", events.len())

@@ -35,6 +35,7 @@ async fn run(database: &TestDatabase, api: &Server, arguments: &[&str], variable
 async fn no_command_prints_what_a_terminal_would_obey_whoever_wrote_it() {
     let database = database().await;
     let clerk = Shared::new(Clerk::new(5, START));
+    database.set_clock(START).await;
     clerk.lock().secret_key = "sk_test_of_the_simulated_clerk".to_owned();
     clerk.lock().populate(3, 1, 2, 1);
     let api = Server::start(clerk.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();

@@ -115,8 +115,7 @@ enum BadBuild {
 }
 
 /// Where `clerk_sync.apply` tells the newer from the older, after all that makes the question moot.
-const GUARD: &str =
-    "when (updated_at, observed_at, content) > (known_updated_at, known_at, known_content) then 'newer'";
+const GUARD: &str = "when (updated_at, observed_at, denial, content) > (known_updated_at, known_at, known_denial, known_content) then 'newer'";
 
 impl BadBuild {
     async fn plant(self, stage: &Stage, environment: &mut Vec<(&'static str, String)>) -> anyhow::Result<()> {

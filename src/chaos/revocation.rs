@@ -1,7 +1,7 @@
 //! `clerk-sync chaos revocation`: how long it takes from a webhook that ends somebody's access until a read through
 //! Row-Level Security is denied.
 
-use super::crash::live_on;
+use super::crash::{STEP, live_on};
 use super::stage::{self, Stage};
 use super::{Ended, percentile, say};
 use crate::sender::Sender;
@@ -76,6 +76,7 @@ impl Revocation {
         let clerk = stage.clerk.clone();
         tokio::task::spawn_blocking(move || clerk.lock().populate(users, users / 100, users / 2, 1)).await?;
         stage.clerk.lock().now += 600_000;
+        stage.set_clock().await?;
         let mut backfill = Command::new(std::env::current_exe()?)
             .args(["reconcile", "--json"])
             .env("DATABASE_URL", stage.owner_url())
@@ -198,7 +199,7 @@ impl<'a> Trial<'a> {
             let founder = crate::testbed::traffic::sign_up(&mut clerk, &mut rng);
             clerk.create_organization("Fjord Foods", &founder);
             while clerk.outbox.len() < count {
-                live_on(&mut clerk, &mut rng);
+                live_on(&mut clerk, &mut rng, STEP);
             }
             std::mem::take(&mut clerk.outbox)
         })

@@ -40,6 +40,8 @@ impl Default for Soak {
 /// What was promised, in KiB in ten minutes.
 const SLOPE: f64 = 1024.0;
 const EVERY: Duration = Duration::from_secs(5);
+/// By how much Clerk's clock goes on with each change, in ms. It must not outrun a pass; and reads settle what is so close.
+const STEP: i64 = 60;
 const SETTLE: Duration = Duration::from_secs(90);
 
 impl Soak {
@@ -68,7 +70,7 @@ impl Soak {
         let mut svix = Svix::new(vec![stage::sender(&worker)?], seed);
         let history = svix.history.clone();
 
-        let samples = self.send(&stage, &mut svix, seed, || worker.usage()).await;
+        let samples = self.send(&stage, &mut svix, seed, || worker.usage()).await?;
         stage.proxy.set(Fault::None);
         stage.api.set(Fault::None);
         let unfinished = svix.settle(SETTLE).await;
@@ -120,7 +122,7 @@ impl Soak {
         svix: &mut Svix,
         seed: u64,
         usage: impl Fn() -> Usage,
-    ) -> Vec<(Duration, Usage)> {
+    ) -> anyhow::Result<Vec<(Duration, Usage)>> {
         let lasts = Duration::from_secs_f64(self.minutes * 60.0);
         let progress = ProgressBar::new(lasts.as_secs());
         if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} s, {msg}") {
@@ -130,14 +132,20 @@ impl Soak {
         let mut tick = interval(Duration::from_secs(1) / self.rate);
         tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let (began, mut samples, mut due) = (Instant::now(), Vec::new(), std::collections::VecDeque::new());
+        let mut clock_set = 0;
         while began.elapsed() < lasts {
             tick.tick().await;
             while due.is_empty() {
                 let mut clerk = stage.clerk.lock();
-                live_on(&mut clerk, &mut rng);
+                live_on(&mut clerk, &mut rng, STEP);
                 due.extend(std::mem::take(&mut clerk.outbox));
             }
             due.pop_front().into_iter().for_each(|event| svix.send(event));
+            // Clerk's clock runs faster than ours: within a second, not by as much as a pass minds.
+            if began.elapsed().as_secs() >= clock_set {
+                stage.set_clock().await?;
+                clock_set = began.elapsed().as_secs() + 1;
+            }
             if began.elapsed() >= EVERY.mul_f64(samples.len() as f64) {
                 let usage = usage();
                 progress.set_position(began.elapsed().as_secs());
@@ -147,7 +155,7 @@ impl Soak {
         }
         due.into_iter().for_each(|event| svix.send(event));
         progress.finish_and_clear();
-        samples
+        Ok(samples)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::store::{self, Database};
 use crate::testbed::clerk::{Clerk, Server, Shared};
 use crate::testbed::postgres::SUPERUSER;
 use crate::testbed::proxy::{Proxy, Upstream};
-use crate::testbed::supabase::Supabase;
+use crate::testbed::supabase::{Supabase, set_clock};
 use crate::testbed::traffic;
 use crate::testbed::worker::{Options, SECRET, Worker};
 use anyhow::{Context as _, ensure};
@@ -19,7 +19,7 @@ use tokio::process::Command;
 
 const PROJECT: &str = "trial";
 /// Clerk's clock begins so long ago, in ms, and runs faster than ours: no event may lie ahead of the time.
-const AGO: i64 = 24 * 3_600_000;
+const AGO: i64 = 30 * 24 * 3_600_000;
 
 /// Everything but the workers.
 pub(super) struct Stage {
@@ -88,13 +88,23 @@ impl Stage {
         vec![("CLERK_SECRET_KEY", secret_key), ("CLERK_API_URL", format!("http://{}", self.api.address))]
     }
 
-    /// Runs passes over everything, as a person would, once Clerk's clock has gone on a little: one that the brake stops is
+    /// The database's clock, as passes hold Clerk's against it, says from here on what Clerk's says.
+    ///
+    /// # Errors
+    /// The database is not there.
+    pub(super) async fn set_clock(&self) -> anyhow::Result<()> {
+        let now = self.clerk.lock().now;
+        set_clock(&mut self.owner().await?, now).await
+    }
+
+    /// Runs passes over everything, as a person would, hours later by Clerk's clock, when what is absent is gone for sure (R4): one that the brake stops is
     /// approved, and those behind it follow.
     ///
     /// # Errors
     /// One is not complete.
     pub(super) async fn reconcile(&self) -> anyhow::Result<()> {
-        self.clerk.lock().now += 600_000;
+        self.clerk.lock().now += 2 * 3_600_000;
+        self.set_clock().await?;
         loop {
             let (code, passes) = self.run_passes(&[]).await?;
             let braked = passes.iter().find(|pass| pass["state"] == "braked").and_then(|pass| pass["pass"].as_i64());

@@ -78,3 +78,18 @@ impl Supabase {
         Ok(())
     }
 }
+
+/// From here on the database's clock, as passes hold Clerk's against it, runs from `now`, in ms of Unix time: a simulated Clerk has
+/// a time of its own.
+///
+/// # Errors
+/// The server refused.
+pub async fn set_clock(owner: &mut PgConnection, now: i64) -> anyhow::Result<()> {
+    let ahead = now - crate::clock::now().get();
+    let sql = format!(
+        "create or replace function clerk_sync.clock() returns bigint language sql volatile set search_path = '' as \
+         'select (extract(epoch from pg_catalog.clock_timestamp()) * 1000)::bigint + ({ahead})'"
+    );
+    owner.execute(AssertSqlSafe(sql)).await?;
+    Ok(())
+}

@@ -11,7 +11,7 @@ use clerk_sync::model::InstanceId;
 use clerk_sync::sender::{Attempt, Sender};
 use clerk_sync::store::{self, Database};
 use clerk_sync::testbed::clerk::{Clerk, Event};
-use clerk_sync::testbed::supabase::Supabase;
+use clerk_sync::testbed::supabase::{Supabase, set_clock};
 use clerk_sync::upkeep::retention::Retention;
 use clerk_sync::webhook::lane::InstanceCheck;
 use clerk_sync::webhook::verify::Verifier;
@@ -112,12 +112,7 @@ impl TestDatabase {
 
     /// From here on the database's clock, as passes see it, runs from there.
     pub async fn set_clock(&self, now: i64) {
-        let began = clerk_sync::clock::now().get();
-        self.execute(&format!(
-            "create or replace function clerk_sync.clock() returns bigint language sql volatile set search_path = '' as \
-             'select (extract(epoch from pg_catalog.clock_timestamp()) * 1000)::bigint + ({now} - {began})'"
-        ))
-        .await;
+        set_clock(&mut self.owner().await, now).await.expect("the clock is set");
     }
 
     pub async fn execute(&self, sql: &str) {
