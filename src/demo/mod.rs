@@ -78,7 +78,7 @@ impl Demo {
         let ops = Ops { counts, database: database.clone(), token: None, open_metrics: false, health: None };
         let status = ops::listen(LOOPBACK, ops)?;
 
-        let clerk = Shared::new(Clerk::new(self.seed, crate::clock::now().get() - story::LASTS));
+        let clerk = Shared::new(Clerk::new(self.seed, crate::clock::now().get() - story::LASTS - story::EVENING));
         let source = clerk::Server::start(clerk.clone(), LOOPBACK).await?;
         let (naive_url, _naive) = listen(naive::router(&supabase.url(DATABASE)).await?).await?;
         let ours = Ours::start(database.clone()).await?;
@@ -99,7 +99,7 @@ impl Demo {
         say(&report.to_string());
 
         say("\nNow what runs every night, a pass over all that Clerk has:");
-        clerk.lock().now += 400_000;
+        clerk.lock().now += story::EVENING;
         reconcile(&database, &source.url, &secret_key).await?;
         let mended = compare::compare(&source.url, &secret_key, &supabase.url(DATABASE), &lost, &names).await?;
         let wrong = mended.wrong();

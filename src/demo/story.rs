@@ -3,8 +3,11 @@
 use crate::testbed::clerk::{Event, Shared};
 use crate::testbed::traffic;
 
-/// How long the story lasts at most, in ms on Clerk's clock: it ends before now.
+/// How long the story lasts at most, in ms on Clerk's clock: it ends before now, and [`EVENING`] follows.
 pub(super) const LASTS: i64 = 4 * 3_600_000;
+
+/// From its end to the pass at night, in ms: within the hour of a webhook's word what is absent is not gone for sure (R4).
+pub(super) const EVENING: i64 = 2 * 3_600_000;
 
 const COMPANIES: [&str; 6] =
     ["Acme Widgets", "Blue Harbor", "Copper Kettle", "Delta Press", "Elm Street Labs", "Fjord Foods"];
