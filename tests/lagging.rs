@@ -192,14 +192,14 @@ async fn stuck_replica_of_five_hours() {
 
 impl World {
     /// One that holds Clerk's clock against the database's, as `serve` does.
-    async fn strict(&self) -> Reconciler {
+    async fn strict(&self, patience: Duration) -> Reconciler {
         let now = self.now();
         self.bench.database.set_clock(now).await;
         let options = Options {
             base_url: self.bench.api.url.clone(),
             secret_key: self.bench.clerk.lock().secret_key.clone().into(),
             rate: None,
-            patience: Duration::from_millis(700),
+            patience,
             clock_tolerance: Some(Options::CLOCK_TOLERANCE),
         };
         Reconciler { clerk: Arc::new(Client::new(options).unwrap()), ..self.bench.reconciler() }
@@ -214,7 +214,7 @@ async fn all(reconciler: &Reconciler) -> Result<Vec<Report>, Error> {
 #[tokio::test(flavor = "multi_thread")]
 async fn date_skew_of_one_answer_freezes_nothing() {
     let world = World::new().await;
-    let reconciler = world.strict().await;
+    let reconciler = world.strict(Duration::from_secs(20)).await;
     let mut calls = 0;
     let right = world.now();
     world.bench.clerk.before_each(move |clerk, _| {
@@ -237,7 +237,7 @@ async fn date_skew_of_one_answer_freezes_nothing() {
 async fn date_ahead_or_behind_is_refused_by_name() {
     let world = World::new().await;
     for (off, how) in [(24 * HOUR, "ahead of"), (-HOUR, "behind")] {
-        let reconciler = world.strict().await;
+        let reconciler = world.strict(Duration::from_millis(700)).await;
         let written = world.bench.database.written().await;
         world.pass_time(off);
         let error = all(&reconciler).await.unwrap_err().to_string();
