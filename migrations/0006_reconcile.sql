@@ -231,14 +231,16 @@ begin
   if has_compared and pass.scope <> 'quick' then
     insert into clerk_sync.marks as m (kind, started_at) values (pass.scope, pass.observed_from)
       on conflict (kind) do update set started_at = greatest(m.started_at, excluded.started_at);
-    -- Memberships that no read can settle: nobody says whose they are, or their organization is not here, and a read did not help.
+    -- Memberships that no read can settle: nobody says whose they are, or their organization is not here, and a read did not help
+    -- or an event said that it is deleted.
     -- They were listed if they exist, and will be.
     delete from clerk_sync.pending_reads r
      where pass.scope = 'membership' and r.kind = 'membership' and r.reason <> 'refused' and r.asked_at < pass.started_at
        and case when r.organization_id is null or r.user_id is null
                 -- What was deleted is found missing only when it was last observed five minutes before.
                 then r.settles_after + case when r.told_deleted then 300000 else 0 end <= pass.observed_from
-                else r.tries > 0
+                else (r.tries > 0 or exists (select from clerk_sync.versions v where v.kind = 'organization' and v.id = r.organization_id
+                                               and v.state = 'deleted' and not v.inferred))
                      and not exists (select from clerk.organizations o where o.id = r.organization_id and o.deleted_at is null) end;
   end if;
   return pass;

@@ -1228,6 +1228,37 @@ pub async fn messages_are_lost() -> String {
     format!("94 of {} messages lost: one run finds and repairs {drift} rows, a second writes 0", events.len())
 }
 
+/// A worker without a key makes no reads: what a grant in doubt waits for is moot once an event says that the organization is deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_in_doubt_in_a_deleted_organization_waits_for_one_pass_only() {
+    let bench = Bench::filled(20, 2, 20, 1).await;
+    let server = support::Server::start(bench.database.database(), InstanceCheck::Pinned(None)).await;
+    let sender = Sender::new(server.webhook_url(), SECRET).unwrap();
+    let events = {
+        let mut clerk = bench.clerk.lock();
+        let (id, organization) =
+            clerk.memberships.values().map(|m| (m.id.clone(), m.organization_id.clone())).next().unwrap();
+        clerk.now += 60_000;
+        clerk.set_role(&id, "org:member");
+        clerk.now += 1_000;
+        clerk.set_role(&id, "org:admin");
+        clerk.now += 60_000;
+        clerk.delete_organization(&organization);
+        std::mem::take(&mut clerk.outbox)
+    };
+    for event in &events {
+        let attempt = sender.send(&event.message_id, event.body.as_bytes()).await.unwrap();
+        assert_eq!(attempt.status / 100, 2, "{attempt:?}");
+    }
+    server.stop().await;
+    assert_eq!(bench.database.count("clerk_sync.pending_reads where reason = 'in doubt'").await, 1);
+    bench.clerk.lock().now += 3_600_000;
+    bench.run().await.unwrap();
+    let reports = bench.run().await.unwrap();
+    assert!(reports.iter().all(|report| report.undecided.total() == 0), "{reports:?}");
+    assert_eq!(bench.database.count("clerk_sync.pending_reads").await, 0);
+}
+
 /// What the brake holds back waits for a person, under the number that he was told; whatever else was asked for is done, of that kind
 /// too.
 #[tokio::test(flavor = "multi_thread")]
