@@ -85,7 +85,8 @@ impl Supabase {
 /// # Errors
 /// The server refused.
 pub async fn set_clock(owner: &mut PgConnection, now: i64) -> anyhow::Result<()> {
-    let ahead = now - crate::clock::now().get();
+    let clock = "select (extract(epoch from pg_catalog.clock_timestamp()) * 1000)::bigint";
+    let ahead = now - sqlx::query_scalar::<_, i64>(clock).fetch_one(&mut *owner).await?;
     let sql = format!(
         "create or replace function clerk_sync.clock() returns bigint language sql volatile set search_path = '' as \
          'select (extract(epoch from pg_catalog.clock_timestamp()) * 1000)::bigint + ({ahead})'"
