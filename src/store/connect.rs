@@ -162,29 +162,30 @@ impl Database {
 }
 
 /// Whether something between us and the server lends its connections for a transaction each. If not, each of the two keeps its
-/// own server process, whatever the other does, and nobody else's query runs there. Which one is lent next depends on the pooler
-/// and on its other clients: while they keep it busy, a process may come back to us by chance, but not without a trace of theirs.
+/// own server process, whatever the other does, and nobody else's transaction runs there. Which one is lent next depends on the
+/// pooler and on its other clients: while they keep it busy, a process may come back to us by chance, but never without one of
+/// their transactions in its count.
 async fn is_shared(one: &mut PgConnection, two: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    /// Rounds in a row without a trace, and rounds in all: a pooler may look after a connection of ours now and then.
+    /// Rounds in a row without a foreign transaction, and rounds in all: a pooler may look after a connection of ours now and
+    /// then, and the server itself counts one where it catches up with changes of the catalog.
     const CLEAN: usize = 2;
     const ROUNDS: usize = 8;
     let looking = async {
         let (mut asks, mut holds) = (Witness::new(one).await?, Witness::new(two).await?);
         let mut clean = 0;
         for _ in 0..ROUNDS {
-            let seen = [
-                holds.look("begin read only; ", &asks).await?,
-                // Where there is but one to lend, asking now would wait for it.
-                if asks.process == holds.process { Seen::AnotherProcess } else { asks.look("", &holds).await? },
-                {
-                    sqlx::raw_sql("rollback").execute(&mut *holds.connection).await?;
-                    holds.look("", &asks).await?
-                },
-            ];
+            if asks.process == holds.process {
+                return Ok(true);
+            }
+            let begun = holds.look("begin read only; ").await?;
+            // Where the others are taken, asking beside an open transaction would wait for its end.
+            let beside = if begun == Seen::AnotherProcess { begun } else { asks.look("").await? };
+            sqlx::raw_sql("rollback").execute(&mut *holds.connection).await?;
+            let seen = [begun, beside, holds.look("").await?];
             if seen.contains(&Seen::AnotherProcess) {
                 return Ok(true);
             }
-            clean = if seen.contains(&Seen::AnotherQuery) { 0 } else { clean + 1 };
+            clean = if seen.contains(&Seen::AnotherTransaction) { 0 } else { clean + 1 };
             if clean == CLEAN {
                 return Ok(false);
             }
@@ -204,49 +205,51 @@ struct Witness<'a> {
     connection: &'a mut PgConnection,
     /// Number and start of the server process: behind a load balancer numbers may repeat.
     process: String,
-    number: i32,
-    /// When our last query began there.
-    query: String,
+    /// How many transactions that process had begun by our last one, which counts.
+    transactions: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Seen {
     Nothing,
-    /// The other connection's process has run somebody else's query since.
-    AnotherQuery,
-    /// This connection leads to another process than before, or to the other's.
+    /// The process has run somebody else's transaction since our last one.
+    AnotherTransaction,
+    /// This connection leads to another process than before.
     AnotherProcess,
 }
 
 impl<'a> Witness<'a> {
     async fn new(connection: &'a mut PgConnection) -> Result<Witness<'a>, sqlx::Error> {
-        let mut witness = Witness { connection, process: String::new(), number: 0, query: String::new() };
-        (witness.process, witness.number, witness.query, _) = witness.ask("", 0).await?;
+        let mut witness = Witness { connection, process: String::new(), transactions: 0 };
+        (witness.process, witness.transactions) = witness.ask("").await?;
         Ok(witness)
     }
 
-    async fn look(&mut self, before: &str, other: &Witness<'_>) -> Result<Seen, sqlx::Error> {
-        let (process, _, query, others_query) = self.ask(before, other.number).await?;
-        self.query = query;
-        Ok(if process != self.process || process == other.process {
+    /// Begins a transaction, and compares.
+    async fn look(&mut self, before: &str) -> Result<Seen, sqlx::Error> {
+        let (process, transactions) = self.ask(before).await?;
+        let ours = self.transactions.wrapping_add(1);
+        self.transactions = transactions;
+        Ok(if process != self.process {
             Seen::AnotherProcess
-        } else if others_query != other.query {
-            Seen::AnotherQuery
+        } else if transactions != ours {
+            Seen::AnotherTransaction
         } else {
             Seen::Nothing
         })
     }
 
-    /// Our process, its number, when its query began, and when the other's last one did. By the simple protocol: whether
-    /// prepared statements work is not known yet.
-    async fn ask(&mut self, before: &str, other: i32) -> Result<(String, i32, String, String), sqlx::Error> {
+    /// Our process, and how many transactions it has begun: the second half of its virtual transaction's id. By the simple
+    /// protocol: whether prepared statements work is not known yet.
+    async fn ask(&mut self, before: &str) -> Result<(String, u32), sqlx::Error> {
         let sql = format!(
-            "{before}select pg_catalog.concat(a.pid, ' ', a.backend_start), a.pid, pg_catalog.concat(a.query_start), pg_catalog.concat(o.query_start) \
-               from pg_catalog.pg_stat_activity a left join pg_catalog.pg_stat_activity o on o.pid = {other} \
-              where a.pid = pg_catalog.pg_backend_pid()"
+            "{before}select pg_catalog.concat(a.pid, ' ', a.backend_start), pg_catalog.split_part(l.virtualtransaction, '/', 2) \
+               from pg_catalog.pg_stat_activity a, pg_catalog.pg_locks l \
+              where a.pid = pg_catalog.pg_backend_pid() and l.pid = a.pid and l.locktype = 'virtualxid'"
         );
         let row = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&mut *self.connection).await?;
-        Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
+        let transactions: String = row.try_get(1)?;
+        Ok((row.try_get(0)?, transactions.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?))
     }
 }
 
