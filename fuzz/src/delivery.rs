@@ -3,7 +3,7 @@
 
 use axum::http::{HeaderMap, HeaderValue};
 use clerk_sync::clerk::event;
-use clerk_sync::model::{Batch, Delivery, Item, Message, MessageId, Millis, Row, Source, Winner};
+use clerk_sync::model::{Batch, Delivery, Item, Message, MessageId, Millis, Row, Source, Stub, Winner};
 use clerk_sync::webhook::verify::Verifier;
 use std::collections::HashSet;
 use std::sync::LazyLock;
@@ -44,9 +44,9 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             assert!(seen.insert((row.kind(), row.id())), "two winners");
             assert!(!row.id().is_empty() && row.id().len() <= 255);
             fits_postgres(&match row {
-                Row::User(user) => serde_json::to_string(user).expect("JSON"),
-                Row::Organization(organization) => serde_json::to_string(organization).expect("JSON"),
-                Row::Membership(membership) => serde_json::to_string(membership).expect("JSON"),
+                Row::Live(entity) => serde_json::to_string(entity).expect("JSON"),
+                Row::Stub(Stub::User(user)) => serde_json::to_string(user).expect("JSON"),
+                Row::Stub(Stub::Organization(organization)) => serde_json::to_string(organization).expect("JSON"),
                 Row::Gone(entity) => serde_json::to_string(&entity.id).expect("JSON"),
             });
         }

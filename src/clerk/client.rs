@@ -258,7 +258,7 @@ impl Client {
             // A few rows may be counted and not listed: whoever reads the list asks again, and says so.
             let lacks = |total: u64| end < total && (rows == 0 || end + listing::tolerance(total) < total);
             if rows < PAGE && page.total.is_some_and(lacks) {
-                return Err(Malformed(format!("a list of {kind}s: {rows} rows, though more are there")));
+                return Err(Malformed(format!("a list of {}: {rows} rows, though more are there", kind.plural())));
             }
             Ok(page)
         })

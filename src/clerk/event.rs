@@ -169,13 +169,10 @@ impl Subject {
             "deleted" => true,
             _ => return None,
         };
-        let kind = match subject {
-            "user" => Kind::User,
-            "organization" => Kind::Organization,
-            "organizationMembership" => Kind::Membership,
-            "role" | "permission" => return Some(Subject::Roles),
-            _ => return None,
-        };
+        if matches!(subject, "role" | "permission") {
+            return Some(Subject::Roles);
+        }
+        let kind = Kind::ALL.into_iter().find(|kind| kind.event_subject() == subject)?;
         Some(Subject::Entity { kind, deleted })
     }
 }

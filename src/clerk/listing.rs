@@ -43,7 +43,7 @@ pub struct Malformed(pub String);
 /// # Errors
 /// Any part of it makes no sense: then nothing of it counts.
 pub fn page(body: &[u8], kind: Kind, seen: Seen) -> Result<Page, Malformed> {
-    let malformed = |what: &str| Malformed(format!("a list of {kind}s: {what}"));
+    let malformed = |what: &str| Malformed(format!("a list of {}: {what}", kind.plural()));
     let (rows, total): (Vec<&RawValue>, _) = if kind == Kind::User {
         (serde_json::from_slice(body).map_err(|_| malformed("not a JSON array"))?, None)
     } else {

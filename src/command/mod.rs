@@ -12,7 +12,7 @@ use crate::model::Kind;
 use crate::reconcile::{Finding, Progress, Reconciler, Report, State, Times, Wanted};
 use crate::terminal;
 use anyhow::Context as _;
-use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -32,8 +32,8 @@ pub struct Reconcile {
     access: Access,
 
     /// This kind alone
-    #[arg(long, value_enum, value_name = "KIND")]
-    kind: Option<Kinds>,
+    #[arg(long, value_parser = kind(), value_name = "KIND")]
+    kind: Option<Kind>,
 
     /// Find and print, and write nothing
     #[arg(long)]
@@ -69,7 +69,10 @@ pub struct Refresh {
 
 /// An id whose kind shows. Of anything else Clerk would say that it has no such user, which leaves a tombstone.
 fn clerk_id(text: &str) -> Result<String, String> {
-    Kind::of_id(text).map(|_| text.to_owned()).ok_or_else(|| "an id begins with user_, org_ or orgmem_".to_owned())
+    match Kind::of_id(text) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err(format!("an id begins with one of {}", Kind::ALL.map(Kind::id_prefix).join(", "))),
+    }
 }
 
 /// The database and Clerk.
@@ -87,11 +90,11 @@ struct Access {
     instance_id: Option<String>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Kinds {
-    Users,
-    Organizations,
-    Memberships,
+/// A kind, by its plural.
+fn kind() -> impl TypedValueParser<Value = Kind> {
+    let of_plural = |plural: String| Kind::ALL.into_iter().find(|kind| kind.plural() == plural);
+    PossibleValuesParser::new(Kind::ALL.map(Kind::plural))
+        .try_map(move |plural| of_plural(plural).ok_or("no such kind"))
 }
 
 impl Access {
@@ -120,9 +123,7 @@ impl Reconcile {
         let wanted = match (self.approve, self.quick, self.kind) {
             (Some(pass), _, _) => Wanted::Approved(pass),
             (_, true, _) => Wanted::Quick,
-            (_, _, Some(Kinds::Users)) => Wanted::Kinds(vec![Kind::User]),
-            (_, _, Some(Kinds::Organizations)) => Wanted::Kinds(vec![Kind::Organization]),
-            (_, _, Some(Kinds::Memberships)) => Wanted::Kinds(vec![Kind::Membership]),
+            (_, _, Some(kind)) => Wanted::Kinds(vec![kind]),
             (_, _, None) => Wanted::Kinds(Kind::ALL.to_vec()),
         };
         let reconciler = self.access.reconciler()?;
@@ -243,7 +244,8 @@ impl Progress for Bar {
         } else if self.said.elapsed() > Duration::from_secs(10) {
             self.said = Instant::now();
             terminal::note(format_args!(
-                "{kind}s: {rows} rows{}",
+                "{}: {rows} rows{}",
+                kind.plural(),
                 of.map(|of| format!(" of about {of}")).unwrap_or_default()
             ));
         }

@@ -86,51 +86,53 @@ fn webhooks(seconds: Option<i64>, drift_since: i64) -> Check {
 
 fn pass(kind: Kind, last: Option<&LastPass>, has_organizations: Option<bool>) -> Check {
     const NAME: &str = "passes";
+    let kinds = kind.plural();
     if kind != Kind::User && has_organizations == Some(false) {
-        return Check::ok(NAME, format!("{kind}s: none is needed, organizations are off"));
+        return Check::ok(NAME, format!("{kinds}: none is needed, organizations are off"));
     }
     let run = "clerk-sync reconcile, and see that serve has CLERK_SECRET_KEY and RECONCILE_CRON is not off";
     match last {
         Some(LastPass { id, state, .. }) if state == "braked" => Check::fail(
             NAME,
-            format!("{kind}s: the deletions of pass {id} are held back, because there are too many"),
+            format!("{kinds}: the deletions of pass {id} are held back, because there are too many"),
             format!(
                 "look at it with clerk-sync reconcile --dry-run; if it is right: clerk-sync reconcile --approve {id}"
             ),
         ),
         Some(LastPass { id, state, problem, .. }) if state == "void" => Check::warn(
             NAME,
-            format!("{kind}s: pass {id} contradicts itself: {}", problem.as_deref().unwrap_or("nobody knows how")),
+            format!("{kinds}: pass {id} contradicts itself: {}", problem.as_deref().unwrap_or("nobody knows how")),
             "clerk-sync reconcile; if it stays so, ask Clerk's support why list and count differ",
         ),
         Some(LastPass { id, undecided: Some(undecided), judge_after, .. }) => {
             let words = Undecided::from(undecided).in_words(judge_after.map(Millis::clamped)).unwrap_or_default();
             let fix = "docs/deploy.md, \"Rows were not judged\"";
-            Check::warn(NAME, format!("{kind}s: pass {id}: {words}"), fix)
+            Check::warn(NAME, format!("{kinds}: pass {id}: {words}"), fix)
         }
         Some(LastPass { complete_s: Some(seconds), .. }) if *seconds > OLD_PASS => {
-            Check::warn(NAME, format!("{kind}s: the last complete one ended {} ago", span(*seconds)), run)
+            Check::warn(NAME, format!("{kinds}: the last complete one ended {} ago", span(*seconds)), run)
         }
         Some(LastPass { complete_s: Some(seconds), .. }) => {
-            Check::ok(NAME, format!("{kind}s: the last complete one ended {} ago", span(*seconds)))
+            Check::ok(NAME, format!("{kinds}: the last complete one ended {} ago", span(*seconds)))
         }
         Some(LastPass { id, state, .. }) => {
-            Check::warn(NAME, format!("{kind}s: none is complete; pass {id} is {state}"), run)
+            Check::warn(NAME, format!("{kinds}: none is complete; pass {id} is {state}"), run)
         }
-        None => Check::warn(NAME, format!("{kind}s: none has ever run"), run),
+        None => Check::warn(NAME, format!("{kinds}: none has ever run"), run),
     }
 }
 
 fn rows(kind: Kind, here: Option<u64>, at_clerk: Option<u64>) -> Check {
     const NAME: &str = "rows";
+    let kinds = kind.plural();
     match (here, at_clerk) {
-        (Some(here), Some(there)) if here == there => Check::ok(NAME, format!("{kind}s: {here} here and at Clerk")),
+        (Some(here), Some(there)) if here == there => Check::ok(NAME, format!("{kinds}: {here} here and at Clerk")),
         (Some(here), Some(there)) => Check::warn(
             NAME,
-            format!("{kind}s: {here} here, {there} at Clerk; a few may be under way"),
+            format!("{kinds}: {here} here, {there} at Clerk; a few may be under way"),
             "run doctor again; if it stays: clerk-sync reconcile",
         ),
-        (Some(here), None) => Check::ok(NAME, format!("{kind}s: {here} here; Clerk was not asked or did not say")),
-        (None, _) => Check::skip(NAME, format!("{kind}s: they could not be counted here in time")),
+        (Some(here), None) => Check::ok(NAME, format!("{kinds}: {here} here; Clerk was not asked or did not say")),
+        (None, _) => Check::skip(NAME, format!("{kinds}: they could not be counted here in time")),
     }
 }

@@ -71,42 +71,160 @@ pub struct Membership {
     pub created_at: Millis,
 }
 
-impl Membership {
+/// What each kind of object says of itself: one implementation a kind.
+pub(super) trait Object {
+    fn id(&self) -> &str;
+
+    /// See [`Entity::created_at`].
+    fn created_at(&self) -> Option<Millis>;
+
+    /// See [`Entity::denial`].
+    fn denial(&self) -> i32;
+
+    /// See [`Entity::lacks`].
+    fn lacks(&self) -> Option<&'static str>;
+
+    /// See [`Entity::pair`].
+    fn pair(&self) -> Option<(&OrganizationId, &UserId)>;
+
     /// See [`Entity::has_access_of`].
-    pub(super) fn has_access_of(&self, other: &Membership) -> bool {
-        self.role == other.role && self.permissions == other.permissions
-    }
+    fn has_access_of(&self, other: &Self) -> bool
+    where
+        Self: Sized;
+
+    /// See [`Entity::differing_fields`].
+    fn differing_fields(&self, other: &Self) -> Vec<&'static str>
+    where
+        Self: Sized;
 }
 
-impl User {
-    /// See [`Entity::denial`].
-    pub(super) fn denial(&self) -> i32 {
+/// The names of the fields in which two values of one type differ. All fields must be named.
+macro_rules! differing {
+    ($type:ident { $($field:ident),* $(,)? }, $a:expr, $b:expr) => {{
+        let $type { $($field),* } = $a;
+        let mut fields = Vec::new();
+        $(if *$field != $b.$field { fields.push(stringify!($field)); })*
+        fields
+    }};
+}
+
+impl Object for User {
+    fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
+    fn created_at(&self) -> Option<Millis> {
+        self.created_at
+    }
+
+    /// 2 if banned or deprovisioned, 1 if a ban is not known, else 0.
+    fn denial(&self) -> i32 {
         match (self.banned, self.deprovisioned) {
             (Some(true), _) | (_, Some(true)) => 2,
             (None, _) => 1,
             (Some(false), _) => 0,
         }
     }
+
+    fn lacks(&self) -> Option<&'static str> {
+        self.banned.is_none().then_some("banned is missing")
+    }
+
+    fn pair(&self) -> Option<(&OrganizationId, &UserId)> {
+        None
+    }
+
+    fn has_access_of(&self, other: &User) -> bool {
+        self.denial() == other.denial()
+    }
+
+    #[rustfmt::skip]
+    fn differing_fields(&self, other: &User) -> Vec<&'static str> {
+        differing!(
+            User {
+                id, first_name, last_name, username, image_url, has_image, email_address, email_address_verified, phone_number,
+                phone_number_verified, external_id, banned, locked, deprovisioned, public_metadata, unsafe_metadata, created_at,
+            },
+            self,
+            other
+        )
+    }
 }
 
-/// The names of the fields in which two values of one type differ.
-macro_rules! differing {
-    ($a:expr, $b:expr, $($field:ident)*) => {{
-        let mut fields = Vec::new();
-        $(if $a.$field != $b.$field { fields.push(stringify!($field)); })*
-        fields
-    }};
+impl Object for Organization {
+    fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
+    fn created_at(&self) -> Option<Millis> {
+        self.created_at
+    }
+
+    fn denial(&self) -> i32 {
+        0
+    }
+
+    fn lacks(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn pair(&self) -> Option<(&OrganizationId, &UserId)> {
+        None
+    }
+
+    fn has_access_of(&self, _: &Organization) -> bool {
+        true
+    }
+
+    #[rustfmt::skip]
+    fn differing_fields(&self, other: &Organization) -> Vec<&'static str> {
+        differing!(
+            Organization {
+                id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata, created_at,
+            },
+            self,
+            other
+        )
+    }
+}
+
+impl Object for Membership {
+    fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
+    fn created_at(&self) -> Option<Millis> {
+        Some(self.created_at)
+    }
+
+    /// Minus the number of permissions.
+    fn denial(&self) -> i32 {
+        -i32::try_from(self.permissions.len()).unwrap_or(i32::MAX)
+    }
+
+    fn lacks(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn pair(&self) -> Option<(&OrganizationId, &UserId)> {
+        Some((&self.organization_id, &self.user_id))
+    }
+
+    fn has_access_of(&self, other: &Membership) -> bool {
+        self.role == other.role && self.permissions == other.permissions
+    }
+
+    #[rustfmt::skip]
+    fn differing_fields(&self, other: &Membership) -> Vec<&'static str> {
+        differing!(
+            Membership { id, organization_id, user_id, role, permissions, public_metadata, created_at },
+            self,
+            other
+        )
+    }
 }
 
 impl Entity {
-    pub fn id(&self) -> &str {
-        match self {
-            Entity::User(user) => user.id.as_str(),
-            Entity::Organization(organization) => organization.id.as_str(),
-            Entity::Membership(membership) => membership.id.as_str(),
-        }
-    }
-
     pub const fn kind(&self) -> Kind {
         match self {
             Entity::User(_) => Kind::User,
@@ -115,29 +233,45 @@ impl Entity {
         }
     }
 
+    fn object(&self) -> &dyn Object {
+        match self {
+            Entity::User(user) => user,
+            Entity::Organization(organization) => organization,
+            Entity::Membership(membership) => membership,
+        }
+    }
+
+    pub fn id(&self) -> &str {
+        self.object().id()
+    }
+
+    /// When Clerk made it, as far as it says.
     pub fn created_at(&self) -> Option<Millis> {
-        match self {
-            Entity::User(user) => user.created_at,
-            Entity::Organization(organization) => organization.created_at,
-            Entity::Membership(membership) => Some(membership.created_at),
-        }
+        self.object().created_at()
     }
 
-    /// Breaks a tie of two states towards less access (R1): of a user 2 if banned or deprovisioned, 1 if a ban is not known, else 0; of
-    /// a membership minus the number of its permissions.
+    /// Breaks a tie of two states towards less access (R1): the greater, the less access it gives.
     pub fn denial(&self) -> i32 {
-        match self {
-            Entity::User(user) => user.denial(),
-            Entity::Organization(_) => 0,
-            Entity::Membership(membership) => -i32::try_from(membership.permissions.len()).unwrap_or(i32::MAX),
-        }
+        self.object().denial()
     }
 
-    /// Whether the two states give the same access.
+    /// What it does not say about access: then only a read by id can tell.
+    pub fn lacks(&self) -> Option<&'static str> {
+        self.object().lacks()
+    }
+
+    /// Of a membership: whose it is, and where.
+    pub fn pair(&self) -> Option<(&OrganizationId, &UserId)> {
+        self.object().pair()
+    }
+
+    /// Whether the two states give the same access. Those of two kinds give none in common.
     pub fn has_access_of(&self, other: &Entity) -> bool {
         match (self, other) {
+            (Entity::User(a), Entity::User(b)) => a.has_access_of(b),
+            (Entity::Organization(a), Entity::Organization(b)) => a.has_access_of(b),
             (Entity::Membership(a), Entity::Membership(b)) => a.has_access_of(b),
-            _ => self.denial() == other.denial(),
+            (Entity::User(_) | Entity::Organization(_) | Entity::Membership(_), _) => false,
         }
     }
 
@@ -149,14 +283,10 @@ impl Entity {
     /// The columns in which the two differ: none means that writing one over the other changes nothing.
     pub fn differing_fields(&self, other: &Entity) -> Vec<&'static str> {
         match (self, other) {
-            (Entity::User(a), Entity::User(b)) => differing!(a, b, id first_name last_name username image_url has_image
-                email_address email_address_verified phone_number phone_number_verified external_id banned locked
-                deprovisioned public_metadata unsafe_metadata created_at),
-            (Entity::Organization(a), Entity::Organization(b)) => differing!(a, b, id name slug image_url has_image
-                max_allowed_memberships public_metadata created_at),
-            (Entity::Membership(a), Entity::Membership(b)) => differing!(a, b, id organization_id user_id role
-                permissions public_metadata created_at),
-            _ => vec!["kind"],
+            (Entity::User(a), Entity::User(b)) => a.differing_fields(b),
+            (Entity::Organization(a), Entity::Organization(b)) => a.differing_fields(b),
+            (Entity::Membership(a), Entity::Membership(b)) => a.differing_fields(b),
+            (Entity::User(_) | Entity::Organization(_) | Entity::Membership(_), _) => vec!["kind"],
         }
     }
 }

@@ -6,8 +6,8 @@
 
 use super::entity::content;
 use super::{
-    Change, Claim, Entity, EntityRef, InstanceId, Kind, Membership, MessageId, Millis, Naming, Organization,
-    OrganizationId, Source, User, UserId, WantedRead,
+    Change, Claim, Entity, EntityRef, InstanceId, Kind, MessageId, Millis, Naming, Organization, OrganizationId,
+    Source, User, UserId, WantedRead,
 };
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -162,10 +162,16 @@ pub struct Winner<'a> {
 /// What is to be written of an object.
 #[derive(Clone, Copy, Debug)]
 pub enum Row<'a> {
+    Live(&'a Entity),
+    Stub(Stub<'a>),
+    Gone(&'a EntityRef),
+}
+
+/// What a membership embeds of a parent.
+#[derive(Clone, Copy, Debug)]
+pub enum Stub<'a> {
     User(&'a User),
     Organization(&'a Organization),
-    Membership(&'a Membership),
-    Gone(&'a EntityRef),
 }
 
 impl<'a> Batch<'a> {
@@ -352,11 +358,7 @@ impl<'a> Winner<'a> {
         (updated_at, ahead): (Millis, Option<Millis>),
         entity: &'a Entity,
     ) -> Winner<'a> {
-        let row = match entity {
-            Entity::User(user) => Row::User(user),
-            Entity::Organization(organization) => Row::Organization(organization),
-            Entity::Membership(membership) => Row::Membership(membership),
-        };
+        let row = Row::Live(entity);
         let (updated_at, content, denial) = (Some(updated_at), Some(entity.content()), entity.denial());
         Winner { n, observed_at, updated_at, content, denial, ahead, row, doubt: None }
     }
@@ -368,13 +370,13 @@ impl<'a> Winner<'a> {
 
     /// A stub's version is the observation that embeds it: what is embedded has no time of its own (R6).
     fn stubs(n: usize, observed_at: Millis, naming: &'a Naming) -> [Winner<'a>; 2] {
-        let stub = |content, row| {
-            let content = Some(content);
+        let stub = |content, stub| {
+            let (content, row) = (Some(content), Row::Stub(stub));
             Winner { n, observed_at, updated_at: None, content, denial: 0, ahead: None, row, doubt: None }
         };
         [
-            stub(content(&naming.user), Row::User(&naming.user)),
-            stub(content(&naming.organization), Row::Organization(&naming.organization)),
+            stub(content(&naming.user), Stub::User(&naming.user)),
+            stub(content(&naming.organization), Stub::Organization(&naming.organization)),
         ]
     }
 
@@ -420,26 +422,25 @@ impl<'a> Row<'a> {
     /// Whether both give the same access. Stubs and deleted objects are not compared.
     fn has_access_of(self, other: Row<'_>) -> bool {
         match (self, other) {
-            (Row::User(a), Row::User(b)) => a.denial() == b.denial(),
-            (Row::Membership(a), Row::Membership(b)) => a.has_access_of(b),
-            (Row::User(_) | Row::Organization(_) | Row::Membership(_) | Row::Gone(_), _) => true,
+            (Row::Live(a), Row::Live(b)) => a.has_access_of(b),
+            (Row::Live(_) | Row::Stub(_) | Row::Gone(_), _) => true,
         }
     }
 
     pub fn kind(self) -> Kind {
         match self {
-            Row::User(_) => Kind::User,
-            Row::Organization(_) => Kind::Organization,
-            Row::Membership(_) => Kind::Membership,
+            Row::Live(entity) => entity.kind(),
+            Row::Stub(Stub::User(_)) => Kind::User,
+            Row::Stub(Stub::Organization(_)) => Kind::Organization,
             Row::Gone(entity) => entity.kind,
         }
     }
 
     pub fn id(self) -> &'a str {
         match self {
-            Row::User(user) => user.id.as_str(),
-            Row::Organization(organization) => organization.id.as_str(),
-            Row::Membership(membership) => membership.id.as_str(),
+            Row::Live(entity) => entity.id(),
+            Row::Stub(Stub::User(user)) => user.id.as_str(),
+            Row::Stub(Stub::Organization(organization)) => organization.id.as_str(),
             Row::Gone(entity) => &entity.id,
         }
     }

@@ -10,16 +10,18 @@ mod entity;
 mod fold;
 mod id;
 mod json;
+mod kind;
 mod time;
 mod undecided;
 
 pub use change::{Change, Claim, Naming, Outcome, Source, Verdict, WantedRead};
 pub use entity::{Entity, Membership, Organization, User};
 pub use fold::{
-    Batch, DeadLetter, Delivery, Doubt, EventVersion, Item, Message, Mode, Refusal, Row, Told, WantedPass, Winner,
+    Batch, DeadLetter, Delivery, Doubt, EventVersion, Item, Message, Mode, Refusal, Row, Stub, Told, WantedPass, Winner,
 };
-pub use id::{EntityRef, InstanceId, Kind, MembershipId, MessageId, OrganizationId, UserId};
+pub use id::{EntityRef, InstanceId, MembershipId, MessageId, OrganizationId, UserId};
 pub use json::{Json, Unstorable, decode_string};
+pub use kind::Kind;
 pub use time::{Millis, span};
 pub use undecided::Undecided;
 

@@ -151,8 +151,8 @@ impl<'a> List<'a> {
     fn spend(&mut self) -> Result<(), Error> {
         match &mut self.left {
             Some(0) => Err(Error::Contradiction(format!(
-                "Clerk's list of {}s does not come to an end: its order is another one each time",
-                self.kind
+                "Clerk's list of {} does not come to an end: its order is another one each time",
+                self.kind.plural()
             ))),
             Some(left) => {
                 *left -= 1;
@@ -182,7 +182,7 @@ impl<'a> List<'a> {
         self.before = ids;
         if changes.is_empty() && !is_last {
             // A place in the list that Clerk does not go by: without end it would show the same.
-            return Err(Error::Contradiction(format!("Clerk lists the same {}s again and again", self.kind)));
+            return Err(Error::Contradiction(format!("Clerk lists the same {} again and again", self.kind.plural())));
         }
         let shown_before = rows - changes.len();
         Ok(Page { changes, total, is_last, unlisted, offset, shown_before })

@@ -421,7 +421,7 @@ fn pass(row: &PgRow) -> Result<Pass, sqlx::Error> {
     let (scope, step): (&str, &str) = (row.try_get("scope")?, row.try_get("step")?);
     Ok(Pass {
         id: row.try_get("id")?,
-        kind: Kind::ALL.into_iter().find(|kind| kind.as_str() == scope),
+        kind: Kind::parse(scope),
         problem: row.try_get("problem")?,
         step: Step::parse(step).ok_or_else(|| sqlx::Error::Decode(format!("no step is called {step}").into()))?,
         position: row.try_get("position")?,

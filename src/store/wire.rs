@@ -5,8 +5,8 @@
 
 use super::Error;
 use crate::model::{
-    Batch, DeadLetter, Doubt, InstanceId, Json, Membership, Millis, Mode, Naming, Organization, OrganizationId, Row,
-    Source, Told, User, UserId, WantedPass, WantedRead, Winner,
+    Batch, DeadLetter, Doubt, Entity, InstanceId, Json, Membership, Millis, Mode, Naming, Organization, OrganizationId,
+    Row, Source, Stub, Told, User, UserId, WantedPass, WantedRead, Winner,
 };
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
@@ -304,8 +304,8 @@ fn numbered<'a, 'b>(batch: &'a Batch<'b>) -> impl Iterator<Item = (usize, &'a Wi
 }
 
 fn change(record: &mut Record<'_>, (number, winner): (usize, &Winner<'_>)) {
-    let membership = of_membership(winner).map(|(membership, _)| membership);
-    let lacks = of_user(winner).filter(|(user, _)| user.banned.is_none()).map(|_| "banned is missing");
+    let entity = if let Row::Live(entity) = winner.row { Some(entity) } else { None };
+    let (organization_id, user_id) = entity.and_then(Entity::pair).unzip();
     record
         .place(winner.n)
         .text(Some(winner.row.kind().as_str()))
@@ -316,24 +316,24 @@ fn change(record: &mut Record<'_>, (number, winner): (usize, &Winner<'_>)) {
         .integer(winner.denial)
         .time(winner.ahead)
         .place(number)
-        .text(lacks)
-        .text(membership.map(|row| row.organization_id.as_str()))
-        .text(membership.map(|row| row.user_id.as_str()));
+        .text(entity.and_then(Entity::lacks))
+        .text(organization_id.map(OrganizationId::as_str))
+        .text(user_id.map(UserId::as_str));
 }
 
 /// A row with Clerk's `updated_at`.
 type Dated<'a, T> = (&'a T, Option<Millis>);
 
 fn of_user<'a>(winner: &Winner<'a>) -> Option<Dated<'a, User>> {
-    if let Row::User(row) = winner.row { Some((row, winner.updated_at)) } else { None }
+    if let Row::Live(Entity::User(row)) = winner.row { Some((row, winner.updated_at)) } else { None }
 }
 
 fn of_organization<'a>(winner: &Winner<'a>) -> Option<Dated<'a, Organization>> {
-    if let Row::Organization(row) = winner.row { Some((row, winner.updated_at)) } else { None }
+    if let Row::Live(Entity::Organization(row)) = winner.row { Some((row, winner.updated_at)) } else { None }
 }
 
 fn of_membership<'a>(winner: &Winner<'a>) -> Option<Dated<'a, Membership>> {
-    if let Row::Membership(row) = winner.row { Some((row, winner.updated_at)) } else { None }
+    if let Row::Live(Entity::Membership(row)) = winner.row { Some((row, winner.updated_at)) } else { None }
 }
 
 fn user(record: &mut Record<'_>, (row, updated_at): Dated<'_, User>) {
@@ -385,9 +385,9 @@ fn membership(record: &mut Record<'_>, (row, updated_at): Dated<'_, Membership>)
 
 fn stub(record: &mut Record<'_>, winner: &Winner<'_>) {
     let (user, organization) = match winner.row {
-        Row::User(user) => (Some(user), None),
-        Row::Organization(organization) => (None, Some(organization)),
-        Row::Membership(_) | Row::Gone(_) => (None, None),
+        Row::Stub(Stub::User(user)) => (Some(user), None),
+        Row::Stub(Stub::Organization(organization)) => (None, Some(organization)),
+        Row::Live(_) | Row::Gone(_) => (None, None),
     };
     let image = user.map(|row| (&row.image_url, row.has_image));
     let image = image.or_else(|| organization.map(|row| (&row.image_url, row.has_image)));

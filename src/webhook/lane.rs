@@ -9,7 +9,7 @@ use super::budget::Reserved;
 use crate::clock;
 use crate::failpoint::{self, Point};
 use crate::model::{
-    Batch, Claim, DeadLetter, Delivery, InstanceId, Item, Kind, Millis, Mode, Outcome, Refusal, Source, Verdict,
+    Batch, Claim, DeadLetter, Delivery, InstanceId, Item, Millis, Mode, Outcome, Refusal, Source, Verdict,
 };
 use crate::store::{Database, Error, LastSeen, Session, causes, told};
 use crate::telemetry::{BATCH as BATCH_SIZE, POISON, Throttle, WRITE};
@@ -355,7 +355,7 @@ impl Lane {
             let is_delete =
                 request.delivery.message.as_ref().is_some_and(|message| message.event_type.ends_with(".deleted"));
             let is_pending = verdict.as_ref().is_some_and(|verdict| verdict.outcome == Outcome::Pending);
-            if is_pending && (is_delete || read.kind == Kind::Membership) {
+            if is_pending && (is_delete || read.kind.gives_access()) {
                 let mut session = self.session().await?;
                 session.deny_unsettled(read, change.observed_at).await?;
                 self.session = Some(session);

@@ -8,7 +8,7 @@ use crate::clerk::event::{self, Event, Unusable};
 use crate::clock;
 use crate::door::Welcome;
 use crate::failpoint::{self, Point};
-use crate::model::{Delivery, EntityRef, Item, Message, MessageId, Outcome, Verdict, hex};
+use crate::model::{Delivery, EntityRef, Item, Kind, Message, MessageId, Outcome, Verdict, hex};
 use crate::telemetry::{DELIVERIES, FLAWS, IGNORED, LAG, Throttle, UNAVAILABLE};
 use axum::Json;
 use axum::extract::State;
@@ -176,7 +176,7 @@ pub(super) fn refusal(status: StatusCode, error: &str) -> Response {
 
 /// The event types of Clerk's that we know of, for a label; all others are one.
 fn known(event_type: &str) -> &'static str {
-    const SUBJECTS: [&str; 12] = [
+    const OTHERS: [&str; 10] = [
         "session",
         "email",
         "sms",
@@ -187,11 +187,10 @@ fn known(event_type: &str) -> &'static str {
         "subscription",
         "subscriptionItem",
         "paymentAttempt",
-        "user",
-        "organization",
     ];
     let subject = event_type.split('.').next().unwrap_or_default();
-    SUBJECTS.into_iter().find(|known| *known == subject).unwrap_or("other")
+    let known = OTHERS.into_iter().chain(Kind::ALL.map(Kind::event_subject));
+    known.into_iter().find(|known| *known == subject).unwrap_or("other")
 }
 
 /// The log line of one delivery: ids, no personal data.

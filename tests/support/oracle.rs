@@ -2,7 +2,7 @@
 //!
 //! It takes the batches that `clerk_sync.apply` takes, as JSON, and keeps what the tables keep.
 
-use clerk_sync::model::{Batch, Kind, Row, Winner};
+use clerk_sync::model::{Batch, Entity, Kind, Row, Stub, Winner};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -93,9 +93,9 @@ fn items<'a>(batch: &'a Value, name: &str) -> &'a [Value] {
 pub fn as_json(batch: &Batch<'_>) -> Value {
     let row = |winner: &Winner<'_>| {
         let mut row = match winner.row {
-            Row::User(user) => json!(user),
-            Row::Organization(organization) => json!(organization),
-            Row::Membership(membership) => json!(membership),
+            Row::Live(entity) => json!(entity),
+            Row::Stub(Stub::User(user)) => json!(user),
+            Row::Stub(Stub::Organization(organization)) => json!(organization),
             Row::Gone(entity) => json!({ "id": entity.id }),
         };
         row["n"] = json!(winner.n);
@@ -105,7 +105,7 @@ pub fn as_json(batch: &Batch<'_>) -> Value {
         row["content"] = json!(winner.content);
         row["denial"] = json!(winner.denial);
         row["ahead"] = json!(winner.ahead);
-        if matches!(winner.row, Row::User(user) if user.banned.is_none()) {
+        if matches!(winner.row, Row::Live(Entity::User(user)) | Row::Stub(Stub::User(user)) if user.banned.is_none()) {
             row["lacks"] = json!("banned is missing");
         }
         row

@@ -112,9 +112,10 @@ impl Run<'_> {
         };
         self.undecided.held_back += own.absent;
         self.row.problem = Some(format!(
-            "{} of {} {kind}s are not at Clerk any more{}: none of them was deleted; if that is right, {approve} lets it happen",
+            "{} of {} {} are not at Clerk any more{}: none of them was deleted; if that is right, {approve} lets it happen",
             own.absent,
             own.rows,
+            kind.plural(),
             if memberships.absent > 0 {
                 format!(", and {} memberships with them", memberships.absent)
             } else {
@@ -196,7 +197,8 @@ impl Run<'_> {
             self.session.ask_for_pass(Kind::Organization, "a membership's organization is not known").await?;
         }
         self.row.problem = Some(format!(
-            "{unclear} {kind}s are neither listed nor denied, and left as they are; the others were judged. Clerk says of {}",
+            "{unclear} {} are neither listed nor denied, and left as they are; the others were judged. Clerk says of {}",
+            kind.plural(),
             problems.into_iter().collect::<Vec<_>>().join("; ")
         ));
         Ok(State::Incomplete)

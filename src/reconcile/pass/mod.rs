@@ -594,7 +594,8 @@ fn contradiction(kind: Kind, counted: u64, listed: u64) -> Result<(), Error> {
     let allowed = if listed == 0 { 0 } else { tolerance(counted) };
     if counted > listed.saturating_add(allowed) {
         return Err(Error::Contradiction(format!(
-            "Clerk counts {counted} {kind}s and lists {listed}: nothing was deleted"
+            "Clerk counts {counted} {} and lists {listed}: nothing was deleted",
+            kind.plural()
         )));
     }
     Ok(())
