@@ -755,6 +755,7 @@ begin
         from unnest(changes) c
         left join lateral (select *, ctid from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
        where ((c.kind = 'membership') = of_memberships) is not false
+      offset 0   -- each of these columns is computed once
     ), compared as (
       select *,
         -- R9: two events of one object whose order nobody knows. First those whose times disagree, or are equal.
@@ -777,6 +778,7 @@ begin
              then day else hour end as wait,
         case when not from_webhook then pg_catalog.concat_ws(' ', coalesce(ahead, updated_at), content, known_updated_at, known_content) end as said
         from candidate
+      offset 0
     ), judged as (
       select *,
         case
