@@ -2,6 +2,7 @@
 
 use crate::support::{SECRET, TestDatabase, database, supabase, unique};
 use clerk_sync::testbed::clerk::{Clerk, Server, Shared};
+use futures_util::{StreamExt as _, stream};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -160,6 +161,19 @@ async fn run(arguments: &[&str], folder: &Path, variables: &[(&str, &str)]) -> S
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
+/// A command, what it is about, and the database that it is given.
+type Run<What> = (&'static [&'static str], What, String);
+
+/// What each of them said. They wait most of the time: so many at once.
+async fn run_all<What>(folder: &Path, runs: Vec<Run<What>>) -> Vec<(&'static [&'static str], What, String)> {
+    const AT_ONCE: usize = 8;
+    let said = async |(command, what, url): Run<What>| {
+        let said = run(command, folder, &[("DATABASE_URL", &url)]).await;
+        (command, what, said)
+    };
+    stream::iter(runs).map(said).buffered(AT_ONCE).collect().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_that_refuses_tls_or_shows_a_certificate_of_its_own_hears_nothing_secret() {
     let folder = Folder::new();
@@ -167,13 +181,16 @@ async fn a_listener_that_refuses_tls_or_shows_a_certificate_of_its_own_hears_not
     let (_, other_authority) = certificate(&folder.0, "ours.crt");
     let (refuses, self_signed) = (Eavesdropper::start(None).await, Eavesdropper::start(Some(tls)).await);
     let verified = format!("sslmode=verify-full&sslrootcert={}", other_authority.display());
+    let mut runs = Vec::new();
     for command in COMMANDS {
         for listener in [&refuses, &self_signed] {
             for parameters in [verified.as_str(), "sslmode=verify-full", "sslmode=verify-ca"] {
-                let said = run(command, &folder.0, &[("DATABASE_URL", &listener.url("localhost", parameters))]).await;
-                assert!(!said.contains(PASSWORD), "{command:?} {parameters}: {said}");
+                runs.push((*command, parameters, listener.url("localhost", parameters)));
             }
         }
+    }
+    for (command, parameters, said) in run_all(&folder.0, runs).await {
+        assert!(!said.contains(PASSWORD), "{command:?} {parameters}: {said}");
     }
     for (listener, who) in [(&refuses, "refuses"), (&self_signed, "self-signed")] {
         let heard = listener.heard();
@@ -198,22 +215,21 @@ async fn a_listener_that_refuses_tls_or_shows_a_certificate_of_its_own_hears_not
 async fn every_start_warns_of_a_database_that_is_elsewhere_and_not_verified() {
     let folder = Folder::new();
     let nobody = Eavesdropper::start(None).await;
-    for (parameters, weakness) in [
+    let weaknesses = [
         ("", "encrypted only if the server offers it"),
         ("sslmode=require", "certificate is not checked"),
         ("sslmode=disable", "is not encrypted"),
-    ] {
-        for command in COMMANDS {
-            let said = run(command, &folder.0, &[("DATABASE_URL", &nobody.url(ELSEWHERE, parameters))]).await;
-            assert_eq!(said.matches(weakness).count(), 1, "{command:?} {parameters}: {said}");
-            assert!(
-                said.contains("sslmode=verify-full&sslrootcert=FILE") && said.contains("SSL configuration"),
-                "{said}"
-            );
-            assert!(!said.contains(PASSWORD), "{said}");
-            if command[0] == "doctor" {
-                assert!(said.contains("FAIL  tls: "), "{said}");
-            }
+    ];
+    let runs = weaknesses.iter().flat_map(|&(parameters, weakness)| {
+        COMMANDS.iter().map(move |command| (*command, (parameters, weakness), parameters))
+    });
+    let runs = runs.map(|(command, what, parameters)| (command, what, nobody.url(ELSEWHERE, parameters))).collect();
+    for (command, (parameters, weakness), said) in run_all(&folder.0, runs).await {
+        assert_eq!(said.matches(weakness).count(), 1, "{command:?} {parameters}: {said}");
+        assert!(said.contains("sslmode=verify-full&sslrootcert=FILE") && said.contains("SSL configuration"), "{said}");
+        assert!(!said.contains(PASSWORD), "{said}");
+        if command[0] == "doctor" {
+            assert!(said.contains("FAIL  tls: "), "{said}");
         }
     }
     for (host, parameters) in [("localhost", ""), ("127.0.0.1", "sslmode=disable"), (ELSEWHERE, "sslmode=verify-full")]
