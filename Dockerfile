@@ -3,13 +3,15 @@
 FROM rust:1.95-slim-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends cmake g++ && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
+# Cargo reads the manifests of the whole workspace; of testkit and lab nothing is built.
 COPY Cargo.toml Cargo.lock build.rs ./
-RUN mkdir -p src tests migrations && echo 'fn main() {}' > src/main.rs && touch src/lib.rs tests/main.rs \
- && cargo build --release --locked --no-default-features && rm -rf src tests
+COPY testkit/Cargo.toml testkit/Cargo.toml
+COPY lab/Cargo.toml lab/Cargo.toml
+RUN mkdir -p src tests migrations testkit/src lab/src && echo 'fn main() {}' | tee src/main.rs lab/src/main.rs \
+ && touch src/lib.rs testkit/src/lib.rs tests/main.rs && cargo build --release --locked && rm -rf src
 COPY migrations migrations
 COPY src src
-RUN touch src/main.rs src/lib.rs && mkdir tests && touch tests/main.rs \
- && cargo build --release --locked --no-default-features
+RUN touch src/main.rs src/lib.rs && cargo build --release --locked
 
 # No shell, no package manager; the user is not root.
 FROM gcr.io/distroless/cc-debian12:nonroot

@@ -35,8 +35,9 @@
 //! | [`terminal`] | what commands print, with nothing in it that a terminal would obey |
 //! | [`telemetry`], [`clock`], [`thread`], [`os`], [`procfs`] | where logs go; the one place that reads the wall clock; a task on a thread of its own; the limits of the process; what Linux tells of a process |
 //! | [`sender`], [`replay`] | signing and posting as Svix does; the command that posts files |
-//! | `testbed`, `demo`, `bench` (feature `demo`) | a private Postgres, a simulated Clerk, the show that they give, and how fast it goes |
-//! | `chaos` (feature `demo`), [`failpoint`] | what is promised, put to the test: faults under load, a checker, mistakes that it must find |
+//! | [`failpoint`] | where a worker can be broken on purpose; in no release |
+//! | `testkit/` | what tests and `lab/` stand on: a private Postgres, a simulated Clerk, a network with faults, a worker as a process |
+//! | `lab/` | the product shown, measured and broken: `./x demo`, `./x bench`, `./x chaos`, `./x soak` |
 //! | `tests/lagging.rs` | an API that is behind, misdated or silent, scenario by scenario |
 //! | `tests/hostile.rs`, `tests/support/oracle.rs` | thousands of histories of a hostile Clerk, and the rules of order in plain Rust: `./x long` |
 //! | `tests/faults.rs`, `tests/bad_input.rs` | 30 faults and 92 bad inputs, brought about, each with what must come of it: `./x faults` |
@@ -177,19 +178,12 @@
 //! * No transaction that writes is begun from Rust, but by `migrate`: each write is one statement, so a lost connection leaves nothing half
 //!   done. [`doctor`] looks in transactions that are read-only and rolled back.
 //! * No secret and no personal data is in a log line, an error or an answer.
-#![recursion_limit = "256"] // for the JSON of a whole user in testbed
 
 pub mod app;
-#[cfg(feature = "demo")]
-pub mod bench;
-#[cfg(feature = "demo")]
-pub mod chaos;
 pub mod clerk;
 pub mod clock;
 pub mod command;
 pub mod config;
-#[cfg(feature = "demo")]
-pub mod demo;
 pub mod doctor;
 pub mod door;
 pub mod dotenv;
@@ -206,8 +200,6 @@ pub mod sender;
 pub mod store;
 pub mod telemetry;
 pub mod terminal;
-#[cfg(feature = "demo")]
-pub mod testbed;
 pub mod thread;
 pub mod upkeep;
 pub mod webhook;

@@ -10,7 +10,7 @@ use clerk_sync::policy::Policy;
 use clerk_sync::replay::Replay;
 use clerk_sync::store::foreign::Weight;
 use clerk_sync::webhook::writer::Writer;
-use clerk_sync::{app, command, door, ops, os, store, telemetry, terminal};
+use clerk_sync::{app, command, door, failpoint, ops, os, store, telemetry, terminal};
 use std::process::ExitCode;
 
 /// Keeps Clerk's users, organizations and memberships in a Supabase Postgres, correctly enough that Row-Level-Security
@@ -43,24 +43,6 @@ enum Command {
     /// Policies for your own tables: write them, check them
     #[command(subcommand)]
     Policy(Policy),
-    /// Show the whole job without any account: a private Postgres, a simulated Clerk, webhooks lost, late and doubled
-    #[cfg(feature = "demo")]
-    Demo(clerk_sync::demo::Demo),
-    /// Serve the Backend API of a simulated Clerk, for tests in other languages and for measuring
-    #[cfg(feature = "demo")]
-    Simulate(clerk_sync::demo::Simulate),
-    /// Measure, beside a limit that is measured in the same run
-    #[cfg(feature = "demo")]
-    #[command(subcommand)]
-    Bench(clerk_sync::bench::Bench),
-    /// Break things under load, and see whether what was promised holds
-    #[cfg(feature = "demo")]
-    #[command(subcommand)]
-    Chaos(clerk_sync::chaos::Chaos),
-    /// A private Postgres with the roles of a Supabase project, for as long as standard input is open
-    #[cfg(feature = "demo")]
-    #[command(hide = true)]
-    Testbed,
 }
 
 #[derive(clap::Args)]
@@ -160,20 +142,11 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(if summary.all_accepted() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Policy(policy) => policy.run().await,
-        #[cfg(feature = "demo")]
-        Command::Demo(demo) => demo.run().await,
-        #[cfg(feature = "demo")]
-        Command::Simulate(simulate) => simulate.run(stop_signal()?).await,
-        #[cfg(feature = "demo")]
-        Command::Bench(bench) => bench.run().await,
-        #[cfg(feature = "demo")]
-        Command::Chaos(chaos) => chaos.run().await,
-        #[cfg(feature = "demo")]
-        Command::Testbed => clerk_sync::testbed::open::open().await,
     }
 }
 
 async fn serve(environment: Environment) -> anyhow::Result<ExitCode> {
+    failpoint::check()?;
     let config = environment.check().map_err(config::Mistakes)?;
     os::raise_file_limit();
     let listener =

@@ -8,8 +8,6 @@ use clerk_sync::model::Kind;
 use clerk_sync::reconcile::schedule::Timetable;
 use clerk_sync::reconcile::{Reconciler, Silent, State, Times, Wanted};
 use clerk_sync::sender::Sender;
-use clerk_sync::testbed::clerk::{self, Clerk, Shared};
-use clerk_sync::testbed::traffic;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _};
@@ -17,6 +15,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use testkit::clerk::{self, Clerk, Shared};
+use testkit::traffic;
 
 /// What ends access, or narrows it.
 const REVOCATIONS: [&str; 7] =

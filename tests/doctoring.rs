@@ -8,12 +8,12 @@ use clerk_sync::clerk::client::{Client, Options};
 use clerk_sync::model::Kind;
 use clerk_sync::reconcile::{Reconciler, Silent, State, Times, Wanted};
 use clerk_sync::sender::Sender;
-use clerk_sync::testbed::clerk::{Clerk, Fault, Rule, Server, Shared};
 use clerk_sync::webhook::lane::InstanceCheck;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::clerk::{Clerk, Fault, Rule, Server, Shared};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixStream};
 

@@ -1,18 +1,12 @@
 //! Thirty faults, each brought about for real, with what was observed. The outcome is printed as a table.
 //!
 //! In all of them: no acknowledged event is lost, no row goes backwards, and all is right after the fault ends. A fault that
-//! belongs to one behaviour is in that behaviour's file; here are those of whole processes. `clerk-sync chaos` has them for
+//! belongs to one behaviour is in that behaviour's file; here are those of whole processes. `lab chaos` has them for
 //! longer.
 
 use crate::support::{SECRET, START, Server, TestDatabase, World, database, source};
 use crate::{operating, outages, receiving, reconciling, storms};
 use clerk_sync::sender::Sender;
-use clerk_sync::testbed::clerk::{Clerk, Event};
-use clerk_sync::testbed::postgres::SUPERUSER;
-use clerk_sync::testbed::proxy::{Fault, Proxy, Upstream};
-use clerk_sync::testbed::supabase::Supabase;
-use clerk_sync::testbed::traffic;
-use clerk_sync::testbed::worker::{Options, Worker};
 use clerk_sync::webhook::lane::InstanceCheck;
 use futures_util::{StreamExt as _, stream};
 use rustix::process::{Pid, Signal, kill_process};
@@ -24,6 +18,12 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use testkit::clerk::{Clerk, Event};
+use testkit::postgres::SUPERUSER;
+use testkit::proxy::{Fault, Proxy, Upstream};
+use testkit::supabase::Supabase;
+use testkit::traffic;
+use testkit::worker::{Options, Worker};
 use tokio::time::sleep;
 
 /// Number, fault, and what brings it about and tells what was observed.

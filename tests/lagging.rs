@@ -7,11 +7,11 @@ use clerk_sync::clerk::client::{Client, Options};
 use clerk_sync::model::Kind;
 use clerk_sync::reconcile::{Error, Reconciler, Report, Silent, State, Wanted};
 use clerk_sync::sender::Sender;
-use clerk_sync::testbed::clerk::{Event, Fault, Moment, Rule};
 use clerk_sync::webhook::lane::InstanceCheck;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::clerk::{Event, Fault, Moment, Rule};
 
 const SECOND: i64 = 1_000;
 const MINUTE: i64 = 60 * SECOND;

@@ -34,6 +34,5 @@ mod roles;
 mod rules;
 mod secrets;
 mod signatures;
-mod simulated_clerk;
 mod storms;
 mod terminal;

@@ -3,8 +3,8 @@
 use crate::support::{TestDatabase, database, rows, supabase, unique};
 use clerk_sync::model::InstanceId;
 use clerk_sync::store::{self, Database};
-use clerk_sync::testbed::postgres::{Cluster, Durability};
 use serde_json::json;
+use testkit::postgres::{Cluster, Durability};
 
 /// A Supabase project without our schemas.
 async fn empty_project() -> TestDatabase {

@@ -2,13 +2,13 @@
 
 use crate::support::{SECRET, TestDatabase, database, supabase};
 use clerk_sync::sender::Sender;
-use clerk_sync::testbed::clerk::{Clerk, Server, Shared};
-use clerk_sync::testbed::postgres::SUPERUSER;
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
+use testkit::clerk::{Clerk, Server, Shared};
+use testkit::postgres::SUPERUSER;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 

@@ -3,15 +3,15 @@
 use crate::support::{SECRET, Server, TestDatabase, World, database, supabase, unique};
 use clerk_sync::sender::{Attempt, Sender};
 use clerk_sync::store::Database;
-use clerk_sync::testbed::clerk::{Clerk, Event};
-use clerk_sync::testbed::postgres::SUPERUSER;
-use clerk_sync::testbed::proxy::{Fault, Proxy, Upstream};
-use clerk_sync::testbed::supabase::{OWNER, Supabase};
 use clerk_sync::webhook::lane::InstanceCheck;
 use futures_util::future::join_all;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use testkit::clerk::{Clerk, Event};
+use testkit::postgres::SUPERUSER;
+use testkit::proxy::{Fault, Proxy, Upstream};
+use testkit::supabase::{OWNER, Supabase};
 
 /// A server that reaches its database through a proxy.
 struct Detour {

@@ -4,9 +4,9 @@
 use crate::reconciling::Bench;
 use clerk_sync::model::Kind;
 use clerk_sync::reconcile::{Report, Silent, State, Wanted};
-use clerk_sync::testbed::clerk::{Fault, Role, Rule};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
+use testkit::clerk::{Fault, Role, Rule};
 
 fn states(reports: &[Report]) -> Vec<State> {
     reports.iter().map(|report| report.state).collect()

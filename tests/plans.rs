@@ -4,10 +4,10 @@ use crate::reconciling::Bench;
 use crate::support::{SECRET, rows};
 use clerk_sync::model::Kind;
 use clerk_sync::sender::Sender;
-use clerk_sync::testbed::clerk::{Event, Fault, Rule};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 use std::time::{Duration, Instant};
+use testkit::clerk::{Event, Fault, Rule};
 
 const CUSTOM: &str = "org:reports:read";
 

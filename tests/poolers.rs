@@ -5,14 +5,14 @@ use crate::support::pgbouncer::PgBouncer;
 use crate::support::{SECRET, TestDatabase, database, supabase, unique};
 use clerk_sync::sender::Sender;
 use clerk_sync::store::{Database, Error};
-use clerk_sync::testbed::clerk::{Clerk, Server, Shared};
-use clerk_sync::testbed::worker::{Options, Worker};
 use sqlx::{Connection as _, PgConnection};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use testkit::clerk::{Clerk, Server, Shared};
+use testkit::worker::{Options, Worker};
 use tokio::process::Command;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_clerk-sync");

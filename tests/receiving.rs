@@ -2,10 +2,10 @@
 
 use crate::support::{SECRET, START, Server, World, database, instance, supabase, unique};
 use clerk_sync::sender::Sender;
-use clerk_sync::testbed::supabase::Supabase;
 use clerk_sync::webhook::lane::InstanceCheck;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
+use testkit::supabase::Supabase;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -18,7 +18,7 @@ async fn nothing_is_stored(world: &World) {
 }
 
 fn user_created() -> Value {
-    let mut clerk = clerk_sync::testbed::clerk::Clerk::new(7, START);
+    let mut clerk = testkit::clerk::Clerk::new(7, START);
     clerk.create_user("Ada", "Lovelace");
     serde_json::from_str(&clerk.outbox[0].body).unwrap()
 }

@@ -7,14 +7,14 @@ use clerk_sync::model::Kind;
 use clerk_sync::reconcile::schedule::Cron;
 use clerk_sync::reconcile::{Error, Reconciler, Report, Silent, State, Times, Wanted};
 use clerk_sync::sender::Sender;
-use clerk_sync::testbed::clerk::{Clerk, Event, Fault, Rule, Server, Shared};
-use clerk_sync::testbed::traffic;
 use clerk_sync::webhook::lane::InstanceCheck;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use testkit::clerk::{Clerk, Event, Fault, Rule, Server, Shared};
+use testkit::traffic;
 
 /// A mirror, and a Clerk to hold it against.
 pub struct Bench {

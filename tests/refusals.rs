@@ -3,14 +3,14 @@
 use crate::support::pgbouncer::PgBouncer;
 use crate::support::{SECRET, database, supabase};
 use clerk_sync::sender::Sender;
-use clerk_sync::testbed::clerk::{Clerk, Server, Shared};
-use clerk_sync::testbed::worker::{Options, Worker};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use testkit::clerk::{Clerk, Server, Shared};
+use testkit::worker::{Options, Worker};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::process::Command;

@@ -6,9 +6,9 @@ use crate::support::{SECRET, supabase};
 use clerk_sync::model::{Kind, MessageId};
 use clerk_sync::sender::Sender;
 use clerk_sync::store::LastSeen;
-use clerk_sync::testbed::postgres::SUPERUSER;
 use sqlx::AssertSqlSafe;
 use std::time::{Duration, Instant};
+use testkit::postgres::SUPERUSER;
 
 async fn superuser(sql: &[&str]) {
     let mut superuser = supabase().connect(SUPERUSER, "postgres").await.unwrap();

@@ -3,9 +3,9 @@
 
 use crate::support::SECRET;
 use clerk_sync::store::{self, Database, Error};
-use clerk_sync::testbed::postgres::SUPERUSER;
-use clerk_sync::testbed::supabase::Supabase;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+use testkit::postgres::SUPERUSER;
+use testkit::supabase::Supabase;
 use tokio::process::Command;
 
 const NAME: &str = "project";

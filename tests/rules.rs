@@ -1,8 +1,8 @@
 //! R1 to R8 by name, each with the story that it prevents, told through real webhooks.
 
 use crate::support::{START, World, unique};
-use clerk_sync::testbed::clerk::Event;
 use serde_json::{Value, json};
+use testkit::clerk::Event;
 
 /// The events that are due, taken out.
 fn due(world: &mut World) -> Vec<Event> {

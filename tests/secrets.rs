@@ -1,7 +1,6 @@
 //! What leaves the program, and to whom: the password of the database, and Clerk's secret key.
 
 use crate::support::{SECRET, TestDatabase, database, supabase, unique};
-use clerk_sync::testbed::clerk::{Clerk, Server, Shared};
 use futures_util::{StreamExt as _, stream};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::net::SocketAddr;
@@ -9,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use testkit::clerk::{Clerk, Server, Shared};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::process::Command;

@@ -3,13 +3,13 @@
 use crate::support::{SECRET, START, World};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use clerk_sync::model::Millis;
-use clerk_sync::testbed::clerk::{Clerk, Event};
 use clerk_sync::webhook::lane::InstanceCheck;
 use clerk_sync::webhook::verify::Verifier;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use svix::webhooks::Webhook;
+use testkit::clerk::{Clerk, Event};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 

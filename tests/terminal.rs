@@ -1,9 +1,9 @@
 //! What other people have written, in every place that a command prints: a terminal gets nothing of it that it would obey.
 
 use crate::support::{SECRET, START, TestDatabase, database};
-use clerk_sync::testbed::clerk::{Clerk, Server, Shared};
 use std::net::SocketAddr;
 use std::process::Output;
+use testkit::clerk::{Clerk, Server, Shared};
 
 /// Clears the screen, ends a line, goes back to its beginning, sets a colour the short way, and turns the direction round.
 const HOSTILE: &str = "x\u{1b}[2J\u{7}\r\nok    forged: all is well\u{9b}31m\u{7f}\u{202e}y";

@@ -26,7 +26,7 @@ pub use time::{Millis, span};
 pub use undecided::Undecided;
 
 /// Bytes in hexadecimal, as Postgres and the field's hashes are written.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
         write!(hex, "{byte:02x}").expect("writing to a string cannot fail");

@@ -159,20 +159,6 @@ impl Request {
     }
 }
 
-/// What `clerk-sync bench` takes away, to see what it is worth: a number of deliveries in one statement, or `none` for no
-/// statement at all. In the release image there is no such variable.
-#[cfg(feature = "demo")]
-pub const BENCH_VARIABLE: &str = "CLERK_SYNC_BENCH_BATCH";
-
-/// How many deliveries go into one statement; `None`: nothing is written, and each is answered as applied.
-fn deliveries_in_one() -> Option<usize> {
-    #[cfg(feature = "demo")]
-    if let Ok(number) = std::env::var(BENCH_VARIABLE) {
-        return number.parse().ok();
-    }
-    Some(BATCH)
-}
-
 /// The database could not be written to: why, and those who must be told so.
 pub(super) struct Away {
     pub(super) error: Error,
@@ -184,8 +170,6 @@ pub(super) struct Lane {
     database: Database,
     check: InstanceCheck,
     session: Option<Session>,
-    /// `None`: nothing is written, and each is answered as applied.
-    pub(super) deliveries_in_one: Option<usize>,
     pub(super) health: watch::Sender<Health>,
     pub(super) pending: Arc<Notify>,
     pub(super) last_seen: LastSeen,
@@ -228,7 +212,6 @@ impl Clone for Lane {
             database: self.database.clone(),
             check: self.check.clone(),
             session: None,
-            deliveries_in_one: self.deliveries_in_one,
             health: self.health.clone(),
             pending: Arc::clone(&self.pending),
             last_seen: self.last_seen.clone(),
@@ -246,7 +229,6 @@ impl Lane {
             database,
             check,
             session: None,
-            deliveries_in_one: deliveries_in_one(),
             health: watch::Sender::new(starting),
             pending: Arc::default(),
             last_seen: LastSeen::default(),
@@ -437,7 +419,7 @@ impl Lane {
                 if verdict.outcome == Outcome::Pending {
                     self.pending.notify_one();
                 }
-                if let Some(message) = request.delivery.message.as_ref().filter(|_| self.deliveries_in_one.is_some()) {
+                if let Some(message) = request.delivery.message.as_ref().filter(|_| failpoint::writes()) {
                     self.last_seen.note_receipt(&message.id);
                 }
                 if request.delivery.message.as_ref().is_some_and(|message| message.instance_id.is_some()) {
@@ -458,7 +440,7 @@ impl Lane {
     /// One call, and one more on a fresh connection if the old one turned out to be dead: applying twice is harmless.
     async fn apply(&mut self, requests: &[Request], mode: Mode) -> Result<Vec<Option<Verdict>>, Error> {
         let check = matches!(self.check, InstanceCheck::Pinned(_));
-        if self.deliveries_in_one.is_none() {
+        if !failpoint::writes() {
             return Ok(requests.iter().map(|_| Some(Verdict { outcome: Outcome::Applied, reason: None })).collect());
         }
         let lock_wait = if mode == Mode::Full { self.caution().lock_wait() } else { Some(LOCK_WAIT) };

@@ -138,7 +138,7 @@ async fn write(writer: &Writer, verified: Verified, read: Result<Event, Unusable
             Delivery { message: Some(message), item: Item::DeadLetter(raw.dead_letter(unusable.reason)) }
         }
     };
-    if failpoint::is_planted(Point::EarlyAnswer) {
+    if failpoint::answers_early() {
         let writer = writer.clone();
         tokio::spawn(async move { writer.write(delivery, raw).await });
         return Ok(Verdict { outcome: Outcome::Applied, reason: None });

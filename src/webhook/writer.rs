@@ -7,6 +7,7 @@
 //! cannot cancel database work that has begun, and thousands of clients cannot delay it.
 
 use super::lane::{Away, BATCH, Health, InstanceCheck, Lane, Raw, Request, Unavailable};
+use crate::failpoint;
 use crate::model::{Delivery, Verdict};
 use crate::store::{Database, Error, LastSeen};
 use crate::telemetry::QUEUE as QUEUE_LENGTH;
@@ -182,7 +183,7 @@ impl Task {
         let mut ping = interval(PING);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Task {
-            at_most: lane.deliveries_in_one.unwrap_or(BATCH),
+            at_most: failpoint::batch().map_or(BATCH, |number| number.min(BATCH)),
             idle: vec![lane; LANES],
             jobs: JoinSet::new(),
             in_flight: Vec::with_capacity(LANES),

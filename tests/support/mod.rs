@@ -10,8 +10,6 @@ use clerk_sync::config::{Config, Reconcile};
 use clerk_sync::model::InstanceId;
 use clerk_sync::sender::{Attempt, Sender};
 use clerk_sync::store::{self, Database};
-use clerk_sync::testbed::clerk::{Clerk, Event};
-use clerk_sync::testbed::supabase::{Supabase, set_clock};
 use clerk_sync::upkeep::retention::Retention;
 use clerk_sync::webhook::lane::InstanceCheck;
 use clerk_sync::webhook::verify::Verifier;
@@ -21,6 +19,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use testkit::clerk::{Clerk, Event};
+use testkit::supabase::{Supabase, set_clock};
 use tokio::net::TcpListener;
 use tokio::sync::{OnceCell, oneshot};
 

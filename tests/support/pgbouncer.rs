@@ -1,10 +1,10 @@
 //! A real PgBouncer in front of the tests' Postgres, on a loopback port, gone with its value.
 
-use clerk_sync::testbed::postgres::Cluster;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
+use testkit::postgres::Cluster;
 
 /// Ends it with the test, however that ends.
 const LEASH: &str = r#""$1" -q "$2" & cat >/dev/null; kill $!; wait"#;

@@ -1,12 +1,12 @@
-// Starts `clerk-sync simulate` for a test file, and ends it with it.
+// Starts `lab simulate` for a test file, and ends it with it.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createInterface } from "node:readline";
 
 /** @returns {Promise<{ url: string, secretKey: string, stop: () => Promise<void> }>} */
 export async function simulate(...options) {
-  const binary = process.env.CLERK_SYNC_BIN;
-  if (!binary) throw new Error("CLERK_SYNC_BIN does not name the clerk-sync binary");
+  const binary = process.env.LAB_BIN;
+  if (!binary) throw new Error("LAB_BIN does not name the lab binary");
   // It ends when its input does, so that it never outlives this process, however that ends.
   const child = spawn(binary, ["simulate", "--with-stdin", ...options], { stdio: ["pipe", "pipe", "inherit"] });
   const ended = once(child, "exit");

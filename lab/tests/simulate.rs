@@ -1,0 +1,31 @@
+//! The simulated Clerk as a process of its own.
+
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+#[tokio::test]
+async fn simulate_serves_a_population_and_ends_with_its_input() {
+    let mut process = Command::new(env!("CARGO_BIN_EXE_lab"))
+        .args(["simulate", "--users", "12", "--organizations", "2", "--memberships", "5", "--tie", "4", "--with-stdin"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let said: Value = serde_json::from_str(&line).unwrap();
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap();
+    let url = format!("{}/v1/users?limit=500", said["url"].as_str().unwrap());
+    let answer = client.get(url).bearer_auth(said["secret_key"].as_str().unwrap()).send().await.unwrap();
+    let users: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+    assert_eq!(users.as_array().unwrap().len(), 12);
+    let times: BTreeSet<i64> =
+        users.as_array().unwrap().iter().map(|user| user["created_at"].as_i64().unwrap()).collect();
+    assert_eq!(times.len(), 3, "four of a time");
+    drop(process.stdin.take());
+    let end = tokio::task::spawn_blocking(move || process.wait()).await.unwrap().unwrap();
+    assert!(end.success());
+}

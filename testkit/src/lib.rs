@@ -1,0 +1,15 @@
+//! What the laboratory and the tests stand on: a private Postgres that looks like a Supabase project, a simulated Clerk, a network
+//! with faults, and the product as a process.
+//!
+//! Nothing of the product is simulated: the stand-ins are reached over a socket, as the real ones are.
+#![recursion_limit = "256"] // for the JSON of a whole user
+
+pub mod clerk;
+pub mod installation;
+pub mod postgres;
+pub mod program;
+pub mod proxy;
+pub mod supabase;
+pub mod traffic;
+pub mod usage;
+pub mod worker;
