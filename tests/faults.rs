@@ -1,4 +1,4 @@
-//! Thirty faults, each brought about for real, with what was observed. The outcome is printed as a table.
+//! Thirty faults, each brought about for real, with what was observed: each prints its row of the table in docs/reliability.md.
 //!
 //! In all of them: no acknowledged event is lost, no row goes backwards, and all is right after the fault ends. A fault that
 //! belongs to one behaviour is in that behaviour's file; here are those of whole processes. `lab chaos` has them for
@@ -13,10 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sqlx::Executor as _;
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use testkit::clerk::{Clerk, Event};
 use testkit::postgres::SUPERUSER;
@@ -26,85 +24,80 @@ use testkit::traffic;
 use testkit::worker::{Options, Worker};
 use tokio::time::sleep;
 
-/// Number, fault, and what brings it about and tells what was observed.
-type Scenario = (u8, &'static str, fn() -> Pin<Box<dyn Future<Output = String>>>);
+/// Makes a test of each fault, and a list of their numbers.
+macro_rules! faults {
+    ($($load:ident $name:ident: $number:literal, $fault:literal => $scenario:expr;)*) => {
+        const NUMBERS: &[u8] = &[$($number),*];
+        $(
+            #[test]
+            fn $name() {
+                $load(|| run($number, $fault, $scenario));
+            }
+        )*
+    };
+}
 
-const SCENARIOS: [Scenario; 30] = [
-    (1, "worker killed under load", || Box::pin(worker_is_killed())),
-    (2, "worker killed at a point of its work", || Box::pin(worker_is_killed_at_a_point())),
-    (3, "worker stopped under load", || Box::pin(operating::stopped_under_load())),
-    (4, "all sessions terminated, every second", || Box::pin(sessions_are_terminated())),
-    (5, "connection cut while a commit is under way", || Box::pin(outages::answers_are_lost())),
-    (6, "Postgres crashes and recovers", || Box::pin(postgres_crashes())),
-    (7, "Postgres down, then hung", || Box::pin(postgres_is_away())),
-    (8, "database slow", || Box::pin(outages::database_is_slow())),
-    (9, "database's answers do not come", || Box::pin(outages::database_is_silent())),
-    (10, "table locked", || Box::pin(outages::table_is_locked())),
-    (11, "no connection left, pooler refuses", || Box::pin(outages::connections_run_out())),
-    (12, "database read-only, disk full", || Box::pin(outages::database_cannot_be_written())),
-    (13, "pooler in transaction mode", || Box::pin(transaction_pooler())),
-    (14, "two replicas on the same rows, in opposite order", || Box::pin(replicas_cross())),
-    (15, "senders hang up", || Box::pin(storms::senders_hang_up())),
-    (16, "every event three times, shuffled, a tenth late", || Box::pin(thrice_and_shuffled())),
-    (17, "one message on 50 connections to 2 replicas", || Box::pin(receiving::one_message_fifty_times())),
-    (18, "two and four replicas, as F16", || Box::pin(many_replicas())),
-    (19, "overload from 500 connections", || Box::pin(overload())),
-    (20, "worker's clock off by 4 minutes", || Box::pin(clock_is_a_little_off())),
-    (21, "worker's clock off by 10 minutes, then set", || Box::pin(clock_is_wrong())),
-    (22, "Clerk's API answers 429", || Box::pin(reconciling::told_to_wait())),
-    (23, "Clerk's API fails", || Box::pin(reconciling::api_fails())),
-    (24, "Clerk's API hangs or drips", || Box::pin(reconciling::api_hangs())),
-    (25, "pages cut, or no JSON of a list", || Box::pin(reconciling::pages_are_broken())),
-    (26, "lists change while they are read", || Box::pin(reconciling::lists_shift_between_pages())),
-    (27, "empty lists", || Box::pin(reconciling::lists_are_empty())),
-    (28, "key refused", || Box::pin(reconciling::key_is_refused())),
-    (29, "pass killed, twice at once, beside webhooks", || Box::pin(reconciling::passes_are_disturbed())),
-    (30, "sender loses messages", || Box::pin(reconciling::messages_are_lost())),
-];
+faults! {
+    busy f01_worker_killed_under_load: 1, "worker killed under load" => worker_is_killed();
+    idle f02_worker_killed_at_a_point_of_its_work: 2, "worker killed at a point of its work" => worker_is_killed_at_a_point();
+    busy f03_worker_stopped_under_load: 3, "worker stopped under load" => operating::stopped_under_load();
+    busy f04_all_sessions_terminated_every_second: 4, "all sessions terminated, every second" => sessions_are_terminated();
+    idle f05_connection_cut_while_a_commit_is_under_way: 5, "connection cut while a commit is under way" => outages::answers_are_lost();
+    idle f06_postgres_crashes_and_recovers: 6, "Postgres crashes and recovers" => postgres_crashes();
+    idle f07_postgres_down_then_hung: 7, "Postgres down, then hung" => postgres_is_away();
+    idle f08_database_slow: 8, "database slow" => outages::database_is_slow();
+    idle f09_databases_answers_do_not_come: 9, "database's answers do not come" => outages::database_is_silent();
+    idle f10_table_locked: 10, "table locked" => outages::table_is_locked();
+    idle f11_no_connection_left_pooler_refuses: 11, "no connection left, pooler refuses" => outages::connections_run_out();
+    idle f12_database_read_only_disk_full: 12, "database read-only, disk full" => outages::database_cannot_be_written();
+    idle f13_pooler_in_transaction_mode: 13, "pooler in transaction mode" => transaction_pooler();
+    busy f14_two_replicas_on_the_same_rows_in_opposite_order: 14, "two replicas on the same rows, in opposite order" => replicas_cross();
+    busy f15_senders_hang_up: 15, "senders hang up" => storms::senders_hang_up();
+    busy f16_every_event_three_times_shuffled_a_tenth_late: 16, "every event three times, shuffled, a tenth late" => thrice_and_shuffled();
+    idle f17_one_message_on_50_connections_to_2_replicas: 17, "one message on 50 connections to 2 replicas" => receiving::one_message_fifty_times();
+    busy f18_two_and_four_replicas_as_f16: 18, "two and four replicas, as F16" => many_replicas();
+    busy f19_overload_from_500_connections: 19, "overload from 500 connections" => overload();
+    idle f20_workers_clock_off_by_4_minutes: 20, "worker's clock off by 4 minutes" => clock_is_a_little_off();
+    idle f21_workers_clock_off_by_10_minutes_then_set: 21, "worker's clock off by 10 minutes, then set" => clock_is_wrong();
+    idle f22_clerks_api_answers_429: 22, "Clerk's API answers 429" => reconciling::told_to_wait();
+    idle f23_clerks_api_fails: 23, "Clerk's API fails" => reconciling::api_fails();
+    idle f24_clerks_api_hangs_or_drips: 24, "Clerk's API hangs or drips" => reconciling::api_hangs();
+    idle f25_pages_cut_or_no_json_of_a_list: 25, "pages cut, or no JSON of a list" => reconciling::pages_are_broken();
+    busy f26_lists_change_while_they_are_read: 26, "lists change while they are read" => reconciling::lists_shift_between_pages();
+    idle f27_empty_lists: 27, "empty lists" => reconciling::lists_are_empty();
+    idle f28_key_refused: 28, "key refused" => reconciling::key_is_refused();
+    idle f29_pass_killed_twice_at_once_beside_webhooks: 29, "pass killed, twice at once, beside webhooks" => reconciling::passes_are_disturbed();
+    idle f30_sender_loses_messages: 30, "sender loses messages" => reconciling::messages_are_lost();
+}
 
-/// Those that keep the machine busy go one after the other, so that none of them observes another.
-const BUSY: [u8; 9] = [1, 3, 4, 14, 15, 16, 18, 19, 26];
+#[test]
+fn every_number_has_its_fault() {
+    assert_eq!(NUMBERS, (1..=30).collect::<Vec<u8>>());
+}
 
-/// The others wait most of the time: so many at once.
-const AT_ONCE: usize = 2;
+/// Those that keep the machine busy run one after the other, so that none of them observes another.
+fn busy(fault: impl FnOnce()) {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    fault();
+}
+
+/// The others wait most of the time.
+fn idle(fault: impl FnOnce()) {
+    fault();
+}
 
 /// What none of them may take, on a machine that is busy with other things, too: whatever takes so long hangs.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-#[test]
-fn every_fault_ends_as_written() {
-    let (busy, idle): (Vec<Scenario>, Vec<Scenario>) =
-        SCENARIOS.iter().partition(|scenario| BUSY.contains(&scenario.0));
-    let (busy, idle) = (Mutex::new(busy.into_iter()), Mutex::new(idle.into_iter()));
-    let rows = Mutex::new(BTreeMap::new());
-    std::thread::scope(|scope| {
-        for scenarios in std::iter::once(&busy).chain(std::iter::repeat_n(&idle, AT_ONCE)) {
-            let rows = &rows;
-            scope.spawn(move || {
-                // A statement of its own: the lock must not be held while it runs.
-                while let Some(scenario) = { scenarios.lock().unwrap().next() } {
-                    let row = run(scenario);
-                    rows.lock().unwrap().insert(scenario.0, row);
-                }
-            });
-        }
-    });
-    let rows = rows.into_inner().unwrap();
-    println!("{}", rows.values().map(String::as_str).collect::<Vec<_>>().join("\n"));
-    let wrong: Vec<&String> = rows.values().filter(|row| row.ends_with(WRONG)).collect();
-    assert!(rows.len() == 30 && wrong.is_empty(), "of {} faults these end otherwise: {wrong:#?}", rows.len());
-}
-
-const WRONG: &str = "WRONG: see above";
-
-/// The row of one. It panics where something is not as it must be.
-fn run((number, fault, scenario): Scenario) -> String {
+/// Brings it about, and prints its row.
+fn run(number: u8, fault: &str, scenario: impl Future<Output = String>) {
     let began = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let limited = async || tokio::time::timeout(PATIENCE, scenario()).await.expect("it ends in time");
-    let observed = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(limited())));
-    let observed = observed.unwrap_or_else(|_| WRONG.to_owned());
-    format!("F{number:<3} {fault:<52} {:>5.1} s  {observed}", began.elapsed().as_secs_f64())
+    // The time limit belongs to the runtime.
+    let limited = async { tokio::time::timeout(PATIENCE, scenario).await.expect("it ends in time") };
+    let observed = runtime.block_on(limited);
+    println!("F{number:<3} {fault:<52} {:>5.1} s  {observed}", began.elapsed().as_secs_f64());
 }
 
 /// `serve` as a process, before a database.
