@@ -524,6 +524,7 @@ async fn a_row_that_came_back_or_is_held_by_a_trigger_is_not_purged() {
     assert_eq!(held.held_by.as_deref(), Some("SQLSTATE 42P01"), "a trigger that does not name its schemas");
     assert_eq!(database.count("public.drafts").await, 2);
     let result = purge::purge(&database.database(), DAY).await.unwrap();
-    assert_eq!((result.users, result.organizations), (1, 0), "the one that was deleted lately");
+    let removed = [(Kind::User, 1), (Kind::Organization, 0)].into();
+    assert_eq!(result.rows, removed, "the one that was deleted lately");
     assert_eq!(result.held["invoices_org_fkey of public.invoices"], 1, "restrict");
 }

@@ -7,6 +7,7 @@
 //! `api/request.ts` the shapes of errors.
 
 use super::budget::Budget;
+use super::kinds::{self, Listing, ReadBy};
 use super::listing::{self, Malformed, Page, Seen};
 use super::retry::Retries;
 use crate::model::{Change, Claim, EntityRef, InstanceId, Kind, Millis, WantedRead};
@@ -252,7 +253,7 @@ impl Client {
         if offset > 0 {
             query.push(("offset", offset.to_string()));
         }
-        self.get(path(kind), &query, |body, seen| {
+        self.get(kinds::of(kind).path, &query, |body, seen| {
             let page = listing::page(body, kind, seen)?;
             let (rows, end) = (page.changes.len(), (offset + page.changes.len()) as u64);
             // A few rows may be counted and not listed: whoever reads the list asks again, and says so.
@@ -276,7 +277,7 @@ impl Client {
             ("offset", offset.to_string()),
             ("include_members_count", "true".to_owned()),
         ];
-        self.get(path(Kind::Organization), &query, |body, observed_at| {
+        self.get(kinds::of(Kind::Organization).path, &query, |body, observed_at| {
             Ok((listing::page(body, Kind::Organization, observed_at)?, listing::members_counts(body)?))
         })
         .await
@@ -287,14 +288,15 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn count(&self, kind: Kind) -> Result<u64, Error> {
-        if kind == Kind::User {
-            return self.count_users(&[]).await;
+        let api = kinds::of(kind);
+        match api.listing {
+            Listing::Cursor { count } => self.count_at(count, &[]).await,
+            Listing::Offset => self.count_at(api.path, &[("limit", "1".to_owned())]).await,
         }
-        self.get(path(kind), &[("limit", "1".to_owned())], |body, _| listing::count(body)).await
     }
 
-    async fn count_users(&self, filter: &[(&str, String)]) -> Result<u64, Error> {
-        self.get("/users/count", filter, |body, _| listing::count(body)).await
+    async fn count_at(&self, path: &str, query: &[(&str, String)]) -> Result<u64, Error> {
+        self.get(path, query, |body, _| listing::count(body)).await
     }
 
     /// Reads objects by their ids: one change for each that could be decided, present or gone, and an error for each that could
@@ -304,10 +306,13 @@ impl Client {
     /// # Errors
     /// See [`Error`]. An answer that holds what was not asked for is one.
     pub async fn read(&self, kind: Kind, wanted: &[WantedRead]) -> Result<Read, Error> {
-        if kind == Kind::Membership { self.read_memberships(wanted).await } else { self.read_ids(kind, wanted).await }
+        match kinds::of(kind).read_by {
+            ReadBy::Id(parameter) => self.read_ids(kind, parameter, wanted).await,
+            ReadBy::Pair => self.read_pairs(wanted).await,
+        }
     }
 
-    async fn read_memberships(&self, wanted: &[WantedRead]) -> Result<Read, Error> {
+    async fn read_pairs(&self, wanted: &[WantedRead]) -> Result<Read, Error> {
         let mut by_organization: BTreeMap<&str, Vec<&WantedRead>> = BTreeMap::new();
         for read in wanted {
             if let (Some(organization), Some(_)) = (&read.organization_id, &read.user_id) {
@@ -342,12 +347,12 @@ impl Client {
     }
 
     /// What an answer leaves unclear is asked for in halves, until those are left that make it so.
-    async fn read_ids(&self, kind: Kind, wanted: &[WantedRead]) -> Result<Read, Error> {
+    async fn read_ids(&self, kind: Kind, parameter: &str, wanted: &[WantedRead]) -> Result<Read, Error> {
         let mut result = Read::default();
         let mut waiting: Vec<&[WantedRead]> = wanted.chunks(ASKED).collect();
         while let Some(asked) = waiting.pop() {
             let ids: Vec<&str> = asked.iter().map(|read| read.id.as_str()).collect();
-            match self.by_id(kind, &ids).await {
+            match self.by_id(kind, parameter, &ids).await {
                 Ok(changes) => result.changes.extend(changes),
                 Err(Error::Miscounted { .. }) if asked.len() > 1 => {
                     let (one, other) = asked.split_at(asked.len() / 2);
@@ -360,12 +365,12 @@ impl Client {
         Ok(result)
     }
 
-    async fn by_id(&self, kind: Kind, ids: &[&str]) -> Result<Vec<Change>, Error> {
-        let parameter = if kind == Kind::User { "user_id" } else { "organization_id" };
+    async fn by_id(&self, kind: Kind, parameter: &str, ids: &[&str]) -> Result<Vec<Change>, Error> {
+        let api = kinds::of(kind);
         let mut query = vec![("limit", PAGE.to_string())];
         query.extend(ids.iter().map(|id| (parameter, (*id).to_owned())));
         let (page, absent) = self
-            .get_hastily(path(kind), &query, |body, seen| {
+            .get_hastily(api.path, &query, |body, seen| {
                 let page = listing::page(body, kind, seen)?;
                 let mut absent: HashSet<&str> = ids.iter().copied().collect();
                 if !page.changes.iter().all(|change| change.id().is_some_and(|id| absent.remove(id))) {
@@ -374,10 +379,10 @@ impl Client {
                 Ok((page, absent))
             })
             .await?;
-        // Lists of users do not say how many there are: whom one leaves out must not be counted either.
-        let counted = match page.total {
-            None if !absent.is_empty() => Some(self.count_users(&query[1..]).await?),
-            total => total,
+        // Where a list does not say how many there are, whom it leaves out must not be counted either.
+        let counted = match api.listing {
+            Listing::Cursor { count } if !absent.is_empty() => Some(self.count_at(count, &query[1..]).await?),
+            Listing::Cursor { .. } | Listing::Offset => page.total,
         };
         with_gone(Page { total: counted, ..page }, kind, absent.into_iter())
     }
@@ -386,7 +391,7 @@ impl Client {
     async fn members(&self, organization: &str, asked: &[(&str, &str)]) -> Result<Vec<Change>, Error> {
         let mut query = vec![("limit", PAGE.to_string())];
         query.extend(asked.iter().map(|(user, _)| ("user_id", (*user).to_owned())));
-        let path = format!("/organizations/{}/memberships", segment(organization));
+        let path = memberships_path(Kind::Organization, organization).unwrap_or_default();
         let parse = |body: &[u8], seen| {
             let page = listing::page(body, Kind::Membership, seen)?;
             let users: HashSet<&str> = asked.iter().map(|(user, _)| *user).collect();
@@ -407,14 +412,12 @@ impl Client {
         with_gone(page, Kind::Membership, absent)
     }
 
-    /// All memberships of an organization, or of a user.
+    /// All memberships of an organization, or of a user. (Nothing else has any.)
     ///
     /// # Errors
     /// See [`Error`]; [`Error::NotFound`] where Clerk does not know the parent.
     pub async fn memberships_of(&self, parent: Kind, id: &str) -> Result<Vec<Change>, Error> {
-        let folder = if parent == Kind::User { "users" } else { "organizations" };
-        let name = if parent == Kind::User { "organization_memberships" } else { "memberships" };
-        let path = format!("/{folder}/{}/{name}", segment(id));
+        let Some(path) = memberships_path(parent, id) else { return Ok(Vec::new()) };
         let mut changes: Vec<Change> = Vec::new();
         loop {
             let query = [("limit", PAGE.to_string()), ("offset", changes.len().to_string())];
@@ -588,12 +591,10 @@ fn gone(kind: Kind, id: &str, observed_at: Millis) -> Change {
     Change { observed_at, claim: Claim::Gone(EntityRef::new(kind, id)), naming: None }
 }
 
-const fn path(kind: Kind) -> &'static str {
-    match kind {
-        Kind::User => "/users",
-        Kind::Organization => "/organizations",
-        Kind::Membership => "/organization_memberships",
-    }
+/// Where the memberships of one object are listed, if it can have any.
+fn memberships_path(parent: Kind, id: &str) -> Option<String> {
+    let api = kinds::of(parent);
+    Some(format!("{}/{}/{}", api.path, segment(id), api.memberships?))
 }
 
 fn ms(duration: Duration) -> i64 {

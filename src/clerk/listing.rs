@@ -3,6 +3,7 @@
 //! Rows are read as webhooks are: a field that will not do spoils itself alone. But a page with a row that names nothing is
 //! no page: what is missing from it must not look like what Clerk has deleted.
 
+use super::kinds::{self, Listing};
 use super::payload::{self, Object};
 use crate::model::{Change, EntityRef, Kind, Millis};
 use serde_json::value::RawValue;
@@ -38,19 +39,20 @@ pub struct Seen {
 #[error("{0}")]
 pub struct Malformed(pub String);
 
-/// Reads one page: a bare array of users, an object with `data` and `total_count` for the other kinds.
+/// Reads one page: a bare array, or an object with `data` and `total_count` ([`Listing`]).
 ///
 /// # Errors
 /// Any part of it makes no sense: then nothing of it counts.
 pub fn page(body: &[u8], kind: Kind, seen: Seen) -> Result<Page, Malformed> {
     let malformed = |what: &str| Malformed(format!("a list of {}: {what}", kind.plural()));
-    let (rows, total): (Vec<&RawValue>, _) = if kind == Kind::User {
-        (serde_json::from_slice(body).map_err(|_| malformed("not a JSON array"))?, None)
-    } else {
-        let envelope = Object::parse(body).map_err(|problem| malformed(&problem))?;
-        let total = total_count(&envelope).ok_or_else(|| malformed("total_count is missing"))?;
-        let data = envelope.get("data").ok_or_else(|| malformed("data is missing"))?;
-        (serde_json::from_str(data.get()).map_err(|_| malformed("data is no array"))?, Some(total))
+    let (rows, total): (Vec<&RawValue>, _) = match kinds::of(kind).listing {
+        Listing::Cursor { .. } => (serde_json::from_slice(body).map_err(|_| malformed("not a JSON array"))?, None),
+        Listing::Offset => {
+            let envelope = Object::parse(body).map_err(|problem| malformed(&problem))?;
+            let total = total_count(&envelope).ok_or_else(|| malformed("total_count is missing"))?;
+            let data = envelope.get("data").ok_or_else(|| malformed("data is missing"))?;
+            (serde_json::from_str(data.get()).map_err(|_| malformed("data is no array"))?, Some(total))
+        }
     };
     let change = |(index, row): (usize, &&RawValue)| {
         change(row, kind, seen).map_err(|problem| malformed(&format!("row {index}: {problem}")))

@@ -6,6 +6,7 @@
 pub mod budget;
 pub mod client;
 pub mod event;
+pub mod kinds;
 pub mod listing;
 mod payload;
 mod retry;

@@ -1,8 +1,9 @@
 //! Clerk's JSON objects, read field by field. Webhooks and the Backend API share these shapes
 //! (`clerk/openapi-specs`, `webhooks/2025-04-15.yml` and `bapi/2026-05-12.yml`).
 
+use super::kinds;
 use crate::model::{
-    Claim, Entity, EntityRef, Json, Kind, Membership, MembershipId, Millis, Naming, Organization, OrganizationId, User,
+    Claim, Entity, EntityRef, Json, Membership, MembershipId, Millis, Naming, Organization, OrganizationId, User,
     UserId, WantedRead, decode_string,
 };
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -184,24 +185,16 @@ fn integer(raw: &str) -> Option<i64> {
 /// What the whole object in `data` says of itself. `naming` is what [`naming`] found in it; no time in it counts as later than
 /// `bound`.
 pub(super) fn live(data: &Object<'_>, entity: &EntityRef, naming: Option<&Naming>, bound: Millis) -> Claim {
-    let found = match entity.kind {
-        Kind::User => Some(user(data, UserId(entity.id.clone()))),
-        Kind::Organization => Some(Entity::Organization(organization(data, OrganizationId(entity.id.clone())))),
-        Kind::Membership => naming.and_then(|naming| membership(data, naming)),
-    };
-    match (found, data.millis("updated_at")) {
-        (Some(found), Some(updated_at)) => Claim::live(found, updated_at, bound),
-        (None, _) => unusable(data, entity, "role, user or organization is missing", false),
+    match ((kinds::of(entity.kind).parse)(data, entity, naming), data.millis("updated_at")) {
+        (Ok(found), Some(updated_at)) => Claim::live(found, updated_at, bound),
+        (Err(lacks), _) => unusable(data, entity, lacks, false),
         (_, None) => unusable(data, entity, "updated_at is missing", false),
     }
 }
 
 /// That only a read by id can tell. `told_deleted`: it says that the object was deleted.
 pub(super) fn unusable(data: &Object<'_>, entity: &EntityRef, reason: &'static str, told_deleted: bool) -> Claim {
-    let (organization_id, user_id) = match entity.kind {
-        Kind::Membership => pair(data),
-        Kind::User | Kind::Organization => (None, None),
-    };
+    let (organization_id, user_id) = (kinds::of(entity.kind).pair)(data);
     Claim::Unusable(WantedRead {
         kind: entity.kind,
         id: entity.id.clone(),
@@ -212,14 +205,20 @@ pub(super) fn unusable(data: &Object<'_>, entity: &EntityRef, reason: &'static s
     })
 }
 
+/// Which membership of which pair this is, with what it embeds of the two. `None` where the body lacks the pair or its
+/// creation time, or is of no membership. That time counts as no later than `bound`: one far ahead must not lock a user out (R5).
+pub(super) fn naming(data: &Object<'_>, entity: &EntityRef, bound: Millis) -> Option<Naming> {
+    (kinds::of(entity.kind).naming)(data, entity, bound)
+}
+
 /// A whole user.
-fn user(data: &Object<'_>, id: UserId) -> Entity {
+pub(super) fn user(data: &Object<'_>, entity: &EntityRef, _: Option<&Naming>) -> Result<Entity, &'static str> {
     let (email_address, email_address_verified) =
         primary(data, "primary_email_address_id", "email_addresses", "email_address");
     let (phone_number, phone_number_verified) =
         primary(data, "primary_phone_number_id", "phone_numbers", "phone_number");
-    Entity::User(User {
-        id,
+    Ok(Entity::User(User {
+        id: UserId(entity.id.clone()),
         first_name: data.text("first_name"),
         last_name: data.text("last_name"),
         username: data.text("username"),
@@ -236,7 +235,7 @@ fn user(data: &Object<'_>, id: UserId) -> Entity {
         public_metadata: data.metadata("public_metadata"),
         unsafe_metadata: data.metadata("unsafe_metadata"),
         created_at: data.millis("created_at"),
-    })
+    }))
 }
 
 /// A field that says something else than yes or no is no reason to let somebody in. It may be absent: then he is not.
@@ -254,8 +253,13 @@ fn primary(data: &Object<'_>, pointer: &str, list: &str, field: &str) -> (Option
     (address.text(field), Some(status.as_deref() == Some("verified")))
 }
 
-/// A whole organization, or what a membership embeds of one.
-fn organization(data: &Object<'_>, id: OrganizationId) -> Organization {
+/// A whole organization.
+pub(super) fn organization(data: &Object<'_>, entity: &EntityRef, _: Option<&Naming>) -> Result<Entity, &'static str> {
+    Ok(Entity::Organization(organization_or_stub(data, OrganizationId(entity.id.clone()))))
+}
+
+/// The same object, or what a membership embeds of one.
+fn organization_or_stub(data: &Object<'_>, id: OrganizationId) -> Organization {
     Organization {
         id,
         name: data.text("name"),
@@ -292,39 +296,38 @@ fn user_stub(data: &Object<'_>, id: UserId) -> User {
 }
 
 /// The two ids of a membership's pair, as far as the body has them. The user's stands in `public_user_data` alone.
-fn pair(data: &Object<'_>) -> (Option<OrganizationId>, Option<UserId>) {
+pub(super) fn pair_of_membership(data: &Object<'_>) -> (Option<OrganizationId>, Option<UserId>) {
     let organization = data.object("organization").and_then(|organization| organization.id("id")).map(OrganizationId);
     let user = data.object("public_user_data").and_then(|user| user.id("user_id")).map(UserId);
     (organization, user)
 }
 
-/// Which membership of which pair this is, with what it embeds of the two. `None` where the body lacks the pair or its
-/// creation time, or is of no membership. That time counts as no later than `bound`: one far ahead must not lock a user out (R5).
-pub(super) fn naming(data: &Object<'_>, entity: &EntityRef, bound: Millis) -> Option<Naming> {
-    if entity.kind != Kind::Membership {
-        return None;
-    }
+/// See [`naming`].
+pub(super) fn naming_of_membership(data: &Object<'_>, entity: &EntityRef, bound: Millis) -> Option<Naming> {
     let (embedded_organization, public_user_data) = (data.object("organization")?, data.object("public_user_data")?);
-    let (organization_id, user_id) = pair(data);
+    let (organization_id, user_id) = pair_of_membership(data);
     Some(Naming {
         membership_id: MembershipId(entity.id.clone()),
         created_at: data.millis("created_at")?.min(bound),
-        organization: organization(&embedded_organization, organization_id?),
+        organization: organization_or_stub(&embedded_organization, organization_id?),
         user: user_stub(&public_user_data, user_id?),
     })
 }
 
-/// A whole membership. `None` without a role: access is never guessed.
-fn membership(data: &Object<'_>, naming: &Naming) -> Option<Entity> {
-    Some(Entity::Membership(Membership {
-        id: naming.membership_id.clone(),
-        organization_id: naming.organization.id.clone(),
-        user_id: naming.user.id.clone(),
-        role: data.text("role").filter(|role| !role.is_empty())?,
-        permissions: sorted(data.texts("permissions")),
-        public_metadata: data.metadata("public_metadata"),
-        created_at: data.millis("created_at")?,
-    }))
+/// A whole membership. None without a role: access is never guessed.
+pub(super) fn membership(data: &Object<'_>, _: &EntityRef, naming: Option<&Naming>) -> Result<Entity, &'static str> {
+    let whole = |naming: &Naming| -> Option<Membership> {
+        Some(Membership {
+            id: naming.membership_id.clone(),
+            organization_id: naming.organization.id.clone(),
+            user_id: naming.user.id.clone(),
+            role: data.text("role").filter(|role| !role.is_empty())?,
+            permissions: sorted(data.texts("permissions")),
+            public_metadata: data.metadata("public_metadata"),
+            created_at: data.millis("created_at")?,
+        })
+    };
+    naming.and_then(whole).map(Entity::Membership).ok_or("role, user or organization is missing")
 }
 
 /// Permissions are a set; webhooks and the API need not list them in one order.

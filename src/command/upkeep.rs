@@ -1,11 +1,13 @@
 //! `clerk-sync purge` and `clerk-sync prune`: removing what is old.
 
 use crate::config::{self, RetentionEnvironment};
+use crate::model::Kind;
 use crate::store::Reference;
 use crate::terminal;
 use crate::upkeep::purge::{self, Plan, Purged};
 use crate::upkeep::retention;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -76,10 +78,7 @@ impl Purge {
 }
 
 fn print_plan(plan: &Plan) {
-    terminal::line(format_args!(
-        "Would be removed: {} users, {} organizations; --yes does it.",
-        plan.users, plan.organizations
-    ));
+    terminal::line(format_args!("Would be removed: {}; --yes does it.", in_words(&plan.rows)));
     for Reference { parent, constraint, table, column, on_delete, rows } in &plan.foreign_keys {
         let rows = rows.map_or_else(|| "rows that cannot be counted".to_owned(), |rows| format!("{rows} rows"));
         let effect = match on_delete.as_str() {
@@ -94,8 +93,12 @@ fn print_plan(plan: &Plan) {
     }
 }
 
+fn in_words(rows: &BTreeMap<Kind, u64>) -> String {
+    rows.iter().map(|(kind, rows)| format!("{rows} {}", kind.plural())).collect::<Vec<_>>().join(", ")
+}
+
 fn print_purged(purged: &Purged) {
-    terminal::line(format_args!("Removed: {} users, {} organizations.", purged.users, purged.organizations));
+    terminal::line(format_args!("Removed: {}.", in_words(&purged.rows)));
     for (by, rows) in &purged.held {
         terminal::line(format_args!("  {rows} stay, held by {by}"));
     }

@@ -2,6 +2,7 @@
 
 use super::Check;
 use crate::clerk::client::{Client, Error};
+use crate::clerk::kinds;
 use crate::clock;
 use crate::model::{InstanceId, Kind, Millis, span};
 
@@ -48,7 +49,7 @@ impl Asked {
 
     /// Whether the instance has organizations; `None`: it did not say.
     pub(super) fn has_organizations(&self) -> Option<bool> {
-        match self.counts.iter().find(|(of, _)| *of == Kind::Organization)?.1 {
+        match self.counts.iter().find(|(kind, _)| kinds::of(*kind).needs_organizations)?.1 {
             Ok(_) => Some(true),
             Err(Error::OrganizationsOff) => Some(false),
             Err(_) => None,

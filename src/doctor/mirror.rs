@@ -2,6 +2,7 @@
 
 use super::clerk::Asked;
 use super::{Check, some_of};
+use crate::clerk::kinds;
 use crate::model::{Kind, Millis, Undecided, span};
 use crate::store::inspect::{LastPass, Standing};
 use crate::store::status::DenialRow;
@@ -87,7 +88,7 @@ fn webhooks(seconds: Option<i64>, drift_since: i64) -> Check {
 fn pass(kind: Kind, last: Option<&LastPass>, has_organizations: Option<bool>) -> Check {
     const NAME: &str = "passes";
     let kinds = kind.plural();
-    if kind != Kind::User && has_organizations == Some(false) {
+    if kinds::of(kind).needs_organizations && has_organizations == Some(false) {
         return Check::ok(NAME, format!("{kinds}: none is needed, organizations are off"));
     }
     let run = "clerk-sync reconcile, and see that serve has CLERK_SECRET_KEY and RECONCILE_CRON is not off";

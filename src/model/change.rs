@@ -99,6 +99,17 @@ pub struct WantedRead {
     pub told_deleted: bool,
 }
 
+impl WantedRead {
+    /// The id of its parent of that kind, as far as known.
+    pub fn parent(&self, kind: Kind) -> Option<&str> {
+        match kind {
+            Kind::User => self.user_id.as_ref().map(UserId::as_str),
+            Kind::Organization => self.organization_id.as_ref().map(OrganizationId::as_str),
+            Kind::Membership => None,
+        }
+    }
+}
+
 /// That a membership of this user in this organization exists or existed, and what it embeds of the two.
 ///
 /// Even an observation that is stale, dead or beaten within its batch counts for this (R5, R6, R8).

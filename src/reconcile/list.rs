@@ -1,11 +1,12 @@
 //! Page after page of a list, in the order of making, without a gap.
 //!
-//! Users are listed behind a cursor. The other kinds have offsets alone, and what is deleted meanwhile moves every row
+//! Some kinds are listed behind a cursor ([`Listing`]). The others have offsets alone, and what is deleted meanwhile moves every row
 //! behind it forward: so pages overlap, and one that does not is asked for again from further back. A list whose order is
 //! another one at each asking would have no end: so the pages of one are counted.
 
 use super::Error;
 use crate::clerk::client::{self, At, Client, PAGE};
+use crate::clerk::kinds::{self, Listing};
 use crate::clerk::listing;
 use crate::model::{Change, Kind, Millis};
 use serde_json::{Value, json};
@@ -49,9 +50,9 @@ impl<'a> List<'a> {
     pub(super) fn new(clerk: &'a Client, kind: Kind, position: Option<&Value>) -> List<'a> {
         let cursor = position.and_then(|position| position["after"].as_str()).map(str::to_owned);
         let offset = position.and_then(|position| position["offset"].as_u64()).and_then(|n| usize::try_from(n).ok());
-        let next = match kind {
-            Kind::User => At::After(cursor.clone()),
-            Kind::Organization | Kind::Membership => At::Offset(offset.unwrap_or(0).saturating_sub(OVERLAP)),
+        let next = match kinds::of(kind).listing {
+            Listing::Cursor { .. } => At::After(cursor.clone()),
+            Listing::Offset => At::Offset(offset.unwrap_or(0).saturating_sub(OVERLAP)),
         };
         let cursors = cursor.into_iter().collect();
         // What stands before a position was made earlier than it says, so such a row joins it, as after a page.
@@ -69,10 +70,15 @@ impl<'a> List<'a> {
     /// # Errors
     /// Clerk does not answer, or not with a page; or the list does not come to an end.
     pub(super) async fn page(&mut self) -> Result<Page, Error> {
-        match self.kind {
-            Kind::User => self.page_behind_cursor().await,
-            Kind::Organization | Kind::Membership => self.page_at_offset().await,
+        match self.next {
+            At::After(_) => self.page_behind_cursor().await,
+            At::Offset(offset) | At::Recent(offset) => self.page_at_offset(offset).await,
         }
+    }
+
+    /// Whether there is a page behind the last one, should more have been made since.
+    pub(super) const fn can_go_on(&self) -> bool {
+        matches!(self.next, At::After(_))
     }
 
     async fn page_behind_cursor(&mut self) -> Result<Page, Error> {
@@ -89,7 +95,7 @@ impl<'a> List<'a> {
                 page => break page?,
             }
         };
-        // Lists of users do not say how many there are.
+        // Such a list does not say how many there are.
         let mut page = page;
         if self.left.is_none() {
             let total = self.clerk.count(self.kind).await?;
@@ -108,8 +114,7 @@ impl<'a> List<'a> {
         self.without_repeats(page, is_last, 0)
     }
 
-    async fn page_at_offset(&mut self) -> Result<Page, Error> {
-        let At::Offset(mut offset) = self.next else { unreachable!("only users have cursors") };
+    async fn page_at_offset(&mut self, mut offset: usize) -> Result<Page, Error> {
         loop {
             self.spend()?;
             let page = self.clerk.page(self.kind, &At::Offset(offset)).await?;
@@ -124,7 +129,8 @@ impl<'a> List<'a> {
                 if is_short(&page) && lacks(&page, offset) > 0 { self.once_more(page, offset).await? } else { page };
             let is_last = is_short(&page);
             self.next = At::Offset((offset + page.changes.len()).saturating_sub(OVERLAP));
-            return self.without_repeats(page, is_last, offset);
+            let unlisted = if is_last { lacks(&page, offset) } else { 0 };
+            return Ok(Page { unlisted, ..self.without_repeats(page, is_last, offset)? });
         }
     }
 
@@ -171,7 +177,6 @@ impl<'a> List<'a> {
     }
 
     fn without_repeats(&mut self, page: listing::Page, is_last: bool, offset: usize) -> Result<Page, Error> {
-        let unlisted = if is_last && self.kind != Kind::User { lacks(&page, offset) } else { 0 };
         let listing::Page { mut changes, total, .. } = page;
         let ids: HashSet<String> = changes.iter().filter_map(|change| change.id().map(str::to_owned)).collect();
         let rows = changes.len();
@@ -185,7 +190,7 @@ impl<'a> List<'a> {
             return Err(Error::Contradiction(format!("Clerk lists the same {} again and again", self.kind.plural())));
         }
         let shown_before = rows - changes.len();
-        Ok(Page { changes, total, is_last, unlisted, offset, shown_before })
+        Ok(Page { changes, total, is_last, unlisted: 0, offset, shown_before })
     }
 }
 
@@ -206,9 +211,9 @@ impl Page {
         let made_earlier = |change: &&Change| change.created_at().is_some_and(|made| made < open_from);
         let count = self.changes.iter().take_while(made_earlier).count();
         let last = self.changes[..count].last()?.id()?;
-        Some(match kind {
-            Kind::User => json!({ "after": last, "from": open_from }),
-            Kind::Organization | Kind::Membership => {
+        Some(match kinds::of(kind).listing {
+            Listing::Cursor { .. } => json!({ "after": last, "from": open_from }),
+            Listing::Offset => {
                 json!({ "offset": self.offset + self.shown_before + count, "from": open_from })
             }
         })

@@ -4,6 +4,7 @@ use super::brake::Weight;
 use super::compare::compare;
 use super::{Error, Reconciler, ladder};
 use crate::clerk::client::{self, ASKED, Read};
+use crate::clerk::kinds::{self, ReadBy};
 use crate::model::{Change, Claim, Kind, Outcome, Source, UserId, Verdict, WantedRead};
 use crate::store::Session;
 use std::collections::HashSet;
@@ -25,7 +26,7 @@ impl Reconciler {
         let mut session = self.database.connect_for_passes().await?;
         self.check_instance(&mut session).await?;
         let kind = Kind::of_id(id).unwrap_or(Kind::User);
-        if kind == Kind::Membership {
+        if kinds::of(kind).read_by == ReadBy::Pair {
             let standing = session.standing(kind, &[id]).await?;
             let read = standing.into_iter().next().ok_or_else(|| Error::UnknownMembership(id.to_owned()))?.read;
             return self.read(&mut session, source, kind, &[read]).await;
@@ -201,7 +202,10 @@ async fn members(
 /// The read of a membership that a list of its parent's could not tell whole, if its pair is known.
 fn by_pair(change: &Change, parent: Kind, id: &str) -> Option<WantedRead> {
     let Claim::Unusable(read) = &change.claim else { return None };
-    let of_parent = || (parent == Kind::User).then(|| UserId(id.to_owned()));
+    let of_parent = || match parent {
+        Kind::User => Some(UserId(id.to_owned())),
+        Kind::Organization | Kind::Membership => None,
+    };
     let user_id = Some(read.user_id.clone().or_else(of_parent)?);
     read.organization_id.as_ref()?;
     Some(WantedRead { user_id, ..read.clone() })

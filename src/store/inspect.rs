@@ -3,7 +3,7 @@
 //! An [`Inspector`] writes nothing. What it learns is plain data; what that means is decided by [`crate::doctor`].
 
 use super::status::DenialRow;
-use super::{CALL, Database, Error, Session};
+use super::{CALL, Database, Error, Session, kinds};
 use crate::model::InstanceId;
 use serde::Deserialize;
 use sqlx::Row as _;
@@ -426,14 +426,14 @@ impl Session {
                         'judge_after', (extract(epoch from p.judge_after) * 1000)::bigint, 'complete_s',
                         (select extract(epoch from now() - c.ended_at)::bigint from clerk_sync.passes c
                           where c.scope = s.scope and c.state = 'complete' order by c.id desc limit 1))), '[]')::text
-                 from (values ('user'), ('organization'), ('membership')) s(scope)
+                 from unnest($1::text[]) s(scope)
                 cross join lateral (select * from clerk_sync.passes where scope = s.scope order by id desc limit 1) p),
               exists (select from clerk.organization_memberships m, unnest(m.permissions) permission
                        where permission like 'org:%' and permission not like 'org:sys\\_%'),
               exists (select from clerk_sync.receipts where event_type like 'subscription%')";
         type Row = (Option<String>, Option<i64>, i64, Option<i64>, Option<String>, String, bool, bool);
         let (instance, webhook_s, drift_since_webhook, failed_s, problem, passes, custom_permissions, billing_events): Row =
-            self.call(async |connection| sqlx::query_as(SQL).fetch_one(connection).await).await?;
+            self.call(async |connection| sqlx::query_as(SQL).bind(kinds::names()).fetch_one(connection).await).await?;
         let passes = serde_json::from_str(&passes).map_err(|error| Error::Answer(error.to_string()))?;
         let instance = instance.map(InstanceId);
         let sql = "select (select coalesce(json_agg(d), '[]')::text

@@ -11,6 +11,7 @@ mod connect;
 mod deleted;
 pub mod foreign;
 pub mod inspect;
+mod kinds;
 mod last_seen;
 mod migrate;
 mod mirror;
@@ -23,6 +24,7 @@ mod wire;
 pub use address::Tls;
 pub use connect::Database;
 pub use deleted::Removed;
+pub use kinds::emptied;
 pub use last_seen::LastSeen;
 pub use migrate::{grant_again, latest_version, migrate, printed_migrations, repin};
 pub use mirror::{Mirrored, Receipt, Standing, Version};
@@ -226,7 +228,7 @@ impl Database {
         let mut connection = self.open().await?;
         let connected = async {
             sqlx::raw_sql(SESSION).execute(&mut connection).await?;
-            let row = sqlx::query(SCHEMA).bind(Types::NAMES).fetch_one(&mut connection).await?;
+            let row = sqlx::query(SCHEMA).bind(Types::names()).fetch_one(&mut connection).await?;
             let (rows, arrays): (Vec<Oid>, Vec<Oid>) = (row.try_get("rows")?, row.try_get("arrays")?);
             Ok((row.try_get::<i64, _>("version")?, rows.into_iter().zip(arrays).collect()))
         };

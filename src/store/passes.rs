@@ -2,7 +2,7 @@
 
 use super::apply::verdicts;
 use super::wire::{Wire, batch};
-use super::{Error, Session, at_most};
+use super::{Error, Session, at_most, kinds};
 use crate::model::{Batch, Kind, Millis, Verdict};
 use serde::Serialize;
 use sqlx::Row as _;
@@ -303,7 +303,7 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub async fn braked(&mut self) -> Result<Vec<Kind>, Error> {
-        let sql = "select s.scope from unnest(array['user', 'organization', 'membership']) s(scope) \
+        let sql = "select s.scope from unnest($1::text[]) s(scope) \
                      cross join lateral clerk_sync.braked_pass(s.scope) p where p.id is not null";
         self.kinds(sql).await
     }
@@ -313,14 +313,16 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub async fn due_again(&mut self) -> Result<Vec<Kind>, Error> {
-        let sql = "select scope from clerk_sync.passes p where again_at <= now() \
+        let sql = "select scope from clerk_sync.passes p where again_at <= now() and scope = any ($1) \
                       and not exists (select from clerk_sync.passes l where l.scope = p.scope and l.id > p.id)";
         self.kinds(sql).await
     }
 
+    /// The kinds that `sql` finds among those whose names are `$1`.
     async fn kinds(&mut self, sql: &'static str) -> Result<Vec<Kind>, Error> {
-        let scopes: Vec<String> =
-            self.call(async |connection| sqlx::query_scalar(sql).fetch_all(connection).await).await?;
+        let scopes: Vec<String> = self
+            .call(async |connection| sqlx::query_scalar(sql).bind(kinds::names()).fetch_all(connection).await)
+            .await?;
         Ok(Kind::ALL.into_iter().filter(|kind| scopes.iter().any(|scope| scope == kind.as_str())).collect())
     }
 
@@ -335,15 +337,16 @@ impl Session {
         .await
     }
 
-    /// Those of these users and organizations whose deletion is held back.
+    /// Those of these objects, which are of these kinds, whose deletion is held back.
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn held_back(&mut self, ids: &[&str]) -> Result<Vec<String>, Error> {
-        let sql = "select a.id from unnest(array['user', 'organization']) s(scope) \
+    pub async fn held_back(&mut self, kinds: &[Kind], ids: &[&str]) -> Result<Vec<String>, Error> {
+        let kinds: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
+        let sql = "select a.id from unnest($2::text[]) s(scope) \
                      cross join lateral clerk_sync.braked_pass(s.scope) p \
                      join clerk_sync.absentees a on a.pass_id = p.id where a.id = any ($1)";
-        self.call(async |connection| sqlx::query_scalar(sql).bind(ids).fetch_all(connection).await).await
+        self.call(async |connection| sqlx::query_scalar(sql).bind(ids).bind(kinds).fetch_all(connection).await).await
     }
 
     /// Asks for a pass of a kind.

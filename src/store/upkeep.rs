@@ -2,7 +2,7 @@
 
 use super::apply::verdicts;
 use super::wire::{Wire, batch};
-use super::{Error, Session, at_most};
+use super::{Error, Session, at_most, kinds};
 use crate::model::{Batch, Kind, MessageId, Millis, Verdict};
 use serde::Serialize;
 use sqlx::postgres::PgRow;
@@ -85,12 +85,12 @@ const LETTER: &str = "message_id, body_hash, nullif(event_type, '') as event_typ
      to_char(tried_at at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') as tried";
 
 /// Emptied rows of one kind that were deleted longer ago than `$1` seconds and have a tombstone. (`$2` is the kind.)
-fn purgeable(kind: Kind) -> String {
-    let table = if kind == Kind::User { "clerk.users" } else { "clerk.organizations" };
-    format!(
+fn purgeable(kind: Kind) -> Option<String> {
+    let table = kinds::of(kind).emptied?;
+    Some(format!(
         "from {table} t where t.deleted_at < now() - $1 * interval '1 s' \
             and exists (select from clerk_sync.versions v where v.kind = $2 and v.id = t.id and v.state = 'deleted')"
-    )
+    ))
 }
 
 fn seconds(age: Duration) -> i64 {
@@ -239,17 +239,20 @@ impl Session {
         u32::try_from(removed).map_err(|_| Error::Answer("less than nothing was removed".to_owned()))
     }
 
-    /// How many emptied rows of a kind, user or organization, were deleted longer ago than this.
+    /// How many emptied rows of a kind were deleted longer ago than this.
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn count_purgeable(&mut self, kind: Kind, older_than: Duration) -> Result<i64, Error> {
-        let sql = format!("select count(*) {}", purgeable(kind));
-        self.call(async |connection| {
-            let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(seconds(older_than)).bind(kind.as_str());
-            query.fetch_one(connection).await
-        })
-        .await
+    pub async fn count_purgeable(&mut self, kind: Kind, older_than: Duration) -> Result<u64, Error> {
+        let Some(purgeable) = purgeable(kind) else { return Ok(0) };
+        let sql = format!("select count(*) {purgeable}");
+        let rows: i64 = self
+            .call(async |connection| {
+                let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(seconds(older_than)).bind(kind.as_str());
+                query.fetch_one(connection).await
+            })
+            .await?;
+        Ok(rows.max(0).cast_unsigned())
     }
 
     /// The ids of such rows behind `after`, in order.
@@ -263,7 +266,8 @@ impl Session {
         after: &str,
         limit: usize,
     ) -> Result<Vec<String>, Error> {
-        let sql = format!("select t.id {} and t.id > $3 order by t.id limit $4", purgeable(kind));
+        let Some(purgeable) = purgeable(kind) else { return Ok(Vec::new()) };
+        let sql = format!("select t.id {purgeable} and t.id > $3 order by t.id limit $4");
         self.call(async |connection| {
             let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(seconds(older_than)).bind(kind.as_str());
             query.bind(after).bind(at_most(limit)).fetch_all(connection).await

@@ -3,10 +3,10 @@
 //! (A user costs the database 14 µs to read as JSON, 10 µs as text and 4 µs like this.) The format names types by number, and
 //! numbers are each database's own: a session asks for them when it connects.
 
-use super::Error;
+use super::{Error, kinds};
 use crate::model::{
-    Batch, DeadLetter, Doubt, Entity, InstanceId, Json, Membership, Millis, Mode, Naming, Organization, OrganizationId,
-    Row, Source, Stub, Told, User, UserId, WantedPass, WantedRead, Winner,
+    Batch, DeadLetter, Doubt, Entity, InstanceId, Json, Kind, Millis, Mode, Naming, OrganizationId, Row, Source, Stub,
+    Told, UserId, WantedPass, WantedRead, Winner,
 };
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
@@ -15,7 +15,8 @@ use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo};
 use sqlx::{Encode, Postgres, Type};
 use std::collections::HashMap;
 
-/// Makes a `clerk_sync.batch` of the parameters `$1` to `$19`, as [`Wire::bind`] binds them.
+/// Makes a `clerk_sync.batch` of the parameters `$1` to `$19`, as [`Wire::bind`] binds them. (Those that follow count on from
+/// there: see `record_page` and `retry_dead_letter`.)
 macro_rules! batch {
     () => {
         "row($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)::clerk_sync.batch"
@@ -23,30 +24,36 @@ macro_rules! batch {
 }
 pub(super) use batch;
 
-/// Numbers of types, those of a row and of an array of them, in the order of [`Types::NAMES`].
+/// Each kind has a parameter for its rows, the fourth and those behind it, in the order of [`Kind::ALL`].
+const _: () = assert!(Kind::ALL.len() + 16 == 19, "a new kind is a new parameter: count on in batch!, and behind it");
+
+/// The numbers of a type and of an array of it.
+type Numbers = (Oid, Oid);
+
+/// The numbers of our types: those that each batch has, and those of a row of each kind.
 #[derive(Clone, Debug)]
-pub(super) struct Types([(Oid, Oid); 12]);
+pub(super) struct Types {
+    each: [Numbers; Types::EACH.len()],
+    rows: [Numbers; Kind::ALL.len()],
+}
 
 impl Types {
-    pub(super) const NAMES: [&str; 12] = [
-        "message",
-        "gone",
-        "change",
-        "user_row",
-        "organization_row",
-        "membership_row",
-        "stub",
-        "naming",
-        "wanted_read",
-        "wanted_pass",
-        "dead_letter",
-        "doubt",
-    ];
+    const EACH: [&str; 9] =
+        ["message", "gone", "change", "stub", "naming", "wanted_read", "wanted_pass", "dead_letter", "doubt"];
+
+    /// The names, in the order in which [`Types::new`] takes the numbers.
+    pub(super) fn names() -> Vec<&'static str> {
+        Types::EACH.into_iter().chain(Kind::ALL.map(|kind| kinds::of(kind).row_type)).collect()
+    }
 
     /// # Errors
     /// Some are missing.
-    pub(super) fn new(found: Vec<(Oid, Oid)>) -> Result<Types, Error> {
-        found.try_into().map(Types).map_err(|_| Error::NotMigrated(None))
+    pub(super) fn new(mut found: Vec<Numbers>) -> Result<Types, Error> {
+        let rows = found.split_off(found.len().min(Types::EACH.len()));
+        match (found.try_into(), rows.try_into()) {
+            (Ok(each), Ok(rows)) => Ok(Types { each, rows }),
+            _ => Err(Error::NotMigrated(None)),
+        }
     }
 }
 
@@ -55,7 +62,7 @@ pub(super) struct Wire {
     source: &'static str,
     fence: Option<i64>,
     check_instance: bool,
-    lists: [List; 11],
+    lists: Vec<List>,
     outdated: Vec<String>,
     doubts: List,
     mode: Option<&'static str>,
@@ -67,34 +74,25 @@ type Query<'q> = sqlx::query::Query<'q, Postgres, sqlx::postgres::PgArguments>;
 
 impl Wire {
     pub(super) fn of(batch: &Batch<'_>, types: &Types) -> Wire {
-        let [
-            messages,
-            gone,
-            changes,
-            users,
-            organizations,
-            memberships,
-            stubs,
-            namings,
-            reads,
-            passes,
-            letters,
-            doubts,
-        ] = types.0;
-        let rows = || batch.changes.iter();
-        let lists = [
+        let [messages, gone, changes, stubs, namings, reads, passes, letters, doubts] = types.each;
+        let mut lists = vec![
             List::of(messages, batch.messages.iter(), message),
             List::of(gone, batch.gone.iter(), self::gone),
             List::of(changes, numbered(batch), change),
-            List::of(users, rows().filter_map(of_user), user),
-            List::of(organizations, rows().filter_map(of_organization), organization),
-            List::of(memberships, rows().filter_map(of_membership), membership),
+        ];
+        lists.extend(Kind::ALL.into_iter().zip(types.rows).map(|(kind, numbers)| {
+            let rows = batch.changes.iter().filter(|winner| winner.row.kind() == kind);
+            List::of(numbers, rows.filter_map(live), |record, (entity, updated_at)| {
+                kinds::encode(record, entity, updated_at);
+            })
+        }));
+        lists.extend([
             List::of(stubs, batch.stubs.iter(), stub),
             List::of(namings, batch.namings.iter().copied(), naming),
             List::of(reads, batch.reads.iter(), |record, (n, at, read)| self::read(record, *n, *at, read)),
             List::of(passes, batch.passes.iter(), pass),
             List::of(letters, batch.dead_letters.iter(), |record, (n, letter)| dead_letter(record, *n, letter)),
-        ];
+        ]);
         let doubts = List::of(doubts, batch.doubts.iter(), doubt);
         let outdated = batch.outdated.iter().map(|&id| id.to_owned()).collect();
         let source = match batch.source {
@@ -135,7 +133,7 @@ struct List {
 }
 
 impl List {
-    fn of<T>((row, array): (Oid, Oid), items: impl Iterator<Item = T>, write: impl Fn(&mut Record<'_>, T)) -> List {
+    fn of<T>((row, array): Numbers, items: impl Iterator<Item = T>, write: impl Fn(&mut Record<'_>, T)) -> List {
         let mut bytes = Vec::new();
         dimension(&mut bytes, row.0, 1);
         let mut length = 0;
@@ -211,7 +209,7 @@ fn size(length: usize) -> i32 {
 }
 
 /// One row, field by field in the order of its type.
-struct Record<'a> {
+pub(super) struct Record<'a> {
     bytes: &'a mut Vec<u8>,
     fields: i32,
 }
@@ -236,15 +234,15 @@ impl Record<'_> {
         self
     }
 
-    fn text(&mut self, text: Option<&str>) -> &mut Self {
+    pub(super) fn text(&mut self, text: Option<&str>) -> &mut Self {
         self.field(TEXT, text.map(|text| |bytes: &mut Vec<u8>| bytes.extend_from_slice(text.as_bytes())))
     }
 
-    fn number(&mut self, number: Option<i64>) -> &mut Self {
+    pub(super) fn number(&mut self, number: Option<i64>) -> &mut Self {
         self.field(BIGINT, number.map(|number| move |bytes: &mut Vec<u8>| bytes.extend(number.to_be_bytes())))
     }
 
-    fn time(&mut self, at: Option<Millis>) -> &mut Self {
+    pub(super) fn time(&mut self, at: Option<Millis>) -> &mut Self {
         self.number(at.map(Millis::get))
     }
 
@@ -257,12 +255,12 @@ impl Record<'_> {
         self.field(INTEGER, Some(move |bytes: &mut Vec<u8>| bytes.extend(number.to_be_bytes())))
     }
 
-    fn truth(&mut self, truth: Option<bool>) -> &mut Self {
+    pub(super) fn truth(&mut self, truth: Option<bool>) -> &mut Self {
         self.field(BOOLEAN, truth.map(|truth| move |bytes: &mut Vec<u8>| bytes.push(u8::from(truth))))
     }
 
     /// Its format's version, then the text.
-    fn json(&mut self, json: Option<&str>) -> &mut Self {
+    pub(super) fn json(&mut self, json: Option<&str>) -> &mut Self {
         let write = |json: &str, bytes: &mut Vec<u8>| {
             bytes.push(1);
             bytes.extend_from_slice(json.as_bytes());
@@ -274,7 +272,7 @@ impl Record<'_> {
         self.field(BYTES, Some(|bytes: &mut Vec<u8>| bytes.extend_from_slice(content)))
     }
 
-    fn texts(&mut self, texts: Option<&[String]>) -> &mut Self {
+    pub(super) fn texts(&mut self, texts: Option<&[String]>) -> &mut Self {
         let write = |texts: &[String], bytes: &mut Vec<u8>| {
             dimension(bytes, TEXT, texts.len());
             for text in texts {
@@ -304,7 +302,7 @@ fn numbered<'a, 'b>(batch: &'a Batch<'b>) -> impl Iterator<Item = (usize, &'a Wi
 }
 
 fn change(record: &mut Record<'_>, (number, winner): (usize, &Winner<'_>)) {
-    let entity = if let Row::Live(entity) = winner.row { Some(entity) } else { None };
+    let entity = live(winner).map(|(entity, _)| entity);
     let (organization_id, user_id) = entity.and_then(Entity::pair).unzip();
     record
         .place(winner.n)
@@ -321,66 +319,9 @@ fn change(record: &mut Record<'_>, (number, winner): (usize, &Winner<'_>)) {
         .text(user_id.map(UserId::as_str));
 }
 
-/// A row with Clerk's `updated_at`.
-type Dated<'a, T> = (&'a T, Option<Millis>);
-
-fn of_user<'a>(winner: &Winner<'a>) -> Option<Dated<'a, User>> {
-    if let Row::Live(Entity::User(row)) = winner.row { Some((row, winner.updated_at)) } else { None }
-}
-
-fn of_organization<'a>(winner: &Winner<'a>) -> Option<Dated<'a, Organization>> {
-    if let Row::Live(Entity::Organization(row)) = winner.row { Some((row, winner.updated_at)) } else { None }
-}
-
-fn of_membership<'a>(winner: &Winner<'a>) -> Option<Dated<'a, Membership>> {
-    if let Row::Live(Entity::Membership(row)) = winner.row { Some((row, winner.updated_at)) } else { None }
-}
-
-fn user(record: &mut Record<'_>, (row, updated_at): Dated<'_, User>) {
-    record
-        .text(Some(row.id.as_str()))
-        .text(row.first_name.as_deref())
-        .text(row.last_name.as_deref())
-        .text(row.username.as_deref())
-        .text(row.image_url.as_deref())
-        .truth(row.has_image)
-        .text(row.email_address.as_deref())
-        .truth(row.email_address_verified)
-        .text(row.phone_number.as_deref())
-        .truth(row.phone_number_verified)
-        .text(row.external_id.as_deref())
-        .truth(row.banned)
-        .truth(row.locked)
-        .truth(row.deprovisioned)
-        .json(row.public_metadata.as_ref().map(Json::as_str))
-        .json(row.unsafe_metadata.as_ref().map(Json::as_str))
-        .time(row.created_at)
-        .time(updated_at);
-}
-
-fn organization(record: &mut Record<'_>, (row, updated_at): Dated<'_, Organization>) {
-    record
-        .text(Some(row.id.as_str()))
-        .text(row.name.as_deref())
-        .text(row.slug.as_deref())
-        .text(row.image_url.as_deref())
-        .truth(row.has_image)
-        .number(row.max_allowed_memberships)
-        .json(row.public_metadata.as_ref().map(Json::as_str))
-        .time(row.created_at)
-        .time(updated_at);
-}
-
-fn membership(record: &mut Record<'_>, (row, updated_at): Dated<'_, Membership>) {
-    record
-        .text(Some(row.id.as_str()))
-        .text(Some(row.organization_id.as_str()))
-        .text(Some(row.user_id.as_str()))
-        .text(Some(&row.role))
-        .texts(Some(&row.permissions))
-        .json(row.public_metadata.as_ref().map(Json::as_str))
-        .time(Some(row.created_at))
-        .time(updated_at);
+/// A row, and Clerk's `updated_at`.
+fn live<'a>(winner: &Winner<'a>) -> Option<(&'a Entity, Option<Millis>)> {
+    if let Row::Live(entity) = winner.row { Some((entity, winner.updated_at)) } else { None }
 }
 
 fn stub(record: &mut Record<'_>, winner: &Winner<'_>) {

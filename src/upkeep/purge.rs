@@ -5,8 +5,8 @@
 //! stale for ever.
 
 use crate::model::Kind;
-use crate::store::{Database, Error, Reference};
-use serde::Serialize;
+use crate::store::{Database, Error, Reference, emptied};
+use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -16,18 +16,22 @@ const STEP: usize = 20;
 /// What a purge would do.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
-    pub users: i64,
-    pub organizations: i64,
+    #[serde(flatten, serialize_with = "by_plural")]
+    pub rows: BTreeMap<Kind, u64>,
     pub foreign_keys: Vec<Reference>,
 }
 
 /// What it did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Purged {
-    pub users: u64,
-    pub organizations: u64,
+    #[serde(flatten, serialize_with = "by_plural")]
+    pub rows: BTreeMap<Kind, u64>,
     /// Rows that stay, by what holds them.
     pub held: BTreeMap<String, u64>,
+}
+
+fn by_plural<S: Serializer>(rows: &BTreeMap<Kind, u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(rows.iter().map(|(kind, rows)| (kind.plural(), rows)))
 }
 
 /// What [`purge`] would remove, and which foreign keys would act.
@@ -36,11 +40,11 @@ pub struct Purged {
 /// The database does not answer.
 pub async fn plan(database: &Database, older_than: Duration) -> Result<Plan, Error> {
     let mut session = database.connect_for_passes().await?;
-    let plan = Plan {
-        users: session.count_purgeable(Kind::User, older_than).await?,
-        organizations: session.count_purgeable(Kind::Organization, older_than).await?,
-        foreign_keys: session.purge_references(older_than).await?,
-    };
+    let mut rows = BTreeMap::new();
+    for kind in emptied() {
+        rows.insert(kind, session.count_purgeable(kind, older_than).await?);
+    }
+    let plan = Plan { rows, foreign_keys: session.purge_references(older_than).await? };
     session.close().await;
     Ok(plan)
 }
@@ -53,16 +57,16 @@ pub async fn plan(database: &Database, older_than: Duration) -> Result<Plan, Err
 pub async fn purge(database: &Database, older_than: Duration) -> Result<Purged, Error> {
     let mut session = database.connect_for_passes().await?;
     let mut result = Purged::default();
-    for kind in [Kind::User, Kind::Organization] {
+    for kind in emptied() {
+        let removed = result.rows.entry(kind).or_default();
         let mut after = String::new();
         loop {
             let ids = session.purgeable(kind, older_than, &after, STEP).await?;
             let Some(last) = ids.last() else { break };
             for row in session.purge(kind, &ids, older_than).await? {
-                match (row.held_by, kind) {
-                    (Some(by), _) => *result.held.entry(by).or_default() += 1,
-                    (None, Kind::User) => result.users += 1,
-                    (None, _) => result.organizations += 1,
+                match row.held_by {
+                    Some(by) => *result.held.entry(by).or_default() += 1,
+                    None => *removed += 1,
                 }
             }
             after.clone_from(last);

@@ -5,7 +5,7 @@ use super::super::finding::is_gone;
 use super::super::{Error, State};
 use super::{BEHIND, MARGIN, Observed, Run};
 use crate::clerk::client::{ASKED, Read};
-use crate::model::{Change, Claim, Kind, Millis, OrganizationId, Source, Undecided, UserId, WantedRead, hex};
+use crate::model::{Change, Claim, Kind, Millis, Source, Undecided, WantedRead, hex};
 use crate::store::Standing;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, HashSet};
@@ -56,9 +56,9 @@ impl Run<'_> {
             }
             false
         });
-        if kind == Kind::Membership && !standing.is_empty() {
+        if !kind.parents().is_empty() && !standing.is_empty() {
             let ids: Vec<&str> = standing.iter().flat_map(parents).collect();
-            let held: HashSet<String> = self.session.held_back(&ids).await?.into_iter().collect();
+            let held: HashSet<String> = self.session.held_back(kind.parents(), &ids).await?.into_iter().collect();
             let is_away = |id: &str| held.contains(id) || self.parents_away.contains(id);
             let all = standing.len();
             standing.retain(|row| !parents(row).any(is_away));
@@ -95,8 +95,8 @@ impl Run<'_> {
     /// The brake.
     pub(super) async fn is_too_much(&mut self, kind: Kind) -> Result<bool, Error> {
         let (mut own, mut memberships) = self.weigh(kind).await?;
-        // Memberships that went with a user or an organization weigh there.
-        if kind == Kind::Membership && own.is_too_heavy() && self.find_parents_away().await? {
+        // What went with its parent weighs there.
+        if own.is_too_heavy() && self.find_parents_away(kind).await? {
             (own, memberships) = self.weigh(kind).await?;
         }
         if !own.is_too_heavy() && !memberships.is_too_heavy() {
@@ -125,19 +125,22 @@ impl Run<'_> {
         Ok(true)
     }
 
-    /// Looks which organizations and users of absent memberships Clerk does not have any more, and asks for passes of them; until it
-    /// is clear that too many others are absent. Whether there are any.
-    async fn find_parents_away(&mut self) -> Result<bool, Error> {
-        let (mut seen, mut away): (HashSet<String>, [usize; 2]) = (HashSet::new(), [0, 0]);
-        let mut others = Weight { rows: self.session.count(Kind::Membership).await?, absent: 0 };
+    /// Looks which parents of what is absent Clerk does not have any more, and asks for passes of them; until it is clear that too
+    /// many others are absent. Whether there are any.
+    async fn find_parents_away(&mut self, kind: Kind) -> Result<bool, Error> {
+        if kind.parents().is_empty() {
+            return Ok(false);
+        }
+        let (mut seen, mut away) = (HashSet::new(), BTreeSet::new());
+        let mut others = Weight { rows: self.session.count(kind).await?, absent: 0 };
         let mut after = String::new();
-        while let Some((last, standing)) = self.absentees(Kind::Membership, &after, ASKED * 5).await? {
-            let (mut standing, _) = self.judgeable(Kind::Membership, standing).await?;
-            for (n, kind) in [Kind::Organization, Kind::User].into_iter().enumerate() {
-                let id = |row: &Standing| parents(row).nth(n).unwrap_or_default().to_owned();
+        while let Some((last, standing)) = self.absentees(kind, &after, ASKED * 5).await? {
+            let (mut standing, _) = self.judgeable(kind, standing).await?;
+            for &parent in kind.parents() {
+                let id = |row: &Standing| row.read.parent(parent).unwrap_or_default().to_owned();
                 let ids: BTreeSet<String> = standing.iter().map(id).filter(|id| !seen.contains(id)).collect();
                 let read = |id: &String| WantedRead {
-                    kind,
+                    kind: parent,
                     id: id.clone(),
                     organization_id: None,
                     user_id: None,
@@ -145,8 +148,8 @@ impl Run<'_> {
                     told_deleted: false,
                 };
                 let reads: Vec<WantedRead> = ids.iter().map(read).collect();
-                for change in self.clerk.read(kind, &reads).await?.changes.iter().filter(|change| is_gone(change)) {
-                    away[n] += 1;
+                for change in self.clerk.read(parent, &reads).await?.changes.iter().filter(|change| is_gone(change)) {
+                    away.insert(parent);
                     self.parents_away.extend(change.id().map(str::to_owned));
                 }
                 seen.extend(ids);
@@ -158,12 +161,10 @@ impl Run<'_> {
             }
             after = last;
         }
-        for (kind, away) in [Kind::Organization, Kind::User].into_iter().zip(away) {
-            if away > 0 && self.fence.is_some() {
-                self.session.ask_for_pass(kind, "memberships are absent with it").await?;
-            }
+        for parent in away.iter().filter(|_| self.fence.is_some()) {
+            self.session.ask_for_pass(*parent, "memberships are absent with it").await?;
         }
-        Ok(away != [0, 0])
+        Ok(!away.is_empty())
     }
 
     /// Asks Clerk for each absentee by its id. What is not decided about one of them decides nothing about the others.
@@ -205,8 +206,7 @@ impl Run<'_> {
     }
 }
 
-/// The organization and the user of a membership.
+/// The ids of its parents: of a membership, its organization and its user.
 fn parents(row: &Standing) -> impl Iterator<Item = &str> {
-    let organization = row.read.organization_id.as_ref().map(OrganizationId::as_str);
-    organization.into_iter().chain(row.read.user_id.as_ref().map(UserId::as_str))
+    row.read.kind.parents().iter().filter_map(|parent| row.read.parent(*parent))
 }

@@ -8,6 +8,7 @@ use super::list::{List, Page};
 use super::window::{Window, Windows};
 use super::{Error, Progress, REPORTED, Reconciler, Report, State, ladder};
 use crate::clerk::client::{self, ASKED, Client, Read};
+use crate::clerk::kinds;
 use crate::clerk::listing::tolerance;
 use crate::model::{Batch, Change, Claim, Kind, Millis, Outcome, Refusal, Source, Undecided, Verdict};
 use crate::store::{Database, Ending, Mirrored, PageRecord, Pass, Session, Step};
@@ -238,7 +239,7 @@ impl<'a> Run<'a> {
         }
         self.without_time(kind).await?;
         let mut counted = self.total(kind, &page).await?;
-        if kind == Kind::User && counted > self.row.listed.cast_unsigned() {
+        if list.can_go_on() && counted > self.row.listed.cast_unsigned() {
             // Some may have been made since the last page.
             let page = list.page().await?;
             let mirrored = mirrored_rows(self.session, kind, &page.changes).await?;
@@ -252,7 +253,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// How many Clerk has: its lists of users do not say.
+    /// How many Clerk has: some of its lists do not say.
     async fn total(&self, kind: Kind, page: &Page) -> Result<u64, Error> {
         match page.total {
             Some(total) => Ok(total),
@@ -303,9 +304,6 @@ impl<'a> Run<'a> {
 
     /// Rows that do not say when they were made are in no window: they are asked for by id.
     async fn without_time(&mut self, kind: Kind) -> Result<(), Error> {
-        if kind == Kind::Membership {
-            return Ok(());
-        }
         let mut after = String::new();
         loop {
             let ids = self.session.ids_without_time(kind, &after, IDS).await?;
@@ -499,7 +497,9 @@ impl<'a> Run<'a> {
         let is_listing = self.row.step == Step::List;
         let state = match result {
             Ok(state) => state,
-            Err(Error::Clerk(client::Error::OrganizationsOff)) if self.row.kind != Some(Kind::User) => {
+            Err(Error::Clerk(client::Error::OrganizationsOff))
+                if self.row.kind.is_none_or(|kind| kinds::of(kind).needs_organizations) =>
+            {
                 self.row.problem = Some("organizations are switched off in this Clerk instance".to_owned());
                 State::Skipped
             }
