@@ -4,9 +4,9 @@
 use crate::support::{self, SECRET, START, Server, TestDatabase, World, database, rows};
 use clerk_sync::clerk::client::{Client, Options};
 use clerk_sync::config::Reconcile;
-use clerk_sync::model::Kind;
+use clerk_sync::model::{Kind, PassState};
 use clerk_sync::reconcile::schedule::Timetable;
-use clerk_sync::reconcile::{Reconciler, Silent, State, Times, Wanted};
+use clerk_sync::reconcile::{Reconciler, Silent, Times, Wanted};
 use clerk_sync::sender::Sender;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -491,7 +491,7 @@ async fn a_pass_repairs_all_but_the_one_whose_row_is_refused_and_names_that_one(
         scene.reconciler.run(&wanted, "test", false, &mut Silent).await.unwrap().pop().unwrap()
     };
     let report = pass().await;
-    assert_eq!((report.state, report.missing, report.differing), (State::Complete, 599, 0), "{report:?}");
+    assert_eq!((report.state, report.missing, report.differing), (PassState::Complete, 599, 0), "{report:?}");
     assert_eq!(report.undecided.refused, 1, "{report:?}");
     let problem = report.problem.unwrap();
     assert!(
@@ -511,7 +511,7 @@ async fn a_pass_repairs_all_but_the_one_whose_row_is_refused_and_names_that_one(
     scene.database.execute(DROP_REFUSE).await;
     scene.clerk.lock().now += 400_000;
     let report = pass().await;
-    assert_eq!((report.state, report.undecided.refused, report.problem), (State::Complete, 0, None));
+    assert_eq!((report.state, report.undecided.refused, report.problem), (PassState::Complete, 0, None));
     scene.heals("a pass").await;
     scene.has_ended("banned", "and written").await;
 }

@@ -5,8 +5,8 @@ use crate::support::{self, SECRET, TestDatabase, database, supabase, unique};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clerk_sync::clerk::client::{Client, Options};
-use clerk_sync::model::Kind;
-use clerk_sync::reconcile::{Reconciler, Silent, State, Times, Wanted};
+use clerk_sync::model::{Kind, PassState};
+use clerk_sync::reconcile::{Reconciler, Silent, Times, Wanted};
 use clerk_sync::sender::Sender;
 use clerk_sync::webhook::lane::InstanceCheck;
 use serde_json::{Value, json};
@@ -61,7 +61,7 @@ impl SetUp {
         let database = set_up.database.database();
         let reconciler = Reconciler { clerk, database, instance: None, times: Times::default() };
         let reports = reconciler.run(&Wanted::Kinds(Kind::ALL.to_vec()), "test", false, &mut Silent).await.unwrap();
-        assert!(reports.iter().all(|report| report.state == State::Complete), "{reports:?}");
+        assert!(reports.iter().all(|report| report.state == PassState::Complete), "{reports:?}");
         set_up
     }
 

@@ -4,8 +4,8 @@
 use crate::reconciling::Bench;
 use crate::support::{self, SECRET, unique};
 use clerk_sync::clerk::client::{Client, Options};
-use clerk_sync::model::Kind;
-use clerk_sync::reconcile::{Error, Reconciler, Report, Silent, State, Wanted};
+use clerk_sync::model::{Kind, PassState};
+use clerk_sync::reconcile::{Error, Reconciler, Report, Silent, Wanted};
 use clerk_sync::sender::Sender;
 use clerk_sync::webhook::lane::InstanceCheck;
 use serde_json::{Value, json};
@@ -222,7 +222,7 @@ async fn date_skew_of_one_answer_freezes_nothing() {
         clerk.now = if calls == 3 { right + 24 * HOUR } else { right };
     });
     let reports = all(&reconciler).await.unwrap();
-    assert!(reports.iter().all(|report| report.state == State::Complete), "{reports:?}");
+    assert!(reports.iter().all(|report| report.state == PassState::Complete), "{reports:?}");
     world.bench.clerk.before_each(|_, _| {});
     world.bench.clerk.lock().now = right + MINUTE;
     let (demoted, banned) = (world.member("org:admin", 0), world.bench.any(Kind::User, 20));

@@ -36,3 +36,4 @@ mod secrets;
 mod signatures;
 mod storms;
 mod terminal;
+mod words;

@@ -2,13 +2,13 @@
 //! report says what it does not know.
 
 use crate::reconciling::Bench;
-use clerk_sync::model::Kind;
-use clerk_sync::reconcile::{Report, Silent, State, Wanted};
+use clerk_sync::model::{Kind, PassState};
+use clerk_sync::reconcile::{Report, Silent, Wanted};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use testkit::clerk::{Fault, Role, Rule};
 
-fn states(reports: &[Report]) -> Vec<State> {
+fn states(reports: &[Report]) -> Vec<PassState> {
     reports.iter().map(|report| report.state).collect()
 }
 
@@ -81,10 +81,10 @@ async fn the_brake_holds_back_the_deletions_of_its_kind_alone() {
     let (downgraded, removed) = revoke(&bench, &organization);
     bench.later();
     let dry = bench.reconciler().run(&Wanted::Kinds(Kind::ALL.to_vec()), "test", true, &mut Silent).await.unwrap();
-    assert_eq!(states(&dry), [State::Complete, State::Braked, State::Complete]);
+    assert_eq!(states(&dry), [PassState::Complete, PassState::Braked, PassState::Complete]);
     assert_eq!(dry[2].undecided.held_back, bench.database.count(&of(&organization)).await.unsigned_abs());
     let reports = bench.run().await.unwrap();
-    assert_eq!(states(&reports), [State::Complete, State::Braked, State::Complete], "{reports:#?}");
+    assert_eq!(states(&reports), [PassState::Complete, PassState::Braked, PassState::Complete], "{reports:#?}");
     assert_eq!(bench.database.count("clerk.organizations where name = 'Renamed'").await, 1, "it was compared, too");
     assert_eq!(bench.role(&downgraded).await, "org:revoked");
     assert!(bench.is_gone(&removed).await);
@@ -96,16 +96,16 @@ async fn the_brake_holds_back_the_deletions_of_its_kind_alone() {
     let (downgraded, removed) = revoke(&bench, &organization);
     bench.later();
     let hourly = bench.memberships().await;
-    assert_eq!((hourly.state, hourly.undecided.held_back), (State::Complete, held), "{hourly:?}");
+    assert_eq!((hourly.state, hourly.undecided.held_back), (PassState::Complete, held), "{hourly:?}");
     assert_eq!(bench.role(&downgraded).await, "org:revoked");
     assert!(bench.is_gone(&removed).await);
     // The number that a person was told first still lets go what was told with it.
     let again = bench.run().await.unwrap();
-    assert_eq!(again[1].state, State::Braked);
+    assert_eq!(again[1].state, PassState::Braked);
     let approved = Wanted::Approved(reports[1].pass.unwrap());
     let reports = bench.reconciler().run(&approved, "test", false, &mut Silent).await.unwrap();
     assert!(
-        reports.iter().all(|report| report.state == State::Complete && report.undecided.total() == 0),
+        reports.iter().all(|report| report.state == PassState::Complete && report.undecided.total() == 0),
         "{reports:#?}"
     );
     bench.equals_source().await;
@@ -125,11 +125,11 @@ async fn an_approval_is_for_the_rows_that_were_told() {
     bench.silently(|clerk| clerk.delete_user(&users[20]));
     bench.later();
     let second = bench.run().await.unwrap();
-    assert_eq!(second[0].state, State::Braked);
+    assert_eq!(second[0].state, PassState::Braked);
     let approve = async |pass| bench.reconciler().run(&Wanted::Approved(pass), "test", false, &mut Silent).await;
     assert!(matches!(approve(first).await, Err(clerk_sync::reconcile::Error::NotBraked(_))));
     let reports = approve(second[0].pass.unwrap()).await.unwrap();
-    assert_eq!((reports[0].state, reports[0].extra), (State::Complete, 12));
+    assert_eq!((reports[0].state, reports[0].extra), (PassState::Complete, 12));
     bench.equals_source().await;
 }
 
@@ -145,7 +145,7 @@ async fn memberships_of_an_absent_organization_weigh_in_its_pass_alone() {
     let (downgraded, removed) = revoke(&bench, &organization);
     bench.later();
     let hourly = bench.memberships().await;
-    assert_eq!(hourly.state, State::Complete, "{hourly:?}");
+    assert_eq!(hourly.state, PassState::Complete, "{hourly:?}");
     assert!(hourly.undecided.held_back >= 12, "{hourly:?}");
     assert_eq!(bench.role(&downgraded).await, "org:revoked");
     assert!(bench.is_gone(&removed).await);
@@ -166,7 +166,7 @@ async fn braked_users_keep_no_organization_and_no_membership_from_being_compared
     let (downgraded, removed) = revoke(&bench, "");
     bench.later();
     let reports = bench.run().await.unwrap();
-    assert_eq!(states(&reports), [State::Braked, State::Complete, State::Complete], "{reports:#?}");
+    assert_eq!(states(&reports), [PassState::Braked, PassState::Complete, PassState::Complete], "{reports:#?}");
     assert_eq!(bench.role(&downgraded).await, "org:revoked");
     assert!(bench.is_gone(&removed).await);
     assert_eq!(bench.database.count("clerk.organizations where name = 'Renamed'").await, 1);
@@ -191,7 +191,7 @@ async fn one_org_of_whose_members_clerk_says_nothing_holds_up_no_other() {
             began.elapsed(),
             report.problem.clone().unwrap_or_default()
         );
-        assert_eq!((report.state, report.undecided.unreadable), (State::Incomplete, 1), "{fault:?}: {report:?}");
+        assert_eq!((report.state, report.undecided.unreadable), (PassState::Incomplete, 1), "{fault:?}: {report:?}");
         assert!(report.problem.unwrap().contains(&silent));
         assert_eq!(bench.role(&downgraded).await, "org:revoked");
         assert!(bench.is_gone(&removed).await && !bench.is_gone(&gone).await, "{fault:?}");
@@ -201,7 +201,7 @@ async fn one_org_of_whose_members_clerk_says_nothing_holds_up_no_other() {
         assert_eq!(bench.database.count(&format!("clerk_sync.pending_reads where id = '{gone}'")).await, 1);
         bench.clerk.clear_faults();
         bench.later();
-        assert_eq!(bench.memberships().await.state, State::Complete);
+        assert_eq!(bench.memberships().await.state, PassState::Complete);
         assert!(bench.is_gone(&gone).await);
     }
     assert!(members.len() > 4);
@@ -247,7 +247,7 @@ async fn a_total_that_is_off_by_one_for_ever_costs_no_repair() {
         let began = Instant::now();
         let reports = bench.run().await.unwrap();
         assert!(began.elapsed() < Duration::from_secs(30));
-        assert_eq!(states(&reports), [State::Complete; 3], "{reports:#?}");
+        assert_eq!(states(&reports), [PassState::Complete; 3], "{reports:#?}");
         assert_eq!(bench.role(&downgraded).await, "org:revoked");
         assert!(bench.is_gone(&removed).await);
         let unlisted: Vec<u64> = reports.iter().map(|report| report.undecided.not_listed).collect();
@@ -281,7 +281,7 @@ async fn ties_in_no_order_end_and_are_told() {
         assert!(report.listed <= rows as u64, "distinct ones are counted: {}", report.listed);
         if report.listed < rows as u64 {
             assert!(
-                report.state == State::Void || report.undecided.not_listed == rows as u64 - report.listed,
+                report.state == PassState::Void || report.undecided.not_listed == rows as u64 - report.listed,
                 "{report:?}"
             );
         }

@@ -3,9 +3,9 @@
 
 use crate::support::{self, SECRET, START, TestDatabase, database};
 use clerk_sync::clerk::client::{Client, Options};
-use clerk_sync::model::Kind;
+use clerk_sync::model::{Kind, PassState, Scope};
 use clerk_sync::reconcile::schedule::Cron;
-use clerk_sync::reconcile::{Error, Reconciler, Report, Silent, State, Times, Wanted};
+use clerk_sync::reconcile::{Error, Reconciler, Report, Silent, Times, Wanted};
 use clerk_sync::sender::Sender;
 use clerk_sync::webhook::lane::InstanceCheck;
 use serde_json::{Value, json};
@@ -67,7 +67,7 @@ impl Bench {
     pub async fn complete(&self) -> Vec<Report> {
         let reports = self.run().await.expect("passes");
         for report in &reports {
-            assert_eq!(report.state, State::Complete, "{report:?}");
+            assert_eq!(report.state, PassState::Complete, "{report:?}");
         }
         assert_eq!(reports.iter().filter(|report| !report.resumed).count(), 3, "{reports:?}");
         reports
@@ -166,7 +166,7 @@ fn only(reports: &[Report]) -> (String, &'static str, Vec<&'static str>, &'stati
     let findings: Vec<_> = reports.iter().flat_map(|report| &report.findings).collect();
     assert_eq!(findings.len(), 1, "{findings:#?}");
     let finding = findings[0];
-    (finding.entity_id.clone(), finding.drift, finding.fields.clone(), finding.cause)
+    (finding.entity_id.clone(), finding.drift.as_str(), finding.fields.clone(), finding.cause)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -320,7 +320,7 @@ async fn deletes_nothing(faults: &[(&str, Fault, &str)]) -> String {
         bench.clerk.add_fault(Rule::on(path, fault.clone()));
         let (ends, says) = match bench.run().await {
             Ok(reports) => {
-                let first = reports.iter().find(|report| report.state != State::Complete).unwrap_or(&reports[0]);
+                let first = reports.iter().find(|report| report.state != PassState::Complete).unwrap_or(&reports[0]);
                 (format!("{:?}", first.state), first.problem.clone().unwrap_or_default())
             }
             Err(error) => ("not begun".to_owned(), error.to_string()),
@@ -437,7 +437,7 @@ async fn organizations_that_are_switched_off_are_not_gone() {
     let reports = bench.run().await.unwrap();
     assert_eq!(
         reports.iter().map(|report| report.state).collect::<Vec<_>>(),
-        [State::Complete, State::Skipped, State::Skipped]
+        [PassState::Complete, PassState::Skipped, PassState::Skipped]
     );
     bench.equals_source().await;
 }
@@ -454,7 +454,7 @@ async fn an_answer_about_somebody_else_is_no_answer() {
     // Three pages are listed, the fourth call asks for the absentees by their ids.
     bench.clerk.add_fault(Rule::on("/v1/users", Fault::ExtraRow).from(4));
     let reports = bench.run().await.unwrap();
-    assert_eq!(reports[0].state, State::Incomplete, "{reports:?}");
+    assert_eq!(reports[0].state, PassState::Incomplete, "{reports:?}");
     assert!(reports[0].problem.as_ref().unwrap().contains("not asked for"), "{reports:?}");
     assert_eq!(bench.database.count(users).await, before);
     bench.clerk.clear_faults();
@@ -645,7 +645,7 @@ pub async fn lists_shift_between_pages() -> String {
     assert!(wrongly_gone.is_empty(), "{wrongly_gone:?}");
     bench.later();
     // So many were deleted that somebody has to say yes.
-    while let Some(report) = bench.run().await.unwrap().iter().find(|report| report.state == State::Braked) {
+    while let Some(report) = bench.run().await.unwrap().iter().find(|report| report.state == PassState::Braked) {
         bench.reconciler().run(&Wanted::Approved(report.pass.unwrap()), "test", false, &mut Silent).await.unwrap();
     }
     bench.mends().await;
@@ -663,7 +663,7 @@ async fn too_many_deletions_stop_a_pass_until_somebody_approves() {
     let before = bench.database.mirror().await;
     let reports = bench.run().await.unwrap();
     let states = reports.iter().map(|report| report.state).collect::<Vec<_>>();
-    assert_eq!(states, [State::Braked, State::Complete, State::Complete]);
+    assert_eq!(states, [PassState::Braked, PassState::Complete, PassState::Complete]);
     let pass = reports[0].pass.unwrap();
     assert!(reports[0].problem.as_ref().unwrap().contains(&format!("--approve {pass}")));
     let after = bench.database.mirror().await;
@@ -672,7 +672,7 @@ async fn too_many_deletions_stop_a_pass_until_somebody_approves() {
     let approve = async |pass| bench.reconciler().run(&Wanted::Approved(pass), "test", false, &mut Silent).await;
     assert!(matches!(approve(pass + 1).await, Err(Error::NotBraked(_))));
     let approved = approve(pass).await.unwrap();
-    assert_eq!((approved[0].state, approved[0].extra), (State::Complete, 11));
+    assert_eq!((approved[0].state, approved[0].extra), (PassState::Complete, 11));
     assert!(matches!(approve(pass).await, Err(Error::NotBraked(_))));
     bench.mends().await;
 }
@@ -687,7 +687,7 @@ async fn memberships_that_would_end_with_an_organization_weigh_too() {
     bench.later();
     bench.silently(|clerk| clerk.delete_organization(&big));
     let reports = bench.run().await.unwrap();
-    assert_eq!(reports[1].state, State::Braked, "{reports:?}");
+    assert_eq!(reports[1].state, PassState::Braked, "{reports:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -724,7 +724,10 @@ async fn a_pass_of_memberships_goes_on_where_it_was_cut() {
     assert!((3..whole).contains(&before), "{before} pages before it was cut");
     bench.clerk.forget_requests();
     let reports = bench.complete().await;
-    assert!(reports.iter().any(|report| report.scope == "membership" && report.resumed), "{reports:?}");
+    assert!(
+        reports.iter().any(|report| report.scope == Scope::Kind(Kind::Membership) && report.resumed),
+        "{reports:?}"
+    );
     let after = listed(&bench) - whole;
     assert!(after <= whole - before + 3, "{before} pages of {whole} before it was cut, {after} after");
 }
@@ -765,7 +768,7 @@ async fn what_changed_behind_a_pass_that_was_cut_is_found_by_the_run_that_goes_o
     bench.later();
     let reports = bench.complete().await;
     bench.equals_source().await;
-    let told = |report: &Report| (report.scope, report.resumed, report.differing, report.extra);
+    let told = |report: &Report| (report.scope.as_str(), report.resumed, report.differing, report.extra);
     assert_eq!(told(&reports[0]), ("user", true, 0, 0), "{reports:?}");
     assert_eq!(told(&reports[1]), ("user", false, 1, 1), "{reports:?}");
 }
@@ -780,7 +783,7 @@ async fn what_cannot_end_behind_its_listing_keeps_nobody_from_listing() {
     let memberships = async || {
         let wanted = Wanted::Kinds(vec![Kind::Membership]);
         let report = bench.reconciler().run(&wanted, "test", false, &mut Silent).await.unwrap().remove(0);
-        assert_eq!(report.state, State::Incomplete, "{report:?}");
+        assert_eq!(report.state, PassState::Incomplete, "{report:?}");
         report
     };
     bench.later();
@@ -836,7 +839,7 @@ async fn a_holder_that_lost_its_lease_cannot_write() {
     assert!(session.take_lease("third", Duration::from_secs(1)).await.unwrap().is_none());
     assert!(!session.keep_lease(old, Duration::from_secs(30)).await.unwrap());
     let at = clerk_sync::model::Millis::new(START).unwrap();
-    let error = session.open_pass(old, Some(Kind::User), "late", at, Duration::ZERO).await.unwrap_err();
+    let error = session.open_pass(old, Scope::Kind(Kind::User), "late", at, Duration::ZERO).await.unwrap_err();
     assert!(error.is_lease_lost(), "{error:?}");
     let batch = clerk_sync::model::Batch::fold(clerk_sync::model::Source::List, false, std::iter::empty()).fenced(old);
     assert!(session.apply(&batch, 0).await.unwrap_err().is_lease_lost());
@@ -856,7 +859,11 @@ async fn a_dry_run_finds_the_same_and_writes_nothing() {
     assert!(before == after, "a dry run wrote");
     let wet = bench.reconciler().run(&Wanted::Kinds(vec![Kind::User]), "test", false, &mut Silent).await.unwrap();
     let told = |reports: &[Report]| {
-        reports[0].findings.iter().map(|finding| (finding.entity_id.clone(), finding.drift)).collect::<BTreeSet<_>>()
+        reports[0]
+            .findings
+            .iter()
+            .map(|finding| (finding.entity_id.clone(), finding.drift.as_str()))
+            .collect::<BTreeSet<_>>()
     };
     assert_eq!(told(&dry), told(&wet));
     assert_eq!(told(&dry), BTreeSet::from([(changed, "differing"), (gone, "extra")]));
@@ -867,7 +874,7 @@ async fn a_quick_pass_sees_who_changed_lately_and_a_count_that_disagrees_twice_a
     let bench = Bench::filled(900, 10, 50, 1).await;
     let quick = async || {
         let reports = bench.reconciler().run(&Wanted::Quick, "test", false, &mut Silent).await.unwrap();
-        assert_eq!(reports[0].state, State::Complete);
+        assert_eq!(reports[0].state, PassState::Complete);
         reports[0].clone()
     };
     assert_eq!(quick().await.drift(), 0);
@@ -896,7 +903,7 @@ async fn a_quick_pass_sees_organizations_that_changed_and_counts_their_members()
     let bench = Bench::filled(900, 620, 700, 1).await;
     let quick = async || {
         let reports = bench.reconciler().run(&Wanted::Quick, "test", false, &mut Silent).await.unwrap();
-        assert_eq!(reports[0].state, State::Complete, "{reports:?}");
+        assert_eq!(reports[0].state, PassState::Complete, "{reports:?}");
         reports[0].clone()
     };
     assert_eq!(quick().await.drift(), 0);
@@ -1102,7 +1109,7 @@ impl Bench {
     /// Passes until all are complete, each brake released: how many.
     pub async fn run_approved(&self) -> usize {
         let mut approved = 0;
-        while let Some(report) = self.run().await.unwrap().iter().find(|report| report.state == State::Braked) {
+        while let Some(report) = self.run().await.unwrap().iter().find(|report| report.state == PassState::Braked) {
             let wanted = Wanted::Approved(report.pass.unwrap());
             self.reconciler().run(&wanted, "test", false, &mut Silent).await.unwrap();
             approved += 1;
@@ -1267,7 +1274,7 @@ async fn serve_leaves_braked_deletions_to_a_person() {
     let gone: Vec<String> = bench.clerk.lock().users.keys().take(11).map(ToString::to_string).collect();
     bench.silently(|clerk| gone.iter().for_each(|id| clerk.delete_user(id)));
     let reports = bench.run().await.unwrap();
-    assert_eq!(reports[0].state, State::Braked, "{reports:?}");
+    assert_eq!(reports[0].state, PassState::Braked, "{reports:?}");
     let mut session = bench.database.database().connect_for_passes().await.unwrap();
     for kind in [Kind::User, Kind::Membership] {
         session.ask_for_pass(kind, "asked").await.unwrap();
@@ -1292,7 +1299,7 @@ async fn serve_leaves_braked_deletions_to_a_person() {
     );
     let wanted = Wanted::Approved(reports[0].pass.unwrap());
     let reports = bench.reconciler().run(&wanted, "test", false, &mut Silent).await.unwrap();
-    assert_eq!((reports[0].state, reports[0].extra), (State::Complete, 11), "{reports:?}");
+    assert_eq!((reports[0].state, reports[0].extra), (PassState::Complete, 11), "{reports:?}");
 }
 
 /// `serve` with a key: an empty mirror fills by itself, and what a webhook leaves to be read is read.

@@ -1,7 +1,7 @@
 //! `clerk-sync dead-letters`: messages that could not be used, for a person.
 
 use crate::config;
-use crate::model::hex;
+use crate::model::{Word, hex};
 use crate::store::{Letter, Session};
 use crate::terminal;
 use crate::upkeep::dead_letters::{self, Fate};
@@ -143,7 +143,7 @@ async fn retry(session: &mut Session, id: Option<&str>, check_instance: bool, js
         let fate = dead_letters::retry(session, &letter, check_instance, id.is_some()).await?;
         any_stays |= matches!(fate, Fate::Stays(_));
         let (outcome, reason) = match &fate {
-            Fate::Settled(verdict) => (verdict.outcome.as_str(), verdict.reason.as_deref()),
+            Fate::Settled(verdict) => (verdict.outcome.as_str(), verdict.reason.as_ref().map(Word::as_str)),
             Fate::Stays(reason) => ("dead_letter", Some(reason.as_str())),
             Fate::Gone => ("gone", Some("somebody else has tried or removed it")),
         };

@@ -8,8 +8,8 @@ pub use upkeep::{Prune, Purge};
 
 use crate::clerk::client::Client;
 use crate::config::{self, ClerkEnvironment, Mistake};
-use crate::model::Kind;
-use crate::reconcile::{Finding, Progress, Reconciler, Report, State, Times, Wanted};
+use crate::model::{Kind, PassState};
+use crate::reconcile::{Finding, Progress, Reconciler, Report, Times, Wanted};
 use crate::terminal;
 use anyhow::Context as _;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -136,10 +136,10 @@ impl Reconcile {
         } else {
             reports.iter().for_each(print);
         }
-        let any = |is: fn(State) -> bool| reports.iter().any(|report| is(report.state));
-        Ok(if any(State::is_failure) {
+        let any = |is: fn(PassState) -> bool| reports.iter().any(|report| is(report.state));
+        Ok(if any(PassState::is_failure) {
             ExitCode::FAILURE
-        } else if any(|state| state == State::Braked) {
+        } else if any(|state| state == PassState::Braked) {
             ExitCode::from(3)
         } else if self.dry_run && reports.iter().any(|report| report.drift() > 0) {
             ExitCode::from(2)
@@ -171,13 +171,14 @@ impl Refresh {
 fn print(report: &Report) {
     let undecided = report.undecided.in_words(report.judge_after);
     let state = match report.state {
-        State::Complete if report.dry_run && report.drift() > 0 => "drift",
-        State::Complete if report.drift() > 0 => "repaired",
-        State::Complete if undecided.is_some() => "NOT ALL JUDGED",
-        State::Complete => "in sync",
-        State::Incomplete | State::Void => "INCOMPLETE",
-        State::Braked => "DELETIONS HELD BACK",
-        State::Skipped => "skipped",
+        PassState::Complete if report.dry_run && report.drift() > 0 => "drift",
+        PassState::Complete if report.drift() > 0 => "repaired",
+        PassState::Complete if undecided.is_some() => "NOT ALL JUDGED",
+        PassState::Complete => "in sync",
+        PassState::Incomplete | PassState::Void => "INCOMPLETE",
+        PassState::Braked => "DELETIONS HELD BACK",
+        PassState::Skipped => "skipped",
+        PassState::Running => "running",
     };
     terminal::line(format_args!(
         "{:<13} {state}: {} listed, {} missing, {} differing, {} extra, {} refreshed, {:.1} s{}{}",

@@ -3,7 +3,7 @@
 use super::clerk::Asked;
 use super::{Check, some_of};
 use crate::clerk::kinds;
-use crate::model::{Kind, Millis, Undecided, span};
+use crate::model::{Kind, Millis, PassState, Undecided, span};
 use crate::store::inspect::{LastPass, Standing};
 use crate::store::status::DenialRow;
 
@@ -35,7 +35,7 @@ pub(super) fn checks(standing: Option<&Standing>, counts: Option<&Counts>, clerk
         checks.push(Check::fail("passes", says, "mend what is named; a refused key: Clerk dashboard → API keys"));
     }
     checks.extend(Kind::ALL.map(|kind| {
-        let last = standing.passes.iter().find(|pass| pass.kind == kind.as_str());
+        let last = standing.passes.iter().find(|pass| pass.kind == kind);
         pass(kind, last, clerk.has_organizations())
     }));
     checks.extend(Kind::ALL.map(|kind| {
@@ -93,14 +93,14 @@ fn pass(kind: Kind, last: Option<&LastPass>, has_organizations: Option<bool>) ->
     }
     let run = "clerk-sync reconcile, and see that serve has CLERK_SECRET_KEY and RECONCILE_CRON is not off";
     match last {
-        Some(LastPass { id, state, .. }) if state == "braked" => Check::fail(
+        Some(LastPass { id, state, .. }) if *state == PassState::Braked => Check::fail(
             NAME,
             format!("{kinds}: the deletions of pass {id} are held back, because there are too many"),
             format!(
                 "look at it with clerk-sync reconcile --dry-run; if it is right: clerk-sync reconcile --approve {id}"
             ),
         ),
-        Some(LastPass { id, state, problem, .. }) if state == "void" => Check::warn(
+        Some(LastPass { id, state, problem, .. }) if *state == PassState::Void => Check::warn(
             NAME,
             format!("{kinds}: pass {id} contradicts itself: {}", problem.as_deref().unwrap_or("nobody knows how")),
             "clerk-sync reconcile; if it stays so, ask Clerk's support why list and count differ",

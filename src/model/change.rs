@@ -1,20 +1,22 @@
 //! What somebody saw of Clerk, and what became of it.
 
-use super::{Entity, EntityRef, Kind, MembershipId, Millis, Organization, OrganizationId, User, UserId};
-use serde::Serialize;
+use super::{
+    Entity, EntityRef, InstanceId, Kind, MembershipId, Millis, Organization, OrganizationId, Reason, User, UserId,
+    Word, words,
+};
 
-/// Who observed. It decides how much an observation is worth against tombstones and future versions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Source {
-    /// An event, possibly old, possibly overtaken.
-    Webhook,
-    /// A page of a listing of the Backend API. Its silence about an object proves nothing.
-    List,
-    /// A read of one object by its id.
-    Read,
-    /// The same, for a person who says that an object that an event reported as deleted is there after all (R4).
-    Undelete,
+words! {
+    /// Who observed. It decides how much an observation is worth against tombstones and future versions.
+    Source {
+        /// An event, possibly old, possibly overtaken.
+        Webhook = "webhook",
+        /// A page of a listing of the Backend API. Its silence about an object proves nothing.
+        List = "list",
+        /// A read of one object by its id.
+        Read = "read",
+        /// The same, for a person who says that an object that an event reported as deleted is there after all (R4).
+        Undelete = "undelete",
+    }
 }
 
 /// One observation of Clerk.
@@ -126,73 +128,46 @@ pub struct Naming {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     pub outcome: Outcome,
-    /// A few words for logs, receipts and the answer; for [`Outcome::Foreign`] the id of the pinned instance.
-    pub reason: Option<String>,
+    /// For logs, receipts and the answer. The writer's own words are known; what is kept for later has the reason that it came
+    /// with, and [`Outcome::Foreign`] the id of the pinned instance.
+    pub reason: Option<Word<Reason>>,
 }
 
-/// See [`Verdict`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Outcome {
-    /// It won and the mirror says so.
-    Applied,
-    /// The mirror said so already.
-    Unchanged,
-    /// Something newer is known.
-    Stale,
-    /// The same message came before, and changed nothing this time.
-    Duplicate,
-    /// An event that says nothing about what we mirror.
-    Ignored,
-    /// Kept until a read by id or a pass decides.
-    Pending,
-    /// Kept whole for a person: it cannot be used.
-    DeadLetter,
-    /// Of another Clerk instance than the mirror; nothing was written.
-    Foreign,
-    /// Its message id came before with another body; nothing was written yet.
-    Reused,
-    /// Its own time is more than five minutes ahead of the database's clock; nothing was written yet.
-    Ahead,
-}
-
-impl Outcome {
-    const ALL: [Outcome; 10] = [
-        Outcome::Applied,
-        Outcome::Unchanged,
-        Outcome::Stale,
-        Outcome::Duplicate,
-        Outcome::Ignored,
-        Outcome::Pending,
-        Outcome::DeadLetter,
-        Outcome::Foreign,
-        Outcome::Reused,
-        Outcome::Ahead,
-    ];
-
-    /// As the database, the logs and the answers spell it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Outcome::Applied => "applied",
-            Outcome::Unchanged => "unchanged",
-            Outcome::Stale => "stale",
-            Outcome::Duplicate => "duplicate",
-            Outcome::Ignored => "ignored",
-            Outcome::Pending => "pending",
-            Outcome::DeadLetter => "dead_letter",
-            Outcome::Foreign => "foreign",
-            Outcome::Reused => "reused",
-            Outcome::Ahead => "ahead",
-        }
+impl Verdict {
+    /// Of [`Outcome::Foreign`]: the instance that the mirror is pinned to.
+    pub fn pinned(&self) -> Option<InstanceId> {
+        let reason = self.reason.as_ref().filter(|_| self.outcome == Outcome::Foreign)?;
+        Some(InstanceId::from(reason.as_str()))
     }
 
-    /// The inverse of [`Outcome::as_str`].
-    pub fn parse(text: &str) -> Option<Outcome> {
-        Outcome::ALL.into_iter().find(|outcome| outcome.as_str() == text)
+    /// The writer's own word, if it is one.
+    pub fn known_reason(&self) -> Option<Reason> {
+        self.reason.as_ref().and_then(Word::known)
     }
 }
 
-impl std::fmt::Display for Outcome {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
+words! {
+    /// See [`Verdict`].
+    Outcome {
+        /// It won and the mirror says so.
+        Applied = "applied",
+        /// The mirror said so already.
+        Unchanged = "unchanged",
+        /// Something newer is known.
+        Stale = "stale",
+        /// The same message came before, and changed nothing this time.
+        Duplicate = "duplicate",
+        /// An event that says nothing about what we mirror.
+        Ignored = "ignored",
+        /// Kept until a read by id or a pass decides.
+        Pending = "pending",
+        /// Kept whole for a person: it cannot be used.
+        DeadLetter = "dead_letter",
+        /// Of another Clerk instance than the mirror; nothing was written.
+        Foreign = "foreign",
+        /// Its message id came before with another body; nothing was written yet.
+        Reused = "reused",
+        /// Its own time is more than five minutes ahead of the database's clock; nothing was written yet.
+        Ahead = "ahead",
     }
 }

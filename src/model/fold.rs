@@ -6,7 +6,7 @@
 
 use super::entity::content;
 use super::{
-    Change, Claim, Entity, EntityRef, InstanceId, Kind, MessageId, Millis, Naming, Organization, OrganizationId,
+    Change, Claim, Entity, EntityRef, Fence, InstanceId, Kind, MessageId, Millis, Naming, Organization, OrganizationId,
     Source, User, UserId, WantedRead,
 };
 use std::collections::HashMap;
@@ -84,8 +84,8 @@ pub enum Mode {
 #[derive(Debug)]
 pub struct Batch<'a> {
     pub source: Source,
-    /// Of a pass: its lease's token.
-    pub fence: Option<i64>,
+    /// Of a pass.
+    pub fence: Option<Fence>,
     pub check_instance: bool,
     pub messages: Vec<Told<'a>>,
     /// Objects that are no more.
@@ -323,10 +323,10 @@ impl Batch<'_> {
         Batch { lock_wait, ..self }
     }
 
-    /// Written only while the lease of this token is held.
+    /// Written only while the lease of this number is held.
     #[must_use]
-    pub fn fenced(self, token: i64) -> Self {
-        Batch { fence: Some(token), ..self }
+    pub fn fenced(self, fence: Fence) -> Self {
+        Batch { fence: Some(fence), ..self }
     }
 }
 

@@ -4,6 +4,7 @@
 //! one kind from another: whatever needs all of them goes through [`Kind::ALL`], and a rule for one kind is a property of it in
 //! one of these tables.
 
+use super::Words;
 use serde::{Serialize, Serializer};
 use std::fmt;
 
@@ -103,11 +104,6 @@ impl Kind {
         self.facts().gives_access
     }
 
-    /// The inverse of [`Kind::as_str`].
-    pub fn parse(name: &str) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| kind.as_str() == name)
-    }
-
     /// The kind that an id's prefix tells, if it does: tests and imports have ids without any.
     pub fn of_id(id: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| id.starts_with(kind.id_prefix()))
@@ -119,9 +115,17 @@ impl Kind {
     }
 }
 
+impl Words for Kind {
+    const ALL: &'static [Kind] = &Kind::ALL;
+
+    fn as_str(self) -> &'static str {
+        Kind::as_str(self)
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        f.pad(self.as_str())
     }
 }
 
@@ -150,7 +154,7 @@ mod tests {
                 kind.parents().iter().all(|parent| Kind::ALL[..n].contains(parent)),
                 "{kind} comes before a parent"
             );
-            assert_eq!(Kind::parse(kind.as_str()), Some(kind));
+            assert_eq!(<Kind as Words>::parse(kind.as_str()), Some(kind));
             assert_eq!(Kind::of_id(kind.id_prefix()), Some(kind), "another kind's ids begin so");
             let others = Kind::ALL.into_iter().filter(|other| *other != kind);
             for other in others {

@@ -11,8 +11,11 @@ mod fold;
 mod id;
 mod json;
 mod kind;
+mod pass;
+mod reason;
 mod time;
 mod undecided;
+mod words;
 
 pub use change::{Change, Claim, Naming, Outcome, Source, Verdict, WantedRead};
 pub use entity::{Entity, Membership, Organization, User};
@@ -22,8 +25,12 @@ pub use fold::{
 pub use id::{EntityRef, InstanceId, MembershipId, MessageId, OrganizationId, UserId};
 pub use json::{Json, Unstorable, decode_string};
 pub use kind::Kind;
+pub use pass::{Drift, Fence, PassState, Scope, Step};
+pub use reason::Reason;
 pub use time::{Millis, span};
 pub use undecided::Undecided;
+pub(crate) use words::words;
+pub use words::{Word, Words};
 
 /// Bytes in hexadecimal, as Postgres and the field's hashes are written.
 pub fn hex(bytes: &[u8]) -> String {

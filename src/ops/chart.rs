@@ -1,6 +1,7 @@
 //! Two charts, as SVG in the page: deliveries by hour and outcome, and the last passes with what they took and found. Pure.
 
 use super::page::{drift, escape, moment, put, span};
+use crate::model::PassState;
 use crate::store::status::{PassRow, Status};
 
 const WIDTH: u32 = 960;
@@ -81,12 +82,12 @@ pub(super) fn passes(status: &Status) -> String {
     for (index, pass) in (0_u32..).zip(shown.into_iter().rev()) {
         let height = (f64::from(HEIGHT - 30) * share(took(pass), longest)).max(3.0);
         let x = f64::from(index) * step;
-        let colour = match pass.state.as_str() {
-            "complete" if drift(pass) == 0 => "var(--good)",
-            "complete" | "running" => "var(--blue)",
-            "skipped" => "var(--grey)",
-            "braked" => "var(--bad)",
-            _ => "var(--attention)",
+        let colour = match pass.state.known() {
+            Some(PassState::Complete) if drift(pass) == 0 => "var(--good)",
+            Some(PassState::Complete | PassState::Running) => "var(--blue)",
+            Some(PassState::Skipped) => "var(--grey)",
+            Some(PassState::Braked) => "var(--bad)",
+            Some(PassState::Incomplete | PassState::Void) | None => "var(--attention)",
         };
         let y = f64::from(HEIGHT) - height;
         put(
@@ -94,8 +95,8 @@ pub(super) fn passes(status: &Status) -> String {
             format_args!(
                 "<g><title>pass {} of {}: {}, {}, {} rows wrong</title><rect x=\"{:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{height:.1}\" fill=\"{colour}\"/>",
                 pass.id,
-                escape(&pass.scope),
-                escape(&pass.state),
+                escape(pass.scope.as_str()),
+                escape(pass.state.as_str()),
                 span(took(pass).cast_signed()),
                 drift(pass),
                 x + 1.0,

@@ -1,7 +1,7 @@
 //! What is measured when somebody asks: what this process uses, as Linux tells, and what the tables say.
 
 use super::verdict;
-use crate::model::Kind;
+use crate::model::{Kind, Scope};
 use crate::procfs::{self, TICKS};
 use crate::store::status::Status;
 use crate::telemetry::{
@@ -51,11 +51,11 @@ pub(super) fn tables(status: Option<&Status>, writable: bool) {
     for (kind, counts) in verdict::counts(status) {
         gauge!(CLERK_ROWS, "kind" => kind).set(float(counts.there));
     }
-    for scope in Kind::ALL.map(Kind::as_str) {
-        let last = status.passes.iter().find(|pass| pass.scope == scope && pass.ended_at.is_some());
+    for kind in Kind::ALL {
+        let last = status.passes.iter().find(|pass| pass.scope == Scope::Kind(kind) && pass.ended_at.is_some());
         let Some(last) = last else { continue };
         for (reason, rows) in verdict::undecided(last).unwrap_or_default().by_reason() {
-            gauge!(UNDECIDED, "scope" => scope, "reason" => reason).set(float(rows));
+            gauge!(UNDECIDED, "scope" => kind.as_str(), "reason" => reason).set(float(rows));
         }
     }
     gauge!(DEAD_LETTERS).set(float(status.dead_letters.unsigned_abs()));

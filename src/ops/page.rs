@@ -2,7 +2,7 @@
 
 use super::chart;
 use super::verdict::{self, Level, Verdict};
-use crate::model::{self, Kind};
+use crate::model::{self, Kind, PassState, Scope};
 use crate::store::status::{PassRow, Status};
 use crate::webhook::lane::Fault;
 use std::fmt::Write as _;
@@ -82,12 +82,13 @@ fn cards(html: &mut String, status: &Status) {
             || "Clerk's count is not known yet".to_owned(),
             |(_, counts)| format!("{} at Clerk when last counted", counts.there),
         );
-        card(html, &format!("{kind}s here"), &here.to_string(), &there);
+        card(html, &format!("{} here", kind.plural()), &here.to_string(), &there);
     }
     let ago = |at: Option<i64>| at.map_or_else(|| "never".to_owned(), |at| format!("{} ago", span(status.now - at)));
-    let last_pass = status.last_complete.iter().filter(|(scope, _)| *scope != "quick").map(|(_, at)| *at).max();
+    let last_pass =
+        status.last_complete.iter().filter(|(scope, _)| *scope != Scope::Quick.as_str()).map(|(_, at)| *at).max();
     card(html, "last webhook", &ago(status.last_webhook_at), "that was accepted");
-    let quick = status.last_complete.get("quick").copied();
+    let quick = status.last_complete.get(Scope::Quick.as_str()).copied();
     card(html, "last complete pass", &ago(last_pass), &format!("quick pass: {}", ago(quick)));
     card(
         html,
@@ -109,7 +110,7 @@ fn card(html: &mut String, name: &str, value: &str, note: &str) {
 
 fn passes(html: &mut String, status: &Status) {
     // Quick passes come every few minutes: those without a finding tell nothing.
-    let told = |pass: &&PassRow| pass.scope != "quick" || pass.state != "complete" || drift(pass) > 0;
+    let told = |pass: &&PassRow| pass.scope != Scope::Quick || pass.state != PassState::Complete || drift(pass) > 0;
     let shown: Vec<&PassRow> = status.passes.iter().filter(told).collect();
     if shown.is_empty() {
         html.push_str("<p class=\"soft\">None yet.</p>");
@@ -119,14 +120,14 @@ fn passes(html: &mut String, status: &Status) {
         <th class=\"n\">listed</th><th class=\"n\">missing</th><th class=\"n\">differing</th><th class=\"n\">extra</th></tr>");
     for pass in shown {
         let took = pass.ended_at.map_or_else(|| "…".to_owned(), |ended| span(ended - pass.started_at));
-        let state = if pass.backfill { format!("{} (first)", pass.state) } else { pass.state.clone() };
+        let state = if pass.backfill { format!("{} (first)", pass.state) } else { pass.state.to_string() };
         put(
             html,
             format_args!(
                 "<tr><td>{}</td><td>{}</td><td class=\"at\">{}</td><td class=\"n\">{took}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
                  <td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
                 pass.id,
-                escape(&pass.scope),
+                escape(pass.scope.as_str()),
                 moment(pass.started_at),
                 escape(&state),
                 pass.listed,
@@ -155,7 +156,7 @@ fn findings(html: &mut String, status: &Status) {
             format_args!(
                 "<tr><td class=\"at\">{}</td><td>{} {}</td><td><code>{}</code></td><td>{}</td><td>{}</td></tr>",
                 moment(finding.repaired_at),
-                escape(&finding.drift),
+                escape(finding.drift.as_str()),
                 escape(&finding.kind),
                 escape(&finding.entity_id),
                 escape(&finding.fields.join(", ")),

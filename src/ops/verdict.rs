@@ -1,7 +1,7 @@
 //! Is the mirror in step with Clerk? One answer, in words. Pure.
 
 use super::page::{moment, span};
-use crate::model::{Millis, Undecided};
+use crate::model::{Kind, Millis, PassState, Scope, Undecided};
 use crate::store::status::{Counts, DenialRow, PassRow, Status};
 use crate::webhook::lane::Fault;
 use serde::Serialize;
@@ -62,22 +62,24 @@ impl Verdict {
             because.push(format!("Pass {} was stopped before it deleted too much; see below.", pass.id));
         }
         let is_braked = !because.is_empty();
-        let missing: Vec<&str> = SCOPES
+        let missing: Vec<&str> = Kind::ALL
             .into_iter()
-            .filter(|scope| !is_off(status, scope) && !status.last_complete.contains_key(*scope))
+            .filter(|kind| !is_off(status, *kind) && complete_at(status, *kind).is_none())
+            .map(Kind::plural)
             .collect();
-        if missing.len() == SCOPES.len() {
+        if missing.len() == Kind::ALL.len() {
             because.push("No pass has completed yet: nobody knows what webhooks missed.".to_owned());
         } else if !missing.is_empty() {
-            because.push(format!("No pass of {}s has completed yet.", missing.join("s and ")));
+            because.push(format!("No pass of {} has completed yet.", missing.join(" and ")));
         }
         let is_unproven = !missing.is_empty();
-        let old: Vec<&str> = SCOPES
+        let old: Vec<&str> = Kind::ALL
             .into_iter()
-            .filter(|scope| status.last_complete.get(*scope).is_some_and(|ended| status.now - ended > TOO_OLD))
+            .filter(|kind| complete_at(status, *kind).is_some_and(|ended| status.now - ended > TOO_OLD))
+            .map(Kind::plural)
             .collect();
         if !old.is_empty() {
-            because.push(format!("The last complete pass of {}s is more than two days old.", old.join("s and ")));
+            because.push(format!("The last complete pass of {} is more than two days old.", old.join(" and ")));
         }
         let apart: Vec<String> = counts(status)
             .into_iter()
@@ -133,21 +135,21 @@ impl Verdict {
                 span(idle)
             ));
         }
-        let void: Vec<String> = SCOPES
+        let void: Vec<String> = Kind::ALL
             .into_iter()
-            .filter_map(|scope| status.passes.iter().find(|pass| pass.scope == scope && pass.ended_at.is_some()))
-            .filter(|pass| pass.state == "void")
-            .map(|pass| {
+            .filter_map(|kind| Some((kind, ended(status, kind)?)))
+            .filter(|(_, pass)| pass.state == PassState::Void)
+            .map(|(kind, pass)| {
                 format!(
-                    "The last pass of {}s contradicts itself: {}.",
-                    pass.scope,
+                    "The last pass of {} contradicts itself: {}.",
+                    kind.plural(),
                     pass.problem.as_deref().unwrap_or("?")
                 )
             })
             .collect();
         let is_void = !void.is_empty();
         because.extend(void);
-        let doubts: Vec<String> = SCOPES.into_iter().filter_map(|scope| doubt(status, scope)).collect();
+        let doubts: Vec<String> = Kind::ALL.into_iter().filter_map(|kind| doubt(status, kind)).collect();
         let is_in_doubt = !doubts.is_empty();
         because.extend(doubts);
         if status.dead_letters > 0 {
@@ -183,23 +185,26 @@ impl Verdict {
     }
 }
 
-/// Scopes of full passes.
-const SCOPES: [&str; 3] = ["user", "organization", "membership"];
-
-fn newest<'a>(status: &'a Status, scope: &str) -> Option<&'a PassRow> {
-    status.passes.iter().find(|pass| pass.scope == scope)
+fn is_off(status: &Status, kind: Kind) -> bool {
+    let newest = status.passes.iter().find(|pass| pass.scope == Scope::Kind(kind));
+    newest.is_some_and(|pass| pass.state == PassState::Skipped)
 }
 
-fn is_off(status: &Status, scope: &str) -> bool {
-    newest(status, scope).is_some_and(|pass| pass.state == "skipped")
+/// The last pass of a kind that ended.
+fn ended(status: &Status, kind: Kind) -> Option<&PassRow> {
+    status.passes.iter().find(|pass| pass.scope == Scope::Kind(kind) && pass.ended_at.is_some())
 }
 
-/// What the last pass of a scope could not judge, in words.
-fn doubt(status: &Status, scope: &str) -> Option<String> {
-    let pass = status.passes.iter().find(|pass| pass.scope == scope && pass.ended_at.is_some())?;
+fn complete_at(status: &Status, kind: Kind) -> Option<i64> {
+    status.last_complete.get(kind.as_str()).copied()
+}
+
+/// What the last pass of a kind could not judge, in words.
+fn doubt(status: &Status, kind: Kind) -> Option<String> {
+    let pass = ended(status, kind)?;
     let undecided = undecided(pass)?;
     let judge_after = pass.judge_after.map(Millis::clamped);
-    Some(format!("The last pass of {scope}s: {}.", undecided.in_words(judge_after)?))
+    Some(format!("The last pass of {}: {}.", kind.plural(), undecided.in_words(judge_after)?))
 }
 
 /// What a pass could not judge.
@@ -209,36 +214,39 @@ pub fn undecided(pass: &PassRow) -> Option<Undecided> {
 
 /// For how many ms nothing has happened, if quick passes, which come every few minutes, have ever run and that is too long.
 fn idle(status: &Status) -> Option<i64> {
-    status.last_complete.get("quick")?;
+    status.last_complete.get(Scope::Quick.as_str())?;
     let last = status.last_complete.values().copied().chain(status.last_webhook_at).max()?;
     Some(status.now - last).filter(|idle| *idle > IDLE)
 }
 
 /// Passes that wait for an approval: whatever came behind one of them did not end, or is another scope's.
 pub fn braked(status: &Status) -> impl Iterator<Item = &PassRow> {
-    let decided = |scope: &&str| {
-        let mut passes = status.passes.iter().filter(|pass| pass.scope == *scope);
-        passes.find(|pass| matches!(pass.state.as_str(), "complete" | "braked" | "skipped"))
+    let is_decided = |state: PassState| matches!(state, PassState::Complete | PassState::Braked | PassState::Skipped);
+    let decided = move |kind: Kind| {
+        let mut passes = status.passes.iter().filter(move |pass| pass.scope == Scope::Kind(kind));
+        passes.find(|pass| pass.state.known().is_some_and(is_decided))
     };
-    SCOPES.into_iter().filter_map(move |scope| decided(&scope)).filter(|pass| pass.state == "braked")
+    Kind::ALL.into_iter().filter_map(decided).filter(|pass| pass.state == PassState::Braked)
 }
 
 /// Rows here and at Clerk, as the last quick pass that counted saw them.
 pub fn counts(status: &Status) -> Vec<(String, Counts)> {
-    let counted = status.passes.iter().filter(|pass| pass.state == "complete").find_map(|pass| pass.counts.as_ref());
+    let counted =
+        status.passes.iter().filter(|pass| pass.state == PassState::Complete).find_map(|pass| pass.counts.as_ref());
     counted.map(|counts| counts.iter().map(|(kind, counts)| (kind.clone(), *counts)).collect()).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Word;
     use crate::store::status::FailedStart;
 
     fn pass(id: i64, scope: &str, state: &str) -> PassRow {
         PassRow {
             id,
-            scope: scope.to_owned(),
-            state: state.to_owned(),
+            scope: Word::of(scope),
+            state: Word::of(state),
             problem: None,
             backfill: false,
             started_at: 0,
@@ -255,7 +263,7 @@ mod tests {
     }
 
     fn in_step() -> Status {
-        let last_complete = SCOPES.map(|scope| (scope.to_owned(), 1_000)).into();
+        let last_complete = Kind::ALL.map(|kind| (kind.to_string(), 1_000)).into();
         Status { now: 2_000, last_complete, ..Status::default() }
     }
 

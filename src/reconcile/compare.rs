@@ -8,12 +8,12 @@ use std::collections::HashMap;
 #[derive(Debug)]
 pub struct Difference<'a> {
     pub change: &'a Change,
-    pub drift: Drift<'a>,
+    pub found: Found<'a>,
 }
 
 /// In which way the mirror differs.
 #[derive(Debug)]
-pub enum Drift<'a> {
+pub enum Found<'a> {
     /// It has no such row, or a stub.
     Missing,
     /// These columns differ. By hand: we wrote what Clerk says, and somebody changed the row since.
@@ -27,20 +27,20 @@ pub enum Drift<'a> {
 /// What differs, in the order of the page.
 pub fn compare<'a>(listed: &'a [Change], mirrored: &'a [Mirrored]) -> Vec<Difference<'a>> {
     let by_id: HashMap<&str, &Mirrored> = mirrored.iter().map(|row| (row.entity.id(), row)).collect();
-    listed.iter().filter_map(|change| Some(Difference { change, drift: drift(change, &by_id)? })).collect()
+    listed.iter().filter_map(|change| Some(Difference { change, found: found(change, &by_id)? })).collect()
 }
 
-fn drift<'a>(change: &Change, mirrored: &HashMap<&str, &'a Mirrored>) -> Option<Drift<'a>> {
+fn found<'a>(change: &Change, mirrored: &HashMap<&str, &'a Mirrored>) -> Option<Found<'a>> {
     let Claim::Live { entity, updated_at, ahead } = &change.claim else {
-        return matches!(change.claim, Claim::Unusable(_)).then_some(Drift::Unusable);
+        return matches!(change.claim, Claim::Unusable(_)).then_some(Found::Unusable);
     };
-    let Some(row) = mirrored.get(entity.id()) else { return Some(Drift::Missing) };
+    let Some(row) = mirrored.get(entity.id()) else { return Some(Found::Missing) };
     let fields = entity.differing_fields(&row.entity);
     if !fields.is_empty() {
         let by_hand = row.version.is_none_or(|version| version.content == entity.content());
-        return Some(Drift::Differing { fields, mirrored: row, by_hand });
+        return Some(Found::Differing { fields, mirrored: row, by_hand });
     }
     let is_version =
         |version: Version| version.updated_at == *updated_at || version.ahead == Some(ahead.unwrap_or(*updated_at));
-    (row.is_contradicted || !row.version.is_some_and(is_version)).then_some(Drift::Refreshed)
+    (row.is_contradicted || !row.version.is_some_and(is_version)).then_some(Found::Refreshed)
 }

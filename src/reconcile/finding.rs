@@ -1,7 +1,7 @@
 //! A difference, told to people: what, since when, whether a webhook had come for it, and most likely why. Pure.
 
-use super::compare::{Difference, Drift};
-use crate::model::{Change, Claim, Kind, Millis};
+use super::compare::{Difference, Found};
+use crate::model::{Change, Claim, Drift, Kind, Millis, Outcome, Word};
 use crate::store::{Receipt, Standing};
 use serde::Serialize;
 
@@ -16,13 +16,13 @@ pub struct Finding {
     pub n: Option<usize>,
     pub kind: Kind,
     pub entity_id: String,
-    pub drift: &'static str,
+    pub drift: Drift,
     pub fields: Vec<&'static str>,
     /// No earlier than this: when Clerk last changed it, or when we last saw it.
     pub since: Option<Millis>,
     /// When the last webhook about it came, as far as receipts reach.
     pub webhook_at: Option<String>,
-    pub webhook_outcome: Option<String>,
+    pub webhook_outcome: Option<Word<Outcome>>,
     pub cause: &'static str,
 }
 
@@ -32,29 +32,29 @@ impl Finding {
         let Claim::Live { entity, updated_at, .. } = &difference.change.claim else { return None };
         let receipt = receipts.iter().find(|receipt| receipt.entity_id == entity.id());
         let is_recent = difference.change.observed_at.plus(-UNDER_WAY) < *updated_at;
-        let (drift, fields, since, cause) = match &difference.drift {
-            Drift::Missing => {
-                let cause = match receipt.map(|receipt| receipt.outcome.as_str()) {
+        let (drift, fields, since, cause) = match &difference.found {
+            Found::Missing => {
+                let cause = match receipt.map(|receipt| receipt.outcome.known()) {
                     None if is_recent => "its webhook may still be under way",
                     None => "no webhook about it came",
-                    Some("dead_letter") => "its webhook could not be used",
+                    Some(Some(Outcome::DeadLetter)) => "its webhook could not be used",
                     Some(_) => "its last webhook did not bring it",
                 };
-                ("missing", Vec::new(), entity.created_at(), cause)
+                (Drift::Missing, Vec::new(), entity.created_at(), cause)
             }
-            Drift::Differing { fields, mirrored, by_hand } => {
+            Found::Differing { fields, mirrored, by_hand } => {
                 let moved = mirrored.version.is_some_and(|version| *updated_at > version.updated_at);
-                let cause = match receipt.map(|receipt| receipt.outcome.as_str()) {
+                let cause = match receipt.map(|receipt| receipt.outcome.known()) {
                     _ if *by_hand => "the row was changed in the database by hand",
-                    Some("dead_letter") => "its last webhook could not be used",
+                    Some(Some(Outcome::DeadLetter)) => "its last webhook could not be used",
                     _ if !moved => "Clerk changed it without a newer updated_at",
                     _ if is_recent => "its webhook may still be under way",
                     _ => "the webhook of its last change did not come",
                 };
                 let since = if *by_hand { None } else { Some(*updated_at) };
-                ("differing", fields.clone(), since, cause)
+                (Drift::Differing, fields.clone(), since, cause)
             }
-            Drift::Refreshed | Drift::Unusable => return None,
+            Found::Refreshed | Found::Unusable => return None,
         };
         Some(Finding::new(kind, entity.id(), drift, fields, since, cause, receipt))
     }
@@ -62,18 +62,18 @@ impl Finding {
     /// Of a row that Clerk has no more.
     pub fn extra(kind: Kind, standing: &Standing, receipts: &[Receipt]) -> Finding {
         let receipt = receipts.iter().find(|receipt| receipt.entity_id == standing.read.id);
-        let cause = match (standing.observed_at, receipt.map(|receipt| receipt.outcome.as_str())) {
+        let cause = match (standing.observed_at, receipt.map(|receipt| receipt.outcome.known())) {
             (None, _) => "the row was made in the database by hand",
-            (_, Some("dead_letter")) => "its last webhook could not be used",
+            (_, Some(Some(Outcome::DeadLetter))) => "its last webhook could not be used",
             _ => "the webhook of its end did not come",
         };
-        Finding::new(kind, &standing.read.id, "extra", Vec::new(), standing.observed_at, cause, receipt)
+        Finding::new(kind, &standing.read.id, Drift::Extra, Vec::new(), standing.observed_at, cause, receipt)
     }
 
     fn new(
         kind: Kind,
         id: &str,
-        drift: &'static str,
+        drift: Drift,
         fields: Vec<&'static str>,
         since: Option<Millis>,
         cause: &'static str,

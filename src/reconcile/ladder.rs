@@ -1,6 +1,6 @@
 //! Rows that the database refuses, found among others by halving. Of each one less is written: what decides access, or a denial.
 
-use crate::model::{Batch, Change, Mode, Refusal, Source, Verdict};
+use crate::model::{Batch, Change, Fence, Mode, Refusal, Source, Verdict};
 use crate::store::{Error, Session};
 use crate::telemetry::POISON;
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub(super) struct Written {
 pub(super) async fn write(
     session: &mut Session,
     source: Source,
-    fence: Option<i64>,
+    fence: Option<Fence>,
     changes: &[&Change],
 ) -> Result<Written, Error> {
     let mut written = Written { verdicts: vec![None; changes.len()], refused: Vec::new() };

@@ -1,13 +1,14 @@
 //! The right to run passes: held by one process at a time, over all replicas and commands, and renewed while it lives.
 
 use super::Error;
+use crate::model::Fence;
 use crate::store::{Database, Session};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
 /// Held until dropped; after that it ends by itself within its time to live.
 pub(super) struct Lease {
-    pub(super) fence: i64,
+    pub(super) fence: Fence,
     keeping: JoinHandle<()>,
 }
 
@@ -50,7 +51,7 @@ impl Drop for Lease {
 
 /// On a connection of its own, since the pass may be waiting for its own. Whatever goes wrong here needs no word: a lease
 /// that is lost is refused with the pass's next write.
-async fn keep(database: Database, fence: i64, ttl: Duration) {
+async fn keep(database: Database, fence: Fence, ttl: Duration) {
     let mut session: Option<Session> = None;
     loop {
         tokio::time::sleep(ttl / 4).await;

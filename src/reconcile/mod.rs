@@ -31,7 +31,7 @@ pub mod window;
 pub use finding::Finding;
 
 use crate::clerk::client::{self, Client};
-use crate::model::{InstanceId, Kind, Millis, Undecided};
+use crate::model::{Fence, InstanceId, Kind, Millis, PassState, Scope, Undecided};
 use crate::store::{self, Database, Session};
 use lease::Lease;
 use serde::Serialize;
@@ -102,48 +102,13 @@ pub enum Wanted {
     Approved(i64),
 }
 
-/// How a pass ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// The mirror equals Clerk, but for what is undecided.
-    Complete,
-    /// It could not end, and the next one goes on from its last page; or it could not decide about all rows.
-    Incomplete,
-    /// Its listing contradicts itself; the next one begins anew.
-    Void,
-    /// It would have ended too much, and has done everything else.
-    Braked,
-    /// The feature is off at Clerk.
-    Skipped,
-}
-
-impl State {
-    /// As the database, the logs and the reports spell it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            State::Complete => "complete",
-            State::Incomplete => "incomplete",
-            State::Void => "void",
-            State::Braked => "braked",
-            State::Skipped => "skipped",
-        }
-    }
-
-    /// Whether it did not come to the end of what Clerk has.
-    pub const fn is_failure(self) -> bool {
-        matches!(self, State::Incomplete | State::Void)
-    }
-}
-
 /// What a pass found and did.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// `None`: a dry run, which leaves no trace.
     pub pass: Option<i64>,
-    /// A kind, or `quick`.
-    pub scope: &'static str,
-    pub state: State,
+    pub scope: Scope,
+    pub state: PassState,
     pub problem: Option<String>,
     pub dry_run: bool,
     pub backfill: bool,
@@ -249,7 +214,7 @@ impl Reconciler {
     async fn passes(
         &self,
         session: &mut Session,
-        fence: Option<i64>,
+        fence: Option<Fence>,
         wanted: &Wanted,
         reason: &str,
         began_at: Millis,
@@ -267,9 +232,9 @@ impl Reconciler {
             Wanted::Approved(id) => {
                 let fence = fence.ok_or(Error::NotBraked(*id))?;
                 let row = session.approve_pass(fence, *id).await?.ok_or(Error::NotBraked(*id))?;
-                let approved = row.kind;
+                let approved = row.scope.kind();
                 let report = pass::go_on(self, session, fence, row, now(), progress).await?;
-                let is_complete = report.state == State::Complete;
+                let is_complete = report.state == PassState::Complete;
                 reports.push(report);
                 // It has waited for somebody, and the kinds behind it with it.
                 Kind::ALL.into_iter().filter(|kind| is_complete && Some(*kind) >= approved).collect()
@@ -280,7 +245,7 @@ impl Reconciler {
             let request = || pass::Request { kind, reason, began_at: now() };
             let mut report = pass::run(self, session, fence, request(), &mut held, progress).await?;
             // What it had listed before we began may have changed since.
-            if report.resumed && report.state == State::Complete {
+            if report.resumed && report.state == PassState::Complete {
                 reports.push(report);
                 report = pass::run(self, session, fence, request(), &mut held, progress).await?;
             }

@@ -5,9 +5,9 @@
 //! What a quick pass cannot see is told in `docs/reliability.md`.
 
 use super::pass::{Observed, Run, dry};
-use super::{Error, Progress, Reconciler, Report, State};
+use super::{Error, Progress, Reconciler, Report};
 use crate::clerk::client::{self, At, PAGE};
-use crate::model::{Change, Claim, Kind, Millis, Source};
+use crate::model::{Change, Claim, Fence, Kind, Millis, PassState, Scope, Source};
 use crate::store::Session;
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ const UNLIKE: usize = 1_000;
 pub(super) async fn run(
     reconciler: &Reconciler,
     session: &mut Session,
-    fence: Option<i64>,
+    fence: Option<Fence>,
     reason: &str,
     began_at: Millis,
     progress: &mut dyn Progress,
@@ -35,14 +35,14 @@ pub(super) async fn run(
     };
     let row = match fence {
         // Too little to go on with.
-        Some(fence) => session.open_pass(fence, None, reason, began_at, std::time::Duration::ZERO).await?,
-        None => dry(None, false, began_at),
+        Some(fence) => session.open_pass(fence, Scope::Quick, reason, began_at, std::time::Duration::ZERO).await?,
+        None => dry(Scope::Quick, false, began_at),
     };
     let mut run = Run::new(reconciler, session, fence, row, began_at);
     let before = last.as_ref().map(|last| last.position.clone()).unwrap_or_default();
     let result = steps(reconciler, &mut run, since.map(|at| at.plus(-BEFORE)), &before, progress).await;
     let (state, counts) = match result {
-        Ok(counts) => (Ok(State::Complete), Some(counts)),
+        Ok(counts) => (Ok(PassState::Complete), Some(counts)),
         Err(error) => (Err(error), None),
     };
     let mut counts = counts;

@@ -5,15 +5,10 @@ use super::compare::compare;
 use super::{Error, Reconciler, ladder};
 use crate::clerk::client::{self, ASKED, Read};
 use crate::clerk::kinds::{self, ReadBy};
-use crate::model::{Change, Claim, Kind, Outcome, Source, UserId, Verdict, WantedRead};
+use crate::model::{Change, Claim, Kind, Outcome, Reason, Source, UserId, Verdict, WantedRead};
 use crate::store::Session;
 use std::collections::HashSet;
 use std::time::Duration;
-
-/// Why `clerk_sync.apply` does not take what was true before what it knows: of an object that is there, and of one that is not.
-const EARLY: [&str; 3] = ["older", "seen since", "too early"];
-/// And why not, where what it knows of events speaks against it (R2, R4): it is read again when that is over.
-const CONTRADICTING: [&str; 3] = ["contradicts", "newer membership known", "known for less than an hour"];
 
 impl Reconciler {
     /// Reads an object and, of a user or organization, its memberships. Answers what became of each. `undelete`: also where a webhook
@@ -133,8 +128,7 @@ impl Reconciler {
                 };
                 let ids: Vec<&str> = wanted.iter().map(|read| read.id.as_str()).collect();
                 // Tried, whatever came of it: the next pass tries again, and so do we if it was too early, or if nobody answered.
-                let is_early =
-                    |verdict: &Verdict| verdict.reason.as_deref().is_some_and(|reason| EARLY.contains(&reason));
+                let is_early = |verdict: &Verdict| verdict.known_reason().is_some_and(Reason::is_early);
                 let silent = silent.iter().filter(|one| one.is_silence).map(|one| one.read.id.as_str());
                 let early: Vec<&str> = match &result {
                     Ok(read) => read
@@ -146,8 +140,7 @@ impl Reconciler {
                     Err(_) => ids.clone(),
                 };
                 session.note_tried(kind, &ids, &early).await?;
-                let contradicts =
-                    |verdict: &Verdict| verdict.reason.as_deref().is_some_and(|reason| CONTRADICTING.contains(&reason));
+                let contradicts = |verdict: &Verdict| verdict.known_reason().is_some_and(Reason::contradicts);
                 let is_settled = |verdict: &Verdict| {
                     verdict.outcome != Outcome::Pending && !is_early(verdict) && !contradicts(verdict)
                 };

@@ -3,9 +3,9 @@
 //! Its jobs may overlap, and one may start after it was shut down: so a job only nudges a channel, and one task of ours
 //! runs passes one at a time, with jitter, until it is stopped. Another task makes the reads that webhooks leave to be made.
 
-use super::{Error, Reconciler, Report, Silent, State, Wanted};
+use super::{Error, Reconciler, Report, Silent, Wanted};
 use crate::clerk::client::PAGE;
-use crate::model::{InstanceId, Kind};
+use crate::model::{InstanceId, Kind, PassState, Scope};
 use crate::store::{self, LastSeen, Session};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -254,7 +254,7 @@ impl Passes {
                 if let Wanted::Kinds(kinds) = wanted {
                     // What it could not decide of single rows, reads by id will.
                     let failed = |kind: &Kind| {
-                        let last = reports.iter().rfind(|report| report.scope == kind.as_str());
+                        let last = reports.iter().rfind(|report| report.scope == Scope::Kind(*kind));
                         last.is_some_and(|report| report.state.is_failure() && !report.is_at_end)
                     };
                     let failed: Vec<Kind> = kinds.iter().copied().filter(failed).collect();
@@ -299,25 +299,24 @@ impl Passes {
     }
 
     fn note(&mut self, report: &Report) {
-        let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == report.scope);
-        match (report.state, kind) {
-            (State::Skipped, Some(kind)) => {
+        match (report.state, report.scope) {
+            (PassState::Skipped, Scope::Kind(kind)) => {
                 self.off.insert(kind);
             }
-            (State::Complete, Some(kind)) => {
+            (PassState::Complete, Scope::Kind(kind)) => {
                 self.off.remove(&kind);
             }
-            (State::Braked, _) => {
+            (PassState::Running | PassState::Complete | PassState::Skipped, _) => {}
+            (PassState::Braked, _) => {
                 tracing::error!(
                     pass = report.pass,
                     problem = report.problem,
                     "the deletions of a pass are held back: there are too many"
                 );
             }
-            (State::Incomplete | State::Void, _) => {
+            (PassState::Incomplete | PassState::Void, _) => {
                 tracing::warn!(pass = report.pass, problem = report.problem, "a pass could not end");
             }
-            _ => {}
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::wire::{Wire, batch};
 use super::{Error, Session};
-use crate::model::{Batch, Millis, Outcome, Verdict, WantedRead};
+use crate::model::{Batch, Millis, Outcome, Verdict, WantedRead, Word};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
@@ -48,7 +48,8 @@ pub(super) fn verdicts(rows: &[PgRow], items: usize) -> Result<Vec<Option<Verdic
         let outcome: &str = row.try_get("outcome").map_err(Error::Refused)?;
         let outcome =
             Outcome::parse(outcome).ok_or_else(|| Error::Answer(format!("no outcome is called {outcome}")))?;
-        let reason = row.try_get("reason").map_err(Error::Refused)?;
+        let reason: Option<&str> = row.try_get("reason").map_err(Error::Refused)?;
+        let reason = reason.map(Word::of);
         let verdict = usize::try_from(n).ok().and_then(|n| verdicts.get_mut(n));
         *verdict.ok_or_else(|| Error::Answer(format!("no item has the number {n}")))? =
             Some(Verdict { outcome, reason });

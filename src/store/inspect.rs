@@ -4,7 +4,7 @@
 
 use super::status::DenialRow;
 use super::{CALL, Database, Error, Session, kinds};
-use crate::model::InstanceId;
+use crate::model::{InstanceId, Kind, PassState, Word};
 use serde::Deserialize;
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgDatabaseError};
@@ -204,9 +204,9 @@ pub struct OfFunction {
 /// The last pass of one kind.
 #[derive(Clone, Debug, Deserialize)]
 pub struct LastPass {
-    pub kind: String,
+    pub kind: Word<Kind>,
     pub id: i64,
-    pub state: String,
+    pub state: Word<PassState>,
     pub problem: Option<String>,
     /// Rows that it could not judge, by reason, and when those can be judged that were seen too lately, in ms.
     pub undecided: Option<BTreeMap<String, u64>>,

@@ -2,7 +2,7 @@
 
 use super::kinds::{self, Table};
 use super::{Error, Session, at_most};
-use crate::model::{Entity, Kind, Millis, OrganizationId, UserId, WantedRead};
+use crate::model::{Entity, Kind, Millis, OrganizationId, Outcome, UserId, WantedRead, Word};
 use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row as _};
@@ -44,7 +44,7 @@ pub struct Standing {
 #[derive(Clone, Debug)]
 pub struct Receipt {
     pub entity_id: String,
-    pub outcome: String,
+    pub outcome: Word<Outcome>,
     pub received_at: String,
 }
 
@@ -228,12 +228,8 @@ impl Session {
         let sql = "select kind, reason from clerk_sync.pending_passes where tried_at is null or ripe_at <= now()";
         let rows: Vec<(String, String)> =
             self.call(async |connection| sqlx::query_as(sql).fetch_all(connection).await).await?;
-        Ok(Kind::ALL
-            .into_iter()
-            .filter_map(|kind| {
-                rows.iter().find(|(name, _)| name == kind.as_str()).map(|(_, reason)| (kind, reason.clone()))
-            })
-            .collect())
+        let reason = |kind: Kind| Some((kind, rows.iter().find(|(name, _)| name == kind.as_str())?.1.clone()));
+        Ok(Kind::ALL.into_iter().filter_map(reason).collect())
     }
 
     /// The last receipt about each of these objects that has one.
@@ -249,7 +245,7 @@ impl Session {
             self.call(async |connection| sqlx::query_as(sql).bind(ids).fetch_all(connection).await).await?;
         Ok(rows
             .into_iter()
-            .map(|(entity_id, outcome, received_at)| Receipt { entity_id, outcome, received_at })
+            .map(|(entity_id, outcome, received_at)| Receipt { entity_id, outcome: Word::of(&outcome), received_at })
             .collect())
     }
 }

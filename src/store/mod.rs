@@ -28,7 +28,7 @@ pub use kinds::emptied;
 pub use last_seen::LastSeen;
 pub use migrate::{grant_again, latest_version, migrate, printed_migrations, repin};
 pub use mirror::{Mirrored, Receipt, Standing, Version};
-pub use passes::{Ending, LastQuick, PageRecord, Pass, Step};
+pub use passes::{Ending, LastQuick, PageRecord, Pass};
 pub use upkeep::{Content, Letter, Prunable, Purged, Reference};
 
 use crate::model::{InstanceId, Millis, Refusal};

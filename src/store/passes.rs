@@ -3,7 +3,7 @@
 use super::apply::verdicts;
 use super::wire::{Wire, batch};
 use super::{Error, Session, at_most, kinds};
-use crate::model::{Batch, Kind, Millis, Verdict};
+use crate::model::{Batch, Fence, Kind, Millis, PassState, Scope, Step, Verdict, Words as _};
 use serde::Serialize;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
@@ -13,8 +13,7 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Pass {
     pub id: i64,
-    /// `None`: a quick pass.
-    pub kind: Option<Kind>,
+    pub scope: Scope,
     pub problem: Option<String>,
     pub step: Step,
     /// Where the listing goes on, as its lister wrote it.
@@ -42,38 +41,12 @@ pub struct LastQuick {
     pub position: serde_json::Value,
 }
 
-/// How far a pass has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Step {
-    /// Page after page is compared.
-    List,
-    /// What no page showed is asked for by id.
-    Confirm,
-    /// What waits for a read is read.
-    Reads,
-    /// It has done what it could: the next one begins anew.
-    End,
-}
-
-impl Step {
-    fn parse(text: &str) -> Option<Step> {
-        match text {
-            "list" => Some(Step::List),
-            "confirm" => Some(Step::Confirm),
-            "reads" => Some(Step::Reads),
-            "end" => Some(Step::End),
-            _ => None,
-        }
-    }
-}
-
 /// What a pass learned from one page, to be written in one statement with the changes. `n` of a finding is the change's
 /// position in the batch.
 #[derive(Debug, Serialize)]
 pub struct PageRecord<'a, F: Serialize> {
     pub id: i64,
-    pub fence: i64,
+    pub fence: Fence,
     pub step: Step,
     pub position: Option<serde_json::Value>,
     /// The listing has gone past all that was created before this (R7). `None`: as far as the page before.
@@ -109,29 +82,31 @@ const PASS: &str = "id, scope, problem, step, position::text as position, approv
      resumed > 0 as resumed, listed, refreshed, missing, differing, extra";
 
 impl Session {
-    /// The lease's token, or `None` while somebody else holds it.
+    /// Takes the lease, or `None` while somebody else holds it.
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn take_lease(&mut self, holder: &str, ttl: Duration) -> Result<Option<i64>, Error> {
-        self.call(async |connection| {
-            sqlx::query_scalar("select clerk_sync.take_lease($1, $2)")
-                .bind(holder)
-                .bind(ms(ttl))
-                .fetch_one(connection)
-                .await
-        })
-        .await
+    pub async fn take_lease(&mut self, holder: &str, ttl: Duration) -> Result<Option<Fence>, Error> {
+        let number: Option<i64> = self
+            .call(async |connection| {
+                sqlx::query_scalar("select clerk_sync.take_lease($1, $2)")
+                    .bind(holder)
+                    .bind(ms(ttl))
+                    .fetch_one(connection)
+                    .await
+            })
+            .await?;
+        Ok(number.map(Fence))
     }
 
     /// Whether it is still ours.
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn keep_lease(&mut self, fence: i64, ttl: Duration) -> Result<bool, Error> {
+    pub async fn keep_lease(&mut self, fence: Fence, ttl: Duration) -> Result<bool, Error> {
         self.call(async |connection| {
             sqlx::query_scalar("select clerk_sync.keep_lease($1, $2)")
-                .bind(fence)
+                .bind(fence.0)
                 .bind(ms(ttl))
                 .fetch_one(connection)
                 .await
@@ -143,32 +118,31 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked; then it ends by itself.
-    pub async fn end_lease(&mut self, fence: i64) -> Result<(), Error> {
+    pub async fn end_lease(&mut self, fence: Fence) -> Result<(), Error> {
         self.call(async |connection| {
-            sqlx::query("select clerk_sync.end_lease($1)").bind(fence).execute(connection).await.map(drop)
+            sqlx::query("select clerk_sync.end_lease($1)").bind(fence.0).execute(connection).await.map(drop)
         })
         .await
     }
 
-    /// The pass to go on with, or a new one. `scope`: a kind, or `None` for a quick pass.
+    /// The pass to go on with, or a new one.
     ///
     /// # Errors
     /// The database could not be asked, or the lease is lost.
     pub async fn open_pass(
         &mut self,
-        fence: i64,
-        scope: Option<Kind>,
+        fence: Fence,
+        scope: Scope,
         reason: &str,
         observed_from: Millis,
         resume_within: Duration,
     ) -> Result<Pass, Error> {
-        let scope = scope.map_or("quick", Kind::as_str);
         let resume_within = i32::try_from(resume_within.as_secs()).unwrap_or(i32::MAX);
         let row = self
             .call(async |connection| {
                 sqlx::query(sqlx::AssertSqlSafe(format!("select {PASS} from clerk_sync.open_pass($1, $2, $3, $4, $5)")))
-                    .bind(fence)
-                    .bind(scope)
+                    .bind(fence.0)
+                    .bind(scope.as_str())
                     .bind(reason)
                     .bind(observed_from.get())
                     .bind(resume_within)
@@ -183,13 +157,13 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked, or the lease is lost.
-    pub async fn approve_pass(&mut self, fence: i64, id: i64) -> Result<Option<Pass>, Error> {
+    pub async fn approve_pass(&mut self, fence: Fence, id: i64) -> Result<Option<Pass>, Error> {
         let row = self
             .call(async |connection| {
                 sqlx::query(sqlx::AssertSqlSafe(format!(
                     "select {PASS} from clerk_sync.approve_pass($1, $2) where id is not null"
                 )))
-                .bind(fence)
+                .bind(fence.0)
                 .bind(id)
                 .fetch_optional(connection)
                 .await
@@ -231,9 +205,9 @@ impl Session {
     /// The database could not be asked, or the lease is lost.
     pub async fn end_pass<U: Serialize>(
         &mut self,
-        fence: i64,
+        fence: Fence,
         id: i64,
-        state: &str,
+        state: PassState,
         problem: Option<&str>,
         counts: Option<&serde_json::Value>,
         ending: &Ending<U>,
@@ -244,9 +218,9 @@ impl Session {
                 sqlx::query(sqlx::AssertSqlSafe(format!(
                     "select {PASS} from clerk_sync.end_pass($1, $2, $3, $4, $5::jsonb, $6::jsonb)"
                 )))
-                .bind(fence)
+                .bind(fence.0)
                 .bind(id)
-                .bind(state)
+                .bind(state.as_str())
                 .bind(problem)
                 .bind(counts.map(ToString::to_string))
                 .bind(&ending)
@@ -424,7 +398,7 @@ fn pass(row: &PgRow) -> Result<Pass, sqlx::Error> {
     let (scope, step): (&str, &str) = (row.try_get("scope")?, row.try_get("step")?);
     Ok(Pass {
         id: row.try_get("id")?,
-        kind: Kind::parse(scope),
+        scope: Scope::parse(scope).ok_or_else(|| sqlx::Error::Decode(format!("no scope is called {scope}").into()))?,
         problem: row.try_get("problem")?,
         step: Step::parse(step).ok_or_else(|| sqlx::Error::Decode(format!("no step is called {step}").into()))?,
         position: row.try_get("position")?,

@@ -1,7 +1,8 @@
 //! What the tables tell of the last day: deliveries, passes, what is left to do.
 
+use super::last_seen::WENT_BACK;
 use super::{Database, Error};
-use crate::model::Kind;
+use crate::model::{Drift, Kind, PassState, Scope, Word, Words as _};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -67,8 +68,8 @@ pub struct Deliveries {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PassRow {
     pub id: i64,
-    pub scope: String,
-    pub state: String,
+    pub scope: Word<Scope>,
+    pub state: Word<PassState>,
     pub problem: Option<String>,
     pub backfill: bool,
     pub started_at: i64,
@@ -101,7 +102,7 @@ pub struct FindingRow {
     pub pass_id: i64,
     pub kind: String,
     pub entity_id: String,
-    pub drift: String,
+    pub drift: Word<Drift>,
     pub fields: Vec<String>,
     pub cause: String,
     pub repaired_at: i64,
@@ -174,7 +175,7 @@ with hours as (
 ), complete as (
   select scope, (extract(epoch from (select ended_at from clerk_sync.passes p where p.scope = s.scope and state = 'complete'
                                       order by id desc limit 1)) * 1000)::bigint as ended_at
-    from unnest(array['user', 'organization', 'membership', 'quick']) s(scope)
+    from unnest($2::text[]) s(scope)
 )
 select jsonb_build_object(
   'now', (extract(epoch from now()) * 1000)::bigint,
@@ -188,7 +189,7 @@ select jsonb_build_object(
   'letters', (select coalesce(jsonb_agg(to_jsonb(letters)), '[]') from letters),
   'pending_reads', (select count(*) from clerk_sync.pending_reads),
   'went_back_at', (select (extract(epoch from max(started_at)) * 1000)::bigint from clerk_sync.passes
-                    where reason like 'the database went back in time: %' and started_at > now() - interval '1 day'),
+                    where starts_with(reason, $3) and started_at > now() - interval '1 day'),
   'lease', (select holder from clerk_sync.lease where expires_at > clock_timestamp()),
   'denials', (select coalesce(jsonb_agg(to_jsonb(denials)), '[]') from denials),
   'denied', (select count(*) from clerk_sync.denials),
@@ -209,8 +210,12 @@ impl Database {
     /// The database cannot be asked.
     pub async fn status(&self) -> Result<Status, Error> {
         let mut session = self.connect_for_passes().await?;
-        let text: String =
-            session.call(async |connection| sqlx::query_scalar(STATUS).bind(SHOWN).fetch_one(connection).await).await?;
+        let scopes: Vec<&str> = Scope::ALL.iter().map(|scope| scope.as_str()).collect();
+        let text: String = session
+            .call(async |connection| {
+                sqlx::query_scalar(STATUS).bind(SHOWN).bind(scopes).bind(WENT_BACK).fetch_one(connection).await
+            })
+            .await?;
         let mut status: Status = serde_json::from_str(&text).map_err(|error| Error::Answer(error.to_string()))?;
         for kind in Kind::ALL {
             status.rows.insert(kind.to_string(), session.count(kind).await?);

@@ -5,7 +5,7 @@
 
 use super::{Error, kinds};
 use crate::model::{
-    Batch, DeadLetter, Doubt, Entity, InstanceId, Json, Kind, Millis, Mode, Naming, OrganizationId, Row, Source, Stub,
+    Batch, DeadLetter, Doubt, Entity, Fence, InstanceId, Json, Kind, Millis, Mode, Naming, OrganizationId, Row, Stub,
     Told, UserId, WantedPass, WantedRead, Winner,
 };
 use sqlx::encode::IsNull;
@@ -95,20 +95,14 @@ impl Wire {
         ]);
         let doubts = List::of(doubts, batch.doubts.iter(), doubt);
         let outdated = batch.outdated.iter().map(|&id| id.to_owned()).collect();
-        let source = match batch.source {
-            Source::Webhook => "webhook",
-            Source::List => "list",
-            Source::Read => "read",
-            Source::Undelete => "undelete",
-        };
         let (mode, refused_by) = match &batch.mode {
             Mode::Full => (None, Vec::new()),
             Mode::Access => (Some("access"), Vec::new()),
             Mode::Deny(refusal) => (Some("deny"), vec![Some(refusal.sqlstate.clone()), refusal.object.clone()]),
         };
         Wire {
-            source,
-            fence: batch.fence,
+            source: batch.source.as_str(),
+            fence: batch.fence.map(|Fence(number)| number),
             check_instance: batch.check_instance,
             lists,
             outdated,

@@ -61,7 +61,7 @@ pub async fn retry(
         Ok(Some(verdict)) => Ok(match verdict.outcome {
             Outcome::Foreign => Fate::Stays("it is not of the mirror's Clerk instance".to_owned()),
             Outcome::Reused => Fate::Stays("its message id came before with another body".to_owned()),
-            Outcome::DeadLetter => Fate::Stays(verdict.reason.unwrap_or_default()),
+            Outcome::DeadLetter => Fate::Stays(verdict.reason.map(|reason| reason.to_string()).unwrap_or_default()),
             _ => Fate::Settled(verdict),
         }),
         // The connection is as good as before. Not only poison: a trigger on our tables may refuse this one alone, and must

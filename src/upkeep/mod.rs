@@ -9,6 +9,7 @@ pub mod dead_letters;
 pub mod purge;
 pub mod retention;
 
+use crate::model::Word;
 use crate::store::{Database, Error, LastSeen, Removed};
 use dead_letters::Fate;
 use retention::Retention;
@@ -128,7 +129,7 @@ pub async fn retry_due(database: &Database, check_instance: bool) -> Result<usiz
         match dead_letters::retry(&mut session, &letter, check_instance, false).await? {
             Fate::Settled(verdict) => {
                 settled += 1;
-                let (outcome, reason) = (verdict.outcome, verdict.reason.as_deref());
+                let (outcome, reason) = (verdict.outcome, verdict.reason.as_ref().map(Word::as_str));
                 tracing::info!(%message_id, event_type, %outcome, reason, tries, "a dead letter is settled");
             }
             Fate::Stays(reason) => {

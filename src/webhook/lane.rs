@@ -556,7 +556,7 @@ impl Lane {
     fn note_foreign(&self, request: &Request, verdict: &Verdict) {
         let instance = request.delivery.message.as_ref().and_then(|message| message.instance_id.clone());
         self.health.send_modify(|health| {
-            health.pinned = verdict.reason.as_deref().map(InstanceId::from);
+            health.pinned = verdict.pinned();
             health.foreign = instance;
         });
     }

@@ -8,7 +8,7 @@ use crate::clerk::event::{self, Event, Unusable};
 use crate::clock;
 use crate::door::Welcome;
 use crate::failpoint::{self, Point};
-use crate::model::{Delivery, EntityRef, Item, Kind, Message, MessageId, Outcome, Verdict, hex};
+use crate::model::{Delivery, EntityRef, Item, Kind, Message, MessageId, Outcome, Verdict, Word, hex};
 use crate::telemetry::{DELIVERIES, FLAWS, IGNORED, LAG, Throttle, UNAVAILABLE};
 use axum::Json;
 use axum::extract::State;
@@ -226,7 +226,7 @@ impl Line {
         match result {
             Ok(Verdict { outcome, reason }) => {
                 metrics::counter!(DELIVERIES, "outcome" => outcome.as_str()).increment(1);
-                let (outcome, reason) = (*outcome, reason.as_deref());
+                let (outcome, reason) = (*outcome, reason.as_ref().map(Word::as_str));
                 match outcome {
                     Outcome::Foreign => {
                         if let Some(held_back) = FOREIGN.pass() {

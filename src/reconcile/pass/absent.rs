@@ -1,11 +1,11 @@
 //! What a listing did not show: how much of it may go, and whether Clerk denies it by its id.
 
+use super::super::Error;
 use super::super::brake::Weight;
 use super::super::finding::is_gone;
-use super::super::{Error, State};
 use super::{BEHIND, MARGIN, Observed, Run};
 use crate::clerk::client::{ASKED, Read};
-use crate::model::{Change, Claim, Kind, Millis, Source, Undecided, WantedRead, hex};
+use crate::model::{Change, Claim, Kind, Millis, PassState, Source, Undecided, WantedRead, hex};
 use crate::store::Standing;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, HashSet};
@@ -168,7 +168,7 @@ impl Run<'_> {
     }
 
     /// Asks Clerk for each absentee by its id. What is not decided about one of them decides nothing about the others.
-    pub(super) async fn confirm(&mut self, kind: Kind) -> Result<State, Error> {
+    pub(super) async fn confirm(&mut self, kind: Kind) -> Result<PassState, Error> {
         let (mut after, mut unclear, mut problems) = (String::new(), 0, BTreeSet::new());
         let mut is_unknown = false;
         while let Some((last, standing)) = self.absentees(kind, &after, ASKED).await? {
@@ -191,7 +191,7 @@ impl Run<'_> {
             after = last;
         }
         if unclear == 0 {
-            return Ok(State::Complete);
+            return Ok(PassState::Complete);
         }
         self.undecided.unreadable += unclear as u64;
         if is_unknown && self.fence.is_some() {
@@ -202,7 +202,7 @@ impl Run<'_> {
             kind.plural(),
             problems.into_iter().collect::<Vec<_>>().join("; ")
         ));
-        Ok(State::Incomplete)
+        Ok(PassState::Incomplete)
     }
 }
 

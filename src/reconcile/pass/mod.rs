@@ -2,25 +2,25 @@
 
 mod absent;
 
-use super::compare::{Difference, Drift, compare};
+use super::compare::{Difference, Found, compare};
 use super::finding::{Finding, is_gone};
 use super::list::{List, Page};
 use super::window::{Window, Windows};
-use super::{Error, Progress, REPORTED, Reconciler, Report, State, ladder};
+use super::{Error, Progress, REPORTED, Reconciler, Report, ladder};
 use crate::clerk::client::{self, ASKED, Client, Read};
 use crate::clerk::kinds;
 use crate::clerk::listing::tolerance;
-use crate::model::{Batch, Change, Claim, Kind, Millis, Outcome, Refusal, Source, Undecided, Verdict};
-use crate::store::{Database, Ending, Mirrored, PageRecord, Pass, Session, Step};
+use crate::model::{
+    Batch, Change, Claim, Drift, Fence, Kind, Millis, Outcome, PassState, Reason, Refusal, Scope, Source, Step,
+    Undecided, Verdict,
+};
+use crate::store::{Database, Ending, Mirrored, PageRecord, Pass, Session};
 use crate::telemetry::{DRIFT, PASSES};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Instant;
 
-/// Why the writer does not take what Clerk's API says: its events have said something newer, and that it is behind them is likelier
-/// (R2, R4, R5).
-const CONTRADICTING: [&str; 4] = ["contradicts", "newer membership known", "known for less than an hour", "deleted"];
-/// How many of those a report names.
+/// How many ids a report names of what contradicts webhooks.
 const NAMED: usize = 100;
 /// R2, R4, R7, in ms: what was observed so long before a pass began may have been overtaken on its way to us.
 const MARGIN: i64 = 300_000;
@@ -50,20 +50,22 @@ pub(super) struct Request<'a> {
 pub(super) async fn run(
     reconciler: &Reconciler,
     session: &mut Session,
-    fence: Option<i64>,
+    fence: Option<Fence>,
     request: Request<'_>,
     held: &mut HashSet<String>,
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
     let Request { kind, reason, began_at } = request;
     let row = match fence {
-        Some(fence) => session.open_pass(fence, Some(kind), reason, began_at, reconciler.times.resume_within).await?,
-        None => dry(Some(kind), session.mark(kind).await?.is_none(), began_at),
+        Some(fence) => {
+            session.open_pass(fence, Scope::Kind(kind), reason, began_at, reconciler.times.resume_within).await?
+        }
+        None => dry(Scope::Kind(kind), session.mark(kind).await?.is_none(), began_at),
     };
     let mut run = Run::new(reconciler, session, fence, row, began_at);
     run.parents_away.clone_from(held);
     let result = run.steps(kind, progress).await;
-    if matches!(result, Ok(State::Braked)) {
+    if matches!(result, Ok(PassState::Braked)) {
         held.extend(std::mem::take(&mut run.absent));
     }
     run.end(result, None).await
@@ -73,22 +75,22 @@ pub(super) async fn run(
 pub(super) async fn go_on(
     reconciler: &Reconciler,
     session: &mut Session,
-    fence: i64,
+    fence: Fence,
     row: Pass,
     began_at: Millis,
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
-    let kind = row.kind.ok_or(Error::NotBraked(row.id))?;
+    let kind = row.scope.kind().ok_or(Error::NotBraked(row.id))?;
     let mut run = Run::new(reconciler, session, Some(fence), row, began_at);
     let result = run.steps(kind, progress).await;
     run.end(result, None).await
 }
 
 /// The row that a dry run does not write.
-pub(super) fn dry(kind: Option<Kind>, backfill: bool, began_at: Millis) -> Pass {
+pub(super) fn dry(scope: Scope, backfill: bool, began_at: Millis) -> Pass {
     Pass {
         id: 0,
-        kind,
+        scope,
         problem: None,
         step: Step::List,
         position: None,
@@ -110,7 +112,7 @@ pub(super) struct Run<'a> {
     database: &'a Database,
     pub(super) session: &'a mut Session,
     /// `None`: a dry run.
-    fence: Option<i64>,
+    fence: Option<Fence>,
     pub(super) row: Pass,
     pub(super) position: Option<Value>,
     began: Instant,
@@ -149,7 +151,7 @@ impl<'a> Run<'a> {
     pub(super) fn new(
         reconciler: &'a Reconciler,
         session: &'a mut Session,
-        fence: Option<i64>,
+        fence: Option<Fence>,
         row: Pass,
         began_at: Millis,
     ) -> Run<'a> {
@@ -180,23 +182,23 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn steps(&mut self, kind: Kind, progress: &mut dyn Progress) -> Result<State, Error> {
+    async fn steps(&mut self, kind: Kind, progress: &mut dyn Progress) -> Result<PassState, Error> {
         if self.row.step == Step::List {
             self.list(kind, progress).await?;
             self.step(Step::Confirm).await?;
         }
-        let mut state = State::Complete;
+        let mut state = PassState::Complete;
         if self.row.step == Step::Confirm {
             // What the brake stops are deletions of this kind, and nothing else.
             if self.is_too_much(kind).await? && !self.row.approved {
                 self.reads(kind).await?;
-                return Ok(State::Braked);
+                return Ok(PassState::Braked);
             }
             state = self.confirm(kind).await?;
             self.step(Step::Reads).await?;
         }
         self.reads(kind).await?;
-        if state == State::Incomplete {
+        if state == PassState::Incomplete {
             self.step(Step::End).await?;
         }
         Ok(state)
@@ -341,7 +343,7 @@ impl<'a> Run<'a> {
         changes: &[Change],
         observed: Observed<'_>,
     ) -> Result<(), Error> {
-        let kind = observed.kind.or(self.row.kind).unwrap_or(Kind::User);
+        let kind = observed.kind.or(self.row.scope.kind()).unwrap_or(Kind::User);
         let mirrored = mirrored_rows(self.session, kind, changes).await?;
         self.compared(source, changes, &mirrored, observed).await
     }
@@ -354,9 +356,9 @@ impl<'a> Run<'a> {
         mirrored: &[Mirrored],
         observed: Observed<'_>,
     ) -> Result<(), Error> {
-        let kind = observed.kind.or(self.row.kind).unwrap_or(Kind::User);
+        let kind = observed.kind.or(self.row.scope.kind()).unwrap_or(Kind::User);
         let differences = compare(changes, mirrored);
-        let refreshed = differences.iter().filter(|difference| matches!(difference.drift, Drift::Refreshed)).count();
+        let refreshed = differences.iter().filter(|difference| matches!(difference.found, Found::Refreshed)).count();
         let mut findings = self.findings(kind, changes, &differences).await?;
         // A read has something to settle even where it finds nothing new.
         let written: Vec<&Change> = match source {
@@ -384,7 +386,7 @@ impl<'a> Run<'a> {
 
     async fn record(
         &mut self,
-        fence: i64,
+        fence: Fence,
         source: Source,
         written: &[&Change],
         mut findings: Vec<Finding>,
@@ -435,7 +437,7 @@ impl<'a> Run<'a> {
     /// Remembers what contradicts what webhooks said, until a later read of the pass does not.
     fn note_contradiction(&mut self, id: &str, verdict: &Verdict) {
         let contradicts = verdict.outcome == Outcome::Stale
-            && verdict.reason.as_deref().is_some_and(|reason| CONTRADICTING.contains(&reason));
+            && verdict.known_reason().is_some_and(|reason| reason.contradicts() || reason == Reason::Deleted);
         if !contradicts {
             self.contradictions.remove(id);
         } else if self.contradictions.len() < REPORTED {
@@ -452,11 +454,11 @@ impl<'a> Run<'a> {
     ) -> Result<Vec<Finding>, Error> {
         let gone: Vec<&str> = changes.iter().filter(|change| is_gone(change)).filter_map(Change::id).collect();
         let standing = if gone.is_empty() { Vec::new() } else { self.session.standing(kind, &gone).await? };
-        let told = |difference: &&Difference<'_>| match difference.drift {
+        let told = |difference: &&Difference<'_>| match difference.found {
             // What a first pass adds was never here.
-            Drift::Missing => !self.row.backfill,
-            Drift::Differing { .. } => true,
-            Drift::Refreshed | Drift::Unusable => false,
+            Found::Missing => !self.row.backfill,
+            Found::Differing { .. } => true,
+            Found::Refreshed | Found::Unusable => false,
         };
         let differences: Vec<&Difference<'_>> = differences.iter().filter(told).collect();
         let mut ids: Vec<&str> = differences.iter().filter_map(|difference| difference.change.id()).collect();
@@ -472,11 +474,11 @@ impl<'a> Run<'a> {
 
     fn count(&mut self, findings: &[Finding]) {
         for finding in findings {
-            metrics::counter!(DRIFT, "kind" => finding.kind.as_str(), "drift" => finding.drift, "cause" => finding.cause).increment(1);
+            metrics::counter!(DRIFT, "kind" => finding.kind.as_str(), "drift" => finding.drift.as_str(), "cause" => finding.cause).increment(1);
             match finding.drift {
-                "missing" => self.row.missing += 1,
-                "differing" => self.row.differing += 1,
-                _ => self.row.extra += 1,
+                Drift::Missing => self.row.missing += 1,
+                Drift::Differing => self.row.differing += 1,
+                Drift::Extra => self.row.extra += 1,
             }
         }
     }
@@ -493,22 +495,26 @@ impl<'a> Run<'a> {
     }
 
     /// Writes down how the pass ended, and reports it. An error of ours or Clerk's makes it incomplete, not fail.
-    pub(super) async fn end(mut self, result: Result<State, Error>, counts: Option<Value>) -> Result<Report, Error> {
+    pub(super) async fn end(
+        mut self,
+        result: Result<PassState, Error>,
+        counts: Option<Value>,
+    ) -> Result<Report, Error> {
         let is_listing = self.row.step == Step::List;
         let state = match result {
             Ok(state) => state,
             Err(Error::Clerk(client::Error::OrganizationsOff))
-                if self.row.kind.is_none_or(|kind| kinds::of(kind).needs_organizations) =>
+                if self.row.scope.kind().is_none_or(|kind| kinds::of(kind).needs_organizations) =>
             {
                 self.row.problem = Some("organizations are switched off in this Clerk instance".to_owned());
-                State::Skipped
+                PassState::Skipped
             }
             Err(Error::Database(error)) if error.is_lease_lost() => return Err(error.into()),
             Err(error) => {
                 self.row.problem = Some(error.to_string());
                 match error {
-                    Error::Contradiction(_) | Error::OutOfOrder(_) if is_listing => State::Void,
-                    _ => State::Incomplete,
+                    Error::Contradiction(_) | Error::OutOfOrder(_) if is_listing => PassState::Void,
+                    _ => PassState::Incomplete,
                 }
             }
         };
@@ -530,9 +536,9 @@ impl<'a> Run<'a> {
                 undecided: Some(self.undecided).filter(|undecided| undecided.total() > 0),
                 judge_after: self.judge_after,
                 again_in: judge_in.map(|ms| ms.max(0) + AGAIN),
-                held: self.held.take().filter(|_| state == State::Braked),
+                held: self.held.take().filter(|_| state == PassState::Braked),
             };
-            match self.session.end_pass(fence, self.row.id, state.as_str(), problem, counts.as_ref(), &ending).await {
+            match self.session.end_pass(fence, self.row.id, state, problem, counts.as_ref(), &ending).await {
                 Ok(row) => self.row = row,
                 // The row says that it runs: the next pass takes it for one that was cut.
                 Err(error) if state.is_failure() => tracing::debug!(%error, "the end of a pass is not noted"),
@@ -542,7 +548,7 @@ impl<'a> Run<'a> {
         let unsigned = |count: i64| count.max(0).cast_unsigned();
         let report = Report {
             pass: self.fence.map(|_| self.row.id),
-            scope: self.row.kind.map_or("quick", Kind::as_str),
+            scope: self.row.scope,
             state,
             problem: self.row.problem,
             dry_run: self.fence.is_none(),
@@ -563,7 +569,7 @@ impl<'a> Run<'a> {
         };
         tracing::info!(
             pass = report.pass,
-            scope = report.scope,
+            scope = report.scope.as_str(),
             state = state.as_str(),
             problem = report.problem,
             resumed = report.resumed,
@@ -578,7 +584,7 @@ impl<'a> Run<'a> {
             ms = self.began.elapsed().as_millis(),
             "pass"
         );
-        metrics::counter!(PASSES, "scope" => report.scope, "state" => state.as_str()).increment(1);
+        metrics::counter!(PASSES, "scope" => report.scope.as_str(), "state" => state.as_str()).increment(1);
         Ok(report)
     }
 }
