@@ -2,7 +2,7 @@
 //!
 //! The crowds stand before the real program, as a process of its own with the file limit of its own.
 
-use crate::support::{TestDatabase, database};
+use crate::support::{BUSY, TestDatabase, database};
 use axum::Router;
 use axum::routing::get;
 use clerk_sync::door::{self, Limits, Welcome};
@@ -197,6 +197,7 @@ fn unfinished(is_forged: bool, missing: usize) -> Arc<[u8]> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crowds_of_idle_and_of_pinging_connections_keep_no_delivery_out() {
+    let _turn = BUSY.lock().await;
     let mut program = Besieged::start(None).await;
     program.withstands("2,200 idle connections", 2_200, Habit::Idle).await;
     program.withstands("2,200 pinging connections", 2_200, Habit::Ping).await;
@@ -204,6 +205,7 @@ async fn crowds_of_idle_and_of_pinging_connections_keep_no_delivery_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crowds_keep_no_delivery_out_where_files_are_few() {
+    let _turn = BUSY.lock().await;
     let mut program = Besieged::start(Some(FEW_FILES)).await;
     program.withstands("2,200 idle connections, 1,024 files", 2_200, Habit::Idle).await;
     program.withstands("2,200 pinging connections, 1,024 files", 2_200, Habit::Ping).await;
@@ -212,6 +214,7 @@ async fn crowds_keep_no_delivery_out_where_files_are_few() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crowds_of_bodies_that_never_end_keep_no_delivery_out() {
+    let _turn = BUSY.lock().await;
     let mut program = Besieged::start(None).await;
     for (what, is_forged) in [("unsigned", false), ("badly signed", true)] {
         let habit = Habit::Unfinished { request: unfinished(is_forged, 1), drips: false };

@@ -6,6 +6,7 @@ use serde_json::Value;
 use sqlx::AssertSqlSafe;
 use std::net::SocketAddr;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use testkit::clerk::{Clerk, Server, Shared};
 use testkit::postgres::SUPERUSER;
@@ -425,25 +426,33 @@ pub async fn stopped_under_load() -> String {
     let database = database().await;
     let program = Program::start(&database, &[("RUST_LOG", "info")]).await;
     let mut clerk = Clerk::new(5, clerk_sync::clock::now().get() - 600_000);
-    for _ in 0..1_500 {
+    for _ in 0..10_000 {
         clerk.create_user("Lou", "Load");
     }
     let events = std::mem::take(&mut clerk.outbox);
     let sender = std::sync::Arc::new(program.sender());
     let mut sending = tokio::task::JoinSet::new();
     let mut pace = tokio::time::interval(Duration::from_millis(2));
-    let mut stopping = None;
+    let (mut stopping, mut sent, mut too_late) = (None, 0_u32, 0);
     let began = std::time::Instant::now();
     let mut program = Some(program);
-    for (n, event) in events.into_iter().enumerate() {
+    let good = std::sync::Arc::new(AtomicUsize::new(0));
+    for event in events {
         pace.tick().await;
-        let sender = std::sync::Arc::clone(&sender);
+        let (sender, good) = (std::sync::Arc::clone(&sender), std::sync::Arc::clone(&good));
+        sent += 1;
+        let accepted = good.load(Ordering::Relaxed);
         sending.spawn(async move {
             let result = sender.send(&event.message_id, event.body.as_bytes()).await;
+            good.fetch_add(usize::from(result.is_ok()), Ordering::Relaxed);
             (event.entity_id, result)
         });
-        if n == 750 {
-            stopping = program.take().map(|program| tokio::spawn(program.stop()));
+        if accepted > 700 {
+            let stopping = stopping.get_or_insert_with(|| tokio::spawn(program.take().expect("it runs").stop()));
+            too_late += usize::from(stopping.is_finished());
+        }
+        if too_late == 100 {
+            break;
         }
     }
     let (mut accepted, mut late, mut refused) = (Vec::new(), Vec::new(), 0);
@@ -462,7 +471,7 @@ pub async fn stopped_under_load() -> String {
         }
     }
     stopping.unwrap().await.unwrap();
-    let rate = 750.0 / began.elapsed().as_secs_f64() * 2.0;
+    let rate = f64::from(sent) / began.elapsed().as_secs_f64();
     assert!(accepted.len() > 300 && refused > 0, "{} accepted, {refused} refused", accepted.len());
     let ids: Vec<String> = database
         .rows("select id from clerk.users")

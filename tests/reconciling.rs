@@ -28,7 +28,7 @@ impl Bench {
     pub async fn new() -> Bench {
         let clerk = Shared::new(Clerk::new(7, START));
         let api = Server::start(clerk.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
-        Bench { database: database().await, clerk, api, patience: Duration::from_secs(2) }
+        Bench { database: database().await, clerk, api, patience: Duration::from_secs(20) }
     }
 
     /// With so many rows, all of them mirrored already.
@@ -49,7 +49,7 @@ impl Bench {
             clock_tolerance: None,
             patience: self.patience,
         };
-        let times = Times { lease: Duration::from_secs(15), patience: Duration::from_secs(10), ..Times::default() };
+        let times = Times { lease: Duration::from_secs(15), patience: Duration::from_secs(120), ..Times::default() };
         let clerk = Arc::new(Client::new(options).unwrap());
         Reconciler { clerk, database: self.database.database(), instance: None, times }
     }

@@ -288,7 +288,7 @@ impl World {
     }
 
     pub async fn attempt(&self, message_id: &str, body: &[u8]) -> Attempt {
-        self.sender.send(message_id, body).await.expect("an answer")
+        answer(&self.sender, message_id, body).await
     }
 
     /// A body made by hand, as a message of its own: its outcome.
@@ -305,6 +305,25 @@ impl World {
         sqlx::query_as(sql).bind(organization_id).fetch_all(&mut self.database.owner().await).await.expect("members")
     }
 }
+
+/// Sends until there is an answer, as Svix does: on a slow machine the sender's patience may end before.
+pub async fn answer(sender: &Sender, message_id: &str, body: &[u8]) -> Attempt {
+    for _ in 0..10 {
+        match sender.send(message_id, body).await {
+            Ok(attempt) => return attempt,
+            Err(error) if is_timeout(&error) => {}
+            Err(error) => panic!("an answer: {error:#}"),
+        }
+    }
+    panic!("no answer in time, ten times");
+}
+
+fn is_timeout(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_timeout)
+}
+
+/// Whoever keeps the machine busy holds it, so that none of them observes another.
+pub static BUSY: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// The instance check of an environment that names one.
 pub fn instance(id: &str) -> InstanceCheck {
