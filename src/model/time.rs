@@ -1,6 +1,6 @@
 //! Moments, in milliseconds.
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A moment on Clerk's clock: Unix time in milliseconds. Between [`Millis::MIN`] and [`Millis::MAX`], so that arithmetic on
 /// it cannot overflow and Postgres can hold it.
@@ -51,6 +51,12 @@ impl Millis {
         }
         let (from, to) = if wire < Millis::SECONDS_BELOW { (wire * 1000, wire * 1000 + 999) } else { (wire, wire) };
         Some((Millis::new(from)?, Millis::new(to)?))
+    }
+}
+
+impl<'de> Deserialize<'de> for Millis {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Millis, D::Error> {
+        i64::deserialize(deserializer).map(Millis::clamped)
     }
 }
 

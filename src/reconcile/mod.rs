@@ -1,6 +1,6 @@
 //! Reconcile: finds what webhooks missed and repairs it, and never destroys anything by mistake.
 //!
-//! A pass lists everything of one kind at Clerk ([`list`](self)), compares page by page with the mirror ([`compare`]), asks
+//! A pass lists everything of one kind at Clerk, compares page by page with the mirror ([`compare`]), asks
 //! by id for what the listing did not show before believing that it is gone, and settles what waits for a read. It writes
 //! through `clerk_sync.apply` like the webhooks do, so a race between the two is decided by version.
 //!
@@ -8,8 +8,8 @@
 //! | --- | --- |
 //! | `lease` | one process runs passes at a time |
 //! | `ladder` | rows that the database refuses, found among others |
-//! | `pass` | the steps of a pass: list, confirm (`pass/absent`), reads, and how it ends |
-//! | `list` | page after page, in order, without a gap |
+//! | `pass` | the steps of a pass: `list`, `confirm`, `reads` and `end`, and what it writes (`record`) |
+//! | `pages` | page after page, in order, without a gap |
 //! | [`compare`], [`window`], [`brake`] | pure: what differs, what is absent, how much may go |
 //! | [`finding`] | pure: what to tell of what was repaired |
 //! | `quick` | what changed lately, and counts |
@@ -21,7 +21,7 @@ pub mod compare;
 pub mod finding;
 mod ladder;
 mod lease;
-mod list;
+mod pages;
 mod pass;
 mod quick;
 mod refresh;
@@ -100,6 +100,24 @@ pub enum Wanted {
     Quick,
     /// A braked pass, let go.
     Approved(i64),
+}
+
+/// Where a pass puts what it finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sink {
+    /// Into the database, while it holds the lease.
+    Record(Fence),
+    /// Nowhere but into its report.
+    DryRun,
+}
+
+impl Sink {
+    const fn fence(self) -> Option<Fence> {
+        match self {
+            Sink::Record(fence) => Some(fence),
+            Sink::DryRun => None,
+        }
+    }
 }
 
 /// What a pass found and did.
@@ -185,10 +203,10 @@ impl Reconciler {
             }
         };
         if dry_run {
-            return self.passes(&mut session, None, wanted, reason, began_at, progress).await;
+            return self.passes(&mut session, Sink::DryRun, wanted, reason, began_at, progress).await;
         }
         let lease = Lease::take(&self.database, &mut session, self.times.lease, self.times.patience).await?;
-        let reports = self.passes(&mut session, Some(lease.fence), wanted, reason, began_at, progress).await;
+        let reports = self.passes(&mut session, Sink::Record(lease.fence), wanted, reason, began_at, progress).await;
         match session.remove_memberships_of_deleted().await {
             Ok(removed) => removed.log(),
             Err(error) => tracing::debug!(%error, "memberships of deleted parents are left to the next run"),
@@ -214,7 +232,7 @@ impl Reconciler {
     async fn passes(
         &self,
         session: &mut Session,
-        fence: Option<Fence>,
+        sink: Sink,
         wanted: &Wanted,
         reason: &str,
         began_at: Millis,
@@ -226,11 +244,11 @@ impl Reconciler {
         let kinds: Vec<Kind> = match wanted {
             Wanted::Kinds(kinds) => Kind::ALL.into_iter().filter(|kind| kinds.contains(kind)).collect(),
             Wanted::Quick => {
-                reports.push(quick::run(self, session, fence, reason, began_at, progress).await?);
+                reports.push(quick::run(self, session, sink, reason, began_at, progress).await?);
                 Vec::new()
             }
             Wanted::Approved(id) => {
-                let fence = fence.ok_or(Error::NotBraked(*id))?;
+                let fence = sink.fence().ok_or(Error::NotBraked(*id))?;
                 let row = session.approve_pass(fence, *id).await?.ok_or(Error::NotBraked(*id))?;
                 let approved = row.scope.kind();
                 let report = pass::go_on(self, session, fence, row, now(), progress).await?;
@@ -243,11 +261,11 @@ impl Reconciler {
         let mut held = HashSet::new();
         for kind in kinds {
             let request = || pass::Request { kind, reason, began_at: now() };
-            let mut report = pass::run(self, session, fence, request(), &mut held, progress).await?;
+            let mut report = pass::run(self, session, sink, request(), &mut held, progress).await?;
             // What it had listed before we began may have changed since.
             if report.resumed && report.state == PassState::Complete {
                 reports.push(report);
-                report = pass::run(self, session, fence, request(), &mut held, progress).await?;
+                report = pass::run(self, session, sink, request(), &mut held, progress).await?;
             }
             reports.push(report);
         }

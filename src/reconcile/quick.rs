@@ -5,11 +5,13 @@
 //! What a quick pass cannot see is told in `docs/reliability.md`.
 
 use super::pass::{Observed, Run, dry};
-use super::{Error, Progress, Reconciler, Report};
+use super::{Error, Progress, Reconciler, Report, Sink};
 use crate::clerk::client::{self, At, PAGE};
-use crate::model::{Change, Claim, Fence, Kind, Millis, PassState, Scope, Source};
+use crate::model::{Change, Claim, Kind, Millis, PassState, Scope, Source};
 use crate::store::Session;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::collections::BTreeMap;
 
 /// How far before the last quick pass this one looks, in ms: its rows may have come late to the list.
 const BEFORE: i64 = 600_000;
@@ -23,7 +25,7 @@ const UNLIKE: usize = 1_000;
 pub(super) async fn run(
     reconciler: &Reconciler,
     session: &mut Session,
-    fence: Option<Fence>,
+    sink: Sink,
     reason: &str,
     began_at: Millis,
     progress: &mut dyn Progress,
@@ -33,43 +35,40 @@ pub(super) async fn run(
         Some(last) => Some(last.observed_from),
         None => session.mark(Kind::User).await?,
     };
-    let row = match fence {
+    let row = match sink {
         // Too little to go on with.
-        Some(fence) => session.open_pass(fence, Scope::Quick, reason, began_at, std::time::Duration::ZERO).await?,
-        None => dry(Scope::Quick, false, began_at),
+        Sink::Record(fence) => {
+            session.open_pass(fence, Scope::Quick, reason, began_at, std::time::Duration::ZERO).await?
+        }
+        Sink::DryRun => dry(Scope::Quick, false, began_at),
     };
-    let mut run = Run::new(reconciler, session, fence, row, began_at);
-    let before = last.as_ref().map(|last| last.position.clone()).unwrap_or_default();
-    let result = steps(reconciler, &mut run, since.map(|at| at.plus(-BEFORE)), &before, progress).await;
-    let (state, counts) = match result {
-        Ok(counts) => (Ok(PassState::Complete), Some(counts)),
-        Err(error) => (Err(error), None),
+    let mut run = Run::new(reconciler, session, sink, row, began_at);
+    let (counts_before, organizations_before) = last.map(|last| (last.counts, last.position)).unwrap_or_default();
+    let organizations_before = serde_json::from_value(organizations_before).unwrap_or_default();
+    let result = steps(reconciler, &mut run, since.map(|at| at.plus(-BEFORE)), organizations_before, progress).await;
+    let mut counts = match result {
+        Ok(counts) => counts,
+        Err(error) => return run.end(Err(error), None).await,
     };
-    let mut counts = counts;
-    if let (Some(_), Some(counts)) = (fence, &mut counts) {
-        let before = last.map(|last| last.counts).unwrap_or_default();
+    if sink.fence().is_some() {
+        let before: Tallies = serde_json::from_value(counts_before).unwrap_or_default();
         for kind in Kind::ALL {
-            let (counts, before) = (&mut counts[kind.as_str()], &before[kind.as_str()]);
-            match calls(counts, before) {
-                Call::No => {}
-                Call::Again(asked) => counts["asked"] = asked.into(),
-                Call::Now(difference) => {
-                    run.session.ask_for_pass(kind, "the counts disagree").await?;
-                    counts["asked"] = difference.into();
-                }
+            let Some(tally) = counts.get_mut(kind.as_str()) else { continue };
+            if tally.calls(before.get(kind.as_str())) {
+                run.session.ask_for_pass(kind, "the counts disagree").await?;
             }
         }
     }
-    run.end(state, counts).await
+    run.end(Ok(PassState::Complete), Some(json!(counts))).await
 }
 
 async fn steps(
     reconciler: &Reconciler,
     run: &mut Run<'_>,
     since: Option<Millis>,
-    before: &Value,
+    before: Organizations,
     progress: &mut dyn Progress,
-) -> Result<Value, Error> {
+) -> Result<Tallies, Error> {
     let clerk = &reconciler.clerk;
     // Before the first full pass there is no lately.
     if let Some(since) = since {
@@ -99,22 +98,21 @@ async fn steps(
             Err(error) => return Err(error),
         }
     }
-    let mut counts = serde_json::Map::new();
+    let mut counts = Tallies::new();
     for kind in Kind::ALL {
         let there = match clerk.count(kind).await {
             Ok(count) => count,
             Err(client::Error::OrganizationsOff) => continue,
             Err(error) => return Err(error.into()),
         };
-        counts.insert(kind.to_string(), json!({ "here": run.session.count(kind).await?, "there": there }));
+        counts.insert(kind.to_string(), Tally::new(run.session.count(kind).await?, there));
     }
-    Ok(Value::Object(counts))
+    Ok(counts)
 }
 
 /// Compares organizations with what they are here, and counts their members. Where there are too many for one pass, the next goes on.
-async fn organizations(reconciler: &Reconciler, run: &mut Run<'_>, before: &Value) -> Result<(), Error> {
-    let mut offset = before["organizations_from"].as_u64().and_then(|from| usize::try_from(from).ok()).unwrap_or(0);
-    let mut members = before["members"].as_object().cloned().unwrap_or_default();
+async fn organizations(reconciler: &Reconciler, run: &mut Run<'_>, before: Organizations) -> Result<(), Error> {
+    let Organizations { organizations_from: mut offset, mut members } = before;
     let mut unlike: Vec<String> = Vec::new();
     for _ in 0..ORGANIZATION_PAGES {
         let (page, there) = reconciler.clerk.organizations_with_members(offset).await?;
@@ -123,17 +121,12 @@ async fn organizations(reconciler: &Reconciler, run: &mut Run<'_>, before: &Valu
         let ids: Vec<&str> = page.changes.iter().filter_map(Change::id).collect();
         let here = run.session.members_counts(&ids).await?;
         for ((id, here), there) in here.into_iter().zip(there) {
-            let mut now = json!({ "here": here, "there": there });
-            let call = calls(&now, members.get(&id).unwrap_or(&Value::Null));
-            match call {
-                Call::No => {}
-                Call::Again(asked) => now["asked"] = asked.into(),
-                Call::Now(difference) => {
-                    unlike.push(id.clone());
-                    now["asked"] = difference.into();
-                }
+            // What the row does not say of its members agrees.
+            let mut now = Tally::new(here, there.unwrap_or(here));
+            if now.calls(members.get(&id)) {
+                unlike.push(id.clone());
             }
-            if there.is_some_and(|there| i64::try_from(there) != Ok(here)) && members.len() < UNLIKE {
+            if now.here != now.there && members.len() < UNLIKE {
                 members.insert(id, now);
             } else {
                 members.remove(&id);
@@ -145,30 +138,54 @@ async fn organizations(reconciler: &Reconciler, run: &mut Run<'_>, before: &Valu
             break;
         }
     }
-    if run.is_recorded() && !unlike.is_empty() {
+    if run.sink.fence().is_some() && !unlike.is_empty() {
         run.session.ask_for_listings(&unlike, "the counts of its members disagree").await?;
     }
-    run.position = Some(json!({ "organizations_from": offset, "members": members }));
+    run.position = Some(json!(Organizations { organizations_from: offset, members }));
     run.observe(Source::List, &[], Observed::default()).await
 }
 
-/// Whether a full pass is called for.
-#[derive(Debug, PartialEq, Eq)]
-enum Call {
-    No,
-    /// It was, for as much as that, and has changed nothing.
-    Again(i64),
-    Now(i64),
+/// What the next quick pass goes on with.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Organizations {
+    /// At this offset.
+    organizations_from: usize,
+    /// How many members those have of which the counts disagree.
+    members: Tallies,
 }
 
-/// Of one kind: the counts now, and those of the last quick pass.
-fn calls(now: &Value, before: &Value) -> Call {
-    let difference = |counts: &Value| Some(counts["here"].as_i64()? - counts["there"].as_i64()?);
-    let asked = before["asked"].as_i64();
-    match (difference(now), difference(before)) {
-        (None | Some(0), _) => Call::No,
-        (Some(now), before) if Some(now) == before && Some(now) != asked => Call::Now(now),
-        _ => asked.map_or(Call::No, Call::Again),
+/// By kind, or by an organization's id.
+type Tallies = BTreeMap<String, Tally>;
+
+/// How many there are, here and at Clerk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Tally {
+    here: u64,
+    there: u64,
+    /// The difference that something was asked for last, while there is any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    asked: Option<i64>,
+}
+
+impl Tally {
+    const fn new(here: u64, there: u64) -> Tally {
+        Tally { here, there, asked: None }
+    }
+
+    const fn difference(&self) -> i64 {
+        self.here.cast_signed() - self.there.cast_signed()
+    }
+
+    /// Whether it calls for a list, and remembers that it has; `before` is the same of the last quick pass.
+    fn calls(&mut self, before: Option<&Tally>) -> bool {
+        let now = self.difference();
+        if now == 0 {
+            return false;
+        }
+        let asked = before.and_then(|before| before.asked);
+        let is_called_for = before.is_some_and(|before| before.difference() == now) && asked != Some(now);
+        self.asked = if is_called_for { Some(now) } else { asked };
+        is_called_for
     }
 }
 
@@ -179,19 +196,13 @@ mod tests {
     #[test]
     fn the_same_difference_twice_calls_once() {
         let mut asked = Vec::new();
-        let mut before = Value::Null;
+        let mut before = None;
         for there in [10, 11, 11, 11, 11, 12, 13, 13, 13, 10, 11, 11] {
-            let mut now = json!({ "here": 10, "there": there });
-            let call = calls(&now, &before);
-            match call {
-                Call::No => {}
-                Call::Again(difference) => now["asked"] = difference.into(),
-                Call::Now(difference) => {
-                    asked.push(difference);
-                    now["asked"] = difference.into();
-                }
+            let mut now = Tally::new(10, there);
+            if now.calls(before.as_ref()) {
+                asked.push(now.difference());
             }
-            before = now;
+            before = Some(now);
         }
         // Once for one too few, once for three, and once more when it had agreed in between.
         assert_eq!(asked, [-1, -3, -1]);

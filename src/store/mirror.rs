@@ -165,10 +165,12 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn members_counts(&mut self, organizations: &[&str]) -> Result<Vec<(String, i64)>, Error> {
+    pub async fn members_counts(&mut self, organizations: &[&str]) -> Result<Vec<(String, u64)>, Error> {
         let sql = "select w.id, (select count(*) from clerk_sync.live_memberships m where m.organization_id = w.id) \
                      from unnest($1::text[]) w(id)";
-        self.call(async |connection| sqlx::query_as(sql).bind(organizations).fetch_all(connection).await).await
+        let counts: Vec<(String, i64)> =
+            self.call(async |connection| sqlx::query_as(sql).bind(organizations).fetch_all(connection).await).await?;
+        Ok(counts.into_iter().map(|(id, count)| (id, count.unsigned_abs())).collect())
     }
 
     /// How many rows of a kind stand, stubs left out.

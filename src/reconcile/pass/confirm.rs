@@ -1,8 +1,8 @@
-//! What a listing did not show: how much of it may go, and whether Clerk denies it by its id.
+//! The second step, what the listing did not show: how much of it may go, and whether Clerk denies it by its id.
 
-use super::super::Error;
 use super::super::brake::Weight;
 use super::super::finding::is_gone;
+use super::super::{Error, Sink};
 use super::{BEHIND, MARGIN, Observed, Run};
 use crate::clerk::client::{ASKED, Read};
 use crate::model::{Change, Claim, Kind, Millis, PassState, Source, Undecided, WantedRead, hex};
@@ -29,7 +29,7 @@ impl Run<'_> {
         after: &str,
         limit: usize,
     ) -> Result<Option<(String, Vec<Standing>)>, Error> {
-        let ids: Vec<String> = if self.fence.is_some() {
+        let ids: Vec<String> = if self.sink.fence().is_some() {
             self.session.absentees(self.row.id, after, limit).await?
         } else {
             self.absent
@@ -106,9 +106,9 @@ impl Run<'_> {
         if self.row.approved {
             return Ok(true);
         }
-        let approve = match self.fence {
-            Some(_) => format!("clerk-sync reconcile --approve {}", self.row.id),
-            None => "an approval".to_owned(),
+        let approve = match self.sink {
+            Sink::Record(_) => format!("clerk-sync reconcile --approve {}", self.row.id),
+            Sink::DryRun => "an approval".to_owned(),
         };
         self.undecided.held_back += own.absent;
         self.row.problem = Some(format!(
@@ -161,7 +161,7 @@ impl Run<'_> {
             }
             after = last;
         }
-        for parent in away.iter().filter(|_| self.fence.is_some()) {
+        for parent in away.iter().filter(|_| self.sink.fence().is_some()) {
             self.session.ask_for_pass(*parent, "memberships are absent with it").await?;
         }
         Ok(!away.is_empty())
@@ -194,7 +194,7 @@ impl Run<'_> {
             return Ok(PassState::Complete);
         }
         self.undecided.unreadable += unclear as u64;
-        if is_unknown && self.fence.is_some() {
+        if is_unknown && self.sink.fence().is_some() {
             self.session.ask_for_pass(Kind::Organization, "a membership's organization is not known").await?;
         }
         self.row.problem = Some(format!(

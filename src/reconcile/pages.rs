@@ -9,7 +9,8 @@ use crate::clerk::client::{self, At, Client, PAGE};
 use crate::clerk::kinds::{self, Listing};
 use crate::clerk::listing;
 use crate::model::{Change, Kind, Millis};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::HashSet;
 
 /// Rows of a page that the next one shows again.
@@ -19,8 +20,41 @@ const STEP_BACK: usize = 250;
 /// Pages that any list may need beyond those that its rows fill, and beyond as many again.
 const SPARE: u64 = 20;
 
+/// Where a listing goes on, as the row of its pass has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Cursor {
+    /// What was made before it has been listed.
+    from: Millis,
+    #[serde(flatten)]
+    place: Place,
+}
+
+/// Behind an object, or behind so many rows; see [`Listing`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Place {
+    After(String),
+    Offset(usize),
+}
+
+impl Cursor {
+    /// `None`: it is none of ours, and the listing begins anew.
+    pub(super) fn parse(position: Value) -> Option<Cursor> {
+        serde_json::from_value(position).ok()
+    }
+
+    pub(super) fn to_json(&self) -> Value {
+        serde_json::to_value(self).expect("it is plain data and always serializes")
+    }
+
+    /// What was made before it has been listed.
+    pub(super) const fn from(&self) -> Millis {
+        self.from
+    }
+}
+
 /// A list that is being read.
-pub(super) struct List<'a> {
+pub(super) struct Pages<'a> {
     clerk: &'a Client,
     kind: Kind,
     next: At,
@@ -40,24 +74,24 @@ pub(super) struct Page {
     pub(super) is_last: bool,
     /// Rows behind a last page that Clerk counts and does not list.
     pub(super) unlisted: u64,
-    /// Where the list's first row stands, for [`Page::resume_at`].
-    offset: usize,
+    /// Where its first row stands in the list; `None`: behind a cursor.
+    offset: Option<usize>,
     shown_before: usize,
 }
 
-impl<'a> List<'a> {
-    /// From `position`, which [`Page::resume_at`] made, or from the beginning.
-    pub(super) fn new(clerk: &'a Client, kind: Kind, position: Option<&Value>) -> List<'a> {
-        let cursor = position.and_then(|position| position["after"].as_str()).map(str::to_owned);
-        let offset = position.and_then(|position| position["offset"].as_u64()).and_then(|n| usize::try_from(n).ok());
-        let next = match kinds::of(kind).listing {
-            Listing::Cursor { .. } => At::After(cursor.clone()),
-            Listing::Offset => At::Offset(offset.unwrap_or(0).saturating_sub(OVERLAP)),
+impl<'a> Pages<'a> {
+    /// From where [`Page::resume_at`] said, or from the beginning.
+    pub(super) fn new(clerk: &'a Client, kind: Kind, cursor: Option<&Cursor>) -> Pages<'a> {
+        let next = match (kinds::of(kind).listing, cursor.map(|cursor| &cursor.place)) {
+            (Listing::Cursor { .. }, Some(Place::After(id))) => At::After(Some(id.clone())),
+            (Listing::Cursor { .. }, _) => At::After(None),
+            (Listing::Offset, Some(Place::Offset(offset))) => At::Offset(offset.saturating_sub(OVERLAP)),
+            (Listing::Offset, _) => At::Offset(0),
         };
-        let cursors = cursor.into_iter().collect();
+        let cursors = if let At::After(after) = &next { after.iter().cloned().collect() } else { Vec::new() };
         // What stands before a position was made earlier than it says, so such a row joins it, as after a page.
-        let last_made = position.and_then(|position| position["from"].as_i64()).map(Millis::clamped);
-        List { clerk, kind, next, cursors, before: HashSet::new(), last_made, left: None }
+        let last_made = cursor.map(Cursor::from);
+        Pages { clerk, kind, next, cursors, before: HashSet::new(), last_made, left: None }
     }
 
     /// That there are so many rows: as often again as that needs, a page may be asked for, and no more.
@@ -111,7 +145,7 @@ impl<'a> List<'a> {
             self.cursors.push((*last).to_owned());
             self.next = At::After(Some((*last).to_owned()));
         }
-        self.without_repeats(page, is_last, 0)
+        self.without_repeats(page, is_last, None)
     }
 
     async fn page_at_offset(&mut self, mut offset: usize) -> Result<Page, Error> {
@@ -130,7 +164,7 @@ impl<'a> List<'a> {
             let is_last = is_short(&page);
             self.next = At::Offset((offset + page.changes.len()).saturating_sub(OVERLAP));
             let unlisted = if is_last { lacks(&page, offset) } else { 0 };
-            return Ok(Page { unlisted, ..self.without_repeats(page, is_last, offset)? });
+            return Ok(Page { unlisted, ..self.without_repeats(page, is_last, Some(offset))? });
         }
     }
 
@@ -176,7 +210,7 @@ impl<'a> List<'a> {
         })
     }
 
-    fn without_repeats(&mut self, page: listing::Page, is_last: bool, offset: usize) -> Result<Page, Error> {
+    fn without_repeats(&mut self, page: listing::Page, is_last: bool, offset: Option<usize>) -> Result<Page, Error> {
         let listing::Page { mut changes, total, .. } = page;
         let ids: HashSet<String> = changes.iter().filter_map(|change| change.id().map(str::to_owned)).collect();
         let rows = changes.len();
@@ -207,15 +241,35 @@ fn lacks(page: &listing::Page, offset: usize) -> u64 {
 impl Page {
     /// Where to go on if it ends here: before the first row that was made at `open_from`, whose moment is not over yet.
     /// `None`: no further than before.
-    pub(super) fn resume_at(&self, kind: Kind, open_from: Millis) -> Option<Value> {
+    pub(super) fn resume_at(&self, open_from: Millis) -> Option<Cursor> {
         let made_earlier = |change: &&Change| change.created_at().is_some_and(|made| made < open_from);
         let count = self.changes.iter().take_while(made_earlier).count();
         let last = self.changes[..count].last()?.id()?;
-        Some(match kinds::of(kind).listing {
-            Listing::Cursor { .. } => json!({ "after": last, "from": open_from }),
-            Listing::Offset => {
-                json!({ "offset": self.offset + self.shown_before + count, "from": open_from })
-            }
-        })
+        let place = match self.offset {
+            None => Place::After(last.to_owned()),
+            Some(offset) => Place::Offset(offset + self.shown_before + count),
+        };
+        Some(Cursor { from: open_from, place })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn where_a_listing_goes_on_is_read_as_it_was_written() {
+        let from = Millis::clamped(1_760_000_000_000);
+        let after = Cursor { from, place: Place::After("user_1".to_owned()) };
+        assert_eq!(after.to_json(), json!({ "after": "user_1", "from": 1_760_000_000_000_i64 }));
+        let offset = Cursor { from, place: Place::Offset(450) };
+        assert_eq!(offset.to_json(), json!({ "offset": 450, "from": 1_760_000_000_000_i64 }));
+        for cursor in [after, offset] {
+            assert_eq!(Cursor::parse(cursor.to_json()), Some(cursor));
+        }
+        for other in [json!(null), json!({}), json!({ "after": 1, "from": 2 }), json!({ "offset": 5 })] {
+            assert_eq!(Cursor::parse(other), None);
+        }
     }
 }

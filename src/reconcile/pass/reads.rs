@@ -1,0 +1,29 @@
+//! The third step: what waits for a read by id, read.
+
+use super::super::{Error, Sink};
+use super::{Observed, Run};
+use crate::clerk::client::{ASKED, Read};
+use crate::model::{Change, Claim, Kind, Source};
+
+impl Run<'_> {
+    /// Reads what only a read can settle.
+    pub(super) async fn reads(&mut self, kind: Kind) -> Result<(), Error> {
+        if self.sink == Sink::DryRun {
+            return Ok(());
+        }
+        let mut after = String::new();
+        loop {
+            let mut wanted = self.session.pending_reads(kind, &after, ASKED, false).await?;
+            let Some(last) = wanted.last() else { return Ok(()) };
+            last.id.clone_into(&mut after);
+            wanted.retain(|read| !self.unread.contains(&read.id));
+            let Read { changes, undecided } = self.clerk.read(kind, &wanted).await?;
+            let is_unusable = |change: &&Change| matches!(change.claim, Claim::Unusable(_));
+            self.undecided.unreadable += (undecided.len() + changes.iter().filter(is_unusable).count()) as u64;
+            self.observe(Source::Read, &changes, Observed::default()).await?;
+            let ids: Vec<&str> = wanted.iter().map(|read| read.id.as_str()).collect();
+            // Those that were asked for just now are left to whoever makes reads between passes.
+            self.session.note_tried(kind, &ids, &ids).await?;
+        }
+    }
+}
