@@ -155,7 +155,7 @@ fn run(number: u8, input: &str, scenario: impl AsyncFnOnce(&mut Rows)) {
         let free = FREE.lock().unwrap().pop();
         let world = match free {
             Some(world) => world,
-            None => World::with(instance("ins_test")).await,
+            None => World::of(instance("ins_test")).await,
         };
         let mut rows = Rows { number, input: input.to_owned(), world, noted: 0, wrong: Vec::new() };
         scenario(&mut rows).await;
@@ -562,7 +562,7 @@ static STALLED: OnceCell<[(Duration, String); 4]> = OnceCell::const_new();
 
 /// B20 to B23, side by side.
 async fn send_slowly() -> [(Duration, String); 4] {
-    let world = World::with(instance("ins_test")).await;
+    let world = World::of(instance("ins_test")).await;
     let address = world.server.url.trim_start_matches("http://").to_owned();
     let body = with(signed("msg_21", b"{}"), "content-length", "100");
     let expecting = with(with(signed("msg_23", b"{}"), "content-length", "100"), "expect", "100-continue");
@@ -769,7 +769,7 @@ async fn same_request_100_times(rows: &mut Rows) {
     let (body, seconds) = (good(), now());
     let mut outcomes = Vec::new();
     for _ in 0..100 {
-        let attempt = rows.world.sender.send_at("repeated_42", seconds, &body).await.unwrap();
+        let attempt = rows.world.sender().send_at("repeated_42", seconds, &body).await.unwrap();
         outcomes.push(attempt.outcome.unwrap());
     }
     let right = outcomes[0] == "applied" && outcomes[1..].iter().all(|outcome| outcome == "duplicate");

@@ -1,11 +1,11 @@
 //! `clerk-sync policy print` and `policy check`, as a person runs them: what is printed is right as it is, and each fault that
 //! is planted is found.
 
-use crate::support::{TestDatabase, database};
+use crate::support::{Project, database};
 use serde_json::Value;
 use std::process::Output;
 
-fn clerk_sync(database: &TestDatabase, arguments: &str) -> Output {
+fn clerk_sync(database: &Project, arguments: &str) -> Output {
     std::process::Command::new(env!("CARGO_BIN_EXE_clerk-sync"))
         .args(arguments.split(' '))
         .env("DATABASE_URL", database.url())
@@ -13,21 +13,21 @@ fn clerk_sync(database: &TestDatabase, arguments: &str) -> Output {
         .expect("the program runs")
 }
 
-fn printed(database: &TestDatabase, arguments: &str) -> String {
+fn printed(database: &Project, arguments: &str) -> String {
     let output = clerk_sync(database, &format!("policy print {arguments}"));
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// The codes of what is found, with the exit code.
-fn found(database: &TestDatabase, table: &str) -> (Option<i32>, Vec<String>) {
+fn found(database: &Project, table: &str) -> (Option<i32>, Vec<String>) {
     let output = clerk_sync(database, format!("policy check --json {table}").trim_end());
     let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
     (output.status.code(), findings.iter().map(|finding| finding["code"].as_str().unwrap().to_owned()).collect())
 }
 
 /// A table with the printed policies.
-async fn documents() -> TestDatabase {
+async fn documents() -> Project {
     let database = database().await;
     database
         .execute(
@@ -148,6 +148,6 @@ async fn a_table_that_is_not_there_or_a_database_that_does_not_answer_is_an_erro
     assert_eq!(output.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no table public.nowhere yet"), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("create index"), "{output:?}");
-    let gone = TestDatabase::named("gone".to_owned());
+    let gone = Project::named("gone".to_owned());
     assert_eq!(clerk_sync(&gone, "policy check").status.code(), Some(1));
 }

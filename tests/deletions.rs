@@ -1,13 +1,13 @@
 //! The delete of a large organization or user: acknowledged at once, denied at once, and removed without holding up anybody.
 
-use crate::support::{self, TestDatabase, World, rows};
+use crate::support::{self, Project, World, rows};
 use clerk_sync::model::{Batch, Change, Claim, EntityRef, Kind, Millis, Source};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 use std::time::{Duration, Instant};
 
 /// So many members of one organization, as passes would have written them; the organization's id, and one of them.
-async fn members(database: &TestDatabase, organization: &str, count: usize) -> String {
+async fn members(database: &Project, organization: &str, count: usize) -> String {
     let sql = format!(
         "insert into clerk.users (id, first_name) select 'user_of{organization}' || n, 'Mem' from generate_series(1, {count}) n;
          insert into clerk.user_details (id, banned, created_at)
@@ -28,7 +28,7 @@ async fn members(database: &TestDatabase, organization: &str, count: usize) -> S
 }
 
 /// The rows that this user sees.
-async fn seen(database: &TestDatabase, user: &str, sql: &str) -> Vec<Value> {
+async fn seen(database: &Project, user: &str, sql: &str) -> Vec<Value> {
     let mut owner = database.owner().await;
     let mut request = owner.begin().await.unwrap();
     let claims = json!({ "role": "authenticated", "sub": user, "v": 2 }).to_string();
@@ -40,7 +40,7 @@ async fn seen(database: &TestDatabase, user: &str, sql: &str) -> Vec<Value> {
     rows(&mut request, sql).await
 }
 
-async fn count(database: &TestDatabase, kind: Kind) -> u64 {
+async fn count(database: &Project, kind: Kind) -> u64 {
     database.database().connect().await.unwrap().count(kind).await.unwrap()
 }
 
@@ -48,9 +48,9 @@ async fn count(database: &TestDatabase, kind: Kind) -> u64 {
 /// write, and 150,000 never ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_delete_of_a_big_org_is_acknowledged_and_denies_at_once() {
-    let mut world = World::new().await;
-    let ada = world.clerk.create_user("Ada", "Lovelace");
-    let organization = world.clerk.create_organization("Big Org", &ada);
+    let world = World::new().await;
+    let ada = world.clerk.lock().create_user("Ada", "Lovelace");
+    let organization = world.clerk.lock().create_organization("Big Org", &ada);
     world.deliver().await;
     let before = count(&world.database, Kind::Membership).await;
     let member = members(&world.database, &organization, 20_000).await;
@@ -65,8 +65,8 @@ async fn the_delete_of_a_big_org_is_acknowledged_and_denies_at_once() {
     world.database.execute(&documents).await;
     assert_eq!(seen(&world.database, &member, "select * from public.joined").await.len(), 1);
 
-    world.clerk.delete_organization(&organization);
-    let event = world.clerk.outbox.pop().unwrap();
+    world.clerk.lock().delete_organization(&organization);
+    let event = world.clerk.lock().outbox.pop().unwrap();
     assert_eq!(world.send(&event).await, "applied");
     // Its rows are still there, and count for nothing.
     let left = format!("clerk.organization_memberships where organization_id = '{organization}'");
@@ -92,8 +92,8 @@ async fn the_delete_of_a_big_org_is_acknowledged_and_denies_at_once() {
     let others = async {
         let mut slowest = Duration::ZERO;
         for n in 0..40 {
-            let user = world.clerk.create_user("Other", &format!("No {n}"));
-            for event in std::mem::take(&mut world.clerk.outbox) {
+            let user = world.clerk.lock().create_user("Other", &format!("No {n}"));
+            for event in world.due() {
                 let began = Instant::now();
                 assert_eq!(world.send(&event).await, "applied", "{user}");
                 slowest = slowest.max(began.elapsed());
@@ -135,7 +135,7 @@ async fn serve_removes_what_is_left_of_a_big_org_by_itself() {
     server.stop().await;
 }
 
-async fn gone(database: &TestDatabase, kind: Kind, id: &str, source: Source) {
+async fn gone(database: &Project, kind: Kind, id: &str, source: Source) {
     let observed_at = Millis::new(support::START).unwrap();
     let change = Change { observed_at, claim: Claim::Gone(EntityRef::new(kind, id)), naming: None };
     let mut session = database.database().connect().await.unwrap();
@@ -197,10 +197,11 @@ async fn a_row_that_the_database_does_not_let_go_holds_up_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it measures, and fills 200,000 rows"]
 async fn a_delete_costs_the_same_for_ten_members_and_for_200_000() {
-    let mut world = World::new().await;
-    let ada = world.clerk.create_user("Ada", "Lovelace");
-    let big = world.clerk.create_organization("Big Org", &ada);
-    let small: Vec<String> = (0..40).map(|n| world.clerk.create_organization(&format!("Small {n}"), &ada)).collect();
+    let world = World::new().await;
+    let ada = world.clerk.lock().create_user("Ada", "Lovelace");
+    let big = world.clerk.lock().create_organization("Big Org", &ada);
+    let small: Vec<String> =
+        (0..40).map(|n| world.clerk.lock().create_organization(&format!("Small {n}"), &ada)).collect();
     world.deliver().await;
     for organization in &small {
         members(&world.database, organization, 9).await;
@@ -209,8 +210,8 @@ async fn a_delete_costs_the_same_for_ten_members_and_for_200_000() {
     world.database.execute("vacuum analyze").await;
     let mut took = Vec::new();
     for (n, organization) in small.iter().enumerate() {
-        world.clerk.delete_organization(organization);
-        let event = world.clerk.outbox.pop().unwrap();
+        world.clerk.lock().delete_organization(organization);
+        let event = world.clerk.lock().outbox.pop().unwrap();
         let began = Instant::now();
         world.send(&event).await;
         // The first ones warm up.
@@ -219,8 +220,8 @@ async fn a_delete_costs_the_same_for_ten_members_and_for_200_000() {
         }
     }
     took.sort();
-    world.clerk.delete_organization(&big);
-    let event = world.clerk.outbox.pop().unwrap();
+    world.clerk.lock().delete_organization(&big);
+    let event = world.clerk.lock().outbox.pop().unwrap();
     let began = Instant::now();
     world.send(&event).await;
     let of_big = began.elapsed();
@@ -228,8 +229,8 @@ async fn a_delete_costs_the_same_for_ten_members_and_for_200_000() {
     let mut beside = Vec::new();
     let others = async {
         loop {
-            world.clerk.create_user("Other", "User");
-            let event = world.clerk.outbox.pop().unwrap();
+            world.clerk.lock().create_user("Other", "User");
+            let event = world.clerk.lock().outbox.pop().unwrap();
             let began = Instant::now();
             world.send(&event).await;
             beside.push(began.elapsed());

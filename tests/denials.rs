@@ -1,21 +1,17 @@
 //! The application's own objects on our tables: a foreign key, a trigger, an index, a check, a lock. Whatever takes access away takes
 //! effect all the same, nobody else's delivery fails with it, and the row is right again once the object lets it be.
 
-use crate::support::{self, SECRET, START, Server, TestDatabase, World, database, rows};
-use clerk_sync::clerk::client::{Client, Options};
-use clerk_sync::config::Reconcile;
+use crate::support::{Project, START, World, rows};
 use clerk_sync::model::{Kind, PassState};
 use clerk_sync::reconcile::schedule::Timetable;
-use clerk_sync::reconcile::{Reconciler, Silent, Times, Wanted};
-use clerk_sync::sender::Sender;
+use clerk_sync::reconcile::{Silent, Wanted};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _};
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use testkit::clerk::{self, Clerk, Shared};
+use testkit::clerk::Clerk;
 use testkit::traffic;
 
 /// What ends access, or narrows it.
@@ -24,12 +20,7 @@ const REVOCATIONS: [&str; 7] =
 
 /// Ben, an admin of an organization; documents that only its members see, and those that only its admins see.
 struct Scene {
-    database: TestDatabase,
-    clerk: Shared,
-    _api: clerk::Server,
-    reconciler: Reconciler,
-    _server: Server,
-    sender: Sender,
+    world: World,
     acme: String,
     ben: String,
     membership: String,
@@ -37,39 +28,22 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Scene {
-        let database = database().await;
-        let clerk = Shared::new(Clerk::new(9, START));
-        let (acme, ben, membership) = {
-            let mut clerk = clerk.lock();
-            let ada = clerk.create_user("Ada", "Lovelace");
-            let ben = clerk.create_user("Ben", "Bitdiddle");
-            let acme = clerk.create_organization("Acme Widgets", &ada);
-            let membership = clerk.add_member(&acme, &ben, "org:admin");
-            clerk.outbox.clear();
-            clerk.now += 400_000;
-            (acme, ben, membership)
-        };
-        let api = clerk::Server::start(clerk.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
-        let options = || Options {
-            base_url: api.url.clone(),
-            secret_key: clerk.lock().secret_key.clone().into(),
-            rate: None,
-            patience: Duration::from_secs(2),
-            clock_tolerance: None,
-        };
+        let mut clerk = Clerk::new(9, START);
+        let ada = clerk.create_user("Ada", "Lovelace");
+        let ben = clerk.create_user("Ben", "Bitdiddle");
+        let acme = clerk.create_organization("Acme Widgets", &ada);
+        let membership = clerk.add_member(&acme, &ben, "org:admin");
+        clerk.outbox.clear();
+        clerk.now += 400_000;
         let timetable = Timetable { full: None, quick: None, rate: None };
-        let server = Server::reconciling(database.database(), Reconcile { clerk: options(), timetable }).await;
-        let times = Times { lease: Duration::from_secs(15), patience: Duration::from_secs(10), ..Times::default() };
-        let client = Arc::new(Client::new(options()).unwrap());
-        let reconciler = Reconciler { clerk: client, database: database.database(), instance: None, times };
-        let sender = Sender::new(server.webhook_url(), SECRET).unwrap();
+        let world = testkit::World::builder().clerk(clerk).reconciling(timetable).serving().await.unwrap();
         // The first passes, by which the mirror is filled.
         let began = Instant::now();
-        while database.count("clerk_sync.marks").await < 3 {
+        while world.database.count("clerk_sync.marks").await < 3 {
             assert!(began.elapsed() < Duration::from_secs(10), "the mirror is not filled");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        clerk.lock().now += 400_000;
+        world.pass_time(400_000);
         let documents = format!(
             "create table public.of_members (id int, organization_id text);
              create table public.of_admins (like public.of_members);
@@ -94,15 +68,15 @@ impl Scene {
                  execute format('grant select on public.%I to authenticated', t);
                end loop; end $$"
         );
-        database.execute(&documents).await;
-        let scene = Scene { database, clerk, _api: api, reconciler, _server: server, sender, acme, ben, membership };
+        world.database.execute(&documents).await;
+        let scene = Scene { world, acme, ben, membership };
         assert_eq!(scene.sees().await, ["of_members", "of_admins", "joined", "joined_of_admins"]);
         scene
     }
 
     /// The tables of which Ben sees something.
     async fn sees(&self) -> Vec<&'static str> {
-        let mut owner = self.database.owner().await;
+        let mut owner = self.world.database.owner().await;
         let mut request = owner.begin().await.unwrap();
         let claims = json!({ "role": "authenticated", "sub": self.ben, "v": 2 }).to_string();
         let sql = "select set_config('request.jwt.claims', $1, true), set_config('role', 'authenticated', true)";
@@ -118,7 +92,7 @@ impl Scene {
 
     /// Has it happen at Clerk.
     fn revoke(&self, revocation: &str) {
-        let mut clerk = self.clerk.lock();
+        let mut clerk = self.world.clerk.lock();
         clerk.now += 60_000;
         match revocation {
             "removed" => clerk.remove_member(&self.membership),
@@ -139,11 +113,11 @@ impl Scene {
 
     /// Sends all webhooks that are due; each must be acknowledged.
     async fn deliver(&self, what: &str) {
-        let events = std::mem::take(&mut self.clerk.lock().outbox);
+        let events = self.world.due();
         assert!(!events.is_empty(), "{what}: nothing to deliver");
         for event in events {
             let began = Instant::now();
-            let attempt = self.sender.send(&event.message_id, event.body.as_bytes()).await.unwrap();
+            let attempt = self.world.sender().send(&event.message_id, event.body.as_bytes()).await.unwrap();
             assert_eq!(attempt.status / 100, 2, "{what}: {} was answered {attempt:?}", event.event_type);
             assert!(began.elapsed() < Duration::from_secs(8), "{what}: {:?}", began.elapsed());
         }
@@ -153,7 +127,7 @@ impl Scene {
     async fn has_read_what_is_due(&self) {
         let began = Instant::now();
         let due = "clerk_sync.pending_reads where next_at <= now() and reason <> 'refused'";
-        while self.database.count(due).await > 0 {
+        while self.world.database.count(due).await > 0 {
             assert!(began.elapsed() < Duration::from_secs(20), "reads are not made");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -169,20 +143,23 @@ impl Scene {
 
     /// Once nothing refuses any more, what is tried again is right, and no denial is left.
     async fn heals(&self, what: &str) {
-        self.clerk.lock().now += 400_000;
-        self.database.execute("update clerk_sync.pending_reads set next_at = now() where reason = 'refused'").await;
-        let mut session = self.database.database().connect().await.unwrap();
+        self.world.pass_time(400_000);
+        self.world
+            .database
+            .execute("update clerk_sync.pending_reads set next_at = now() where reason = 'refused'")
+            .await;
+        let mut session = self.world.database.database().connect().await.unwrap();
         session.retry_refused().await.unwrap();
         session.remove_memberships_of_deleted().await.unwrap();
-        self.reconciler.settle().await.unwrap();
-        let source = support::source(&self.clerk.lock());
-        let held = self.database.held().await;
+        self.world.reconciler().settle().await.unwrap();
+        let source = self.world.source();
+        let held = self.world.database.held().await;
         let (lacking, extra): (Vec<_>, Vec<_>) =
             (source.difference(&held).collect(), held.difference(&source).collect());
         assert!(lacking.is_empty() && extra.is_empty(), "{what}: lacking {lacking:?}, extra {extra:?}");
-        let left = self.database.rows("select kind, id from clerk_sync.denials").await;
+        let left = self.world.database.rows("select kind, id from clerk_sync.denials").await;
         assert_eq!(left, Vec::<serde_json::Value>::new(), "{what}: still denied");
-        assert_eq!(self.database.count("clerk_sync.pending_reads where reason = 'refused'").await, 0, "{what}");
+        assert_eq!(self.world.database.count("clerk_sync.pending_reads where reason = 'refused'").await, 0, "{what}");
     }
 
     fn sql(&self, template: &str) -> String {
@@ -196,20 +173,20 @@ async fn access_ends(object: &str, make: &str, remove: &str, before: impl Fn(&mu
     for revocation in REVOCATIONS {
         let what = format!("{object}, {revocation}");
         let scene = Scene::new().await;
-        scene.database.execute(&scene.sql(make)).await;
+        scene.world.database.execute(&scene.sql(make)).await;
         {
-            let mut clerk = scene.clerk.lock();
+            let mut clerk = scene.world.clerk.lock();
             clerk.now += 60_000;
             before(&mut clerk, &scene);
         }
-        if !scene.clerk.lock().outbox.is_empty() {
+        if !scene.world.clerk.lock().outbox.is_empty() {
             scene.deliver(&what).await;
         }
         scene.revoke(revocation);
         scene.deliver(&what).await;
         scene.has_ended(revocation, &what).await;
-        refused += scene.database.count("clerk_sync.pending_reads where reason = 'refused'").await;
-        scene.database.execute(&scene.sql(remove)).await;
+        refused += scene.world.database.count("clerk_sync.pending_reads where reason = 'refused'").await;
+        scene.world.database.execute(&scene.sql(remove)).await;
         scene.heals(&what).await;
         scene.has_ended(revocation, &what).await;
     }
@@ -383,7 +360,7 @@ async fn a_row_lock_that_is_held_for_a_minute() {
     for revocation in REVOCATIONS {
         let what = format!("row lock, {revocation}");
         let scene = Scene::new().await;
-        let mut holder = scene.database.owner().await;
+        let mut holder = scene.world.database.owner().await;
         let lock = "begin; select from clerk.users where id = 'BEN' for update; select from clerk.user_details where id = 'BEN' for update; \
                     select from clerk.organizations where id = 'ACME' for update; \
                     select from clerk.organization_memberships where id = 'MEMBERSHIP' for update";
@@ -406,7 +383,7 @@ async fn nobody_elses_delivery_fails_with_the_culprits() {
     for (object, is_lock) in [(key, false), (lock, true)] {
         let scene = Scene::new().await;
         let culprits: Vec<String> = {
-            let mut clerk = scene.clerk.lock();
+            let mut clerk = scene.world.clerk.lock();
             let joined = (0..6).map(|_| {
                 let user = clerk.create_user("Cul", "Prit");
                 clerk.add_member(&scene.acme, &user, "org:member")
@@ -414,10 +391,10 @@ async fn nobody_elses_delivery_fails_with_the_culprits() {
             joined.collect()
         };
         scene.deliver("culprits").await;
-        let mut owner = scene.database.owner().await;
+        let mut owner = scene.world.database.owner().await;
         sqlx::raw_sql(AssertSqlSafe(scene.sql(object))).execute(&mut owner).await.unwrap();
         let events = {
-            let mut clerk = scene.clerk.lock();
+            let mut clerk = scene.world.clerk.lock();
             clerk.now += 60_000;
             for number in 0..160 {
                 clerk.create_user("Inno", "Cent");
@@ -430,7 +407,7 @@ async fn nobody_elses_delivery_fails_with_the_culprits() {
         assert!(events.len() >= 165, "{}", events.len());
         let answers = join_all(events.iter().map(async |event| {
             let began = Instant::now();
-            let attempt = scene.sender.send(&event.message_id, event.body.as_bytes()).await.unwrap();
+            let attempt = scene.world.sender().send(&event.message_id, event.body.as_bytes()).await.unwrap();
             (attempt.status, began.elapsed(), event.event_type)
         }))
         .await;
@@ -438,7 +415,7 @@ async fn nobody_elses_delivery_fails_with_the_culprits() {
         assert!(refused.is_empty(), "lock: {is_lock}: {refused:?}");
         let slowest = answers.iter().map(|(_, took, _)| *took).max().unwrap();
         println!("lock: {is_lock}: the last of {} was acknowledged after {slowest:.1?}", answers.len());
-        let denied = scene.database.count("clerk_sync.denials where kind = 'membership'").await;
+        let denied = scene.world.database.count("clerk_sync.denials where kind = 'membership'").await;
         assert_eq!(denied, 5, "lock: {is_lock}");
     }
 }
@@ -450,9 +427,9 @@ async fn a_slow_trigger_makes_batches_smaller_instead_of_throwing_them_away() {
     let make = "create function public.slow() returns trigger language plpgsql as
                   $$ begin perform pg_sleep(0.025); return new; end $$;
                 create trigger t before insert on clerk.users for each row execute function public.slow()";
-    scene.database.execute(make).await;
+    scene.world.database.execute(make).await;
     let events = {
-        let mut clerk = scene.clerk.lock();
+        let mut clerk = scene.world.clerk.lock();
         (0..250).for_each(|_| drop(clerk.create_user("Slow", "Poke")));
         std::mem::take(&mut clerk.outbox)
     };
@@ -460,10 +437,9 @@ async fn a_slow_trigger_makes_batches_smaller_instead_of_throwing_them_away() {
     let mut left: Vec<_> = events.iter().collect();
     let (mut answers, mut refused) = (0, 0);
     while !left.is_empty() {
-        let statuses = join_all(
-            left.iter()
-                .map(async |event| scene.sender.send(&event.message_id, event.body.as_bytes()).await.unwrap().status),
-        )
+        let statuses = join_all(left.iter().map(async |event| {
+            scene.world.sender().send(&event.message_id, event.body.as_bytes()).await.unwrap().status
+        }))
         .await;
         answers += statuses.len();
         refused += statuses.iter().filter(|status| **status / 100 != 2).count();
@@ -474,7 +450,7 @@ async fn a_slow_trigger_makes_batches_smaller_instead_of_throwing_them_away() {
     println!("{answers} answers, {refused} × 503, {rate:.0} rows a second of 40 possible");
     // (How many, depends on the machine. Thrown away whole, four of five were refused.)
     assert!(refused * 2 < answers, "{answers} answers, {refused} × 503, {rate:.0} rows a second");
-    assert_eq!(scene.database.count("clerk.users where first_name = 'Slow'").await, 250);
+    assert_eq!(scene.world.database.count("clerk.users where first_name = 'Slow'").await, 250);
 }
 
 /// One of six hundred users is refused: the pass repairs the others, and names the one. What it would take away is taken.
@@ -484,10 +460,10 @@ async fn a_pass_repairs_all_but_the_one_whose_row_is_refused_and_names_that_one(
     let make = "create function public.refuse() returns trigger language plpgsql as
                   $$ begin if new.id = 'BEN' then raise exception 'no'; end if; return new; end $$;
                 create trigger t before insert or update on clerk.user_details for each row execute function public.refuse()";
-    scene.database.execute(&scene.sql(make)).await;
+    scene.world.database.execute(&scene.sql(make)).await;
     {
         // All of it without a webhook.
-        let mut clerk = scene.clerk.lock();
+        let mut clerk = scene.world.clerk.lock();
         clerk.now += 60_000;
         for _ in 0..599 {
             clerk.create_user("Lost", "Webhook");
@@ -498,7 +474,7 @@ async fn a_pass_repairs_all_but_the_one_whose_row_is_refused_and_names_that_one(
     }
     let pass = async || {
         let wanted = Wanted::Kinds(vec![Kind::User]);
-        scene.reconciler.run(&wanted, "test", false, &mut Silent).await.unwrap().pop().unwrap()
+        scene.world.reconciler().run(&wanted, "test", false, &mut Silent).await.unwrap().pop().unwrap()
     };
     let report = pass().await;
     assert_eq!((report.state, report.missing, report.differing), (PassState::Complete, 599, 0), "{report:?}");
@@ -509,17 +485,18 @@ async fn a_pass_repairs_all_but_the_one_whose_row_is_refused_and_names_that_one(
         "{problem}"
     );
     scene.has_ended("banned", "found by a pass").await;
-    assert_eq!(scene.database.count("clerk.users").await, 601);
+    assert_eq!(scene.world.database.count("clerk.users").await, 601);
     assert!(
         scene
+            .world
             .database
             .rows("select kind, id from clerk_sync.findings")
             .await
             .iter()
             .all(|row| row["id"] != json!(scene.ben))
     );
-    scene.database.execute(DROP_REFUSE).await;
-    scene.clerk.lock().now += 400_000;
+    scene.world.database.execute(DROP_REFUSE).await;
+    scene.world.clerk.lock().now += 400_000;
     let report = pass().await;
     assert_eq!((report.state, report.undecided.refused, report.problem), (PassState::Complete, 0, None));
     scene.heals("a pass").await;
@@ -576,7 +553,7 @@ const OBJECTS: [(&str, &str); 9] = [
 ];
 
 /// The organizations and roles that the mirror gives each of these users, by the functions and by a plain join.
-async fn given(database: &TestDatabase, users: &[String]) -> BTreeSet<(String, String, String)> {
+async fn given(database: &Project, users: &[String]) -> BTreeSet<(String, String, String)> {
     let mut owner = database.owner().await;
     let mut given = BTreeSet::new();
     for user in users {
@@ -618,7 +595,7 @@ async fn in_random_histories_every_acknowledged_revocation_is_in_force() {
         let scene = Scene::new().await;
         let mut rng = fastrand::Rng::with_seed(seed);
         {
-            let mut clerk = scene.clerk.lock();
+            let mut clerk = scene.world.clerk.lock();
             for _ in 0..12 {
                 clerk.now += 1_000;
                 traffic::change(&mut clerk, &mut rng);
@@ -629,32 +606,32 @@ async fn in_random_histories_every_acknowledged_revocation_is_in_force() {
         for step in 0..60 {
             let what = format!("history {seed}, step {step}");
             if rng.u8(..) < 100 {
-                change_an_object(&scene.database, &mut standing, &mut rng).await;
+                change_an_object(&scene.world.database, &mut standing, &mut rng).await;
             }
             {
-                let mut clerk = scene.clerk.lock();
+                let mut clerk = scene.world.clerk.lock();
                 clerk.now += 60_000;
                 traffic::change(&mut clerk, &mut rng);
             }
-            if scene.clerk.lock().outbox.is_empty() {
+            if scene.world.clerk.lock().outbox.is_empty() {
                 continue;
             }
-            acknowledged += scene.clerk.lock().outbox.len();
+            acknowledged += scene.world.clerk.lock().outbox.len();
             scene.deliver(&what).await;
-            let (users, allowed) = allowed(&scene.clerk.lock());
-            let too_much: Vec<_> = given(&scene.database, &users).await.difference(&allowed).cloned().collect();
+            let (users, allowed) = allowed(&scene.world.clerk.lock());
+            let too_much: Vec<_> = given(&scene.world.database, &users).await.difference(&allowed).cloned().collect();
             assert!(too_much.is_empty(), "{what}: {too_much:?} with {standing:?}");
-            denied += scene.database.count("clerk_sync.denials").await;
+            denied += scene.world.database.count("clerk_sync.denials").await;
         }
         for (stands, (_, drop)) in standing.into_iter().zip(OBJECTS) {
             if stands {
-                scene.database.execute(drop).await;
+                scene.world.database.execute(drop).await;
             }
         }
         let what = format!("history {seed}, the end");
-        scene.clerk.lock().now += 4_000_000;
+        scene.world.clerk.lock().now += 4_000_000;
         let wanted = Wanted::Kinds(Kind::ALL.to_vec());
-        scene.reconciler.run(&wanted, "test", false, &mut Silent).await.unwrap();
+        scene.world.reconciler().run(&wanted, "test", false, &mut Silent).await.unwrap();
         scene.heals(&what).await;
     }
     println!(
@@ -664,7 +641,7 @@ async fn in_random_histories_every_acknowledged_revocation_is_in_force() {
 }
 
 /// Makes or drops one of them. One that today's rows do not allow is not made.
-async fn change_an_object(database: &TestDatabase, standing: &mut [bool; OBJECTS.len()], rng: &mut fastrand::Rng) {
+async fn change_an_object(database: &Project, standing: &mut [bool; OBJECTS.len()], rng: &mut fastrand::Rng) {
     let object = rng.usize(..OBJECTS.len());
     let sql = if standing[object] { OBJECTS[object].1 } else { OBJECTS[object].0 };
     let mut owner = database.owner().await;
@@ -695,16 +672,16 @@ async fn in_any_order_objects_that_refuse_give_no_access_that_there_is_not_witho
         for step in 0..50 {
             let what = format!("history {seed}, step {step}");
             if rng.u8(..) < 100 {
-                change_an_object(&refused.database, &mut standing, &mut rng).await;
+                change_an_object(&refused.world.database, &mut standing, &mut rng).await;
             }
             let (pause, choices) = (rng.choice([300, 3_000, 20_000, 400_000]).unwrap(), rng.u64(..));
             for scene in [&refused, &free] {
-                let mut clerk = scene.clerk.lock();
+                let mut clerk = scene.world.clerk.lock();
                 clerk.now += pause;
                 traffic::change(&mut clerk, &mut fastrand::Rng::with_seed(choices));
             }
-            undelivered.extend(std::mem::take(&mut free.clerk.lock().outbox));
-            refused.clerk.lock().outbox.clear();
+            undelivered.extend(std::mem::take(&mut free.world.clerk.lock().outbox));
+            refused.world.clerk.lock().outbox.clear();
             rng.shuffle(&mut undelivered);
             for _ in 0..rng.usize(0..=undelivered.len().min(4)) {
                 let event = undelivered.last().unwrap().clone();
@@ -712,7 +689,7 @@ async fn in_any_order_objects_that_refuse_give_no_access_that_there_is_not_witho
                     undelivered.pop();
                 }
                 for scene in [&refused, &free] {
-                    let attempt = scene.sender.send(&event.message_id, event.body.as_bytes()).await.unwrap();
+                    let attempt = scene.world.sender().send(&event.message_id, event.body.as_bytes()).await.unwrap();
                     assert_eq!(attempt.status / 100, 2, "{what}: {} was answered {attempt:?}", event.event_type);
                 }
                 acknowledged += 1;
@@ -720,12 +697,12 @@ async fn in_any_order_objects_that_refuse_give_no_access_that_there_is_not_witho
             for scene in [&refused, &free] {
                 scene.has_read_what_is_due().await;
             }
-            let (users, allowed) = allowed(&free.clerk.lock());
-            let without = given(&free.database, &users).await;
-            let with = given(&refused.database, &users).await;
+            let (users, allowed) = allowed(&free.world.clerk.lock());
+            let without = given(&free.world.database, &users).await;
+            let with = given(&refused.world.database, &users).await;
             let too_much: Vec<_> = with.difference(&without).filter(|access| !allowed.contains(*access)).collect();
             assert!(too_much.is_empty(), "{what}: {too_much:?} with {standing:?}");
-            denied += refused.database.count("clerk_sync.denials").await;
+            denied += refused.world.database.count("clerk_sync.denials").await;
         }
     }
     println!(
@@ -739,34 +716,34 @@ async fn in_any_order_objects_that_refuse_give_no_access_that_there_is_not_witho
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_key_what_cannot_be_settled_and_may_take_access_away_does() {
     for case in ["membership deleted", "user deleted", "organization deleted", "role missing"] {
-        let mut world = World::new().await;
-        let ada = world.clerk.create_user("Ada", "Lovelace");
-        let ben = world.clerk.create_user("Ben", "Bitdiddle");
-        let acme = world.clerk.create_organization("Acme Widgets", &ada);
-        let membership = world.clerk.add_member(&acme, &ben, "org:admin");
+        let world = World::new().await;
+        let ada = world.clerk.lock().create_user("Ada", "Lovelace");
+        let ben = world.clerk.lock().create_user("Ben", "Bitdiddle");
+        let acme = world.clerk.lock().create_organization("Acme Widgets", &ada);
+        let membership = world.clerk.lock().add_member(&acme, &ben, "org:admin");
         world.deliver().await;
         let users = [ben.clone()];
         assert!(!given(&world.database, &users).await.is_empty(), "{case}");
-        world.clerk.now += 60_000;
+        world.clerk.lock().now += 60_000;
         let event_type = match case {
             "membership deleted" => {
-                world.clerk.remove_member(&membership);
+                world.clerk.lock().remove_member(&membership);
                 "organizationMembership.deleted"
             }
             "user deleted" => {
-                world.clerk.delete_user(&ben);
+                world.clerk.lock().delete_user(&ben);
                 "user.deleted"
             }
             "organization deleted" => {
-                world.clerk.delete_organization(&acme);
+                world.clerk.lock().delete_organization(&acme);
                 "organization.deleted"
             }
             _ => {
-                world.clerk.set_role(&membership, "org:member");
+                world.clerk.lock().set_role(&membership, "org:member");
                 "organizationMembership.updated"
             }
         };
-        let events = std::mem::take(&mut world.clerk.outbox);
+        let events = world.due();
         let event = events.into_iter().find(|event| event.event_type == event_type).expect("the event");
         let mut body: Value = serde_json::from_str(&event.body).unwrap();
         match case {

@@ -1,27 +1,21 @@
 //! `clerk-sync doctor`, as a person runs it: a good set-up has nothing to mend, each fault that is planted is named with its
 //! fix, and nothing that is printed would have to be kept from a public issue.
 
-use crate::support::{self, SECRET, TestDatabase, database, supabase, unique};
+use crate::support::{Project, SECRET, supabase, unique};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use clerk_sync::clerk::client::{Client, Options};
 use clerk_sync::model::{Kind, PassState};
 use clerk_sync::reconcile::{Reconciler, Silent, Times, Wanted};
-use clerk_sync::sender::Sender;
-use clerk_sync::webhook::lane::InstanceCheck;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
-use testkit::clerk::{Clerk, Fault, Rule, Server, Shared};
+use testkit::clerk::{Clerk, Fault, Rule, Shared};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixStream};
 
 /// Everything that `doctor` looks at.
 struct SetUp {
-    database: TestDatabase,
-    clerk: Shared,
-    api: Server,
+    world: testkit::World,
     ada: String,
     acme: String,
 }
@@ -41,28 +35,16 @@ impl SetUp {
         let events = std::mem::take(&mut clerk.outbox);
         clerk.now = now;
         clerk.run_clock();
-        let clerk = Shared::new(clerk);
-        let api = Server::start(clerk.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
-        let set_up = SetUp { database: database().await, clerk, api, ada, acme };
-        let server = support::Server::start(set_up.database.database(), InstanceCheck::Pinned(None)).await;
-        let sender = Sender::new(server.webhook_url(), SECRET).unwrap();
+        let world = testkit::World::builder().clerk(clerk).serving().await.unwrap();
         for event in events {
-            assert_eq!(sender.send(&event.message_id, event.body.as_bytes()).await.unwrap().status, 204);
+            assert_eq!(world.attempt(&event.message_id, event.body.as_bytes()).await.status, 204);
         }
+        let (world, server) = world.without_server();
         server.stop().await;
-        let options = Options {
-            base_url: set_up.api.url.clone(),
-            secret_key: set_up.clerk.lock().secret_key.clone().into(),
-            rate: None,
-            clock_tolerance: None,
-            patience: Duration::from_secs(2),
-        };
-        let clerk = Arc::new(Client::new(options).unwrap());
-        let database = set_up.database.database();
-        let reconciler = Reconciler { clerk, database, instance: None, times: Times::default() };
+        let reconciler = Reconciler { times: Times::default(), ..world.reconciler() };
         let reports = reconciler.run(&Wanted::Kinds(Kind::ALL.to_vec()), "test", false, &mut Silent).await.unwrap();
         assert!(reports.iter().all(|report| report.state == PassState::Complete), "{reports:?}");
-        set_up
+        SetUp { world, ada, acme }
     }
 
     /// The exit code, and what was printed.
@@ -71,10 +53,9 @@ impl SetUp {
         command
             .arg("doctor")
             .args(arguments)
-            .env("DATABASE_URL", self.database.url())
+            .env("DATABASE_URL", self.world.database.url())
             .env("CLERK_WEBHOOK_SIGNING_SECRET", SECRET)
-            .env("CLERK_SECRET_KEY", &self.clerk.lock().secret_key)
-            .env("CLERK_API_URL", &self.api.url)
+            .envs(self.world.api_environment())
             .env("CLERK_RATE_SHARE", "off")
             .envs(variables.iter().copied())
             .kill_on_drop(true);
@@ -105,7 +86,7 @@ impl SetUp {
         for (name, value) in changed.as_object().unwrap() {
             claims[name] = value.clone();
         }
-        let header = json!({ "alg": "RS256", "kid": self.clerk.lock().instance_id });
+        let header = json!({ "alg": "RS256", "kid": self.world.clerk.lock().instance_id });
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         format!("{}.{}.{}", part(&header), part(&claims), URL_SAFE_NO_PAD.encode("no signature"))
     }
@@ -137,17 +118,17 @@ async fn a_good_set_up_has_nothing_to_mend() {
 async fn a_role_of_its_own_is_enough_and_lacks_only_the_view_of_a_caller() {
     let set_up = SetUp::good().await;
     let role = unique("doctor_login");
-    set_up.database.execute(&format!("create role {role} login")).await;
-    let url = supabase().cluster().url(&role, &set_up.database.name);
+    set_up.world.database.execute(&format!("create role {role} login")).await;
+    let url = supabase().cluster().url(&role, &set_up.world.database.name);
     let token = set_up.token(json!({}));
     let arguments = ["--token", token.as_str()];
     let (code, checks, text) = set_up.examine(&arguments, &[("DATABASE_URL", &url)]).await;
     assert_eq!((code, with(&checks, "fail")), (1, vec!["worker-role"]), "{text}");
     assert!(text.contains(&format!("grant clerk_sync_worker to {role};")), "{text}");
-    set_up.database.execute(&format!("grant clerk_sync_worker to {role}")).await;
+    set_up.world.database.execute(&format!("grant clerk_sync_worker to {role}")).await;
     let (code, checks, text) = set_up.examine(&arguments, &[("DATABASE_URL", &url)]).await;
     assert_eq!((code, with(&checks, "warn"), with(&checks, "skip")), (0, vec![], vec!["token-rows"]), "{text}");
-    let owner = set_up.database.url();
+    let owner = set_up.world.database.url();
     let both = [("DATABASE_URL", url.as_str()), ("MIGRATE_DATABASE_URL", owner.as_str())];
     let (code, checks, text) = set_up.examine(&arguments, &both).await;
     assert_eq!((code, with(&checks, "skip")), (0, vec![]), "{text}");
@@ -497,9 +478,9 @@ async fn each_planted_fault_is_named_with_its_fix_and_nothing_else_fails() {
         let mut variables = Vec::new();
         let mut token = set_up.token(json!({}));
         match plant {
-            Plant::Sql(sql) => set_up.database.execute(sql).await,
+            Plant::Sql(sql) => set_up.world.database.execute(sql).await,
             Plant::Variable(name, value) => variables.push((name, value)),
-            Plant::Clerk(change) => change(&set_up.clerk),
+            Plant::Clerk(change) => change(&set_up.world.clerk),
             Plant::Token(changed) => token = set_up.token(changed),
         }
         let (code, checks, text) = set_up.examine(&["--token", &token], &variables).await;
@@ -513,7 +494,7 @@ async fn each_planted_fault_is_named_with_its_fix_and_nothing_else_fails() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_database_and_a_schema_of_somebody_else_are_told_apart() {
     let set_up = SetUp::good().await;
-    let empty = TestDatabase::named(unique("empty"));
+    let empty = Project::named(unique("empty"));
     supabase().create(&empty.name).await.unwrap();
     let url = empty.url();
     let variables = [("DATABASE_URL", url.as_str())];
@@ -529,9 +510,9 @@ async fn an_empty_database_and_a_schema_of_somebody_else_are_told_apart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_is_printed_is_secret_or_personal_and_nothing_is_written() {
     let set_up = SetUp::good().await;
-    let before = set_up.database.written().await;
+    let before = set_up.world.database.written().await;
     let token = set_up.token(json!({ "name": "Ada Lovelace", "azp": "ada@example.com" }));
-    let url = set_up.database.url().replacen("postgres@", "postgres:s3cret-pa55@", 1);
+    let url = set_up.world.database.url().replacen("postgres@", "postgres:s3cret-pa55@", 1);
     let unreachable = "postgres://postgres:s3cret-pa55@127.0.0.1:9/postgres";
     let key = "sk_live_s3cret";
     let mut printed = String::new();
@@ -548,13 +529,13 @@ async fn nothing_that_is_printed_is_secret_or_personal_and_nothing_is_written() 
         }
     }
     let (signature, secret) = (token.rsplit('.').next().unwrap(), SECRET.trim_start_matches("whsec_"));
-    let own_key = set_up.clerk.lock().secret_key.clone();
+    let own_key = set_up.world.clerk.lock().secret_key.clone();
     for hidden in
         ["s3cret", secret, &own_key, signature, "@", "Ada", "Lovelace", "Ben", "Acme", "acme", "example.com:6543"]
     {
         assert!(!printed.contains(hidden), "{hidden}: {printed}");
     }
-    assert!(before == set_up.database.written().await, "doctor wrote");
+    assert!(before == set_up.world.database.written().await, "doctor wrote");
 }
 
 /// A transaction-mode pooler with one connection to lend, as far as `doctor` needs one: each round trip of any client goes
@@ -619,8 +600,8 @@ async fn until_ready(server: &mut UnixStream) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_pooler_behind_another_port_is_found_out() {
     let set_up = SetUp::good().await;
-    let address = transaction_pooler(&set_up.database.name).await;
-    let url = format!("postgres://postgres@{address}/{}?sslmode=disable", set_up.database.name);
+    let address = transaction_pooler(&set_up.world.database.name).await;
+    let url = format!("postgres://postgres@{address}/{}?sslmode=disable", set_up.world.database.name);
     let (code, checks, text) = set_up.examine(&[], &[("DATABASE_URL", &url)]).await;
     assert_eq!((code, with(&checks, "fail")), (1, vec!["pooler"]), "{text}");
     assert!(text.contains("session pooler (port 5432)"), "{text}");

@@ -2,7 +2,7 @@
 //!
 //! The crowds stand before the real program, as a process of its own with the file limit of its own.
 
-use crate::support::{BUSY, TestDatabase, database};
+use crate::support::BUSY;
 use axum::Router;
 use axum::routing::get;
 use clerk_sync::door::{self, Limits, Welcome};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use testkit::clerk::Clerk;
-use testkit::worker::{Options, SECRET, Worker};
+use testkit::worker::{SECRET, Worker};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -26,46 +26,41 @@ const FEW_FILES: usize = 1_024;
 
 /// The program, and a script that starts it with few files, where that is asked for.
 struct Besieged {
-    worker: Worker,
+    world: testkit::World<Worker>,
     script: Option<PathBuf>,
-    clerk: Clerk,
-    _database: TestDatabase,
 }
 
 impl Besieged {
     async fn start(files: Option<usize>) -> Besieged {
-        let database = database().await;
-        let mut options = Options::new(database.url()).unwrap();
-        // CLERK_SYNC_BIN: another build, to be measured.
-        options.program = std::env::var_os("CLERK_SYNC_BIN").unwrap_or(env!("CARGO_BIN_EXE_clerk-sync").into()).into();
+        let clerk = Clerk::new(3, clerk_sync::clock::now().get() - 600_000);
+        let world = testkit::World::builder().clerk(clerk).start().await.unwrap();
+        let mut options = world.worker_options([]).unwrap();
         let script = files.map(|files| {
-            let script =
-                std::env::temp_dir().join(format!("clerk-sync-few-files-{}-{}", std::process::id(), database.name));
+            let script = std::env::temp_dir().join(format!(
+                "clerk-sync-few-files-{}-{}",
+                std::process::id(),
+                world.database.name
+            ));
             let text = format!("#!/bin/sh\nulimit -n {files}\nexec {} \"$@\"\n", options.program.display());
             std::fs::write(&script, text).unwrap();
             std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
             options.program.clone_from(&script);
             script
         });
-        Besieged {
-            worker: Worker::start(options).await.unwrap(),
-            script,
-            clerk: Clerk::new(3, clerk_sync::clock::now().get() - 600_000),
-            _database: database,
-        }
+        Besieged { world: world.with(Worker::start(options).await.unwrap()), script }
     }
 
     /// Sends 100 deliveries over ten seconds, every other one on a connection of its own. Returns the answers, and the longest
     /// time that one took.
     async fn honest_deliveries(&mut self) -> (Vec<String>, Duration) {
-        (0..100).for_each(|_| drop(self.clerk.create_user("Hon", "Est")));
-        let kept = Arc::new(Sender::new(self.worker.webhook_url(), SECRET).unwrap());
+        (0..100).for_each(|_| drop(self.world.clerk.lock().create_user("Hon", "Est")));
+        let kept = Arc::clone(self.world.sender());
         let mut sending = JoinSet::new();
-        for (n, event) in std::mem::take(&mut self.clerk.outbox).into_iter().enumerate() {
+        for (n, event) in self.world.due().into_iter().enumerate() {
             let sender = if n % 2 == 0 {
                 Arc::clone(&kept)
             } else {
-                Arc::new(Sender::new(self.worker.webhook_url(), SECRET).unwrap())
+                Arc::new(Sender::new(self.world.server.webhook_url(), SECRET).unwrap())
             };
             sending.spawn(async move {
                 let began = Instant::now();
@@ -87,9 +82,9 @@ impl Besieged {
 
     /// Lets a crowd take all places and keep them; meanwhile 100 of 100 honest deliveries must be accepted.
     async fn withstands(&mut self, what: &str, connections: usize, habit: Habit) {
-        let crowd = Crowd::gather(self.worker.address, connections, habit).await;
+        let crowd = Crowd::gather(self.world.server.address, connections, habit).await;
         let (answers, longest) = self.honest_deliveries().await;
-        let usage = self.worker.usage();
+        let usage = self.world.server.usage();
         let (accepted, others): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer == "applied");
         println!(
             "{what}: {} of 100 honest deliveries accepted, the slowest after {longest:.1?}; the crowd connected {} times; \
@@ -209,7 +204,7 @@ async fn crowds_keep_no_delivery_out_where_files_are_few() {
     let mut program = Besieged::start(Some(FEW_FILES)).await;
     program.withstands("2,200 idle connections, 1,024 files", 2_200, Habit::Idle).await;
     program.withstands("2,200 pinging connections, 1,024 files", 2_200, Habit::Ping).await;
-    assert!(program.worker.usage().handles < FEW_FILES, "{:?}", program.worker.usage());
+    assert!(program.world.server.usage().handles < FEW_FILES, "{:?}", program.world.server.usage());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

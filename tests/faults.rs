@@ -4,7 +4,7 @@
 //! belongs to one behaviour is in that behaviour's file; here are those of whole processes. `lab chaos` has them for
 //! longer.
 
-use crate::support::{BUSY, SECRET, START, Server, TestDatabase, World, answer, database, source};
+use crate::support::{BUSY, SECRET, START, Server, World, answer, database, source, unique};
 use crate::{operating, outages, receiving, reconciling, storms};
 use clerk_sync::sender::Sender;
 use clerk_sync::webhook::lane::InstanceCheck;
@@ -17,9 +17,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use testkit::clerk::{Clerk, Event};
-use testkit::postgres::SUPERUSER;
-use testkit::proxy::{Fault, Proxy, Upstream};
-use testkit::supabase::Supabase;
+use testkit::postgres::{Durability, SUPERUSER};
+use testkit::proxy::Fault;
 use testkit::traffic;
 use testkit::worker::{Options, Worker};
 use tokio::time::sleep;
@@ -100,47 +99,23 @@ fn run(number: u8, fault: &str, scenario: impl Future<Output = String>) {
 }
 
 /// `serve` as a process, before a database.
-struct Scene {
-    database: TestDatabase,
-    worker: Worker,
+type Scene = testkit::World<Worker>;
+
+async fn scene() -> Scene {
+    testkit::World::builder().working().await.unwrap()
 }
 
-fn options(database_url: String) -> Options {
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_clerk-sync"));
-    Options { program, database_url, environment: Vec::new() }
-}
-
-impl Scene {
-    async fn new() -> Scene {
-        Scene::before(database().await).await
-    }
-
-    async fn before(database: TestDatabase) -> Scene {
-        let worker = Worker::start(options(database.url())).await.unwrap();
-        Scene { database, worker }
-    }
-
-    fn sender(&self) -> Sender {
-        Sender::new(self.worker.webhook_url(), SECRET).unwrap()
-    }
-
-    async fn get(&self, path: &str) -> (u16, Value) {
-        let answer = reqwest::get(format!("http://{}{path}", self.worker.address)).await.expect("an answer");
-        (answer.status().as_u16(), serde_json::from_str(&answer.text().await.unwrap()).unwrap_or_default())
-    }
-
-    /// Ends the flow: every message is accepted in the end, each that was accepted is on record, and the mirror equals Clerk.
-    async fn settle(&self, clerk: &Clerk, flow: Flow) -> Said {
-        let said = flow.end().await;
-        assert!(said.refused.keys().all(|status| *status == 503), "{:?}", said.refused);
-        let sql = "select message_id from clerk_sync.receipts";
-        let rows = self.database.rows(sql).await;
-        let receipts: BTreeSet<&str> = rows.iter().filter_map(|row| row["message_id"].as_str()).collect();
-        let lost: Vec<_> = said.accepted.iter().filter(|(id, _)| !receipts.contains(id.as_str())).collect();
-        assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
-        self.database.equals(&source(clerk)).await;
-        said
-    }
+/// Ends the flow: every message is accepted in the end, each that was accepted is on record, and the mirror equals Clerk.
+async fn settle(scene: &Scene, clerk: &Clerk, flow: Flow) -> Said {
+    let said = flow.end().await;
+    assert!(said.refused.keys().all(|status| *status == 503), "{:?}", said.refused);
+    let sql = "select message_id from clerk_sync.receipts";
+    let rows = scene.database.rows(sql).await;
+    let receipts: BTreeSet<&str> = rows.iter().filter_map(|row| row["message_id"].as_str()).collect();
+    let lost: Vec<_> = said.accepted.iter().filter(|(id, _)| !receipts.contains(id.as_str())).collect();
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    scene.database.equals(&source(clerk)).await;
+    said
 }
 
 /// A Clerk after a busy time, and its webhooks: no two of one object so close that only a read could tell which came last (R9), for
@@ -256,31 +231,26 @@ async fn until_accepted(sender: Arc<Sender>, event: Event, said: Arc<Mutex<Said>
 
 /// F1.
 async fn worker_is_killed() -> String {
-    let mut scene = Scene::new().await;
+    let mut scene = scene().await;
     let (clerk, events) = history(1, 1_000);
-    let flow = Flow::start(scene.worker.webhook_url(), events, 200);
+    let flow = Flow::start(scene.server.webhook_url(), events, 200);
     let mut rng = fastrand::Rng::with_seed(1);
     let mut longest = Duration::ZERO;
     for _ in 0..5 {
         sleep(Duration::from_millis(rng.u64(200..900))).await;
-        scene.worker.kill().await.unwrap();
+        scene.server.kill().await.unwrap();
         let restarted = Instant::now();
-        scene.worker.restart().await.unwrap();
+        scene.server.restart().await.unwrap();
         longest = longest.max(flow.accepts_after(restarted).await);
     }
-    let said = scene.settle(&clerk, flow).await;
+    let said = settle(&scene, &clerk, flow).await;
     format!("5 kills: {said}; first 2xx at most {longest:.1?} after a restart")
 }
 
 /// F2. After the signature is verified; while the statement is under way; after the commit.
 async fn worker_is_killed_at_a_point() -> String {
-    let supabase = crate::support::supabase();
-    let socket = supabase.cluster().dir().join(".s.PGSQL.5432");
-    let proxy = Proxy::start(Upstream::Unix(socket), 1).unwrap();
-    let database = database().await;
-    let url = format!("postgres://postgres@{}/{}?sslmode=disable", proxy.address, database.name);
-    let mut scene = Scene { worker: Worker::start(options(url)).await.unwrap(), database };
-    let sender = Arc::new(scene.sender());
+    let mut scene = testkit::World::builder().line(1).working().await.unwrap();
+    let sender = Arc::clone(scene.sender());
     let (_, events) = history(2, 8);
     let send = |event: &Event| {
         let (sender, event) = (Arc::clone(&sender), event.clone());
@@ -290,18 +260,18 @@ async fn worker_is_killed_at_a_point() -> String {
     assert_eq!(outcome(&events[0]).await, "applied");
 
     // Verified: it waits for a session, which is not there yet.
-    scene.worker.kill().await.unwrap();
-    proxy.set(Fault::BlackHole);
-    scene.worker.restart().await.unwrap();
+    scene.server.kill().await.unwrap();
+    scene.line().set(Fault::BlackHole);
+    scene.server.restart().await.unwrap();
     let sent = send(&events[1]);
     sleep(Duration::from_millis(500)).await;
-    scene.worker.kill().await.unwrap();
+    scene.server.kill().await.unwrap();
     assert!(sent.await.unwrap().is_err(), "killed before it answered");
-    proxy.set(Fault::None);
+    scene.line().set(Fault::None);
     assert_eq!(scene.database.count("clerk_sync.receipts").await, 1);
 
     // Under way: the statement waits for a lock until it gives up.
-    scene.worker.restart().await.unwrap();
+    scene.server.restart().await.unwrap();
     assert_eq!(outcome(&events[1]).await, "applied");
     let mut blocker = scene.database.owner().await;
     blocker
@@ -311,23 +281,23 @@ async fn worker_is_killed_at_a_point() -> String {
     let sent = send(&events[2]);
     let waiting = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
     until(async || !scene.database.rows(waiting).await.is_empty()).await;
-    scene.worker.kill().await.unwrap();
+    scene.server.kill().await.unwrap();
     assert!(sent.await.unwrap().is_err());
     until(async || scene.database.rows(waiting).await.is_empty()).await;
     blocker.execute("rollback").await.unwrap();
     assert_eq!(scene.database.count("clerk_sync.receipts").await, 2);
 
     // Committed: the reply is on its way for longer than the worker lives.
-    scene.worker.restart().await.unwrap();
+    scene.server.restart().await.unwrap();
     assert_eq!(outcome(&events[2]).await, "applied");
-    proxy.set(Fault::Delay(Duration::from_millis(800)));
+    scene.line().set(Fault::Delay(Duration::from_millis(800)));
     let sent = send(&events[3]);
     until(async || scene.database.count("clerk_sync.receipts").await == 4).await;
-    scene.worker.kill().await.unwrap();
+    scene.server.kill().await.unwrap();
     assert!(sent.await.unwrap().is_err());
-    proxy.set(Fault::None);
+    scene.line().set(Fault::None);
     let written = scene.database.written().await;
-    scene.worker.restart().await.unwrap();
+    scene.server.restart().await.unwrap();
     assert_eq!(outcome(&events[3]).await, "duplicate");
     assert!(scene.database.written().await == written, "a row was written again");
     "verified: nothing stored, retry applied; under way: rolled back, retry applied; committed: retry a duplicate, 0 rows written"
@@ -345,9 +315,9 @@ async fn until(condition: impl AsyncFn() -> bool) {
 
 /// F4.
 async fn sessions_are_terminated() -> String {
-    let scene = Scene::new().await;
+    let scene = scene().await;
     let (clerk, events) = history(4, 600);
-    let flow = Flow::start(scene.worker.webhook_url(), events, 120);
+    let flow = Flow::start(scene.server.webhook_url(), events, 120);
     let mut superuser = crate::support::supabase().connect(SUPERUSER, &scene.database.name).await.unwrap();
     let terminate = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
     let mut last = Instant::now();
@@ -357,16 +327,16 @@ async fn sessions_are_terminated() -> String {
         last = Instant::now();
     }
     let recovered = flow.accepts_after(last).await;
-    let said = scene.settle(&clerk, flow).await;
+    let said = settle(&scene, &clerk, flow).await;
     format!("4 times: {said}; first 2xx {recovered:.1?} after the last")
 }
 
 /// F6.
 async fn postgres_crashes() -> String {
-    let supabase = Supabase::start().unwrap();
-    let scene = Scene::before(TestDatabase::on(&supabase).await).await;
+    let scene = testkit::World::builder().own_server(Durability::Fast).working().await.unwrap();
+    let supabase = scene.supabase();
     let (clerk, events) = history(6, 500);
-    let flow = Flow::start(scene.worker.webhook_url(), events, 100);
+    let flow = Flow::start(scene.server.webhook_url(), events, 100);
     let mut longest = Duration::ZERO;
     for _ in 0..2 {
         sleep(Duration::from_secs(1)).await;
@@ -375,7 +345,7 @@ async fn postgres_crashes() -> String {
         supabase.cluster().start_server().unwrap();
         longest = longest.max(flow.accepts_after(Instant::now()).await);
     }
-    let said = scene.settle(&clerk, flow).await;
+    let said = settle(&scene, &clerk, flow).await;
     assert_eq!(said.unanswered, 0, "each has its answer before Svix would give up");
     format!("2 crashes: {said}, slowest answer {:.1?}; first 2xx {longest:.1?} after it accepts again", said.slowest)
 }
@@ -393,19 +363,17 @@ impl Drop for Stopped {
 
 /// F7.
 async fn postgres_is_away() -> String {
-    let supabase = Supabase::start().unwrap();
-    let database = TestDatabase::on(&supabase).await;
     // What is well is not what may flood the log.
-    let environment = vec![("RUST_LOG", "warn,clerk_sync=info,clerk_sync::webhook=warn".to_owned())];
-    let worker = Worker::start(Options { environment, ..options(database.url()) }).await.unwrap();
-    let scene = Scene { database, worker };
+    let quiet = [("RUST_LOG", "warn,clerk_sync=info,clerk_sync::webhook=warn".to_owned())];
+    let scene = testkit::World::builder().own_server(Durability::Fast).environment(quiet).working().await.unwrap();
+    let supabase = scene.supabase();
     let (clerk, events) = history(7, 700);
-    let flow = Flow::start(scene.worker.webhook_url(), events, 50);
+    let flow = Flow::start(scene.server.webhook_url(), events, 50);
     sleep(Duration::from_secs(1)).await;
-    let (lines, began, resident) = (scene.worker.log_lines(), Instant::now(), scene.worker.usage().resident);
+    let (lines, began, resident) = (scene.server.log_lines(), Instant::now(), scene.server.usage().resident);
     supabase.cluster().stop_server().unwrap();
     sleep(Duration::from_secs(5)).await;
-    let lines_down = scene.worker.log_lines() - lines;
+    let lines_down = scene.server.log_lines() - lines;
     let down = usize::try_from(began.elapsed().as_secs()).unwrap();
     supabase.cluster().start_server().unwrap();
     flow.accepts_after(Instant::now()).await;
@@ -415,23 +383,23 @@ async fn postgres_is_away() -> String {
     let backends = rows.iter().filter_map(|row| i32::try_from(row["pid"].as_i64()?).ok());
     let pids = backends.chain(supabase.cluster().pid().map(u32::cast_signed));
     let stopped = Stopped(pids.filter_map(Pid::from_raw).collect());
-    let (lines, began) = (scene.worker.log_lines(), Instant::now());
+    let (lines, began) = (scene.server.log_lines(), Instant::now());
     for pid in &stopped.0 {
         kill_process(*pid, Signal::STOP).unwrap();
     }
     sleep(Duration::from_secs(7)).await;
-    assert_eq!(scene.get("/livez").await.0, 200);
-    assert_eq!(scene.get("/readyz").await.0, 503);
-    let lines_hung = scene.worker.log_lines() - lines;
+    assert_eq!(scene.server.get("/livez").await.0, 200);
+    assert_eq!(scene.server.get("/readyz").await.0, 503);
+    let lines_hung = scene.server.log_lines() - lines;
     let hung = usize::try_from(began.elapsed().as_secs()).unwrap();
     drop(stopped);
     let recovered = flow.accepts_after(Instant::now()).await;
-    let said = scene.settle(&clerk, flow).await;
-    let usage = scene.worker.usage();
+    let said = settle(&scene, &clerk, flow).await;
+    let usage = scene.server.usage();
     assert_eq!(said.unanswered, 0, "each has its answer before Svix would give up");
     // A line in each second that was touched, and one for each thing that it says of the database.
     let is_quiet = lines_down <= down + 4 && lines_hung <= hung + 4;
-    assert!(is_quiet, "{lines_down} lines in {down} s, {lines_hung} in {hung} s: {:#?}", scene.worker.log_end());
+    assert!(is_quiet, "{lines_down} lines in {down} s, {lines_hung} in {hung} s: {:#?}", scene.server.log_end());
     assert!(usage.peak < 128 * 1024, "{usage:?}");
     format!(
         "{down} s down, {hung} s hung: {said}, slowest {:.1?}; {lines_down} and {lines_hung} log lines; {} to {} MiB; first 2xx after {recovered:.1?}",
@@ -448,7 +416,8 @@ async fn transaction_pooler() -> String {
         "postgres://postgres.abcdefghij@pooler.example.com:6543/postgres",
         "postgres://postgres@db.example.com:5432/postgres?pgbouncer=true",
     ] {
-        let error = Worker::start(options(url.to_owned())).await.expect_err("it must not start").to_string();
+        let error =
+            Worker::start(Options::new(url.to_owned()).unwrap()).await.expect_err("it must not start").to_string();
         assert!(error.contains("DATABASE_URL points at a transaction-mode pooler"), "{error}");
         said = error;
     }
@@ -459,23 +428,23 @@ async fn transaction_pooler() -> String {
 /// F14.
 async fn replicas_cross() -> String {
     const USERS: usize = 150;
-    let mut world = World::new().await;
+    let world = World::new().await;
     let replica = Server::start(world.database.database(), InstanceCheck::Pinned(None)).await;
     let other = Sender::new(replica.webhook_url(), SECRET).unwrap();
-    let users: Vec<String> = (0..USERS).map(|_| world.clerk.create_user("Ada", "Bell")).collect();
+    let users: Vec<String> = (0..USERS).map(|_| world.clerk.lock().create_user("Ada", "Bell")).collect();
     world.deliver().await;
-    let mut change = |name: &str| {
+    let change = |name: &str| {
         for id in &users {
-            world.clerk.now += 40;
-            world.clerk.update_user(id, |user| name.clone_into(&mut user.last_name));
+            world.clerk.lock().now += 40;
+            world.clerk.lock().update_user(id, |user| name.clone_into(&mut user.last_name));
         }
-        std::mem::take(&mut world.clerk.outbox)
+        world.due()
     };
     let rounds: Vec<_> =
         (0..3).map(|round| (change(&format!("First {round}")), change(&format!("Then {round}")))).collect();
     let mut statuses = BTreeMap::<u16, usize>::new();
     for (first, then) in rounds {
-        let forth = first.iter().map(|event| answer(&world.sender, &event.message_id, event.body.as_bytes()));
+        let forth = first.iter().map(|event| answer(world.sender(), &event.message_id, event.body.as_bytes()));
         let back = then.iter().rev().map(|event| answer(&other, &event.message_id, event.body.as_bytes()));
         let (forth, back) = tokio::join!(futures_util::future::join_all(forth), futures_util::future::join_all(back));
         for attempt in forth.into_iter().chain(back) {
@@ -484,7 +453,7 @@ async fn replicas_cross() -> String {
     }
     let sent = USERS * 6;
     assert_eq!(statuses, BTreeMap::from([(204, sent)]));
-    world.database.equals(&source(&world.clerk)).await;
+    world.equals_source().await;
     let sql = "select deadlocks from pg_stat_database where datname = current_database()";
     assert_eq!(world.database.rows(sql).await, [serde_json::json!({ "deadlocks": 0 })]);
     format!("{sent} × 204, 0 × 503, 0 deadlocks: writers take turns")
@@ -544,12 +513,12 @@ async fn many_replicas() -> String {
 
 /// F19. More bytes are under way than may be held, so that some senders must come again.
 async fn overload() -> String {
-    let scene = Scene::new().await;
+    let scene = scene().await;
     let (_, events) = history(19, 400);
     let padding = format!("{{\"padding\":\"{}\",", "x".repeat(100_000));
     let events: Vec<Event> =
         events.into_iter().map(|event| Event { body: event.body.replacen('{', &padding, 1), ..event }).collect();
-    let (events, sender) = (Arc::new(events), Arc::new(scene.sender()));
+    let (events, sender) = (Arc::new(events), Arc::clone(scene.sender()));
     let press = async |connections: usize, seconds: u64| {
         let end = Instant::now() + Duration::from_secs(seconds);
         let mut clients = tokio::task::JoinSet::new();
@@ -583,7 +552,7 @@ async fn overload() -> String {
     let (good, refused) = press(500, 4).await;
     let began = Instant::now();
     assert_eq!(press(1, 1).await.1, 0, "normal again");
-    let peak_memory = scene.worker.usage().peak / 1024;
+    let peak_memory = scene.server.usage().peak / 1024;
     assert!(refused > 0, "nobody was turned away");
     assert!(peak_memory < 192, "{peak_memory} MiB");
     format!(
@@ -611,8 +580,7 @@ struct Skewed {
 
 impl Skewed {
     async fn new(library: &std::path::Path, seconds: i64) -> Skewed {
-        let database = database().await;
-        let file = std::env::temp_dir().join(format!("clerk-sync-clock-{}-{}", std::process::id(), database.name));
+        let file = std::env::temp_dir().join(format!("clerk-sync-clock-{}-{}", std::process::id(), unique("skewed")));
         std::fs::write(&file, format!("{seconds:+}")).unwrap();
         let environment = [
             ("LD_PRELOAD", library.to_str().unwrap()),
@@ -622,9 +590,9 @@ impl Skewed {
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
             ("DONT_FAKE_MONOTONIC", "1"),
         ];
-        let environment = environment.map(|(name, value)| (name, value.to_owned())).to_vec();
-        let worker = Worker::start(Options { environment, ..options(database.url()) }).await.unwrap();
-        Skewed { scene: Scene { database, worker }, file }
+        let environment = environment.map(|(name, value)| (name, value.to_owned()));
+        let scene = testkit::World::builder().environment(environment).working().await.unwrap();
+        Skewed { scene, file }
     }
 
     /// Sends all: how many are accepted, and how many refused for this reason.
@@ -641,12 +609,12 @@ impl Skewed {
 
     /// In order: killed, the library would leave its shared memory behind.
     async fn end(mut self) {
-        self.scene.worker.signal(Signal::TERM).unwrap();
-        self.scene.worker.ended().await.unwrap();
+        self.scene.server.signal(Signal::TERM).unwrap();
+        self.scene.server.ended().await.unwrap();
     }
 
     async fn clock_reason(&self) -> Option<i64> {
-        let (_, ready) = self.scene.get("/readyz").await;
+        let (_, ready) = self.scene.server.get("/readyz").await;
         let reasons = ready["reasons"].as_array()?;
         reasons.iter().find(|reason| reason["error"] == "clock_differs")?["seconds_ahead"].as_i64()
     }
@@ -666,7 +634,7 @@ async fn clock_is_a_little_off() -> String {
     for seconds in [-240, 0, 240] {
         let skewed = Skewed::new(&library, seconds).await;
         assert_eq!(skewed.deliver(&events, "").await, (events.len(), 0), "{seconds} s");
-        assert_eq!(skewed.scene.get("/readyz").await.0, 200);
+        assert_eq!(skewed.scene.server.get("/readyz").await.0, 200);
         skewed.scene.database.equals(&source(&clerk)).await;
         mirrors.insert(skewed.scene.database.mirror().await);
         skewed.end().await;
@@ -689,14 +657,14 @@ async fn clock_is_wrong() -> String {
         until(async || skewed.clock_reason().await.is_some()).await;
         let ahead = skewed.clock_reason().await.expect("the clock is named by /readyz");
         assert!((ahead - seconds).abs() < 10, "{ahead}");
-        let lines = skewed.scene.worker.log_end();
+        let lines = skewed.scene.server.log_end();
         let errors: Vec<&String> = lines.iter().filter(|line| line.contains("the clock differs by ")).collect();
         assert_eq!(errors.len(), 1, "one clear error: {lines:#?}");
         // Set right while it runs.
         std::fs::write(&skewed.file, "+0").unwrap();
         let stepped = Instant::now();
         assert_eq!(skewed.deliver(&events, reason).await, (events.len(), 0));
-        assert_eq!(skewed.scene.get("/readyz").await.0, 200);
+        assert_eq!(skewed.scene.server.get("/readyz").await.0, 200);
         skewed.scene.database.equals(&source(&clerk)).await;
         mirrors.insert(skewed.scene.database.mirror().await);
         let error: Value = serde_json::from_str(errors[0]).unwrap();
@@ -719,7 +687,7 @@ async fn an_old_request_sent_again_does_not_degrade_health() {
     let (_, events) = history(22, 5);
     let long_ago = clerk_sync::clock::now().get() / 1000 - 5_000;
     for event in &events {
-        let attempt = world.sender.send_at(&event.message_id, long_ago, event.body.as_bytes()).await.unwrap();
+        let attempt = world.sender().send_at(&event.message_id, long_ago, event.body.as_bytes()).await.unwrap();
         assert_eq!((attempt.status, attempt.outcome.as_deref()), (400, Some("timestamp_too_old")));
     }
     until(async || world.server.get("/readyz").await.0 == 200).await;

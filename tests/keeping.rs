@@ -1,6 +1,6 @@
 //! Upkeep: dead letters tried again, old bookkeeping pruned, emptied rows purged; and that the mirror never notices.
 
-use crate::support::{START, Server, TestDatabase, World, database, unique};
+use crate::support::{Project, START, Server, World, database, unique};
 use clerk_sync::model::Kind;
 use clerk_sync::upkeep::retention::{self, Pruned, Retention};
 use clerk_sync::upkeep::{self, purge};
@@ -12,7 +12,7 @@ use std::time::Duration;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// The program as a person runs it.
-fn clerk_sync(database: &TestDatabase, arguments: &[&str]) -> Output {
+fn clerk_sync(database: &Project, arguments: &[&str]) -> Output {
     std::process::Command::new(env!("CARGO_BIN_EXE_clerk-sync"))
         .args(arguments)
         .env("DATABASE_URL", database.url())
@@ -22,7 +22,7 @@ fn clerk_sync(database: &TestDatabase, arguments: &[&str]) -> Output {
 }
 
 /// Its exit code, standard output and standard error.
-fn run(database: &TestDatabase, arguments: &[&str]) -> (i32, String, String) {
+fn run(database: &Project, arguments: &[&str]) -> (i32, String, String) {
     let output = clerk_sync(database, arguments);
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
@@ -46,11 +46,11 @@ async fn send(world: &World, message_id: &str, body: &str) -> String {
     world.attempt(message_id, body.as_bytes()).await.outcome.expect("an outcome")
 }
 
-async fn letters(database: &TestDatabase) -> Vec<Value> {
+async fn letters(database: &Project) -> Vec<Value> {
     database.rows("select message_id, reason, tries from clerk_sync.dead_letters order by message_id").await
 }
 
-async fn receipt(database: &TestDatabase, message_id: &str) -> Vec<Value> {
+async fn receipt(database: &Project, message_id: &str) -> Vec<Value> {
     let sql = format!("select outcome, entity_id from clerk_sync.receipts where message_id = '{message_id}'");
     database.rows(&sql).await
 }
@@ -202,7 +202,7 @@ async fn a_reused_id_stays_refused_until_a_person_names_the_letter() {
 
 #[tokio::test]
 async fn a_letter_of_another_instance_stays_one_whoever_asks() {
-    let world = World::with(InstanceCheck::Off).await;
+    let world = World::of(InstanceCheck::Off).await;
     let database = &world.database;
     database.execute(REFUSING).await;
     let mut foreign = user("user_1", "Refused", START);
@@ -394,14 +394,14 @@ async fn a_message_that_comes_again_after_its_receipt_is_gone_changes_nothing() 
 
 /// A mirror with deleted users and an organization, 100 days ago by its rows, and an application that refers to some.
 async fn deleted_long_ago() -> (World, Vec<String>, String) {
-    let mut world = World::new().await;
-    let users: Vec<String> = (0..30).map(|_| world.clerk.create_user("Ada", "Example")).collect();
-    let living = world.clerk.create_user("Grace", "Example");
-    let organization = world.clerk.create_organization("Example Press", &living);
-    world.clerk.add_member(&organization, &users[0], "org:member");
-    world.clerk.now += 1_000;
-    users.iter().for_each(|id| world.clerk.delete_user(id));
-    world.clerk.delete_organization(&organization);
+    let world = World::new().await;
+    let users: Vec<String> = (0..30).map(|_| world.clerk.lock().create_user("Ada", "Example")).collect();
+    let living = world.clerk.lock().create_user("Grace", "Example");
+    let organization = world.clerk.lock().create_organization("Example Press", &living);
+    world.clerk.lock().add_member(&organization, &users[0], "org:member");
+    world.clerk.lock().now += 1_000;
+    users.iter().for_each(|id| world.clerk.lock().delete_user(id));
+    world.clerk.lock().delete_organization(&organization);
     world.deliver().await;
     let database = &world.database;
     let (long_ago, lately) = (ago(100), ago(10));
@@ -488,11 +488,11 @@ async fn a_purge_removes_what_nothing_holds_and_a_late_webhook_stays_stale() {
     // Whatever comes late about them.
     let mirror = database.mirror().await;
     let mut late = user(&users[10], "Back", START + 500);
-    late["instance_id"] = json!(world.clerk.instance_id);
+    late["instance_id"] = json!(world.clerk.lock().instance_id);
     assert_eq!(world.send_body(&late).await, "stale");
     late["timestamp"] = json!(START + 86_400_000);
     assert_eq!(world.send_body(&late).await, "stale");
-    let parent = json!({ "object": "event", "type": "organization.updated", "timestamp": START + 500, "instance_id": world.clerk.instance_id,
+    let parent = json!({ "object": "event", "type": "organization.updated", "timestamp": START + 500, "instance_id": world.clerk.lock().instance_id,
                          "data": { "id": organization, "object": "organization", "name": "Back", "created_at": START, "updated_at": START } });
     assert_eq!(world.send_body(&parent).await, "stale");
     assert_eq!(database.mirror().await, mirror);

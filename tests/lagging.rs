@@ -193,15 +193,9 @@ async fn stuck_replica_of_five_hours() {
 impl World {
     /// One that holds Clerk's clock against the database's, as `serve` does.
     async fn strict(&self, patience: Duration) -> Reconciler {
-        let now = self.now();
-        self.bench.database.set_clock(now).await;
-        let options = Options {
-            base_url: self.bench.api.url.clone(),
-            secret_key: self.bench.clerk.lock().secret_key.clone().into(),
-            rate: None,
-            patience,
-            clock_tolerance: Some(Options::CLOCK_TOLERANCE),
-        };
+        self.bench.set_clock().await;
+        let clock_tolerance = Some(Options::CLOCK_TOLERANCE);
+        let options = Options { patience, clock_tolerance, ..self.bench.api_options() };
         Reconciler { clerk: Arc::new(Client::new(options).unwrap()), ..self.bench.reconciler() }
     }
 }

@@ -39,11 +39,14 @@ const TESTKIT: &[(&str, &[&str])] = &[
     ("installation", &[]),
     ("postgres", &[]),
     ("program", &[]),
+    ("project", &["store"]),
     ("proxy", &["thread"]),
+    ("serve", &["app", "config", "store", "upkeep", "webhook"]),
     ("supabase", &[]),
     ("traffic", &[]),
     ("usage", &["procfs"]),
     ("worker", &[]),
+    ("world", &["clerk", "config", "reconcile", "sender", "store", "webhook"]),
 ];
 
 /// What each part of the laboratory may use of the product. Of testkit it may use everything.

@@ -1,16 +1,16 @@
 //! The schema as a Supabase customer gets it: migrated by a role that is no superuser, closed to everybody it is not meant for.
 
-use crate::support::{TestDatabase, database, rows, supabase, unique};
+use crate::support::{Project, database, rows, supabase, unique};
 use clerk_sync::model::InstanceId;
 use clerk_sync::store::{self, Database};
 use serde_json::json;
 use testkit::postgres::{Cluster, Durability};
 
 /// A Supabase project without our schemas.
-async fn empty_project() -> TestDatabase {
+async fn empty_project() -> Project {
     let name = unique("project");
     supabase().create(&name).await.unwrap();
-    TestDatabase::named(name)
+    Project::named(name)
 }
 
 #[tokio::test]
@@ -194,15 +194,15 @@ async fn the_worker_reads_the_mirror_and_cannot_write_it() {
 
 #[tokio::test]
 async fn deleting_a_user_leaves_the_applications_rows() {
-    let mut world = crate::support::World::new().await;
-    let ada = world.clerk.create_user("Ada", "Lovelace");
+    let world = crate::support::World::new().await;
+    let ada = world.clerk.lock().create_user("Ada", "Lovelace");
     world.deliver().await;
     world
         .database
         .execute("create table public.documents (id int primary key, owner text references clerk.users)")
         .await;
     world.database.execute(&format!("insert into public.documents values (1, '{ada}')")).await;
-    world.clerk.delete_user(&ada);
+    world.clerk.lock().delete_user(&ada);
     world.deliver().await;
     assert_eq!(world.database.count("public.documents").await, 1);
 }
@@ -245,8 +245,8 @@ async fn a_server_before_the_migrations_says_what_to_do() {
 /// With an empty search path a caller's temporary types still come first: a domain of that name would run the caller's code.
 #[tokio::test]
 async fn temporary_types_of_a_caller_run_nothing_as_the_owner() {
-    let mut world = crate::support::World::new().await;
-    world.clerk.create_user("Ada", "Lovelace");
+    let world = crate::support::World::new().await;
+    world.clerk.lock().create_user("Ada", "Lovelace");
     world.deliver().await;
     world
         .database

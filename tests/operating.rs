@@ -1,14 +1,13 @@
 //! What an operator sees of the real program: metrics, status page, logs; and that no secret and no personal data is in any.
 
-use crate::support::{SECRET, TestDatabase, database, supabase};
+use crate::support::{Project, SECRET, database, supabase};
 use clerk_sync::sender::Sender;
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
-use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use testkit::clerk::{Clerk, Server, Shared};
+use testkit::clerk::Clerk;
 use testkit::postgres::SUPERUSER;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -25,7 +24,7 @@ struct Program {
 }
 
 impl Program {
-    async fn start(database: &TestDatabase, environment: &[(&str, &str)]) -> Program {
+    async fn start(database: &Project, environment: &[(&str, &str)]) -> Program {
         let mut child = Command::new(env!("CARGO_BIN_EXE_clerk-sync"))
             .arg("serve")
             .env("DATABASE_URL", database.url())
@@ -81,6 +80,16 @@ impl Program {
     }
 }
 
+/// A mirror, and a Clerk of ten minutes ago by its clock, which is the database's as well.
+async fn world(users: usize, organizations: usize, memberships: usize, tie: usize) -> testkit::World {
+    let mut clerk = Clerk::new(5, clerk_sync::clock::now().get() - 600_000);
+    clerk.secret_key = KEY.to_owned();
+    clerk.populate(users, organizations, memberships, tie);
+    let world = testkit::World::builder().clerk(clerk).start().await.unwrap();
+    world.set_clock().await;
+    world
+}
+
 fn client() -> reqwest::Client {
     reqwest::Client::builder().timeout(Duration::from_secs(15)).build().unwrap()
 }
@@ -104,14 +113,9 @@ fn promtool(text: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_and_the_status_page_tell_what_happened() {
-    let database = database().await;
-    let clerk = Shared::new(Clerk::new(5, clerk_sync::clock::now().get() - 600_000));
-    clerk.lock().secret_key = KEY.to_owned();
-    clerk.lock().populate(30, 2, 20, 1);
-    let api = Server::start(clerk.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
-    let now = clerk.lock().now;
-    database.set_clock(now).await;
-    let program = Program::start(&database, &[("CLERK_SECRET_KEY", KEY), ("CLERK_API_URL", &api.url)]).await;
+    let world = world(30, 2, 20, 1).await;
+    let (database, clerk, api) = (&world.database, &world.clerk, &world.api);
+    let program = Program::start(database, &[("CLERK_SECRET_KEY", KEY), ("CLERK_API_URL", &api.url)]).await;
     for _ in 0..100 {
         if database.count("clerk_sync.marks").await == 3 {
             break;
@@ -397,15 +401,10 @@ async fn a_fault_lasts_until_a_write_succeeds_and_shows_without_traffic() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn why_no_pass_can_begin_is_told_until_one_does() {
-    let database = database().await;
-    let clerk = Shared::new(Clerk::new(5, clerk_sync::clock::now().get() - 600_000));
-    clerk.lock().secret_key = KEY.to_owned();
-    clerk.lock().populate(3, 1, 2, 1);
-    let api = Server::start(clerk.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
-    let now = clerk.lock().now;
-    database.set_clock(now).await;
+    let world = world(3, 1, 2, 1).await;
+    let (database, _clerk, api) = (&world.database, &world.clerk, &world.api);
     let refused = [("CLERK_SECRET_KEY", "sk_test_planted4wrong0key"), ("CLERK_API_URL", api.url.as_str())];
-    let program = Program::start(&database, &refused).await;
+    let program = Program::start(database, &refused).await;
     until("it is noted", async || database.count("clerk_sync.failed_start").await == 1).await;
     let (_, json) = program.get("/status.json").await;
     let json: Value = serde_json::from_str(&json).unwrap();
@@ -415,7 +414,7 @@ async fn why_no_pass_can_begin_is_told_until_one_does() {
     let said = program.stop().await;
     assert!(!because.contains("planted") && !said.contains("planted"), "{because}{said}");
 
-    let program = Program::start(&database, &[("CLERK_SECRET_KEY", KEY), ("CLERK_API_URL", &api.url)]).await;
+    let program = Program::start(database, &[("CLERK_SECRET_KEY", KEY), ("CLERK_API_URL", &api.url)]).await;
     until("passes run", async || database.count("clerk_sync.marks").await == 3).await;
     assert_eq!(database.count("clerk_sync.failed_start").await, 0);
     program.stop().await;
@@ -489,14 +488,10 @@ pub async fn stopped_under_load() -> String {
 /// Planted everywhere, found nowhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_and_no_personal_data_is_told_to_anybody() {
-    let database = database().await;
-    let clerk = Shared::new(Clerk::new(5, clerk_sync::clock::now().get() - 600_000));
-    clerk.lock().secret_key = KEY.to_owned();
-    let api = Server::start(clerk.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
-    let now = clerk.lock().now;
-    database.set_clock(now).await;
+    let world = world(0, 0, 0, 1).await;
+    let (database, _clerk, api) = (&world.database, &world.clerk, &world.api);
     let environment = [("CLERK_SECRET_KEY", KEY), ("CLERK_API_URL", &api.url), ("OPS_TOKEN", TOKEN)];
-    let program = Program::start(&database, &environment).await;
+    let program = Program::start(database, &environment).await;
     let sender = program.sender();
     let body = |name: &str| {
         format!(

@@ -1,50 +1,33 @@
 //! The database away, silent, slow, locked, full or read-only, and poison among good: what senders hear, and what is left.
 
-use crate::support::{SECRET, Server, TestDatabase, World, database, supabase, unique};
-use clerk_sync::sender::{Attempt, Sender};
-use clerk_sync::store::Database;
-use clerk_sync::webhook::lane::InstanceCheck;
+use crate::support::{World, supabase, unique};
+use clerk_sync::sender::Attempt;
 use futures_util::future::join_all;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use testkit::clerk::{Clerk, Event};
-use testkit::postgres::SUPERUSER;
-use testkit::proxy::{Fault, Proxy, Upstream};
-use testkit::supabase::{OWNER, Supabase};
+use testkit::postgres::{Durability, SUPERUSER};
+use testkit::proxy::Fault;
+use testkit::supabase::OWNER;
 
 /// A server that reaches its database through a proxy.
-struct Detour {
-    database: TestDatabase,
-    proxy: Proxy,
-    server: Server,
-    sender: Sender,
+async fn detour() -> World {
+    testkit::World::builder().line(1).serving().await.unwrap()
 }
 
-impl Detour {
-    async fn new() -> Detour {
-        let database = database().await;
-        let socket = supabase().cluster().dir().join(".s.PGSQL.5432");
-        let proxy = Proxy::start(Upstream::Unix(socket), 1).unwrap();
-        let url = format!("postgres://postgres@{}/{}?sslmode=disable", proxy.address, database.name);
-        let server = Server::start(Database::parse(&url).unwrap(), InstanceCheck::Pinned(None)).await;
-        let sender = Sender::new(server.webhook_url(), SECRET).unwrap();
-        Detour { database, proxy, server, sender }
-    }
+/// All at once: each answer with the time it took.
+async fn send_all(detour: &World, events: &[Event]) -> Vec<(Attempt, Duration)> {
+    join_all(events.iter().map(async |event| {
+        let started = Instant::now();
+        let attempt = detour.attempt(&event.message_id, event.body.as_bytes()).await;
+        (attempt, started.elapsed())
+    }))
+    .await
+}
 
-    /// All at once: each answer with the time it took.
-    async fn send_all(&self, events: &[Event]) -> Vec<(Attempt, Duration)> {
-        join_all(events.iter().map(async |event| {
-            let started = Instant::now();
-            let attempt = self.sender.send(&event.message_id, event.body.as_bytes()).await.expect("an answer");
-            (attempt, started.elapsed())
-        }))
-        .await
-    }
-
-    async fn is_accepted(&self, event: &Event) -> bool {
-        self.sender.send(&event.message_id, event.body.as_bytes()).await.expect("an answer").status == 204
-    }
+async fn is_accepted(detour: &World, event: &Event) -> bool {
+    detour.attempt(&event.message_id, event.body.as_bytes()).await.status == 204
 }
 
 fn sign_ups(count: usize) -> Vec<Event> {
@@ -62,35 +45,35 @@ fn slowest(answers: &[(Attempt, Duration)]) -> Duration {
 
 /// F9. The network takes everything and brings nothing.
 pub async fn database_is_silent() -> String {
-    let detour = Detour::new().await;
+    let detour = detour().await;
     let events = sign_ups(501);
-    assert!(detour.is_accepted(&events[500]).await);
-    detour.proxy.set(Fault::BlackHole);
-    let answers = detour.send_all(&events[..500]).await;
+    assert!(is_accepted(&detour, &events[500]).await);
+    detour.line().set(Fault::BlackHole);
+    let answers = send_all(&detour, &events[..500]).await;
     assert!(answers.iter().all(|(attempt, _)| attempt.status == 503), "{:?}", answers[0]);
     let slowest = slowest(&answers);
     assert!(slowest < Duration::from_secs(10), "{slowest:?}");
     assert_eq!(detour.server.get("/livez").await.0, 200);
     assert_eq!(detour.server.get("/readyz").await.0, 503);
-    detour.proxy.set(Fault::None);
-    let answers = detour.send_all(&events[..500]).await;
+    detour.line().set(Fault::None);
+    let answers = send_all(&detour, &events[..500]).await;
     assert!(answers.iter().all(|(attempt, _)| attempt.status == 204));
     assert_eq!(detour.database.count("clerk.users").await, 501);
-    assert!(detour.proxy.open() <= 2, "{} connections", detour.proxy.open());
+    assert!(detour.line().open() <= 2, "{} connections", detour.line().open());
     format!("500 under way: 500 × 503, the last after {slowest:.1?}; then 500 × 204 without a restart")
 }
 
 /// F5. The connection is cut while a statement is under way; its answer is lost.
 pub async fn answers_are_lost() -> String {
-    let detour = Detour::new().await;
+    let detour = detour().await;
     let events = sign_ups(4);
-    assert!(detour.is_accepted(&events[0]).await);
+    assert!(is_accepted(&detour, &events[0]).await);
     // Lost after the commit; lost on the way; nobody there at all.
     for (fault, event) in [Fault::CutReplies, Fault::CutAfter(10), Fault::Refuse].into_iter().zip(&events[1..]) {
-        detour.proxy.set(fault);
-        assert!(!detour.is_accepted(event).await, "{fault:?}: nobody knows, so 503");
-        detour.proxy.set(Fault::None);
-        assert!(detour.is_accepted(event).await, "{fault:?}: sent again, applied once");
+        detour.line().set(fault);
+        assert!(!is_accepted(&detour, event).await, "{fault:?}: nobody knows, so 503");
+        detour.line().set(Fault::None);
+        assert!(is_accepted(&detour, event).await, "{fault:?}: sent again, applied once");
     }
     assert_eq!(detour.database.count("clerk.users").await, 4);
     assert_eq!(detour.database.count("clerk_sync.receipts").await, 4);
@@ -99,11 +82,11 @@ pub async fn answers_are_lost() -> String {
 
 #[tokio::test]
 async fn connections_cut_at_random_lose_nothing() {
-    let detour = Detour::new().await;
-    detour.proxy.set(Fault::CutSometimes(150));
+    let detour = detour().await;
+    detour.line().set(Fault::CutSometimes(150));
     for event in sign_ups(150) {
         let mut tries = 0;
-        while !detour.is_accepted(&event).await {
+        while !is_accepted(&detour, &event).await {
             tries += 1;
             assert!(tries < 50, "never accepted");
         }
@@ -113,16 +96,16 @@ async fn connections_cut_at_random_lose_nothing() {
 
 /// F8.
 pub async fn database_is_slow() -> String {
-    let detour = Detour::new().await;
+    let detour = detour().await;
     let events = sign_ups(41);
-    detour.is_accepted(&events[40]).await;
-    detour.proxy.set(Fault::Delay(Duration::from_millis(400)));
-    let answers = detour.send_all(&events[..40]).await;
+    is_accepted(&detour, &events[40]).await;
+    detour.line().set(Fault::Delay(Duration::from_millis(400)));
+    let answers = send_all(&detour, &events[..40]).await;
     assert!(answers.iter().all(|(attempt, _)| attempt.status == 204));
     let mut told = Vec::new();
     for seconds in [1, 3] {
-        detour.proxy.set(Fault::Delay(Duration::from_secs(seconds)));
-        let answers = detour.send_all(&events[..40]).await;
+        detour.line().set(Fault::Delay(Duration::from_secs(seconds)));
+        let answers = send_all(&detour, &events[..40]).await;
         assert!(answers.iter().all(|(attempt, _)| matches!(attempt.status, 204 | 503)));
         assert!(slowest(&answers) < Duration::from_secs(10), "{:?}", slowest(&answers));
         let accepted = answers.iter().filter(|(attempt, _)| attempt.status == 204).count();
@@ -132,21 +115,21 @@ pub async fn database_is_slow() -> String {
             slowest(&answers)
         ));
     }
-    detour.proxy.set(Fault::None);
+    detour.line().set(Fault::None);
     let started = Instant::now();
-    assert!(detour.is_accepted(&sign_ups(42)[41]).await);
+    assert!(is_accepted(&detour, &sign_ups(42)[41]).await);
     format!("a statement takes {}; then 204 after {:.1?}", told.join("; "), started.elapsed())
 }
 
 /// F10. Nobody makes reads here, so what could not be written is kept whole; with a key it would be read.
 pub async fn table_is_locked() -> String {
-    let mut world = World::new().await;
-    world.clerk.create_user("Ada", "Lovelace");
+    let world = World::new().await;
+    world.clerk.lock().create_user("Ada", "Lovelace");
     world.deliver().await;
     let mut blocker = world.database.owner().await;
     sqlx::raw_sql("begin; lock table clerk.users").execute(&mut blocker).await.unwrap();
-    world.clerk.create_user("Ben", "Bitdiddle");
-    let event = world.clerk.outbox.pop().unwrap();
+    world.clerk.lock().create_user("Ben", "Bitdiddle");
+    let event = world.clerk.lock().outbox.pop().unwrap();
     let started = Instant::now();
     let attempt = world.attempt(&event.message_id, event.body.as_bytes()).await;
     assert_eq!((attempt.status, attempt.outcome.as_deref()), (200, Some("dead_letter")));
@@ -160,19 +143,16 @@ pub async fn table_is_locked() -> String {
 }
 
 /// A world on a server of its own, for what happens to a whole server.
-async fn apart(supabase: &Supabase) -> World {
-    let database = TestDatabase::on(supabase).await;
-    let server = Server::start(database.database(), InstanceCheck::Pinned(None)).await;
-    let sender = Sender::new(server.webhook_url(), SECRET).unwrap();
-    World { database, server, sender, clerk: Clerk::new(1, crate::support::START) }
+async fn apart() -> World {
+    testkit::World::builder().own_server(Durability::Fast).serving().await.unwrap()
 }
 
 /// F11. All connections are taken; a pooler refuses.
 pub async fn connections_run_out() -> String {
-    let supabase = Supabase::start().unwrap();
-    let mut world = apart(&supabase).await;
-    world.clerk.create_user("Ada", "Lovelace");
-    world.clerk.create_user("Ben", "Bitdiddle");
+    let world = apart().await;
+    let supabase = world.supabase();
+    world.clerk.lock().create_user("Ada", "Lovelace");
+    world.clerk.lock().create_user("Ben", "Bitdiddle");
     let mut superuser = supabase.connect(SUPERUSER, &world.database.name).await.unwrap();
     superuser.execute("alter system set max_connections = 24").await.unwrap();
     drop(superuser);
@@ -192,7 +172,7 @@ pub async fn connections_run_out() -> String {
     while let Ok(connection) = supabase.connect(OWNER, &world.database.name).await {
         taken.push(connection);
     }
-    let event = world.clerk.outbox.remove(0);
+    let event = world.clerk.lock().outbox.remove(0);
     let attempt = world.attempt(&event.message_id, event.body.as_bytes()).await;
     assert_eq!(attempt.status, 503, "{attempt:?}");
     assert_eq!(world.server.get("/readyz").await.0, 503);
@@ -205,7 +185,7 @@ pub async fn connections_run_out() -> String {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     refuse(&world, "XX000").await;
-    let event = world.clerk.outbox.remove(0);
+    let event = world.clerk.lock().outbox.remove(0);
     assert_eq!(world.attempt(&event.message_id, event.body.as_bytes()).await.status, 503);
     world.database.execute("drop trigger refuse on clerk.users").await;
     assert_eq!(world.send(&event).await, "applied");
@@ -214,11 +194,11 @@ pub async fn connections_run_out() -> String {
 
 /// F12. The database is read-only; its disk is full.
 pub async fn database_cannot_be_written() -> String {
-    let supabase = Supabase::start().unwrap();
-    let mut world = apart(&supabase).await;
+    let world = apart().await;
+    let supabase = world.supabase();
     let mut superuser = supabase.connect(SUPERUSER, &world.database.name).await.unwrap();
-    world.clerk.create_user("Ada", "Lovelace");
-    let event = world.clerk.outbox.remove(0);
+    world.clerk.lock().create_user("Ada", "Lovelace");
+    let event = world.clerk.lock().outbox.remove(0);
     let read_only = format!("alter database \"{}\" set default_transaction_read_only", world.database.name);
     let mut told = Vec::new();
     for ailment in ["25006", "53100"] {
@@ -261,8 +241,8 @@ pub async fn database_cannot_be_written() -> String {
 /// A login that has nothing but CONNECT, with every lock that it can get: the writers' needs a right.
 #[tokio::test]
 async fn a_login_with_connect_alone_holds_up_no_webhook() {
-    let mut world = World::new().await;
-    world.clerk.create_user("Ada", "Lovelace");
+    let world = World::new().await;
+    world.clerk.lock().create_user("Ada", "Lovelace");
     world.deliver().await;
     let login = unique("extra_login");
     world.database.execute(&format!("create role {login} login")).await;
@@ -295,7 +275,7 @@ async fn a_login_with_connect_alone_holds_up_no_webhook() {
             .await
             .unwrap();
     assert!(all > 50 && ours == 0, "{all} locks are held, {ours} of them on tables of ours");
-    world.clerk.create_user("Ben", "Bitdiddle");
+    world.clerk.lock().create_user("Ben", "Bitdiddle");
     let started = Instant::now();
     world.deliver().await;
     assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
@@ -305,11 +285,11 @@ async fn a_login_with_connect_alone_holds_up_no_webhook() {
 /// Whoever has the right, such as a second writer that hangs, is waited for; and that is nobody's change's fault.
 #[tokio::test]
 async fn a_turn_that_does_not_come_is_503_under_its_own_code_and_upkeep_of_tables_is_no_turn() {
-    let mut world = World::new().await;
-    world.clerk.create_user("Ada", "Lovelace");
+    let world = World::new().await;
+    world.clerk.lock().create_user("Ada", "Lovelace");
     world.deliver().await;
-    world.clerk.create_user("Ben", "Bitdiddle");
-    let event = world.clerk.outbox.pop().unwrap();
+    world.clerk.lock().create_user("Ben", "Bitdiddle");
+    let event = world.clerk.lock().outbox.pop().unwrap();
     let mut owner = world.database.owner().await;
     sqlx::raw_sql("begin; lock table clerk_sync.writer in exclusive mode").execute(&mut owner).await.unwrap();
     assert_eq!(world.attempt(&event.message_id, event.body.as_bytes()).await.status, 503);
@@ -326,9 +306,9 @@ async fn a_turn_that_does_not_come_is_503_under_its_own_code_and_upkeep_of_table
     };
     let deliveries = async {
         for _ in 0..20 {
-            world.clerk.now += 1_000;
-            world.clerk.create_user("Cleo", "Night");
-            let event = world.clerk.outbox.pop().unwrap();
+            world.clerk.lock().now += 1_000;
+            world.clerk.lock().create_user("Cleo", "Night");
+            let event = world.clerk.lock().outbox.pop().unwrap();
             assert_eq!(world.attempt(&event.message_id, event.body.as_bytes()).await.status, 204);
         }
     };
@@ -352,19 +332,19 @@ async fn refuse(world: &World, code: &str) {
 
 #[tokio::test]
 async fn poison_among_five_hundred_becomes_one_dead_letter_and_delays_nobody() {
-    let mut world = World::new().await;
+    let world = World::new().await;
     // What Postgres refuses is mended before it gets there; so poison is made by a trigger.
     refuse(&world, "22003").await;
     for number in 0..500 {
-        world.clerk.now += 1_000;
-        world.clerk.create_user(if number == 251 { "Poison" } else { "Ada" }, "Lovelace");
+        world.clerk.lock().now += 1_000;
+        world.clerk.lock().create_user(if number == 251 { "Poison" } else { "Ada" }, "Lovelace");
     }
-    let events = std::mem::take(&mut world.clerk.outbox);
+    let events = world.due();
     let started = Instant::now();
     // Who is told to come again comes again, as Svix does: a slow machine may not write all of them within their eight seconds.
     let answers = join_all(events.iter().map(async |event| {
         loop {
-            let attempt = world.sender.send(&event.message_id, event.body.as_bytes()).await;
+            let attempt = world.sender().send(&event.message_id, event.body.as_bytes()).await;
             match attempt {
                 Ok(attempt) if attempt.status != 503 => return (attempt, started.elapsed()),
                 attempt => assert!(started.elapsed() < Duration::from_secs(120), "{attempt:?}"),
@@ -381,40 +361,41 @@ async fn poison_among_five_hundred_becomes_one_dead_letter_and_delays_nobody() {
     assert_eq!(kept, [serde_json::json!({ "reason": "the database refuses it: SQLSTATE 22003, public.refuse" })]);
 
     // The culprit's next change goes alone, and so cannot take others with it.
-    let culprit = world.clerk.users.values().find(|user| user.first_name == "Poison").unwrap().id.clone();
-    world.clerk.now += 1_000;
-    world.clerk.update_user(&culprit, |user| user.last_name = "Again".to_owned());
-    let again = world.clerk.outbox.pop().unwrap();
+    let culprit = world.clerk.lock().users.values().find(|user| user.first_name == "Poison").unwrap().id.clone();
+    world.clerk.lock().now += 1_000;
+    world.clerk.lock().update_user(&culprit, |user| user.last_name = "Again".to_owned());
+    let again = world.clerk.lock().outbox.pop().unwrap();
     assert_eq!(world.send(&again).await, "dead_letter");
-    world.clerk.now += 1_000;
-    world.clerk.update_user(&culprit, |user| user.first_name = "Cured".to_owned());
+    world.clerk.lock().now += 1_000;
+    world.clerk.lock().update_user(&culprit, |user| user.first_name = "Cured".to_owned());
     world.deliver().await;
     assert_eq!(world.database.count("clerk.users").await, 500);
 }
 
 #[tokio::test]
 async fn bodies_beyond_the_memory_for_them_are_503_and_nothing_is_lost() {
-    let detour = Detour::new().await;
+    let detour = detour().await;
     let mut clerk = Clerk::new(5, crate::support::START);
     clerk.create_user("Ada", "Lovelace");
     let small = clerk.outbox.pop().unwrap();
-    assert!(detour.is_accepted(&small).await);
-    detour.proxy.set(Fault::BlackHole);
+    assert!(is_accepted(&detour, &small).await);
+    detour.line().set(Fault::BlackHole);
     // A megabyte each: more than may wait.
     let padded = small.body.replacen('{', &format!("{{\"padding\":\"{}\",", "x".repeat(1 << 20)), 1);
     let big: Vec<Event> =
         (0..24).map(|_| Event { message_id: unique("msg"), body: padded.clone(), ..small.clone() }).collect();
     // (On a slow machine the sender itself may lose patience with one: then it has no answer.)
-    let answers = join_all(big.iter().map(|event| detour.sender.send(&event.message_id, event.body.as_bytes()))).await;
+    let answers =
+        join_all(big.iter().map(|event| detour.sender().send(&event.message_id, event.body.as_bytes()))).await;
     let answers: Vec<Attempt> = answers.into_iter().filter_map(Result::ok).collect();
     assert!(answers.iter().all(|attempt| attempt.status == 503));
     let busy = answers.iter().filter(|attempt| attempt.outcome.as_deref() == Some("busy")).count();
     assert!(busy > 0, "some were turned away at once");
-    detour.proxy.set(Fault::None);
+    detour.line().set(Fault::None);
     for event in &big[..3] {
         let began = Instant::now();
         loop {
-            let attempt = detour.sender.send(&event.message_id, event.body.as_bytes()).await;
+            let attempt = detour.sender().send(&event.message_id, event.body.as_bytes()).await;
             if attempt.as_ref().is_ok_and(|attempt| attempt.status == 204) {
                 break;
             }

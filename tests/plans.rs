@@ -194,8 +194,8 @@ async fn a_listing_that_lacks_most_members_asks_for_a_pass() {
 /// A person who pays is nobody's member for it, and other events of billing are no concern of the mirror.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_s_own_subscription_asks_for_nothing() {
-    let mut world = crate::support::World::new().await;
-    let ada = world.clerk.create_user("Ada", "Lovelace");
+    let world = crate::support::World::new().await;
+    let ada = world.clerk.lock().create_user("Ada", "Lovelace");
     world.deliver().await;
     let body = |event_type: &str, payer: Value| json!({ "object": "event", "type": event_type, "timestamp": crate::support::START, "data": { "id": "csub_1", "payer": payer } });
     let of_user = json!({ "object": "commerce_payer", "id": "cpayer_1", "user_id": ada });

@@ -61,13 +61,13 @@ struct Tenants {
 }
 
 async fn tenants() -> Tenants {
-    let mut world = World::new().await;
-    let ada = world.clerk.create_user("Ada", "Lovelace");
-    let ben = world.clerk.create_user("Ben", "Bitdiddle");
-    let cleo = world.clerk.create_user("Cleo", "Night");
-    let acme = world.clerk.create_organization("Acme Widgets", &ada);
-    let other = world.clerk.create_organization("Other Works", &cleo);
-    world.clerk.add_member(&acme, &ben, "org:member");
+    let world = World::new().await;
+    let ada = world.clerk.lock().create_user("Ada", "Lovelace");
+    let ben = world.clerk.lock().create_user("Ben", "Bitdiddle");
+    let cleo = world.clerk.lock().create_user("Cleo", "Night");
+    let acme = world.clerk.lock().create_organization("Acme Widgets", &ada);
+    let other = world.clerk.lock().create_organization("Other Works", &cleo);
+    world.clerk.lock().add_member(&acme, &ben, "org:member");
     world.deliver().await;
     documents(&world, &acme, &other).await;
     Tenants { world, acme, ada, ben, cleo }
@@ -86,10 +86,11 @@ async fn members_see_their_organizations_documents_and_no_other() {
 
 #[tokio::test]
 async fn an_ex_member_sees_nothing_once_the_webhook_is_answered() {
-    let Tenants { mut world, ben, .. } = tenants().await;
-    let membership = world.clerk.memberships.values().find(|membership| membership.user_id == ben).unwrap().id.clone();
-    world.clerk.now += 1_000;
-    world.clerk.remove_member(&membership);
+    let Tenants { world, ben, .. } = tenants().await;
+    let membership =
+        world.clerk.lock().memberships.values().find(|membership| membership.user_id == ben).unwrap().id.clone();
+    world.clerk.lock().now += 1_000;
+    world.clerk.lock().remove_member(&membership);
     world.deliver().await;
     assert_eq!(sees(&world, &ben).await, NOTHING, "with the same token");
 }
@@ -97,13 +98,13 @@ async fn an_ex_member_sees_nothing_once_the_webhook_is_answered() {
 #[tokio::test]
 async fn banned_deprovisioned_and_deleted_users_and_members_of_deleted_organizations_see_nothing() {
     for case in ["banned", "deprovisioned", "deleted", "organization deleted"] {
-        let Tenants { mut world, acme, ben, .. } = tenants().await;
-        world.clerk.now += 1_000;
+        let Tenants { world, acme, ben, .. } = tenants().await;
+        world.clerk.lock().now += 1_000;
         match case {
-            "banned" => world.clerk.update_user(&ben, |user| user.banned = true),
-            "deprovisioned" => world.clerk.update_user(&ben, |user| user.deprovisioned = true),
-            "deleted" => world.clerk.delete_user(&ben),
-            _ => world.clerk.delete_organization(&acme),
+            "banned" => world.clerk.lock().update_user(&ben, |user| user.banned = true),
+            "deprovisioned" => world.clerk.lock().update_user(&ben, |user| user.deprovisioned = true),
+            "deleted" => world.clerk.lock().delete_user(&ben),
+            _ => world.clerk.lock().delete_organization(&acme),
         }
         world.deliver().await;
         assert_eq!(sees(&world, &ben).await, NOTHING, "{case}");
@@ -115,7 +116,7 @@ async fn banned_deprovisioned_and_deleted_users_and_members_of_deleted_organizat
 async fn a_plain_join_is_not_misled_by_memberships_of_people_who_may_not_act() {
     for case in ["nothing happens", "banned", "ban not known", "deprovisioned", "reader banned", "organization deleted"]
     {
-        let Tenants { mut world, acme, ada, ben, .. } = tenants().await;
+        let Tenants { world, acme, ada, ben, .. } = tenants().await;
         world
             .database
             .execute(&format!(
@@ -125,11 +126,11 @@ async fn a_plain_join_is_not_misled_by_memberships_of_people_who_may_not_act() {
                    using (exists (select from clerk.organization_memberships m where m.user_id = author));"
             ))
             .await;
-        world.clerk.now += 1_000;
+        world.clerk.lock().now += 1_000;
         match case {
-            "banned" => world.clerk.update_user(&ben, |user| user.banned = true),
-            "deprovisioned" => world.clerk.update_user(&ben, |user| user.deprovisioned = true),
-            "reader banned" => world.clerk.update_user(&ada, |user| user.banned = true),
+            "banned" => world.clerk.lock().update_user(&ben, |user| user.banned = true),
+            "deprovisioned" => world.clerk.lock().update_user(&ben, |user| user.deprovisioned = true),
+            "reader banned" => world.clerk.lock().update_user(&ada, |user| user.banned = true),
             _ => {}
         }
         world.deliver().await;
@@ -189,7 +190,7 @@ async fn a_denial_ends_access_by_every_function_and_policy_and_a_plain_join() {
     for denied in ["nobody", "user", "membership", "organization"] {
         let Tenants { world, acme, ada, ben, .. } = tenants().await;
         let membership =
-            world.clerk.memberships.values().find(|membership| membership.user_id == ben).unwrap().id.clone();
+            world.clerk.lock().memberships.values().find(|membership| membership.user_id == ben).unwrap().id.clone();
         for (table, condition) in conditions {
             let sql = format!(
                 "create table public.{table} as select * from public.documents where id = 1;

@@ -2,16 +2,15 @@
 //! and leaves nothing behind that another client of the pooler could notice.
 
 use crate::support::pgbouncer::PgBouncer;
-use crate::support::{SECRET, TestDatabase, database, supabase, unique};
+use crate::support::{SECRET, database, supabase};
 use clerk_sync::sender::Sender;
 use clerk_sync::store::{Database, Error};
 use sqlx::{Connection as _, PgConnection};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use testkit::clerk::{Clerk, Server, Shared};
+use testkit::clerk::{Clerk, Event};
 use testkit::worker::{Options, Worker};
 use tokio::process::Command;
 
@@ -34,37 +33,22 @@ const COMMANDS: &[&[&str]] = &[
     &["purge", "--older-than", "90d", "--yes"],
 ];
 
-/// A Clerk with a few people, over HTTP, and the webhooks that it sent.
-struct Source {
-    clerk: Shared,
-    api: Server,
-    events: Vec<(String, String)>,
-}
-
-impl Source {
-    async fn new() -> Source {
-        let now = clerk_sync::clock::now().get();
-        let mut clerk = Clerk::new(7, now - 60_000);
-        let ada = clerk.create_user("Ada", "Lovelace");
-        let ben = clerk.create_user("Ben", "Bitdiddle");
-        let acme = clerk.create_organization("Acme Widgets", &ada);
-        clerk.add_member(&acme, &ben, "org:member");
-        let events =
-            std::mem::take(&mut clerk.outbox).into_iter().map(|event| (event.message_id, event.body)).collect();
-        clerk.now = now;
-        clerk.run_clock();
-        let clerk = Shared::new(clerk);
-        let api = Server::start(clerk.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
-        Source { clerk, api, events }
-    }
-
-    fn environment(&self) -> [(&'static str, String); 2] {
-        [("CLERK_SECRET_KEY", self.clerk.lock().secret_key.clone()), ("CLERK_API_URL", self.api.url.clone())]
-    }
+/// A Clerk with a few people, and the webhooks that it sent.
+fn people() -> (Clerk, Vec<Event>) {
+    let now = clerk_sync::clock::now().get();
+    let mut clerk = Clerk::new(7, now - 60_000);
+    let ada = clerk.create_user("Ada", "Lovelace");
+    let ben = clerk.create_user("Ben", "Bitdiddle");
+    let acme = clerk.create_organization("Acme Widgets", &ada);
+    clerk.add_member(&acme, &ben, "org:member");
+    let events = std::mem::take(&mut clerk.outbox);
+    clerk.now = now;
+    clerk.run_clock();
+    (clerk, events)
 }
 
 /// The exit code, and all that was said.
-async fn run(arguments: &[&str], url: &str, source: &Source) -> (Option<i32>, String) {
+async fn run(arguments: &[&str], url: &str, world: &testkit::World) -> (Option<i32>, String) {
     let output = Command::new(PROGRAM)
         .args(arguments)
         .env_clear()
@@ -74,7 +58,7 @@ async fn run(arguments: &[&str], url: &str, source: &Source) -> (Option<i32>, St
         .env("CLERK_RATE_SHARE", "off")
         .env("LISTEN_ADDR", "127.0.0.1:0")
         .env("OPS_ADDR", "127.0.0.1:0")
-        .envs(source.environment())
+        .envs(world.api_environment())
         .kill_on_drop(true)
         .output();
     let output = tokio::time::timeout(Duration::from_secs(60), output).await.expect("it ends").unwrap();
@@ -85,34 +69,33 @@ async fn run(arguments: &[&str], url: &str, source: &Source) -> (Option<i32>, St
 #[tokio::test(flavor = "multi_thread")]
 async fn through_pgbouncer_in_session_mode_everything_works_as_without_it() {
     let Some(pooler) = PgBouncer::start(supabase().cluster(), "pool_mode = session") else { return };
-    let name = unique("project");
-    supabase().create(&name).await.unwrap();
-    let project = TestDatabase::named(name);
+    let (clerk, events) = people();
+    let world = testkit::World::builder().clerk(clerk).without_mirror().start().await.unwrap();
+    let project = &world.database;
     project.execute("create table public.documents (id integer, organization_id text)").await;
-    let (url, source) = (pooler.url(&project.name), Source::new().await);
-    let (code, said) = run(&["migrate"], &url, &source).await;
+    let url = pooler.url(&project.name);
+    let (code, said) = run(&["migrate"], &url, &world).await;
     assert_eq!(code, Some(0), "{said}");
 
     let options = Options {
         program: PathBuf::from(PROGRAM),
         database_url: url.clone(),
-        environment: source.environment().into(),
+        environment: world.api_environment().into(),
     };
     let mut worker = Worker::start(options).await.unwrap();
     let sender = Sender::new(worker.webhook_url(), SECRET).unwrap();
-    for (message_id, body) in &source.events {
-        assert_eq!(sender.send(message_id, body.as_bytes()).await.unwrap().status, 204);
+    for event in &events {
+        assert_eq!(sender.send(&event.message_id, event.body.as_bytes()).await.unwrap().status, 204);
     }
-    let user = source.clerk.lock().users.keys().next().unwrap().to_string();
+    let user = world.clerk.lock().users.keys().next().unwrap().to_string();
     for command in COMMANDS.iter().filter(|command| command[0] != "serve") {
         let command: Vec<&str> = command.iter().map(|word| if *word == "user_1" { &user[..] } else { *word }).collect();
-        let (code, said) = run(&command, &url, &source).await;
+        let (code, said) = run(&command, &url, &world).await;
         assert_eq!(code, Some(0), "{command:?}: {said}");
     }
-    let (_, said) = run(&["doctor"], &url, &source).await;
+    let (_, said) = run(&["doctor"], &url, &world).await;
     assert!(said.contains("ok    pooler") && said.contains("Failed: 0."), "{said}");
-    let expected = crate::support::source(&source.clerk.lock());
-    project.equals(&expected).await;
+    world.equals_source().await;
     worker.signal(rustix::process::Signal::TERM).unwrap();
     assert!(worker.ended().await.unwrap().success());
     assert_eq!(settings(&mut another_client(&url).await).await, settings(&mut project.owner().await).await);
@@ -156,14 +139,15 @@ async fn every_command_refuses_a_transaction_pooler_on_any_port_and_its_neighbou
         "pool_mode = statement\ndefault_pool_size = 3",
     ] {
         let Some(pooler) = PgBouncer::start(supabase().cluster(), settings) else { return };
-        let (database, source) = (database().await, Source::new().await);
+        let world = testkit::World::builder().clerk(people().0).start().await.unwrap();
+        let database = &world.database;
         let documents = "create table public.documents (id integer, organization_id text); insert into documents select generate_series(1, 3)";
         database.execute(documents).await;
         let url = pooler.url(&database.name);
         let ended = Arc::new(AtomicBool::new(false));
         let during = tokio::spawn(neighbour(url.clone(), Arc::clone(&ended), 40));
         for command in COMMANDS {
-            let (code, said) = run(command, &url, &source).await;
+            let (code, said) = run(command, &url, &world).await;
             assert_eq!(code, Some(1), "{settings}, {command:?}: {said}");
             assert!(said.contains("transaction-mode pooler"), "{settings}, {command:?}: {said}");
         }

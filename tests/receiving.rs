@@ -34,7 +34,7 @@ async fn what_cannot_be_proven_to_be_clerks_is_answered_400_and_not_stored() {
     assert_eq!((attempt.status, attempt.outcome.as_deref()), (400, Some("invalid_signature")));
 
     for (seconds, error) in [(now - 400, "timestamp_too_old"), (now + 400, "timestamp_too_new")] {
-        let attempt = world.sender.send_at("msg_1", seconds, body.as_bytes()).await.unwrap();
+        let attempt = world.sender().send_at("msg_1", seconds, body.as_bytes()).await.unwrap();
         assert_eq!((attempt.status, attempt.outcome.as_deref()), (400, Some(error)));
     }
 
@@ -106,7 +106,7 @@ pub async fn one_message_fifty_times() -> String {
     let other = Sender::new(replica.webhook_url(), SECRET).unwrap();
     let body = user_created().to_string();
     let sent = (0..50).map(|n| {
-        let sender = if n % 2 == 0 { &world.sender } else { &other };
+        let sender = if n % 2 == 0 { &**world.sender() } else { &other };
         sender.send("msg_same", body.as_bytes())
     });
     let attempts = futures_util::future::try_join_all(sent).await.unwrap();
@@ -118,7 +118,7 @@ pub async fn one_message_fifty_times() -> String {
 
 #[tokio::test]
 async fn an_event_of_another_instance_is_answered_403_and_named_by_readyz() {
-    let mut world = World::with(instance("ins_production")).await;
+    let world = World::of(instance("ins_production")).await;
     let mut body = user_created();
     body["instance_id"] = json!("ins_development");
     let attempt = world.attempt("msg_1", body.to_string().as_bytes()).await;
@@ -133,8 +133,8 @@ async fn an_event_of_another_instance_is_answered_403_and_named_by_readyz() {
     assert_eq!(status, 503);
     assert_eq!(ready["reasons"][0]["webhook_instance"], "ins_development");
 
-    world.clerk.instance_id = "ins_production".to_owned();
-    world.clerk.create_user("Ada", "Lovelace");
+    world.clerk.lock().instance_id = "ins_production".to_owned();
+    world.clerk.lock().create_user("Ada", "Lovelace");
     world.deliver().await;
     assert_eq!(world.server.get("/readyz").await.0, 200, "an event of ours settles it");
     body.as_object_mut().unwrap().remove("instance_id");
@@ -164,7 +164,7 @@ async fn the_first_message_pins_an_empty_mirror_and_a_row_keeps_the_pin() {
 
 #[tokio::test]
 async fn a_foreign_event_in_a_batch_takes_no_honest_one_with_it() {
-    let world = World::with(instance("ins_production")).await;
+    let world = World::of(instance("ins_production")).await;
     let mut honest = user_created();
     honest["instance_id"] = json!("ins_production");
     let mut foreign = user_created();
@@ -233,16 +233,16 @@ async fn without_a_database_deliveries_get_503_and_with_it_they_get_2xx() {
 
 #[tokio::test]
 async fn a_terminated_connection_costs_no_delivery() {
-    let mut world = World::new().await;
+    let world = World::new().await;
     for round in 0..3 {
-        world.clerk.create_user("Ada", &format!("The {round}th"));
+        world.clerk.lock().create_user("Ada", &format!("The {round}th"));
         world.deliver().await;
         let mut superuser = supabase().connect("supabase_admin", &world.database.name).await.unwrap();
         let kill = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() \
              and application_name = 'clerk-sync' and pid <> pg_backend_pid()";
         sqlx::query(kill).execute(&mut superuser).await.unwrap();
     }
-    world.clerk.create_user("Ada", "The last");
+    world.clerk.lock().create_user("Ada", "The last");
     world.deliver().await;
     assert_eq!(world.database.count("clerk.users").await, 4);
 }
@@ -270,7 +270,7 @@ async fn stopping_answers_what_is_under_way() {
 
 #[tokio::test]
 async fn a_commit_is_durable_whatever_the_databases_default_is() {
-    let mut world = World::new().await;
+    let world = World::new().await;
     let name = &world.database.name;
     world.database.execute(&format!("alter database {name} set synchronous_commit = off")).await;
     world
@@ -284,8 +284,8 @@ async fn a_commit_is_durable_whatever_the_databases_default_is() {
         .await;
     let server = Server::start(world.database.database(), InstanceCheck::Off).await;
     let sender = Sender::new(server.webhook_url(), SECRET).unwrap();
-    world.clerk.create_user("Ada", "Lovelace");
-    let event = world.clerk.outbox.pop().unwrap();
+    world.clerk.lock().create_user("Ada", "Lovelace");
+    let event = world.clerk.lock().outbox.pop().unwrap();
     assert_eq!(sender.send(&event.message_id, event.body.as_bytes()).await.unwrap().status, 204);
     assert_eq!(world.database.rows("select setting from public.seen").await, [json!({ "setting": "on" })]);
 }
@@ -293,7 +293,7 @@ async fn a_commit_is_durable_whatever_the_databases_default_is() {
 /// Nobody has signed these, and they are never finished. With headers as Svix sends them they share the room for large bodies.
 #[tokio::test]
 async fn a_flood_of_large_bodies_keeps_out_neither_usual_nor_large_ones() {
-    let mut world = World::new().await;
+    let world = World::new().await;
     let address = world.server.url.trim_start_matches("http://").to_owned();
     let mut flood = Vec::new();
     for _ in 0..30 {
@@ -307,9 +307,9 @@ async fn a_flood_of_large_bodies_keeps_out_neither_usual_nor_large_ones() {
         let _ = tokio::time::timeout(Duration::from_secs(2), stream.write_all(&vec![b' '; 1_000_000])).await;
         flood.push(stream);
     }
-    world.clerk.create_user("Ada", "Lovelace");
-    world.clerk.create_user("Grace", "Hopper");
-    let (event, large) = (world.clerk.outbox.pop().unwrap(), world.clerk.outbox.pop().unwrap());
+    world.clerk.lock().create_user("Ada", "Lovelace");
+    world.clerk.lock().create_user("Grace", "Hopper");
+    let (event, large) = (world.clerk.lock().outbox.pop().unwrap(), world.clerk.lock().outbox.pop().unwrap());
     let large = large.body.replacen('{', &format!("{{\"padding\":\"{}\",", "x".repeat(500_000)), 1);
     assert_eq!(world.attempt("msg_large", large.as_bytes()).await.status, 204, "those that are not complete make way");
     assert_eq!(world.send(&event).await, "applied");

@@ -1,34 +1,42 @@
 //! Reconcile against a simulated Clerk over real HTTP: all drift is found, told and repaired, and nothing that Clerk still
 //! has is ever deleted, whatever its API does.
 
-use crate::support::{self, SECRET, START, TestDatabase, database};
-use clerk_sync::clerk::client::{Client, Options};
+use crate::support::{self, SECRET, START};
 use clerk_sync::model::{Kind, PassState, Scope};
 use clerk_sync::reconcile::schedule::Cron;
-use clerk_sync::reconcile::{Error, Reconciler, Report, Silent, Times, Wanted};
+use clerk_sync::reconcile::{Error, Report, Silent, Wanted};
 use clerk_sync::sender::Sender;
 use clerk_sync::webhook::lane::InstanceCheck;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use testkit::clerk::{Clerk, Event, Fault, Rule, Server, Shared};
+use testkit::clerk::{Clerk, Event, Fault, Rule};
 use testkit::traffic;
 
-/// A mirror, and a Clerk to hold it against.
-pub struct Bench {
-    pub database: TestDatabase,
-    pub clerk: Shared,
-    pub api: Server,
-    pub patience: Duration,
+/// A mirror, and a Clerk to hold it against: a world without the product, and passes that this process makes.
+pub struct Bench(testkit::World);
+
+impl Deref for Bench {
+    type Target = testkit::World;
+
+    fn deref(&self) -> &testkit::World {
+        &self.0
+    }
+}
+
+impl DerefMut for Bench {
+    fn deref_mut(&mut self) -> &mut testkit::World {
+        &mut self.0
+    }
 }
 
 impl Bench {
     pub async fn new() -> Bench {
-        let clerk = Shared::new(Clerk::new(7, START));
-        let api = Server::start(clerk.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
-        Bench { database: database().await, clerk, api, patience: Duration::from_secs(20) }
+        let mut world = testkit::World::builder().clerk(Clerk::new(7, START)).start().await.expect("a world");
+        world.patience = Duration::from_secs(20);
+        Bench(world)
     }
 
     /// With so many rows, all of them mirrored already.
@@ -39,19 +47,6 @@ impl Bench {
         bench.equals_source().await;
         bench.later();
         bench
-    }
-
-    pub fn reconciler(&self) -> Reconciler {
-        let options = Options {
-            base_url: self.api.url.clone(),
-            secret_key: self.clerk.lock().secret_key.clone().into(),
-            rate: None,
-            clock_tolerance: None,
-            patience: self.patience,
-        };
-        let times = Times { lease: Duration::from_secs(15), patience: Duration::from_secs(120), ..Times::default() };
-        let clerk = Arc::new(Client::new(options).unwrap());
-        Reconciler { clerk, database: self.database.database(), instance: None, times }
     }
 
     /// More than the margin of R2 and R7.
@@ -101,29 +96,14 @@ impl Bench {
     /// The same, with passes of all kinds by the clock.
     pub async fn serve_with(&self, full: Option<Cron>) -> support::Server {
         let reconcile = clerk_sync::config::Reconcile {
-            clerk: Options {
-                base_url: self.api.url.clone(),
-                secret_key: self.clerk.lock().secret_key.clone().into(),
-                rate: None,
-                clock_tolerance: None,
-                patience: self.patience,
-            },
+            clerk: self.api_options(),
             timetable: clerk_sync::reconcile::schedule::Timetable { full, quick: None, rate: None },
         };
         support::Server::reconciling(self.database.database(), reconcile).await
     }
 
-    pub fn source(&self) -> BTreeSet<String> {
-        support::source(&self.clerk.lock())
-    }
-
     pub async fn mirrored(&self) -> BTreeSet<String> {
         self.database.held().await
-    }
-
-    pub async fn equals_source(&self) {
-        let source = self.source();
-        self.database.equals(&source).await;
     }
 
     /// One pass must mend it; the next one writes nothing.
@@ -1119,14 +1099,12 @@ impl Bench {
 
     /// A command, whose database has Clerk's time.
     pub async fn command(&self, arguments: &[&str]) -> tokio::process::Command {
-        let now = self.clerk.lock().now;
-        self.database.set_clock(now).await;
+        self.set_clock().await;
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_clerk-sync"));
         command
             .args(arguments)
             .env("DATABASE_URL", self.database.url())
-            .env("CLERK_SECRET_KEY", &self.clerk.lock().secret_key)
-            .env("CLERK_API_URL", &self.api.url)
+            .envs(self.api_environment())
             .env("CLERK_RATE_SHARE", "off")
             .kill_on_drop(true);
         command

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use testkit::clerk::{Clerk, Server, Shared};
+use testkit::clerk::Clerk;
 use testkit::worker::{Options, Worker};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -268,19 +268,16 @@ async fn a_pool_that_is_too_small_is_told_as_such() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pass_that_the_database_refuses_names_the_code() {
-    let database = database().await;
-    database.execute("drop function clerk_sync.record_page(jsonb, clerk_sync.batch)").await;
     let mut clerk = Clerk::new(7, clerk_sync::clock::now().get());
     clerk.create_user("Ada", "Lovelace");
-    let key = clerk.secret_key.clone();
-    let api = Server::start(Shared::new(clerk), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let world = testkit::World::builder().clerk(clerk).start().await.unwrap();
+    world.database.execute("drop function clerk_sync.record_page(jsonb, clerk_sync.batch)").await;
     let output = Command::new(PROGRAM)
         .args(["reconcile", "--kind", "users"])
         .env_clear()
         .current_dir("/")
-        .env("DATABASE_URL", database.url())
-        .env("CLERK_SECRET_KEY", key)
-        .env("CLERK_API_URL", &api.url)
+        .env("DATABASE_URL", world.database.url())
+        .envs(world.api_environment())
         .output()
         .await
         .unwrap();

@@ -20,7 +20,7 @@ fn replay(world: &World, path: &Path, shuffle: Option<u64>) -> Replay {
 async fn ends_alike_in_any_order(path: PathBuf) {
     let mut mirrors = Vec::new();
     for seed in 1..=5 {
-        let world = World::with(InstanceCheck::Off).await;
+        let world = World::of(InstanceCheck::Off).await;
         let summary = replay(&world, &path, Some(seed)).run().await.unwrap();
         assert!(summary.all_accepted(), "{summary}");
         mirrors.push(world.database.mirror().await);

@@ -6,7 +6,7 @@ use testkit::clerk::Event;
 
 /// The events that are due, taken out.
 fn due(world: &mut World) -> Vec<Event> {
-    std::mem::take(&mut world.clerk.outbox)
+    world.due()
 }
 
 fn one(world: &mut World) -> Event {
@@ -29,10 +29,10 @@ async fn first_name(world: &World, user: &str) -> Option<String> {
 
 /// Ada with an organization, and Ben beside her; everything delivered.
 async fn acme() -> (World, String, String, String) {
-    let mut world = World::new().await;
-    let ada = world.clerk.create_user("Ada", "Lovelace");
-    let ben = world.clerk.create_user("Ben", "Bitdiddle");
-    let acme = world.clerk.create_organization("Acme Widgets", &ada);
+    let world = World::new().await;
+    let ada = world.clerk.lock().create_user("Ada", "Lovelace");
+    let ben = world.clerk.lock().create_user("Ben", "Bitdiddle");
+    let acme = world.clerk.lock().create_organization("Acme Widgets", &ada);
     world.deliver().await;
     (world, acme, ada, ben)
 }
@@ -40,8 +40,8 @@ async fn acme() -> (World, String, String, String) {
 #[tokio::test]
 async fn r1_equal_updated_at_with_a_later_envelope_wins() {
     let (mut world, _, ada, _) = acme().await;
-    world.clerk.now += 1_000;
-    world.clerk.update_user(&ada, |user| user.first_name = "Augusta".to_owned());
+    world.clerk.lock().now += 1_000;
+    world.clerk.lock().update_user(&ada, |user| user.first_name = "Augusta".to_owned());
     let first = one(&mut world);
     let later = edited(&first, |body| {
         body["timestamp"] = json!(body["timestamp"].as_i64().unwrap() + 50);
@@ -57,8 +57,8 @@ async fn r1_a_full_tie_has_one_winner_in_any_order() {
     let mut winners = Vec::new();
     for turned in [false, true] {
         let (mut world, _, ada, _) = acme().await;
-        world.clerk.now += 1_000;
-        world.clerk.update_user(&ada, |user| user.first_name = "Augusta".to_owned());
+        world.clerk.lock().now += 1_000;
+        world.clerk.lock().update_user(&ada, |user| user.first_name = "Augusta".to_owned());
         let one = one(&mut world);
         let other = edited(&one, |body| body["data"]["first_name"] = json!("Countess"));
         for event in if turned { [&other, &one] } else { [&one, &other] } {
@@ -72,12 +72,12 @@ async fn r1_a_full_tie_has_one_winner_in_any_order() {
 #[tokio::test]
 async fn r1_an_updated_at_far_ahead_does_not_freeze_the_row() {
     let (mut world, _, ada, _) = acme().await;
-    world.clerk.now += 1_000;
-    world.clerk.update_user(&ada, |user| user.first_name = "Future".to_owned());
+    world.clerk.lock().now += 1_000;
+    world.clerk.lock().update_user(&ada, |user| user.first_name = "Future".to_owned());
     let mistaken = edited(&one(&mut world), |body| body["data"]["updated_at"] = json!(START * 2));
     assert_eq!(world.send(&mistaken).await, "applied");
-    world.clerk.now += 10_000;
-    world.clerk.update_user(&ada, |user| user.first_name = "Present".to_owned());
+    world.clerk.lock().now += 10_000;
+    world.clerk.lock().update_user(&ada, |user| user.first_name = "Present".to_owned());
     let next = one(&mut world);
     assert_eq!(world.send(&next).await, "applied");
     assert_eq!(first_name(&world, &ada).await.as_deref(), Some("Present"));
@@ -86,8 +86,8 @@ async fn r1_an_updated_at_far_ahead_does_not_freeze_the_row() {
 #[tokio::test]
 async fn r2_a_read_that_contradicts_is_believed_after_an_hour_and_leaves_a_floor() {
     let (mut world, _, ada, _) = acme().await;
-    world.clerk.now += 1_000;
-    world.clerk.update_user(&ada, |user| user.first_name = "Ahead".to_owned());
+    world.clerk.lock().now += 1_000;
+    world.clerk.lock().update_user(&ada, |user| user.first_name = "Ahead".to_owned());
     let ahead = one(&mut world);
     world.send(&ahead).await;
     // Clerk's updated_at steps back: what a list shows ten minutes later carries an older one. Or the API is behind.
@@ -122,8 +122,8 @@ async fn r3_a_webhook_with_equal_content_stores_its_version() {
     let (mut world, _, ada, _) = acme().await;
     let mut versions = Vec::new();
     for name in ["Bea", "Ada"] {
-        world.clerk.now += 1_000;
-        world.clerk.update_user(&ada, |user| user.first_name = name.to_owned());
+        world.clerk.lock().now += 1_000;
+        world.clerk.lock().update_user(&ada, |user| user.first_name = name.to_owned());
         versions.push(one(&mut world));
     }
     // A → B → A, and B comes last: it must not stay.
@@ -135,28 +135,28 @@ async fn r3_a_webhook_with_equal_content_stores_its_version() {
 #[tokio::test]
 async fn r4_a_delete_counts_by_its_event_although_its_updated_at_is_days_old() {
     let (mut world, acme, _, ben) = acme().await;
-    let membership = world.clerk.add_member(&acme, &ben, "org:admin");
-    world.clerk.now += 1_000;
-    world.clerk.set_role(&membership, "org:member");
+    let membership = world.clerk.lock().add_member(&acme, &ben, "org:admin");
+    world.clerk.lock().now += 1_000;
+    world.clerk.lock().set_role(&membership, "org:member");
     world.deliver().await;
-    world.clerk.now += 5 * 86_400_000;
-    world.clerk.remove_member(&membership);
+    world.clerk.lock().now += 5 * 86_400_000;
+    world.clerk.lock().remove_member(&membership);
     let removed = one(&mut world);
     assert_eq!(world.send(&removed).await, "applied");
-    assert!(world.members(&acme).await.iter().all(|(user, _)| *user != ben));
+    assert!(world.database.members(&acme).await.iter().all(|(user, _)| *user != ben));
 }
 
 #[tokio::test]
 async fn r4_a_late_update_does_not_revive_a_deleted_user() {
     let (mut world, acme, ada, _) = acme().await;
-    world.clerk.now += 1_000;
-    world.clerk.update_user(&ada, |user| user.first_name = "Late".to_owned());
+    world.clerk.lock().now += 1_000;
+    world.clerk.lock().update_user(&ada, |user| user.first_name = "Late".to_owned());
     let late = one(&mut world);
-    world.clerk.delete_user(&ada);
+    world.clerk.lock().delete_user(&ada);
     world.deliver().await;
     assert_eq!(world.send(&late).await, "stale");
     assert_eq!(first_name(&world, &ada).await, None);
-    assert!(world.members(&acme).await.is_empty(), "the memberships went with the user");
+    assert!(world.database.members(&acme).await.is_empty(), "the memberships went with the user");
     let rows =
         world.database.rows("select deleted_at is not null as deleted from clerk.users where first_name is null").await;
     assert_eq!(rows, [json!({ "deleted": true })], "the identity stays for foreign keys");
@@ -165,9 +165,9 @@ async fn r4_a_late_update_does_not_revive_a_deleted_user() {
 #[tokio::test]
 async fn r4_a_delete_of_an_id_never_seen_leaves_a_tombstone() {
     let mut world = World::new().await;
-    let ada = world.clerk.create_user("Ada", "Lovelace");
+    let ada = world.clerk.lock().create_user("Ada", "Lovelace");
     let created = one(&mut world);
-    world.clerk.delete_user(&ada);
+    world.clerk.lock().delete_user(&ada);
     world.deliver().await;
     assert_eq!(world.send(&created).await, "stale");
     assert_eq!(first_name(&world, &ada).await, None);
@@ -176,10 +176,10 @@ async fn r4_a_delete_of_an_id_never_seen_leaves_a_tombstone() {
 #[tokio::test]
 async fn r4_a_delete_in_seconds_beats_what_was_created_within_that_second() {
     let mut world = World::new().await;
-    world.clerk.now = START + 400;
-    let ada = world.clerk.create_user("Ada", "Lovelace");
+    world.clerk.lock().now = START + 400;
+    let ada = world.clerk.lock().create_user("Ada", "Lovelace");
     world.deliver().await;
-    world.clerk.delete_user(&ada);
+    world.clerk.lock().delete_user(&ada);
     let deleted = edited(&one(&mut world), |body| body["timestamp"] = json!(START / 1000));
     assert_eq!(world.send(&deleted).await, "applied");
     assert_eq!(first_name(&world, &ada).await, None);
@@ -199,8 +199,8 @@ async fn r4_a_delete_without_an_id_changes_nothing_and_calls_for_a_pass() {
 
 #[tokio::test]
 async fn r4_only_a_person_undoes_the_tombstone_of_an_event() {
-    let (mut world, _, ada, _) = acme().await;
-    world.clerk.delete_user(&ada);
+    let (world, _, ada, _) = acme().await;
+    world.clerk.lock().delete_user(&ada);
     world.deliver().await;
     for (source, days) in [("list", 0), ("read", 0), ("read", 30)] {
         let read = batch(source, START + 900_000 + days * 86_400_000, &ada, START, "Ada");
@@ -218,8 +218,8 @@ async fn r4_a_tombstone_inferred_from_absence_yields_to_a_read_that_a_later_chan
         json!({ "source": "list", "gone": [{ "n": 0, "kind": "user", "id": ada, "observed_at": START + 4_000_000 }] });
     assert_eq!(apply(&world, &absent).await, ["applied"]);
     assert_eq!(first_name(&world, &ada).await, None);
-    world.clerk.now = START + 4_100_000;
-    world.clerk.update_user(&ada, |user| user.first_name = "Back".to_owned());
+    world.clerk.lock().now = START + 4_100_000;
+    world.clerk.lock().update_user(&ada, |user| user.first_name = "Back".to_owned());
     let back = one(&mut world);
     assert_eq!(world.send(&back).await, "pending", "the change may be older than the delete that was lost");
     assert_eq!(first_name(&world, &ada).await, None);
@@ -235,13 +235,13 @@ async fn r4_a_tombstone_inferred_from_absence_yields_to_a_read_that_a_later_chan
 #[tokio::test]
 async fn r5_a_late_delete_of_the_old_membership_leaves_the_new_one() {
     let (mut world, acme, ada, ben) = acme().await;
-    let old = world.clerk.add_member(&acme, &ben, "org:admin");
+    let old = world.clerk.lock().add_member(&acme, &ben, "org:admin");
     world.deliver().await;
-    world.clerk.now += 1_000;
-    world.clerk.remove_member(&old);
+    world.clerk.lock().now += 1_000;
+    world.clerk.lock().remove_member(&old);
     let removed = one(&mut world);
-    world.clerk.now += 1_000;
-    world.clerk.add_member(&acme, &ben, "org:member");
+    world.clerk.lock().now += 1_000;
+    world.clerk.lock().add_member(&acme, &ben, "org:member");
     world.deliver().await;
     assert_eq!(members(&world, &acme, &ada).await, [(ben.clone(), "org:member".to_owned())]);
     assert_eq!(world.send(&removed).await, "applied", "the old id gets its tombstone");
@@ -251,16 +251,16 @@ async fn r5_a_late_delete_of_the_old_membership_leaves_the_new_one() {
 #[tokio::test]
 async fn r5_an_old_admin_membership_never_outlives_the_newer_one_whatever_was_lost() {
     let (mut world, acme, ada, ben) = acme().await;
-    let old = world.clerk.add_member(&acme, &ben, "org:admin");
+    let old = world.clerk.lock().add_member(&acme, &ben, "org:admin");
     let joined = one(&mut world);
     world.send(&joined).await;
-    world.clerk.silently(|clerk| clerk.remove_member(&old)); // this delete is lost for good
-    world.clerk.now += 1_000;
-    let new = world.clerk.add_member(&acme, &ben, "org:member");
+    world.clerk.lock().silently(|clerk| clerk.remove_member(&old)); // this delete is lost for good
+    world.clerk.lock().now += 1_000;
+    let new = world.clerk.lock().add_member(&acme, &ben, "org:member");
     world.deliver().await;
     assert_eq!(members(&world, &acme, &ada).await, [(ben.clone(), "org:member".to_owned())]);
-    world.clerk.now += 1_000;
-    world.clerk.remove_member(&new);
+    world.clerk.lock().now += 1_000;
+    world.clerk.lock().remove_member(&new);
     world.deliver().await;
     assert_eq!(members(&world, &acme, &ada).await, [], "the newer one deleted");
     let again = edited(&joined, |_| {});
@@ -270,16 +270,16 @@ async fn r5_an_old_admin_membership_never_outlives_the_newer_one_whatever_was_lo
 
 #[tokio::test]
 async fn r5_a_delete_of_the_newer_membership_alone_ends_the_older_one() {
-    let (mut world, acme, ada, ben) = acme().await;
-    let old = world.clerk.add_member(&acme, &ben, "org:admin");
+    let (world, acme, ada, ben) = acme().await;
+    let old = world.clerk.lock().add_member(&acme, &ben, "org:admin");
     world.deliver().await;
-    let new = world.clerk.silently(|clerk| {
+    let new = world.clerk.lock().silently(|clerk| {
         clerk.remove_member(&old);
         clerk.now += 1_000;
         clerk.add_member(&acme, &ben, "org:member")
     });
-    world.clerk.now += 1_000;
-    world.clerk.remove_member(&new);
+    world.clerk.lock().now += 1_000;
+    world.clerk.lock().remove_member(&new);
     world.deliver().await;
     assert_eq!(members(&world, &acme, &ada).await, [], "only the last of four events came, and it was enough");
 }
@@ -287,11 +287,11 @@ async fn r5_a_delete_of_the_newer_membership_alone_ends_the_older_one() {
 #[tokio::test]
 async fn r6_a_membership_before_its_user_and_organization_is_stored_with_stubs() {
     let mut world = World::new().await;
-    let ada = world.clerk.create_user("Ada", "Lovelace");
-    let acme = world.clerk.create_organization("Acme Widgets", &ada);
+    let ada = world.clerk.lock().create_user("Ada", "Lovelace");
+    let acme = world.clerk.lock().create_organization("Acme Widgets", &ada);
     let events = due(&mut world);
     assert_eq!(world.send(&events[2]).await, "applied");
-    assert_eq!(world.members(&acme).await, [(ada.clone(), "org:admin".to_owned())]);
+    assert_eq!(world.database.members(&acme).await, [(ada.clone(), "org:admin".to_owned())]);
     let stub = "select u.first_name, d.email_address, d.banned from clerk.users u join clerk.user_details d using (id)";
     assert_eq!(
         world.database.rows(stub).await,
@@ -301,16 +301,16 @@ async fn r6_a_membership_before_its_user_and_organization_is_stored_with_stubs()
     let full = json!({ "first_name": "Ada", "email_address": "ada.lovelace@example.com", "banned": false });
     assert_eq!(world.database.rows(stub).await, [full], "a full observation beats any stub, however old it is");
     world.send(&events[1]).await;
-    assert_eq!(world.members(&acme).await.len(), 1);
+    assert_eq!(world.database.members(&acme).await.len(), 1);
 }
 
 #[tokio::test]
 async fn r6_an_embedded_copy_never_overwrites_a_full_observation() {
     let (mut world, acme, _, ben) = acme().await;
-    world.clerk.now += 1_000;
-    world.clerk.add_member(&acme, &ben, "org:member");
+    world.clerk.lock().now += 1_000;
+    world.clerk.lock().add_member(&acme, &ben, "org:member");
     let embeds_old_name = one(&mut world);
-    world.clerk.update_organization(&acme, |organization| organization.name = "Acme Gadgets".to_owned());
+    world.clerk.lock().update_organization(&acme, |organization| organization.name = "Acme Gadgets".to_owned());
     world.deliver().await;
     world.send(&embeds_old_name).await;
     let names = world.database.rows("select name from clerk.organizations").await;
@@ -320,12 +320,12 @@ async fn r6_an_embedded_copy_never_overwrites_a_full_observation() {
 #[tokio::test]
 async fn r6_a_membership_of_a_deleted_organization_is_not_stored() {
     let (mut world, acme, _, ben) = acme().await;
-    world.clerk.add_member(&acme, &ben, "org:member");
+    world.clerk.lock().add_member(&acme, &ben, "org:member");
     let joined = one(&mut world);
-    world.clerk.delete_organization(&acme);
+    world.clerk.lock().delete_organization(&acme);
     world.deliver().await;
     assert_eq!(world.send(&joined).await, "stale");
-    assert_eq!(world.members(&acme).await, []);
+    assert_eq!(world.database.members(&acme).await, []);
     let rows = world.database.rows("select name, deleted_at is not null as deleted from clerk.organizations").await;
     assert_eq!(rows, [json!({ "name": null, "deleted": true })]);
 }
@@ -340,21 +340,21 @@ async fn r7_what_came_before_the_last_pass_is_stale_or_kept_for_a_read() {
             "insert into clerk_sync.marks select k, {mark} from unnest(array['user', 'organization', 'membership']) k"
         ))
         .await;
-    world.clerk.now = START + 2_000;
-    world.clerk.update_user(&ada, |user| user.first_name = "Late".to_owned());
+    world.clerk.lock().now = START + 2_000;
+    world.clerk.lock().update_user(&ada, |user| user.first_name = "Late".to_owned());
     let late = one(&mut world);
     assert_eq!(world.send(&late).await, "stale", "we hold the row, and the pass has read it since");
-    world.clerk.now = START + 60_000;
-    world.clerk.update_user(&ada, |user| user.first_name = "Later".to_owned());
+    world.clerk.lock().now = START + 60_000;
+    world.clerk.lock().update_user(&ada, |user| user.first_name = "Later".to_owned());
     let later = one(&mut world);
     assert_eq!(world.send(&later).await, "applied", "the row is older: the pass has read a replica that was behind");
     let joined_long_ago = {
-        world.clerk.add_member(&acme, &ben, "org:admin");
+        world.clerk.lock().add_member(&acme, &ben, "org:admin");
         one(&mut world)
     };
     assert_eq!(world.send(&joined_long_ago).await, "pending", "the pass did not see it: is it over, or was it lost?");
     assert_eq!(members(&world, &acme, &ada).await, [], "nobody gets in on a doubt");
-    let cleo = world.clerk.create_user("Cleo", "Night");
+    let cleo = world.clerk.lock().create_user("Cleo", "Night");
     let dan_created = one(&mut world);
     assert_eq!(world.send(&dan_created).await, "pending");
     assert_eq!(first_name(&world, &cleo).await, None);
@@ -369,8 +369,8 @@ async fn r7_what_came_before_the_last_pass_is_stale_or_kept_for_a_read() {
             json!({ "kind": "user", "organization_id": null, "user_id": null, "reason": "doubtful" }),
         ]
     );
-    world.clerk.now = mark;
-    world.clerk.update_user(&ada, |user| user.first_name = "Now".to_owned());
+    world.clerk.lock().now = mark;
+    world.clerk.lock().update_user(&ada, |user| user.first_name = "Now".to_owned());
     world.deliver().await;
     assert_eq!(first_name(&world, &ada).await.as_deref(), Some("Now"));
 }
@@ -379,11 +379,11 @@ async fn r7_what_came_before_the_last_pass_is_stale_or_kept_for_a_read() {
 async fn r7_a_doubtful_parent_is_read_instead_of_stubbed() {
     let mut world = World::new().await;
     world.database.execute(&format!("insert into clerk_sync.marks values ('user', {})", START + 3_600_000)).await;
-    let ada = world.clerk.create_user("Ada", "Lovelace");
-    let acme = world.clerk.create_organization("Acme Widgets", &ada);
+    let ada = world.clerk.lock().create_user("Ada", "Lovelace");
+    let acme = world.clerk.lock().create_organization("Acme Widgets", &ada);
     let events = due(&mut world);
     assert_eq!(world.send(&events[2]).await, "pending");
-    assert_eq!(world.members(&acme).await, []);
+    assert_eq!(world.database.members(&acme).await, []);
     let asked = world.database.rows("select kind, id from clerk_sync.pending_reads order by kind desc").await;
     assert_eq!(asked[0], json!({ "kind": "user", "id": ada }));
     assert_eq!(asked[1], json!({ "kind": "organization", "id": acme }), "a stub is to be read as well");
@@ -394,24 +394,23 @@ async fn r7_a_doubtful_parent_is_read_instead_of_stubbed() {
 #[tokio::test]
 async fn r8_two_replicas_given_crossing_histories_of_one_pair_end_right() {
     let (mut world, acme, ada, ben) = acme().await;
-    let other =
-        crate::support::Server::start(world.database.database(), crate::support::instance(&world.clerk.instance_id))
-            .await;
+    let instance = crate::support::instance(&world.clerk.lock().instance_id);
+    let other = crate::support::Server::start(world.database.database(), instance).await;
     let other = clerk_sync::sender::Sender::new(other.webhook_url(), crate::support::SECRET).unwrap();
     let mut last = String::new();
     for round in 0..10 {
         let role = if round % 2 == 0 { "org:admin" } else { "org:member" };
-        last = world.clerk.add_member(&acme, &ben, role);
-        world.clerk.now += 500;
+        last = world.clerk.lock().add_member(&acme, &ben, role);
+        world.clerk.lock().now += 500;
         if round < 9 {
-            world.clerk.remove_member(&last);
-            world.clerk.now += 500;
+            world.clerk.lock().remove_member(&last);
+            world.clerk.lock().now += 500;
         }
     }
     let mut events = due(&mut world);
     fastrand::Rng::with_seed(8).shuffle(&mut events);
     let sent = events.iter().enumerate().map(|(n, event)| {
-        let sender = if n % 2 == 0 { &world.sender } else { &other };
+        let sender = if n % 2 == 0 { &**world.sender() } else { &other };
         sender.send(&event.message_id, event.body.as_bytes())
     });
     for attempt in futures_util::future::join_all(sent).await {
@@ -424,7 +423,7 @@ async fn r8_two_replicas_given_crossing_histories_of_one_pair_end_right() {
 
 /// The members beside the organization's creator.
 async fn members(world: &World, organization: &str, creator: &str) -> Vec<(String, String)> {
-    world.members(organization).await.into_iter().filter(|(user, _)| user != creator).collect()
+    world.database.members(organization).await.into_iter().filter(|(user, _)| user != creator).collect()
 }
 
 /// A batch with one user, as a pass would send it.
@@ -447,10 +446,10 @@ async fn apply(world: &World, batch: &Value) -> Vec<String> {
 
 #[tokio::test]
 async fn r1_a_time_far_ahead_is_not_believed_without_an_envelope_either() {
-    let (mut world, _, ada, _) = acme().await;
-    world.clerk.update_user(&ada, |user| user.first_name = "Future".to_owned());
+    let (world, _, ada, _) = acme().await;
+    world.clerk.lock().update_user(&ada, |user| user.first_name = "Future".to_owned());
     for timestamp in [Value::Null, json!("soon"), json!(i64::MIN)] {
-        let mistaken = edited(&world.clerk.outbox[0].clone(), |body| {
+        let mistaken = edited(&world.clerk.lock().outbox[0].clone(), |body| {
             body["timestamp"] = timestamp;
             body["data"]["updated_at"] = json!(4_100_000_000_000_i64);
         });
@@ -465,8 +464,8 @@ async fn r4_a_parent_that_comes_back_brings_its_membership_in_the_same_batch() {
     let absent =
         json!({ "source": "list", "gone": [{ "n": 0, "kind": "user", "id": ben, "observed_at": START + 4_000_000 }] });
     assert_eq!(apply(&world, &absent).await, ["applied"]);
-    world.clerk.now = START + 4_100_000;
-    world.clerk.add_member(&acme, &ben, "org:member");
+    world.clerk.lock().now = START + 4_100_000;
+    world.clerk.lock().add_member(&acme, &ben, "org:member");
     let joined = one(&mut world);
     assert_eq!(world.send(&joined).await, "pending", "nobody announced that he was gone: he may come back");
     let asked = json!({ "kind": "membership", "id": joined.entity_id });
@@ -481,15 +480,15 @@ async fn r4_a_parent_that_comes_back_brings_its_membership_in_the_same_batch() {
         "source": "read", "changes": [membership, user], "users": [user], "memberships": [membership]
     });
     assert_eq!(apply(&world, &both).await, ["applied", "applied"]);
-    assert_eq!(world.members(&acme).await.len(), 2);
+    assert_eq!(world.database.members(&acme).await.len(), 2);
 }
 
 #[tokio::test]
 async fn r6_a_parent_removed_by_hand_is_stubbed_again() {
-    let (mut world, acme, ada, ben) = acme().await;
+    let (world, acme, ada, ben) = acme().await;
     world.database.execute(&format!("delete from clerk.users where id = '{ben}'")).await;
-    world.clerk.now += 1_000;
-    world.clerk.add_member(&acme, &ben, "org:member");
+    world.clerk.lock().now += 1_000;
+    world.clerk.lock().add_member(&acme, &ben, "org:member");
     world.deliver().await;
     assert_eq!(members(&world, &acme, &ada).await, [(ben, "org:member".to_owned())]);
 }
@@ -497,15 +496,15 @@ async fn r6_a_parent_removed_by_hand_is_stubbed_again() {
 #[tokio::test]
 async fn a_pending_read_learns_what_later_events_know_and_is_not_asked_of_the_dead() {
     let (mut world, acme, _, ben) = acme().await;
-    world.clerk.add_member(&acme, &ben, "org:member");
+    world.clerk.lock().add_member(&acme, &ben, "org:member");
     let joined = one(&mut world);
     let drop = |name: &'static str| move |body: &mut Value| drop(body["data"].as_object_mut().unwrap().remove(name));
     assert_eq!(world.send(&edited(&joined, drop("public_user_data"))).await, "pending");
     assert_eq!(world.send(&edited(&joined, drop("role"))).await, "pending");
     let asked = "select organization_id, user_id from clerk_sync.pending_reads";
     assert_eq!(world.database.rows(asked).await, [json!({ "organization_id": acme, "user_id": ben })]);
-    world.clerk.now += 1_000;
-    world.clerk.remove_member(&joined.entity_id);
+    world.clerk.lock().now += 1_000;
+    world.clerk.lock().remove_member(&joined.entity_id);
     world.deliver().await;
     assert_eq!(world.database.rows(asked).await, Vec::<Value>::new(), "the delete settles it");
     assert_eq!(world.send(&edited(&joined, drop("role"))).await, "stale");

@@ -1,6 +1,6 @@
 //! What leaves the program, and to whom: the password of the database, and Clerk's secret key.
 
-use crate::support::{SECRET, TestDatabase, database, supabase, unique};
+use crate::support::{Project, SECRET, database, supabase, unique};
 use futures_util::{StreamExt as _, stream};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use testkit::clerk::{Clerk, Server, Shared};
+use testkit::clerk::Clerk;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::process::Command;
@@ -291,16 +291,17 @@ async fn a_secret_key_goes_nowhere_in_clear_and_through_no_proxy_that_could_read
     let mut clerk = Clerk::new(7, clerk_sync::clock::now().get());
     clerk.create_user("Ada", "Lovelace");
     clerk.secret_key = KEY.to_owned();
-    let api = Server::start(Shared::new(clerk), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let world = testkit::World::builder().clerk(clerk).start().await.unwrap();
+    let url = world.database.url();
     let variables = [
         ("DATABASE_URL", url.as_str()),
         ("CLERK_SECRET_KEY", KEY),
-        ("CLERK_API_URL", &api.url),
+        ("CLERK_API_URL", &world.api.url),
         ("http_proxy", &proxy),
         ("all_proxy", &proxy),
     ];
     let said = run(&["reconcile"], &folder.0, &variables).await;
-    assert_eq!(database.count("clerk.users").await, 1, "{said}");
+    assert_eq!(world.database.count("clerk.users").await, 1, "{said}");
     assert_eq!(*asked.lock().unwrap(), 0, "the proxy was asked");
 }
 
@@ -309,7 +310,7 @@ async fn a_file_of_variables_is_read_from_the_working_directory_alone_and_never_
     let folder = Folder::new();
     let (deep, file) = (folder.0.join("a/b"), folder.0.join("a/b/.env"));
     std::fs::create_dir_all(&deep).unwrap();
-    let project = TestDatabase::named(unique("project"));
+    let project = Project::named(unique("project"));
     supabase().create(&project.name).await.unwrap();
     let text = format!("# ours\nDATABASE_URL='{}'\nCLERK_API_URL=http://127.0.0.1:9\n", project.url());
     let migrate = async |variables: &[(&str, &str)]| {

@@ -45,7 +45,7 @@ async fn stuck(world: &World) -> i64 {
 pub async fn senders_hang_up() -> String {
     const ABORTED: usize = 20_000;
     // Each client has a Clerk of its own.
-    let world = Arc::new(World::with(InstanceCheck::Off).await);
+    let world = Arc::new(World::of(InstanceCheck::Off).await);
     let address = world.server.url.trim_start_matches("http://").to_owned();
     let storm = Arc::new(sign_ups(1, ABORTED / 10));
     let next = Arc::new(AtomicUsize::new(0));

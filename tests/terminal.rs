@@ -1,21 +1,20 @@
 //! What other people have written, in every place that a command prints: a terminal gets nothing of it that it would obey.
 
-use crate::support::{SECRET, START, TestDatabase, database};
-use std::net::SocketAddr;
+use crate::support::{SECRET, START, database};
 use std::process::Output;
-use testkit::clerk::{Clerk, Server, Shared};
+use testkit::World;
+use testkit::clerk::Clerk;
 
 /// Clears the screen, ends a line, goes back to its beginning, sets a colour the short way, and turns the direction round.
 const HOSTILE: &str = "x\u{1b}[2J\u{7}\r\nok    forged: all is well\u{9b}31m\u{7f}\u{202e}y";
 
 /// Runs a command and checks both of its outputs.
-async fn run(database: &TestDatabase, api: &Server, arguments: &[&str], variables: &[(&str, &str)]) -> String {
+async fn run(world: &World, arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_clerk-sync"));
     command
         .args(arguments)
-        .env("DATABASE_URL", database.url())
-        .env("CLERK_SECRET_KEY", "sk_test_of_the_simulated_clerk")
-        .env("CLERK_API_URL", &api.url)
+        .env("DATABASE_URL", world.database.url())
+        .envs(world.api_environment())
         .env("CLERK_RATE_SHARE", "off")
         .env("CLERK_WEBHOOK_SIGNING_SECRET", SECRET)
         .env("RUST_LOG", "debug")
@@ -33,13 +32,11 @@ async fn run(database: &TestDatabase, api: &Server, arguments: &[&str], variable
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_command_prints_what_a_terminal_would_obey_whoever_wrote_it() {
-    let database = database().await;
-    let clerk = Shared::new(Clerk::new(5, START));
-    database.set_clock(START).await;
-    clerk.lock().secret_key = "sk_test_of_the_simulated_clerk".to_owned();
-    clerk.lock().populate(3, 1, 2, 1);
-    let api = Server::start(clerk.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
-    let run = async |arguments: &[&str], variables: &[(&str, &str)]| run(&database, &api, arguments, variables).await;
+    let mut clerk = Clerk::new(5, START);
+    clerk.populate(3, 1, 2, 1);
+    let world = World::builder().clerk(clerk).start().await.unwrap();
+    world.set_clock().await;
+    let run = async |arguments: &[&str], variables: &[(&str, &str)]| run(&world, arguments, variables).await;
     // A passage of the hostile text must be there, or the command did not print it at all.
     let told = |text: &str| assert!(text.contains("forged: all is well"), "{text}");
 
@@ -53,7 +50,7 @@ async fn no_command_prints_what_a_terminal_would_obey_whoever_wrote_it() {
                  convert_to('{HOSTILE}', 'UTF8')),
                 ('msg_hostile', 'hash2', 'type{HOSTILE}', 'reason{HOSTILE}', '{{}}', '')"
     );
-    database.execute(&sql).await;
+    world.database.execute(&sql).await;
     told(&run(&["policy", "check"], &[]).await);
     told(&run(&["policy", "check", "--json"], &[]).await);
     told(&run(&["policy", "check", HOSTILE], &[]).await);
@@ -71,7 +68,7 @@ async fn no_command_prints_what_a_terminal_would_obey_whoever_wrote_it() {
     let help = run(&["serve", "--help"], &[("LISTEN_ADDR", HOSTILE), ("CLERK_INSTANCE_ID", "sk_live_misplaced")]).await;
     assert!(help.contains("LISTEN_ADDR") && !help.contains("forged") && !help.contains("misplaced"), "{help}");
     told(&run(&[HOSTILE], &[]).await);
-    clerk.lock().instance_id = format!("ins_{HOSTILE}");
+    world.clerk.lock().instance_id = format!("ins_{HOSTILE}");
     told(&run(&["reconcile"], &[]).await);
     told(&run(&["reconcile", "--json"], &[]).await);
     told(&run(&["doctor"], &[]).await);

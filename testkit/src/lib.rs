@@ -8,8 +8,15 @@ pub mod clerk;
 pub mod installation;
 pub mod postgres;
 pub mod program;
+pub mod project;
 pub mod proxy;
+pub mod serve;
 pub mod supabase;
 pub mod traffic;
 pub mod usage;
 pub mod worker;
+pub mod world;
+
+pub use project::{Project, unique};
+pub use worker::SECRET;
+pub use world::{START, World};

@@ -1,7 +1,7 @@
 //! `clerk-sync serve` as a process of its own: it can be killed, started again, and watched.
 
-use crate::program;
 use crate::usage::Usage;
+use crate::{program, serve};
 use anyhow::Context as _;
 use serde_json::Value;
 use std::collections::VecDeque;
@@ -111,6 +111,14 @@ impl Worker {
     /// What it costs, since it was last started.
     pub fn usage(&self) -> Usage {
         self.child.id().and_then(Usage::of).unwrap_or_default()
+    }
+
+    /// The status and body of a GET.
+    ///
+    /// # Panics
+    /// Nobody answers.
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        serve::get(&format!("http://{}{path}", self.address)).await
     }
 
     /// Lines that it has logged, over all its lives.

@@ -8,9 +8,10 @@ mod history;
 mod ingest;
 mod load;
 
-use clerk_sync::store::{self, Database};
+use clerk_sync::store::Database;
 use sqlx::PgConnection;
 use std::process::ExitCode;
+use testkit::Project;
 use testkit::supabase::Supabase;
 
 /// What is measured.
@@ -37,10 +38,7 @@ impl Bench {
 
 /// An empty mirror.
 async fn project(supabase: &Supabase, name: &str) -> anyhow::Result<Database> {
-    supabase.create(name).await?;
-    let database = Database::parse(&supabase.url(name)).map_err(anyhow::Error::msg)?;
-    store::migrate(&database).await?;
-    Ok(database)
+    Ok(Project::migrated(supabase, name).await?.database())
 }
 
 /// How many bytes the server has written ahead, in all.

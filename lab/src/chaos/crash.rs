@@ -9,7 +9,6 @@ use super::{BadBuild, Ended, percentile, say};
 use anyhow::ensure;
 use clerk_sync::failpoint::Point;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use testkit::clerk::Clerk;
@@ -149,7 +148,7 @@ impl Crash {
         let mut is_kept = if self.bad_build.is_some() { found.verdict.is_good() } else { found.is_good() };
         if self.bad_build.is_none() {
             stage.reconcile().await?;
-            let source = checker::source(&stage.clerk.lock());
+            let source = checker::source(&stage.world.clerk.lock());
             let held = checker::held(&mut stage.owner().await?).await?;
             let left = checker::differences(&source, &held).len();
             say(&format!("  after a pass: {left} of Clerk's {} rows differ", source.len()));
@@ -197,7 +196,7 @@ impl Crash {
             sent += 1;
             tick.tick().await;
             while due.is_empty() {
-                let mut clerk = stage.clerk.lock();
+                let mut clerk = stage.world.clerk.lock();
                 live_on(&mut clerk, &mut rng, STEP);
                 due.extend(std::mem::take(&mut clerk.outbox));
             }
@@ -267,12 +266,8 @@ impl Trial<'_> {
                 worker.restart().await?;
             }
             Blow::Crash => {
-                let supabase = Arc::clone(&self.stage.supabase);
-                tokio::task::spawn_blocking(move || {
-                    supabase.cluster().stop_server()?;
-                    supabase.cluster().start_server()
-                })
-                .await??;
+                let cluster = self.stage.world.supabase().cluster();
+                tokio::task::block_in_place(|| cluster.stop_server().and_then(|()| cluster.start_server()))?;
             }
             Blow::Terminate => {
                 let mut superuser = self.stage.superuser().await?;
@@ -286,9 +281,9 @@ impl Trial<'_> {
                 }
             }
             Blow::Line(fault) => {
-                self.stage.proxy.set(fault);
+                self.stage.world.line().set(fault);
                 sleep(Duration::from_secs(2)).await;
-                self.stage.proxy.set(Fault::None);
+                self.stage.world.line().set(Fault::None);
             }
             Blow::Lock => {
                 let mut owner = self.stage.owner().await?;

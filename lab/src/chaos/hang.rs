@@ -65,7 +65,7 @@ impl Hang {
 
         let lines = worker.log_lines();
         let over = Arc::new(AtomicBool::new(false));
-        stage.proxy.set(Fault::BlackHole);
+        stage.world.line().set(Fault::BlackHole);
         let began = Instant::now();
         let mut under_way = JoinSet::new();
         for event in events {
@@ -83,7 +83,7 @@ impl Hang {
         let peak = worker.usage().peak;
         over.store(true, Ordering::Relaxed);
         let healed = Instant::now();
-        stage.proxy.set(Fault::None);
+        stage.world.line().set(Fault::None);
         let mut all = Answers::default();
         while let Some(answers) = under_way.join_next().await {
             all.take(answers?);
@@ -116,7 +116,7 @@ impl Hang {
 
     /// Sign-ups, each with a body of the size that is asked for, and one more.
     fn events(&self, stage: &Stage) -> Vec<Event> {
-        let mut clerk = stage.clerk.lock();
+        let mut clerk = stage.world.clerk.lock();
         clerk.outbox.clear();
         let mut rng = fastrand::Rng::with_seed(1);
         for _ in 0..=self.in_flight {

@@ -84,7 +84,7 @@ impl Overload {
 }
 
 fn events(stage: &Stage) -> Arc<[Event]> {
-    let mut clerk = stage.clerk.lock();
+    let mut clerk = stage.world.clerk.lock();
     clerk.outbox.clear();
     let mut rng = fastrand::Rng::with_seed(1);
     for _ in 0..20_000 {

@@ -73,15 +73,15 @@ impl Revocation {
         let p99_busy = report(&format!("at {rate:.0} other webhooks a second"), &busy);
 
         let users = self.users;
-        let clerk = stage.clerk.clone();
+        let clerk = stage.world.clerk.clone();
         tokio::task::spawn_blocking(move || clerk.lock().populate(users, users / 100, users / 2, 1)).await?;
-        stage.clerk.lock().now += 600_000;
+        stage.world.clerk.lock().now += 600_000;
         stage.set_clock().await?;
         let mut backfill = Command::new(testkit::program::path()?)
             .args(["reconcile", "--json"])
-            .env("DATABASE_URL", stage.owner_url())
+            .env("DATABASE_URL", stage.world.database.url())
             .env("CLERK_RATE_SHARE", "off")
-            .envs(stage.api_environment())
+            .envs(stage.world.api_environment())
             .stdout(std::process::Stdio::null())
             .kill_on_drop(true)
             .spawn()?;
@@ -112,10 +112,12 @@ struct Trial<'a> {
 
 impl<'a> Trial<'a> {
     async fn new(stage: &'a Stage, sender: Arc<Sender>) -> anyhow::Result<Trial<'a>> {
-        let organization = stage.clerk.lock().organizations.keys().next().map(ToString::to_string).unwrap_or_default();
+        let organization =
+            stage.world.clerk.lock().organizations.keys().next().map(ToString::to_string).unwrap_or_default();
         let mut owner = stage.owner().await?;
         sqlx::raw_sql(NOTES).execute(&mut owner).await?;
-        let trial = Trial { stage, sender, reader: PgConnection::connect(&stage.owner_url()).await?, organization };
+        let trial =
+            Trial { stage, sender, reader: PgConnection::connect(&stage.world.database.url()).await?, organization };
         trial.deliver().await?;
         sqlx::query("insert into public.notes values ($1)").bind(&trial.organization).execute(&mut owner).await?;
         Ok(trial)
@@ -123,7 +125,7 @@ impl<'a> Trial<'a> {
 
     /// Delivers what is due, in order.
     async fn deliver(&self) -> anyhow::Result<()> {
-        let due = std::mem::take(&mut self.stage.clerk.lock().outbox);
+        let due = std::mem::take(&mut self.stage.world.clerk.lock().outbox);
         for event in due {
             self.send(&event).await?;
         }
@@ -141,7 +143,7 @@ impl<'a> Trial<'a> {
         let mut waits = Vec::new();
         for number in 0..times {
             let (user, membership) = {
-                let mut clerk = self.stage.clerk.lock();
+                let mut clerk = self.stage.world.clerk.lock();
                 clerk.now += 1_000;
                 let user = clerk.create_user("Vic", "Tim");
                 let membership = clerk.add_member(&self.organization, &user, "org:member");
@@ -150,7 +152,7 @@ impl<'a> Trial<'a> {
             self.deliver().await?;
             anyhow::ensure!(self.sees(&user).await?, "a member does not see the note");
             let event = {
-                let mut clerk = self.stage.clerk.lock();
+                let mut clerk = self.stage.world.clerk.lock();
                 clerk.now += 1_000;
                 match number % 3 {
                     0 => clerk.remove_member(&membership),
@@ -191,7 +193,7 @@ impl<'a> Trial<'a> {
 
     /// So many webhooks of an instance of their own.
     async fn events(&self, count: usize) -> Vec<Event> {
-        let (seed, instance) = (2, self.stage.clerk.lock().instance_id.clone());
+        let (seed, instance) = (2, self.stage.world.clerk.lock().instance_id.clone());
         tokio::task::spawn_blocking(move || {
             let mut clerk = testkit::clerk::Clerk::new(seed, clerk_sync::clock::now().get() - 24 * 3_600_000);
             clerk.instance_id = instance;

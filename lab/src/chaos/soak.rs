@@ -62,17 +62,17 @@ impl Soak {
         ));
         let stage = Stage::new(seed).await?;
         let watch = Watch::start(&stage).await?;
-        let mut environment = stage.api_environment();
+        let mut environment = stage.world.api_environment().to_vec();
         environment.push(("RECONCILE_QUICK_CRON", "* * * * *".to_owned()));
         let worker = stage.worker(&environment).await?;
-        stage.proxy.set(Fault::CutSometimes(self.faults));
-        stage.api.set(Fault::CutSometimes(self.faults));
+        stage.world.line().set(Fault::CutSometimes(self.faults));
+        stage.world.api_line().set(Fault::CutSometimes(self.faults));
         let mut svix = Svix::new(vec![stage::sender(&worker)?], seed);
         let history = svix.history.clone();
 
         let samples = self.send(&stage, &mut svix, seed, || worker.usage()).await?;
-        stage.proxy.set(Fault::None);
-        stage.api.set(Fault::None);
+        stage.world.line().set(Fault::None);
+        stage.world.api_line().set(Fault::None);
         let unfinished = svix.settle(SETTLE).await;
         let seen = watch.end().await?;
         let decreases = watch::decreases(&stage).await?;
@@ -93,7 +93,7 @@ impl Soak {
         drop(worker);
         release_lease(&stage).await?;
         stage.reconcile().await?;
-        let source = checker::source(&stage.clerk.lock());
+        let source = checker::source(&stage.world.clerk.lock());
         let held = checker::held(&mut stage.owner().await?).await?;
         let left = checker::differences(&source, &held);
 
@@ -136,7 +136,7 @@ impl Soak {
         while began.elapsed() < lasts {
             tick.tick().await;
             while due.is_empty() {
-                let mut clerk = stage.clerk.lock();
+                let mut clerk = stage.world.clerk.lock();
                 live_on(&mut clerk, &mut rng, STEP);
                 due.extend(std::mem::take(&mut clerk.outbox));
             }

@@ -2,22 +2,18 @@
 //! one, and workers as processes of their own.
 
 use anyhow::{Context as _, ensure};
-use clerk_sync::clock;
 use clerk_sync::sender::Sender;
-use clerk_sync::store::{self, Database};
 use serde_json::Value;
 use sqlx::PgConnection;
 use std::process::Stdio;
-use std::sync::Arc;
-use testkit::clerk::{Clerk, Server, Shared};
-use testkit::postgres::SUPERUSER;
-use testkit::proxy::{Proxy, Upstream};
-use testkit::supabase::{Supabase, set_clock};
+use testkit::World;
+use testkit::clerk::Clerk;
+use testkit::postgres::{Durability, SUPERUSER};
+use testkit::supabase::{OWNER, set_clock};
 use testkit::traffic;
-use testkit::worker::{Options, SECRET, Worker};
+use testkit::worker::{SECRET, Worker};
 use tokio::process::Command;
 
-const PROJECT: &str = "trial";
 /// Clerk's clock begins so long ago, in ms, and runs faster than ours: no event may lie ahead of the time.
 const AGO: i64 = 30 * 24 * 3_600_000;
 
@@ -25,55 +21,36 @@ const AGO: i64 = 30 * 24 * 3_600_000;
 const UNDECIDED: i32 = 4;
 const RUNS: u32 = 5;
 
-/// Everything but the workers.
+/// A world whose workers come and go.
 pub(super) struct Stage {
-    pub(super) supabase: Arc<Supabase>,
-    /// Between the workers and Postgres.
-    pub(super) proxy: Proxy,
-    pub(super) clerk: Shared,
-    /// Between the workers and the Backend API.
-    pub(super) api: Proxy,
-    _server: Server,
+    pub(super) world: World,
 }
 
 impl Stage {
     /// # Errors
     /// Postgres is not there.
     pub(super) async fn new(seed: u64) -> anyhow::Result<Stage> {
-        let supabase = Arc::new(tokio::task::spawn_blocking(Supabase::start).await??);
-        supabase.create(PROJECT).await?;
-        let database = Database::parse(&supabase.url(PROJECT)).map_err(anyhow::Error::msg)?;
-        store::migrate(&database).await?;
-        let proxy = Proxy::start(Upstream::Unix(supabase.cluster().dir().join(".s.PGSQL.5432")), seed)?;
-        let mut clerk = Clerk::new(seed, clock::now().get() - AGO);
+        let mut clerk = Clerk::new(seed, clerk_sync::clock::now().get() - AGO);
         let mut rng = fastrand::Rng::with_seed(seed);
         for company in ["Acme Widgets", "Blue Harbor", "Copper Kettle", "Delta Press"] {
             clerk.now += 60_000;
             let founder = traffic::sign_up(&mut clerk, &mut rng);
             clerk.create_organization(company, &founder);
         }
-        let clerk = Shared::new(clerk);
-        let server = Server::start(clerk.clone(), ([127, 0, 0, 1], 0).into()).await?;
-        let address = server.url.trim_start_matches("http://").parse().context("the simulated Clerk has no address")?;
-        let api = Proxy::start(Upstream::Tcp(address), seed + 1)?;
-        Ok(Stage { supabase, proxy, clerk, api, _server: server })
-    }
-
-    /// The owner's URL, by the socket: the proxy's faults are for workers.
-    pub(super) fn owner_url(&self) -> String {
-        self.supabase.url(PROJECT)
+        let world = World::builder().clerk(clerk).own_server(Durability::Fast).line(seed).api_line(seed + 1);
+        Ok(Stage { world: world.start().await? })
     }
 
     /// # Errors
     /// The database is not there.
     pub(super) async fn owner(&self) -> anyhow::Result<PgConnection> {
-        self.supabase.connect("postgres", PROJECT).await
+        self.world.supabase().connect(OWNER, &self.world.database.name).await
     }
 
     /// # Errors
     /// The database is not there.
     pub(super) async fn superuser(&self) -> anyhow::Result<PgConnection> {
-        self.supabase.connect(SUPERUSER, PROJECT).await
+        self.world.supabase().connect(SUPERUSER, &self.world.database.name).await
     }
 
     /// A worker behind the proxy, with `environment` besides.
@@ -81,15 +58,7 @@ impl Stage {
     /// # Errors
     /// It does not start.
     pub(super) async fn worker(&self, environment: &[(&'static str, String)]) -> anyhow::Result<Worker> {
-        let url = format!("postgres://postgres@{}/{PROJECT}?sslmode=disable", self.proxy.address);
-        let options = Options { environment: environment.to_vec(), ..Options::new(url)? };
-        Worker::start(options).await
-    }
-
-    /// What a worker must be told to reach the Backend API.
-    pub(super) fn api_environment(&self) -> Vec<(&'static str, String)> {
-        let secret_key = self.clerk.lock().secret_key.clone();
-        vec![("CLERK_SECRET_KEY", secret_key), ("CLERK_API_URL", format!("http://{}", self.api.address))]
+        Worker::start(self.world.worker_options(environment.iter().cloned())?).await
     }
 
     /// The database's clock, as passes hold Clerk's against it, says from here on what Clerk's says.
@@ -97,7 +66,7 @@ impl Stage {
     /// # Errors
     /// The database is not there.
     pub(super) async fn set_clock(&self) -> anyhow::Result<()> {
-        let now = self.clerk.lock().now;
+        let now = self.world.clerk.lock().now;
         set_clock(&mut self.owner().await?, now).await
     }
 
@@ -108,7 +77,7 @@ impl Stage {
     /// # Errors
     /// One is not complete.
     pub(super) async fn reconcile(&self) -> anyhow::Result<()> {
-        self.clerk.lock().now += 2 * 3_600_000;
+        self.world.clerk.lock().now += 2 * 3_600_000;
         self.set_clock().await?;
         let mut runs = 0;
         loop {
@@ -132,9 +101,9 @@ impl Stage {
         let output = Command::new(testkit::program::path()?)
             .args(["reconcile", "--json"])
             .args(arguments)
-            .env("DATABASE_URL", self.owner_url())
+            .env("DATABASE_URL", self.world.database.url())
             .env("CLERK_RATE_SHARE", "off")
-            .envs(self.api_environment())
+            .envs(self.world.api_environment())
             .stdin(Stdio::null())
             .output()
             .await?;

@@ -52,7 +52,7 @@ impl Watch {
     pub(super) async fn start(stage: &Stage) -> anyhow::Result<Watch> {
         sqlx::raw_sql(WATCH_VERSIONS).execute(&mut stage.owner().await?).await?;
         let (end, ended) = oneshot::channel();
-        Ok(Watch { end, looking: tokio::spawn(look(stage.owner_url(), ended)) })
+        Ok(Watch { end, looking: tokio::spawn(look(stage.world.database.url(), ended)) })
     }
 
     /// # Errors

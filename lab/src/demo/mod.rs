@@ -11,24 +11,17 @@ mod personas;
 mod story;
 
 use crate::say;
-use anyhow::Context as _;
-use clerk_sync::app;
-use clerk_sync::clerk::client::{Client, Options};
-use clerk_sync::config::Config;
+use clerk_sync::clerk::client::Options;
 use clerk_sync::model::Kind;
 use clerk_sync::ops::{self, Ops};
 use clerk_sync::reconcile::{Reconciler, Silent, Times, Wanted};
-use clerk_sync::store::{self, Database};
-use clerk_sync::upkeep::retention::Retention;
-use clerk_sync::webhook::lane::InstanceCheck;
-use clerk_sync::webhook::verify::Verifier;
-use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
-use testkit::clerk::{self, Clerk, Shared};
-use testkit::supabase::Supabase;
+use testkit::clerk::Clerk;
+use testkit::postgres::Durability;
+use testkit::serve::Server;
+use testkit::world::LOOPBACK;
+use testkit::{SECRET, World};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 
 /// Who is there before the story begins.
 const FOUNDERS: usize = 8;
@@ -36,8 +29,6 @@ const FOUNDERS: usize = 8;
 const FINDINGS: usize = 8;
 /// The database's name.
 const DATABASE: &str = "demo";
-/// Signs the demo's webhooks: no secret, since both ends are this process.
-const SECRET: &str = "whsec_dGhlIGRlbW8gc2lnbnMgd2l0aCB0aGlz";
 
 /// How the demo runs.
 #[derive(clap::Args, Clone)]
@@ -66,46 +57,45 @@ impl Demo {
     /// Something that it stands on is missing: most likely Postgres.
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         say("Starting a private Postgres with the roles of a Supabase project …");
-        let supabase = tokio::task::spawn_blocking(Supabase::start).await??;
-        supabase.create(DATABASE).await?;
-        let database = Database::parse(&supabase.url(DATABASE)).map_err(anyhow::Error::msg)?;
-        store::migrate(&database).await?;
-
+        let clerk = Clerk::new(self.seed, clerk_sync::clock::now().get() - story::LASTS - story::EVENING);
         let counts = ops::start_counting()?;
-        let ops = Ops { counts, database: database.clone(), token: None, open_metrics: false, health: None };
+        let mut world = World::builder().named(DATABASE).own_server(Durability::Fast).clerk(clerk).serving().await?;
+        world.patience = Options::PATIENCE;
+        let (clerk, database_url) = (world.clerk.clone(), world.database.url());
+
+        let database = world.database.database();
+        let ops = Ops { counts, database, token: None, open_metrics: false, health: None };
         let status = ops::listen(LOOPBACK, ops)?;
 
-        let clerk = Shared::new(Clerk::new(self.seed, clerk_sync::clock::now().get() - story::LASTS - story::EVENING));
-        let source = clerk::Server::start(clerk.clone(), LOOPBACK).await?;
-        let (naive_url, _naive) = listen(naive::router(&supabase.url(DATABASE)).await?).await?;
-        let ours = Ours::start(database.clone()).await?;
-        say(&format!("A simulated Clerk answers on {}, and sends each webhook to two receivers:", source.url));
-        say(&format!("  clerk-sync         {}", ours.url));
+        let (naive_url, _naive) = listen(naive::router(&database_url).await?).await?;
+        let ours_url = world.server.webhook_url();
+        say(&format!("A simulated Clerk answers on {}, and sends each webhook to two receivers:", world.api.url));
+        say(&format!("  clerk-sync         {ours_url}"));
         say(&format!("  the usual handler  {naive_url} (upsert by id, delete by id)\n"));
 
         let secret_key = clerk.lock().secret_key.clone();
         clerk.lock().populate(FOUNDERS, 1, FOUNDERS, 1);
         say("Clerk has a company from before the first webhook; the first pass brings it here:");
-        reconcile(&database, &source.url, &secret_key).await?;
+        reconcile(&world).await?;
         say("");
         let told = story::tell(&clerk, self.changes, self.seed);
         let names = compare::Names::of(&told);
-        let receivers = delivery::Receivers::new(&ours.url, &naive_url, SECRET)?;
+        let receivers = delivery::Receivers::new(&ours_url, &naive_url, SECRET)?;
         let lost = delivery::deliver_all(told, &receivers, self.lose, self.seed).await?;
-        let report = compare::compare(&source.url, &secret_key, &supabase.url(DATABASE), &lost, &names).await?;
+        let report = compare::compare(&world.api.url, &secret_key, &database_url, &lost, &names).await?;
         say(&report.to_string());
 
         say("\nNow what runs every night, a pass over all that Clerk has:");
         clerk.lock().now += story::EVENING;
-        reconcile(&database, &source.url, &secret_key).await?;
-        let mended = compare::compare(&source.url, &secret_key, &supabase.url(DATABASE), &lost, &names).await?;
+        reconcile(&world).await?;
+        let mended = compare::compare(&world.api.url, &secret_key, &database_url, &lost, &names).await?;
         let wrong = mended.wrong();
         say(&match wrong {
             0 => "\nclerk-sync: every row equals the source.".to_owned(),
             wrong => format!("\nclerk-sync: {wrong} rows are STILL WRONG."),
         });
 
-        let matrix = personas::matrix(&clerk, &supabase.url(DATABASE), &names).await?;
+        let matrix = personas::matrix(&clerk, &database_url, &names).await?;
         say("\nWho sees what, by a policy with the kit's function and the tokens that they hold:\n");
         say(&matrix.text);
 
@@ -114,26 +104,18 @@ impl Demo {
         if !self.exit {
             say(&format!("\nStatus page: http://{status}"));
             say("Look around, in the schemas clerk, clerk_sync and naive:");
-            say(&format!("  psql -h {} -U postgres {DATABASE}", supabase.cluster().dir().display()));
+            say(&format!("  psql -h {} -U postgres {DATABASE}", world.supabase().cluster().dir().display()));
             say("Ctrl-C ends the demo and removes everything.");
             tokio::signal::ctrl_c().await?;
         }
-        ours.stop().await?;
+        world.without_server().1.stop().await;
         Ok(code)
     }
 }
 
 /// Finds and repairs what the lost webhooks left wrong, and tells why it was.
-async fn reconcile(database: &Database, clerk_url: &str, secret_key: &str) -> anyhow::Result<()> {
-    let options = Options {
-        base_url: clerk_url.to_owned(),
-        secret_key: secret_key.to_owned().into(),
-        rate: None,
-        clock_tolerance: None,
-        patience: Options::PATIENCE,
-    };
-    let clerk = Arc::new(Client::new(options)?);
-    let reconciler = Reconciler { clerk, database: database.clone(), instance: None, times: Times::default() };
+async fn reconcile(world: &World<Server>) -> anyhow::Result<()> {
+    let reconciler = Reconciler { times: Times::default(), ..world.reconciler() };
     let passes = reconciler.run(&Wanted::Kinds(Kind::ALL.to_vec()), "demo", false, &mut Silent).await?;
     for pass in passes {
         say(&format!(
@@ -147,44 +129,6 @@ async fn reconcile(database: &Database, clerk_url: &str, secret_key: &str) -> an
     }
     Ok(())
 }
-
-/// Our own receiver, as `serve` runs it.
-struct Ours {
-    url: String,
-    stop: oneshot::Sender<()>,
-    running: tokio::task::JoinHandle<std::io::Result<()>>,
-}
-
-impl Ours {
-    async fn start(database: Database) -> anyhow::Result<Ours> {
-        let listener = TcpListener::bind(LOOPBACK).await?;
-        let listen_addr = listener.local_addr()?;
-        let verifier = Verifier::new([SECRET]).context("the demo's secret")?;
-        let config = Config {
-            database,
-            verifier,
-            instance: InstanceCheck::Pinned(None),
-            listen_addr,
-            ops_addr: None,
-            ops_token: None,
-            ops_open_metrics: false,
-            reconcile: None,
-            retention: Retention::default(),
-        };
-        let (stop, stopped) = oneshot::channel::<()>();
-        let running = tokio::spawn(app::serve(config, listener, async move {
-            let _ = stopped.await;
-        }));
-        Ok(Ours { url: format!("http://{listen_addr}/webhooks/clerk"), stop, running })
-    }
-
-    async fn stop(self) -> anyhow::Result<()> {
-        drop(self.stop);
-        self.running.await?.context("clerk-sync did not end well")
-    }
-}
-
-const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 /// Serves a stand-in on a free port of this machine.
 async fn listen(router: axum::Router) -> anyhow::Result<(String, tokio::task::JoinHandle<()>)> {

@@ -1,7 +1,6 @@
 //! The handler that most people write, given every benefit of the doubt: it verifies signatures, never fails, and has no
 //! foreign keys to trip over. It upserts by id and deletes by id, in the order in which webhooks happen to arrive.
 
-use super::SECRET;
 use anyhow::Context as _;
 use axum::Router;
 use axum::body::Bytes;
@@ -13,6 +12,7 @@ use sqlx::Connection as _;
 use sqlx::PgConnection;
 use std::sync::Arc;
 use svix::webhooks::Webhook;
+use testkit::SECRET;
 use tokio::sync::Mutex;
 
 const SCHEMA: &str = "create schema naive;
