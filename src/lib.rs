@@ -41,6 +41,7 @@
 //! | `tests/lagging.rs` | an API that is behind, misdated or silent, scenario by scenario |
 //! | `tests/hostile.rs`, `tests/support/oracle.rs` | thousands of histories of a hostile Clerk, and the rules of order in plain Rust: `./x long` |
 //! | `tests/faults.rs`, `tests/bad_input.rs` | 30 faults and 92 bad inputs, brought about, each with what must come of it: `./x faults` |
+//! | `tests/outputs.rs`, `tests/snapshots/` | what each command prints, whole |
 //! | `fuzz/` | verify, parse and fold under a fuzzer, with its corpus |
 //! | `tests/node/rls/` | policies as Supabase's own programs run them, and `examples/` as Next.js does |
 //! | `ops/`, `docs/` | rules for Prometheus; deploying, integrating, what is fast, why order does not matter |

@@ -14,8 +14,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixStream};
 
 /// Everything that `doctor` looks at.
-struct SetUp {
-    world: testkit::World,
+pub struct SetUp {
+    pub world: testkit::World,
     ada: String,
     acme: String,
 }
@@ -25,7 +25,7 @@ type Checks = Vec<(String, String, String)>;
 
 impl SetUp {
     /// Migrated, filled by webhooks, and reconciled.
-    async fn good() -> SetUp {
+    pub async fn good() -> SetUp {
         let now = clerk_sync::clock::now().get();
         let mut clerk = Clerk::new(7, now - 60_000);
         let ada = clerk.create_user("Ada", "Lovelace");
@@ -48,7 +48,7 @@ impl SetUp {
     }
 
     /// The exit code, and what was printed.
-    async fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
+    pub async fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_clerk-sync"));
         command
             .arg("doctor")
@@ -76,7 +76,7 @@ impl SetUp {
     }
 
     /// A session token as Clerk's Supabase integration makes them, with these claims changed; nobody checks its signature.
-    fn token(&self, changed: Value) -> String {
+    pub fn token(&self, changed: Value) -> String {
         let now = clerk_sync::clock::now().get() / 1000;
         let mut claims = json!({
             "role": "authenticated", "sub": self.ada, "v": 2, "sid": "sess_1", "sts": "active", "iat": now, "exp": now + 60,

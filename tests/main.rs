@@ -21,6 +21,7 @@ mod migrating;
 mod mirroring;
 mod operating;
 mod outages;
+mod outputs;
 mod passes;
 mod plans;
 mod policies;
