@@ -390,6 +390,7 @@ declare
   gone_parents pg_catalog.text[];
   ended pg_catalog.text[];
   in_full constant boolean := batch.mode is null;
+  is_listing boolean;                         -- whether a pass is listing now
   has_refused boolean;                        -- whether any row was refused before and does not say yet what it should
   takes boolean;                              -- whether a change may take access away
   intents clerk_sync.intent[] := '{}';        -- of what takes access away; after a refusal, of everything
@@ -460,20 +461,19 @@ begin
   end if;
 
   if from_webhook then
-    select max(started_at) filter (where kind = 'user' and listed_to is null),
-           max(started_at) filter (where kind = 'organization' and listed_to is null),
-           max(started_at) filter (where kind = 'membership' and listed_to is null),
-           max(started_at) filter (where kind = 'user' and listed_to is not null),
-           max(started_at) filter (where kind = 'organization' and listed_to is not null),
-           max(started_at) filter (where kind = 'membership' and listed_to is not null),
-           max(listed_to) filter (where kind = 'user'),
-           max(listed_to) filter (where kind = 'organization'),
-           max(listed_to) filter (where kind = 'membership'),
-           exists (select from clerk_sync.denials) or exists (select from clerk_sync.pending_reads where reason = 'refused')
-      into user_mark, organization_mark, membership_mark, user_listing, organization_listing, membership_listing,
-           users_listed_to, organizations_listed_to, memberships_listed_to, has_refused
-      from (select kind, started_at, null::bigint as listed_to from clerk_sync.marks
-            union all select kind, started_at, listed_to from clerk_sync.listings) passes;
+    select max(started_at) filter (where kind = 'user'), max(started_at) filter (where kind = 'organization'),
+           max(started_at) filter (where kind = 'membership'),
+           exists (select from clerk_sync.denials) or exists (select from clerk_sync.pending_reads where reason = 'refused'),
+           exists (select from clerk_sync.listings)
+      into user_mark, organization_mark, membership_mark, has_refused, is_listing from clerk_sync.marks;
+    if is_listing then
+      select max(started_at) filter (where kind = 'user'), max(started_at) filter (where kind = 'organization'),
+             max(started_at) filter (where kind = 'membership'),
+             max(listed_to) filter (where kind = 'user'), max(listed_to) filter (where kind = 'organization'),
+             max(listed_to) filter (where kind = 'membership')
+        into user_listing, organization_listing, membership_listing, users_listed_to, organizations_listed_to, memberships_listed_to
+        from clerk_sync.listings;
+    end if;
   elsif exists (select from unnest(changes) where observed_at > ahead_limit)
      or exists (select from unnest(gone) where observed_at > ahead_limit) then
     raise exception 'an answer of Clerk''s API is dated more than five minutes ahead of the database''s clock' using errcode = 'CS003';
@@ -746,6 +746,8 @@ begin
                  when 'organization' then case when (organization_rows[c.row_number]).created_at < organizations_listed_to then organization_listing end
                  else case when (membership_rows[c.row_number]).created_at < memberships_listed_to then membership_listing end
                end) - margin as is_old,
+             -- The greatest that a webhook told (R2).
+             from_webhook and ((c.updated_at, c.observed_at, c.content) > (v.event_updated_at, v.event_observed_at, v.event_content)) is not false as is_greatest,
              -- R2, R9: it is asked only where it matters whether one of the two gives more access.
              case when v.content <> c.content
                        and case when from_webhook then pg_catalog.abs(c.updated_at - v.updated_at) <= soon
@@ -778,9 +780,10 @@ begin
              then day else hour end as wait,
         case when not from_webhook then pg_catalog.concat_ws(' ', coalesce(ahead, updated_at), content, known_updated_at, known_content) end as said
         from candidate
-      offset 0
     ), judged as (
-      select *,
+      -- (No more columns than are looked at below: each costs a batch something.)
+      select n, kind, id, organization_id, user_id, lacks, denial, ahead, observed_at, updated_at, content,
+             state, known_at, event_observed_at, by_event, place, is_same, is_unordered, is_greatest, said, wait,
         case
           when state = 'deleted' and not undelete and not (from_read and inferred and observed_at > known_at) then      -- R4
             case when from_webhook and inferred and greatest(observed_at, updated_at) > known_at then 'doubtful' else 'deleted' end
@@ -827,13 +830,9 @@ begin
          set state = 'live', updated_at = j.updated_at, observed_at = j.observed_at, content = j.content, denial = j.denial, inferred = false,
              ahead = coalesce(j.ahead, v.ahead), first_observed_at = coalesce(v.first_observed_at, j.observed_at),
              floor = case j.verdict when 'overruling' then greatest(v.floor, j.event_observed_at + 1, j.observed_at - margin) else v.floor end,
-             -- (Three times the same question costs less than a subquery.)
-             event_updated_at = case when from_webhook and ((j.updated_at, j.observed_at, j.content) > (v.event_updated_at, v.event_observed_at, v.event_content)) is not false
-                                     then j.updated_at else v.event_updated_at end,
-             event_observed_at = case when from_webhook and ((j.updated_at, j.observed_at, j.content) > (v.event_updated_at, v.event_observed_at, v.event_content)) is not false
-                                      then j.observed_at else v.event_observed_at end,
-             event_content = case when from_webhook and ((j.updated_at, j.observed_at, j.content) > (v.event_updated_at, v.event_observed_at, v.event_content)) is not false
-                                  then j.content else v.event_content end,
+             event_updated_at = case when j.is_greatest then j.updated_at else v.event_updated_at end,
+             event_observed_at = case when j.is_greatest then j.observed_at else v.event_observed_at end,
+             event_content = case when j.is_greatest then j.content else v.event_content end,
              by_event = from_webhook or (j.is_same and v.by_event),
              in_doubt = case when j.verdict = 'less access' then j.is_unordered else j.is_same and v.in_doubt end
         from judged j
