@@ -151,7 +151,7 @@ impl ClerkEnvironment {
     ///
     /// # Errors
     /// Every mistake.
-    pub fn check_key(&self) -> Result<client::Options, Vec<Mistake>> {
+    pub(crate) fn check_key(&self) -> Result<client::Options, Vec<Mistake>> {
         let mut mistakes = Vec::new();
         match self.check(&mut mistakes) {
             Some(Some(options)) => Ok(options),
@@ -190,7 +190,7 @@ pub struct Config {
 
 impl Config {
     /// Whether metrics and status page can be read from other machines without a token.
-    pub fn shows_status_to_others(&self) -> bool {
+    pub(crate) fn shows_status_to_others(&self) -> bool {
         self.ops_token.is_none() && self.ops_addr.is_some_and(|address| !address.ip().is_loopback())
     }
 }
@@ -335,7 +335,7 @@ pub fn instance(text: Option<&str>) -> Result<InstanceCheck, String> {
 ///
 /// # Errors
 /// What is wrong, by the variable's name.
-pub fn named_database(url: Option<&str>) -> anyhow::Result<Database> {
+pub(crate) fn named_database(url: Option<&str>) -> anyhow::Result<Database> {
     database(url).map_err(|problem| anyhow::anyhow!("DATABASE_URL {problem}"))
 }
 

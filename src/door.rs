@@ -36,7 +36,7 @@ const UNREAD: Duration = Duration::from_secs(10);
 const BUFFER: usize = 80 * 1024;
 /// Connections beyond the limit for moments: those that were told to end and have not yet, and those that are in line when the
 /// listener closes.
-pub const SLACK: usize = 32;
+pub(crate) const SLACK: usize = 32;
 /// Connections that may wait to be accepted; the system has a limit of its own, often the same.
 const BACKLOG: u32 = 4_096;
 /// How long an idle connection keeps its place whatever happens: a request follows the connection that was opened for it within a

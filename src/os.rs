@@ -18,7 +18,7 @@ pub fn raise_file_limit() -> Option<u64> {
 }
 
 /// How many files the process may have open; `None`: any number.
-pub fn file_limit() -> Option<u64> {
+pub(crate) fn file_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 

@@ -87,7 +87,7 @@ metrics_named! {
 }
 
 /// Upper bounds of the histograms' buckets.
-pub const HISTOGRAMS: &[(&str, &[f64])] = &[
+pub(crate) const HISTOGRAMS: &[(&str, &[f64])] = &[
     (LAG, &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 3_600.0]),
     (BATCH, &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]),
     (CLERK_WAITS, &[0.01, 0.05, 0.25, 1.0, 5.0, 30.0, 180.0]),
@@ -131,19 +131,19 @@ impl Write for LogLine {
 /// Lets one line through in five seconds, for a fault that repeats. One for each place that logs: an outage has three of them
 /// speak, and fills no disk.
 #[derive(Debug, Default)]
-pub struct Throttle {
+pub(crate) struct Throttle {
     /// Which five seconds the last line that went through was in, counted from the first, plus one; 0: none did.
     last: AtomicU64,
     held_back: AtomicU64,
 }
 
 impl Throttle {
-    pub const fn new() -> Throttle {
+    pub(crate) const fn new() -> Throttle {
         Throttle { last: AtomicU64::new(0), held_back: AtomicU64::new(0) }
     }
 
     /// Whether to log now: if so, how many lines were held back since the last one.
-    pub fn pass(&self) -> Option<u64> {
+    pub(crate) fn pass(&self) -> Option<u64> {
         static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
         let window = START.elapsed().as_secs() / 5 + 1;
         if self.last.swap(window, Ordering::Relaxed) == window {

@@ -37,7 +37,7 @@ fn write(to: &mut impl Write, line: &str) {
 }
 
 /// The text with what a terminal would obey as escapes that JSON has too, but for tabs and what `is_kept`.
-pub fn visible(text: &str, is_kept: impl Fn(char) -> bool) -> String {
+pub(crate) fn visible(text: &str, is_kept: impl Fn(char) -> bool) -> String {
     let mut visible = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

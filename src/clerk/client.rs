@@ -23,9 +23,9 @@ use std::time::{Duration, Instant};
 /// An unknown version is refused, none means the instance's own: so it is always sent.
 const VERSION: &str = "2026-05-12";
 /// Rows of a page; the API allows no more.
-pub const PAGE: usize = 500;
+pub(crate) const PAGE: usize = 500;
 /// Ids in one question; the API allows no more.
-pub const ASKED: usize = 100;
+pub(crate) const ASKED: usize = 100;
 /// What an answer is made older by: replicas of Clerk's database may lag behind its clock (R1).
 const LAG: i64 = 10_000;
 /// How long an answer about one organization, or about some ids, is tried for where nothing else asks for patience: whatever is
@@ -56,14 +56,14 @@ pub struct Options {
 }
 
 impl Options {
-    pub const DEFAULT_URL: &'static str = "https://api.clerk.com";
+    pub(crate) const DEFAULT_URL: &'static str = "https://api.clerk.com";
     /// Longer than any pause that Clerk is known to ask for.
     pub const PATIENCE: Duration = Duration::from_secs(180);
     pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
     /// The documented limit of a key's instance, in calls per 10 s (`clerk/clerk-docs`,
     /// `guides/how-clerk-works/system-limits.mdx`).
-    pub fn limit_of(secret_key: &str) -> u32 {
+    pub(crate) fn limit_of(secret_key: &str) -> u32 {
         if secret_key.starts_with("sk_live_") { 1_000 } else { 100 }
     }
 }
@@ -197,7 +197,7 @@ impl Client {
     }
 
     /// From now on the dates of answers must agree with this clock, which is the database's.
-    pub fn trust_clock(&self, now: Millis) {
+    pub(crate) fn trust_clock(&self, now: Millis) {
         *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), now));
     }
 
@@ -230,7 +230,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn instance_and_date(&self) -> Result<(InstanceId, Millis), Error> {
+    pub(crate) async fn instance_and_date(&self) -> Result<(InstanceId, Millis), Error> {
         let retries = Retries::within(self.options.patience);
         self.ask("/instance", &[], retries, |answer| Ok((listing::instance(&answer.body)?, answer.date))).await
     }
@@ -270,7 +270,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn organizations_with_members(&self, offset: usize) -> Result<(Page, Vec<Option<u64>>), Error> {
+    pub(crate) async fn organizations_with_members(&self, offset: usize) -> Result<(Page, Vec<Option<u64>>), Error> {
         let query = [
             ("limit", PAGE.to_string()),
             ("order_by", "+created_at".to_owned()),

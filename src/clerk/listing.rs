@@ -21,7 +21,7 @@ pub struct Page {
 
 /// By how many rows a list and its count may differ before the one contradicts the other: rows come and go meanwhile, and a count
 /// that is wrong for ever must not keep a list from being read.
-pub const fn tolerance(total: u64) -> u64 {
+pub(crate) const fn tolerance(total: u64) -> u64 {
     if total / 100 > 10 { total / 100 } else { 10 }
 }
 
@@ -68,7 +68,7 @@ pub fn page(body: &[u8], kind: Kind, seen: Seen) -> Result<Page, Malformed> {
 ///
 /// # Errors
 /// It is no page.
-pub fn members_counts(body: &[u8]) -> Result<Vec<Option<u64>>, Malformed> {
+pub(crate) fn members_counts(body: &[u8]) -> Result<Vec<Option<u64>>, Malformed> {
     let malformed = |what: &str| Malformed(format!("a list of organizations: {what}"));
     let envelope = Object::parse(body).map_err(|problem| malformed(&problem))?;
     let data = envelope.get("data").ok_or_else(|| malformed("data is missing"))?;

@@ -41,7 +41,7 @@ impl Change {
     }
 
     /// Leaves to a read by id what it says of its object: the read decides, and this only asks for it.
-    pub fn set_aside(&mut self, reason: &'static str) {
+    pub(crate) fn set_aside(&mut self, reason: &'static str) {
         let (EntityRef { kind, id }, told_deleted) = match &self.claim {
             Claim::Live { entity, .. } => (EntityRef::new(entity.kind(), entity.id()), false),
             Claim::Gone(entity) => (entity.clone(), true),
@@ -141,7 +141,7 @@ impl Verdict {
     }
 
     /// The writer's own word, if it is one.
-    pub fn known_reason(&self) -> Option<Reason> {
+    pub(crate) fn known_reason(&self) -> Option<Reason> {
         self.reason.as_ref().and_then(Word::known)
     }
 }

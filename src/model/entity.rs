@@ -266,7 +266,7 @@ impl Entity {
     }
 
     /// Whether the two states give the same access. Those of two kinds give none in common.
-    pub fn has_access_of(&self, other: &Entity) -> bool {
+    pub(crate) fn has_access_of(&self, other: &Entity) -> bool {
         match (self, other) {
             (Entity::User(a), Entity::User(b)) => a.has_access_of(b),
             (Entity::Organization(a), Entity::Organization(b)) => a.has_access_of(b),
@@ -281,7 +281,7 @@ impl Entity {
     }
 
     /// The columns in which the two differ: none means that writing one over the other changes nothing.
-    pub fn differing_fields(&self, other: &Entity) -> Vec<&'static str> {
+    pub(crate) fn differing_fields(&self, other: &Entity) -> Vec<&'static str> {
         match (self, other) {
             (Entity::User(a), Entity::User(b)) => a.differing_fields(b),
             (Entity::Organization(a), Entity::Organization(b)) => a.differing_fields(b),

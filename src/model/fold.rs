@@ -121,7 +121,7 @@ pub struct Doubt {
 }
 
 /// What an event told: `updated_at`, when it was observed, and the content.
-pub type EventVersion = (Millis, Millis, i64);
+pub(crate) type EventVersion = (Millis, Millis, i64);
 
 /// A message among what was folded.
 #[derive(Clone, Copy, Debug)]

@@ -38,7 +38,7 @@ const LONG: usize = 40;
 
 /// Why a value was left out: no database could hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unstorable {
+pub(crate) enum Unstorable {
     #[error("nested deeper than 4,096 levels")]
     Depth,
     #[error("numbers of more than 16,000 digits, written out")]
@@ -51,7 +51,7 @@ impl Json {
     ///
     /// # Errors
     /// The value is one that Postgres refuses as a whole.
-    pub fn canonical(raw: &str) -> Result<(Json, usize), Unstorable> {
+    pub(crate) fn canonical(raw: &str) -> Result<(Json, usize), Unstorable> {
         let mut canonical = Canonical::default();
         canonical.run(raw)?;
         let text = RawValue::from_string(canonical.out).expect("the canonical form of valid JSON is valid JSON");
@@ -266,7 +266,7 @@ fn digits_added(scalar: &str) -> Option<i64> {
 
 /// The text of a JSON string literal (with its quotes; valid JSON). What Postgres cannot hold, NUL and half of a surrogate
 /// pair, becomes U+FFFD, and is counted.
-pub fn decode_string(literal: &str) -> (Cow<'_, str>, usize) {
+pub(crate) fn decode_string(literal: &str) -> (Cow<'_, str>, usize) {
     let inner = &literal[1..literal.len() - 1];
     if !inner.contains('\\') {
         return (Cow::Borrowed(inner), 0);

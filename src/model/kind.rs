@@ -80,17 +80,17 @@ impl Kind {
     }
 
     /// As people say it, and as the command line takes it.
-    pub const fn plural(self) -> &'static str {
+    pub(crate) const fn plural(self) -> &'static str {
         self.facts().plural
     }
 
     /// What Clerk's ids of this kind begin with.
-    pub const fn id_prefix(self) -> &'static str {
+    pub(crate) const fn id_prefix(self) -> &'static str {
         self.facts().id_prefix
     }
 
     /// What the types of its events begin with, before the dot.
-    pub const fn event_subject(self) -> &'static str {
+    pub(crate) const fn event_subject(self) -> &'static str {
         self.facts().event_subject
     }
 
@@ -100,7 +100,7 @@ impl Kind {
     }
 
     /// Whether each row of it gives somebody access, so that one of which not enough is known must not stand.
-    pub const fn gives_access(self) -> bool {
+    pub(crate) const fn gives_access(self) -> bool {
         self.facts().gives_access
     }
 

@@ -19,15 +19,15 @@ mod words;
 
 pub use change::{Change, Claim, Naming, Outcome, Source, Verdict, WantedRead};
 pub use entity::{Entity, Membership, Organization, User};
-pub use fold::{
-    Batch, DeadLetter, Delivery, Doubt, EventVersion, Item, Message, Mode, Refusal, Row, Stub, Told, WantedPass, Winner,
-};
+pub use fold::{Batch, DeadLetter, Delivery, Doubt, Item, Message, Mode, Refusal, Row, Stub, Told, WantedPass, Winner};
 pub use id::{EntityRef, InstanceId, MembershipId, MessageId, OrganizationId, UserId};
-pub use json::{Json, Unstorable, decode_string};
+pub use json::Json;
+pub(crate) use json::decode_string;
 pub use kind::Kind;
 pub use pass::{Drift, Fence, PassState, Scope, Step};
 pub use reason::Reason;
-pub use time::{Millis, span};
+pub use time::Millis;
+pub(crate) use time::span;
 pub use undecided::Undecided;
 pub(crate) use words::words;
 pub use words::{Word, Words};

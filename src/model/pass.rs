@@ -81,7 +81,7 @@ words! {
 
 impl PassState {
     /// Whether it did not come to the end of what Clerk has.
-    pub const fn is_failure(self) -> bool {
+    pub(crate) const fn is_failure(self) -> bool {
         matches!(self, PassState::Incomplete | PassState::Void)
     }
 }

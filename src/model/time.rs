@@ -23,7 +23,7 @@ impl Millis {
     }
 
     /// The nearest within the limits.
-    pub const fn clamped(ms: i64) -> Millis {
+    pub(crate) const fn clamped(ms: i64) -> Millis {
         Millis(0).plus(ms)
     }
 
@@ -33,7 +33,7 @@ impl Millis {
 
     /// This many milliseconds later, or earlier where negative; held within the limits.
     #[must_use]
-    pub const fn plus(self, ms: i64) -> Millis {
+    pub(crate) const fn plus(self, ms: i64) -> Millis {
         let sum = self.0.saturating_add(ms);
         if sum < Millis::MIN.0 {
             Millis::MIN
@@ -45,7 +45,7 @@ impl Millis {
     }
 
     /// A wire time that may be in seconds: the first and the last millisecond that it can mean.
-    pub fn span(wire: i64) -> Option<(Millis, Millis)> {
+    pub(crate) fn span(wire: i64) -> Option<(Millis, Millis)> {
         if wire < 0 {
             return None;
         }
@@ -61,7 +61,7 @@ impl<'de> Deserialize<'de> for Millis {
 }
 
 /// Seconds as people say them.
-pub fn span(seconds: i64) -> String {
+pub(crate) fn span(seconds: i64) -> String {
     match seconds.max(0) {
         s @ 0..120 => format!("{s} s"),
         s @ 120..7_200 => format!("{} min", s / 60),

@@ -38,7 +38,7 @@ impl From<&BTreeMap<String, u64>> for Undecided {
 
 impl Undecided {
     /// Each with its name, as JSON, metrics and the page have it.
-    pub const fn by_reason(self) -> [(&'static str, u64); 6] {
+    pub(crate) const fn by_reason(self) -> [(&'static str, u64); 6] {
         [
             ("too_fresh", self.too_fresh),
             ("contradicting", self.contradicting),
@@ -55,7 +55,7 @@ impl Undecided {
 
     /// For people: how many rows, and why; `None` where all were judged. `judge_after`: when those can be judged that were seen
     /// too lately.
-    pub fn in_words(self, judge_after: Option<Millis>) -> Option<String> {
+    pub(crate) fn in_words(self, judge_after: Option<Millis>) -> Option<String> {
         let judge_after =
             judge_after.map_or_else(|| "in five minutes".to_owned(), |at| format!("after {}", moment(at)));
         let parts: Vec<String> = self

@@ -43,7 +43,7 @@ impl Verdict {
 
     /// The same where this process cannot write deliveries: nothing else matters as much.
     #[must_use]
-    pub fn with_fault(mut self, fault: Option<&Fault>) -> Verdict {
+    pub(crate) fn with_fault(mut self, fault: Option<&Fault>) -> Verdict {
         let Some(fault) = fault else { return self };
         let code = fault.sqlstate.as_ref().map(|code| format!(" (SQLSTATE {code})")).unwrap_or_default();
         let reason = format!(

@@ -62,7 +62,7 @@ impl Finding {
 }
 
 /// What the application has on our tables and must not have there.
-pub fn of_foreign_objects(objects: &[ForeignObject]) -> impl Iterator<Item = Finding> {
+pub(crate) fn of_foreign_objects(objects: &[ForeignObject]) -> impl Iterator<Item = Finding> {
     objects.iter().filter(|object| object.weight == Weight::Fail).map(|object| Finding {
         table: object.table.clone(),
         policy: None,

@@ -98,7 +98,7 @@ impl Policy {
 
 /// A table as a person names it: `documents`, or `app.documents`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableName {
+pub(crate) struct TableName {
     schema: String,
     name: String,
 }

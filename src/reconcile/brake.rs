@@ -9,7 +9,7 @@ pub struct Weight {
 
 impl Weight {
     /// More than 5 % (but ten rows always may go, and 500 at most), or over half of more than one row.
-    pub const fn is_too_heavy(self) -> bool {
+    pub(crate) const fn is_too_heavy(self) -> bool {
         let share = self.rows / 20;
         let capped = if share > 500 { 500 } else { share };
         let limit = if capped < 10 { 10 } else { capped };

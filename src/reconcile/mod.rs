@@ -40,7 +40,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How many findings a report lists; all are counted, and kept in `clerk_sync.findings`.
-pub const REPORTED: usize = 10_000;
+pub(crate) const REPORTED: usize = 10_000;
 
 /// Why a pass could not run to its end.
 #[derive(Debug, thiserror::Error)]

@@ -16,8 +16,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_cron_scheduler::{Job, JobScheduler};
 
 /// Every night, and users that changed lately every five minutes.
-pub const DEFAULT_FULL: &str = "17 3 * * *";
-pub const DEFAULT_QUICK: &str = "*/5 * * * *";
+pub(crate) const DEFAULT_FULL: &str = "17 3 * * *";
+pub(crate) const DEFAULT_QUICK: &str = "*/5 * * * *";
 /// Memberships decide access, and no quick pass sees a change of role that moved no count.
 const MEMBERSHIPS: &str = "43 * * * *";
 /// A pass of memberships every hour may take a tenth of it.
@@ -69,10 +69,10 @@ pub struct Timetable {
 }
 
 /// Why no pass can run until somebody mends the configuration.
-pub type Foreign = Option<(InstanceId, InstanceId)>;
+pub(crate) type Foreign = Option<(InstanceId, InstanceId)>;
 
 /// The tasks. Dropping it stops them; a pass that is under way is gone on with by the next one.
-pub struct Schedule {
+pub(crate) struct Schedule {
     tasks: Vec<JoinHandle<()>>,
     foreign: watch::Receiver<Foreign>,
 }
@@ -80,7 +80,12 @@ pub struct Schedule {
 impl Schedule {
     /// Starts the tasks. `pending` is told when a webhook leaves a read to be made; `last_seen`: what this process has seen the database
     /// hold.
-    pub fn start(reconciler: Reconciler, timetable: Timetable, pending: Arc<Notify>, last_seen: LastSeen) -> Schedule {
+    pub(crate) fn start(
+        reconciler: Reconciler,
+        timetable: Timetable,
+        pending: Arc<Notify>,
+        last_seen: LastSeen,
+    ) -> Schedule {
         let (publish, foreign) = watch::channel(None);
         let settling = tokio::spawn(settle(reconciler.clone(), pending));
         let passing = tokio::spawn(async move {
@@ -93,7 +98,7 @@ impl Schedule {
     }
 
     /// Another instance's key, and the instance that the mirror is pinned to.
-    pub fn foreign(&self) -> watch::Receiver<Foreign> {
+    pub(crate) fn foreign(&self) -> watch::Receiver<Foreign> {
         self.foreign.clone()
     }
 }

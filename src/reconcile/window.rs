@@ -10,7 +10,7 @@ use std::hash::{BuildHasher as _, RandomState};
 
 /// How far the listing has come.
 #[derive(Debug)]
-pub struct Windows {
+pub(crate) struct Windows {
     hasher: RandomState,
     from: Millis,
     /// Hashes of the ids seen at `from`. (One in 10^7 imports of a million rows has two equal ones; then an absentee is
@@ -20,7 +20,7 @@ pub struct Windows {
 
 /// Moments that the listing has gone past, with all ids that it showed there.
 #[derive(Debug)]
-pub struct Window {
+pub(crate) struct Window {
     pub from: Millis,
     /// `None`: to the end of time.
     pub to: Option<Millis>,
@@ -30,7 +30,7 @@ pub struct Window {
 
 /// See [`Windows::pass`].
 #[derive(Debug)]
-pub struct Passed {
+pub(crate) struct Passed {
     /// `None`: the whole page lies at one moment, which may go on.
     pub window: Option<Window>,
     pub new: usize,
@@ -38,12 +38,12 @@ pub struct Passed {
 
 impl Windows {
     /// Nothing made before `from` is looked at.
-    pub fn from(from: Millis) -> Windows {
+    pub(crate) fn from(from: Millis) -> Windows {
         Windows { hasher: RandomState::new(), from, carried: HashSet::new() }
     }
 
     /// Where the window begins that is still open: it is safe to go on from there.
-    pub fn open_from(&self) -> Millis {
+    pub(crate) fn open_from(&self) -> Millis {
         self.from
     }
 
@@ -52,7 +52,7 @@ impl Windows {
     ///
     /// # Errors
     /// The page is not in order, so nothing can be said of what it leaves out.
-    pub fn pass(&mut self, rows: &[(Option<Millis>, &str)], is_last: bool) -> Result<Passed, OutOfOrder> {
+    pub(crate) fn pass(&mut self, rows: &[(Option<Millis>, &str)], is_last: bool) -> Result<Passed, OutOfOrder> {
         let mut last = None;
         let mut page = Vec::with_capacity(rows.len());
         for (made, id) in rows {
@@ -86,7 +86,7 @@ impl Windows {
 }
 
 impl Window {
-    pub fn saw(&self, id: &str) -> bool {
+    pub(crate) fn saw(&self, id: &str) -> bool {
         self.seen.contains(&self.hasher.hash_one(id))
     }
 }

@@ -44,7 +44,7 @@ impl Tls {
     }
 
     /// What to do about it.
-    pub const FIX: &'static str = "add ?sslmode=verify-full&sslrootcert=FILE to the connection string (FILE is the CA certificate from the \
+    pub(crate) const FIX: &'static str = "add ?sslmode=verify-full&sslrootcert=FILE to the connection string (FILE is the CA certificate from the \
          Supabase dashboard → Database settings → SSL configuration)";
 }
 

@@ -98,7 +98,7 @@ impl Database {
 
     /// The same, without a warning if it is not well protected: for whoever tells it otherwise.
     #[must_use]
-    pub fn without_warning(self) -> Database {
+    pub(crate) fn without_warning(self) -> Database {
         self.way.is_weakness_told.store(true, Ordering::Relaxed);
         self
     }

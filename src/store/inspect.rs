@@ -364,7 +364,7 @@ impl Inspector {
     ///
     /// # Errors
     /// It may not, or there is no such role.
-    pub async fn become_worker(&mut self) -> Result<(), Error> {
+    pub(crate) async fn become_worker(&mut self) -> Result<(), Error> {
         self.run("set role clerk_sync_worker").await
     }
 
@@ -372,7 +372,7 @@ impl Inspector {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn schema_version(&mut self) -> Result<i64, Error> {
+    pub(crate) async fn schema_version(&mut self) -> Result<i64, Error> {
         self.read("select coalesce(max(version), 0)::text from clerk_sync._sqlx_migrations where success").await
     }
 
@@ -415,7 +415,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn last_told(&mut self) -> Result<Standing, Error> {
+    pub(crate) async fn last_told(&mut self) -> Result<Standing, Error> {
         const SQL: &str = "select (select instance_id from clerk_sync.instance),
               (select extract(epoch from now() - max(received_at))::bigint from clerk_sync.receipts),
               (select coalesce(sum(missing + differing + extra), 0)::bigint from clerk_sync.passes

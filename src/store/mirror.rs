@@ -113,7 +113,12 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn ids_without_time(&mut self, kind: Kind, after: &str, limit: usize) -> Result<Vec<String>, Error> {
+    pub(crate) async fn ids_without_time(
+        &mut self,
+        kind: Kind,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<String>, Error> {
         let Table { timed, live, may_lack_time, .. } = kinds::of(kind);
         if !may_lack_time {
             return Ok(Vec::new());
@@ -165,7 +170,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn members_counts(&mut self, organizations: &[&str]) -> Result<Vec<(String, u64)>, Error> {
+    pub(crate) async fn members_counts(&mut self, organizations: &[&str]) -> Result<Vec<(String, u64)>, Error> {
         let sql = "select w.id, (select count(*) from clerk_sync.live_memberships m where m.organization_id = w.id) \
                      from unnest($1::text[]) w(id)";
         let counts: Vec<(String, i64)> =
@@ -238,7 +243,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn last_receipts(&mut self, ids: &[&str]) -> Result<Vec<Receipt>, Error> {
+    pub(crate) async fn last_receipts(&mut self, ids: &[&str]) -> Result<Vec<Receipt>, Error> {
         let sql = "select r.entity_id, r.outcome, to_char(r.received_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') \
                      from unnest($1::text[]) w(id) \
                     cross join lateral (select entity_id, outcome, received_at from clerk_sync.receipts \

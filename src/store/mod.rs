@@ -26,9 +26,10 @@ pub use connect::Database;
 pub use deleted::Removed;
 pub use kinds::emptied;
 pub use last_seen::LastSeen;
-pub use migrate::{grant_again, latest_version, migrate, printed_migrations, repin};
+pub(crate) use migrate::latest_version;
+pub use migrate::{grant_again, migrate, printed_migrations, repin};
 pub use mirror::{Mirrored, Receipt, Standing, Version};
-pub use passes::{Ending, LastQuick, PageRecord, Pass};
+pub use passes::{Ending, PageRecord, Pass};
 pub use upkeep::{Content, Letter, Prunable, Purged, Reference};
 
 use crate::model::{InstanceId, Millis, Refusal};
@@ -137,13 +138,13 @@ impl Error {
 
     /// Whether the statement ran out of time, by itself or waiting for somebody else's lock on a row of ours: the fewer rows it has,
     /// the likelier is the next one to end.
-    pub fn is_out_of_time(&self) -> bool {
+    pub(crate) fn is_out_of_time(&self) -> bool {
         self.sqlstate().is_some_and(|code| code == "57014" || code == "55P03")
     }
 
     /// Whether any write that succeeds tells that it is over: the server as a whole was away, busy or read-only, or another writer
     /// had the turn for too long. Anything else may have to do with what was to be written.
-    pub fn is_over_with_any_write(&self) -> bool {
+    pub(crate) fn is_over_with_any_write(&self) -> bool {
         match self {
             Error::Refused(_) if self.is_connection_lost() => true,
             Error::Refused(_) => {
@@ -173,7 +174,7 @@ impl Error {
 
     /// Whether the connection itself is gone, so that a call on a fresh one may succeed. Every call is idempotent: trying
     /// it again settles an outcome that is unknown.
-    pub fn is_connection_lost(&self) -> bool {
+    pub(crate) fn is_connection_lost(&self) -> bool {
         match self {
             Error::Refused(sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_)) => true,
             // 57P01 to 57P03: terminated, crashed, starting up. 25P03: idle in a transaction. 08: connection.
@@ -186,7 +187,7 @@ impl Error {
 
     /// Whether the session is as good as before: the statement alone was refused. Where the schema is another one than when it
     /// connected (42, XX000: it was made anew), what it knows of types is wrong.
-    pub fn leaves_session(&self) -> bool {
+    pub(crate) fn leaves_session(&self) -> bool {
         !self.is_connection_lost()
             && self.sqlstate().is_some_and(|code| !["26", "42", "XX", "0A"].iter().any(|class| code.starts_with(class)))
     }
@@ -282,7 +283,7 @@ pub fn told<'a>(chain: impl IntoIterator<Item = &'a (dyn std::error::Error + 'st
 }
 
 /// An error and what caused it.
-pub fn causes<'a>(
+pub(crate) fn causes<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error), |error| error.source())

@@ -34,7 +34,7 @@ pub struct Pass {
 
 /// What a quick pass leaves to the next one.
 #[derive(Clone, Debug)]
-pub struct LastQuick {
+pub(crate) struct LastQuick {
     /// Clerk's clock when it began.
     pub observed_from: Millis,
     pub counts: serde_json::Value,
@@ -247,7 +247,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn last_quick(&mut self) -> Result<Option<LastQuick>, Error> {
+    pub(crate) async fn last_quick(&mut self) -> Result<Option<LastQuick>, Error> {
         let sql = "select observed_from, counts::text, position::text from clerk_sync.passes \
                     where scope = 'quick' and state = 'complete' order by id desc limit 1";
         let row: Option<(i64, Option<String>, Option<String>)> =
@@ -286,7 +286,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn due_again(&mut self) -> Result<Vec<Kind>, Error> {
+    pub(crate) async fn due_again(&mut self) -> Result<Vec<Kind>, Error> {
         let sql = "select scope from clerk_sync.passes p where again_at <= now() and scope = any ($1) \
                       and not exists (select from clerk_sync.passes l where l.scope = p.scope and l.id > p.id)";
         self.kinds(sql).await
@@ -374,7 +374,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn next_listing(&mut self) -> Result<Option<Duration>, Error> {
+    pub(crate) async fn next_listing(&mut self) -> Result<Option<Duration>, Error> {
         let sql = "select (extract(epoch from min(next_at) - now()) * 1000)::bigint from clerk_sync.pending_listings";
         let ms: Option<i64> = self.call(async |connection| sqlx::query_scalar(sql).fetch_one(connection).await).await?;
         Ok(ms.map(|ms| Duration::from_millis(ms.max(0).cast_unsigned())))

@@ -117,7 +117,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn due_dead_letters(&mut self, delays: &[Duration], limit: usize) -> Result<Vec<Letter>, Error> {
+    pub(crate) async fn due_dead_letters(&mut self, delays: &[Duration], limit: usize) -> Result<Vec<Letter>, Error> {
         let delays: Vec<i64> = delays.iter().copied().map(seconds).collect();
         // Beyond the last delay there is none, and null is not due.
         let sql = format!(
@@ -136,7 +136,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn dead_letter_content(&mut self, letter: &Letter) -> Result<Option<Content>, Error> {
+    pub(crate) async fn dead_letter_content(&mut self, letter: &Letter) -> Result<Option<Content>, Error> {
         let sql = "select headers::text, body, (extract(epoch from received_at) * 1000)::bigint as received_ms \
               from clerk_sync.dead_letters where message_id = $1 and body_hash = $2";
         let content = |row: PgRow| {
@@ -243,7 +243,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn count_purgeable(&mut self, kind: Kind, older_than: Duration) -> Result<u64, Error> {
+    pub(crate) async fn count_purgeable(&mut self, kind: Kind, older_than: Duration) -> Result<u64, Error> {
         let Some(purgeable) = purgeable(kind) else { return Ok(0) };
         let sql = format!("select count(*) {purgeable}");
         let rows: i64 = self

@@ -11,7 +11,7 @@ use std::time::Duration;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// What passes before each try, from the one before it or from the message's arrival. After the last one only a person tries.
-pub const DELAYS: [Duration; 10] = [
+pub(crate) const DELAYS: [Duration; 10] = [
     Duration::from_secs(60),
     Duration::from_secs(300),
     Duration::from_secs(1_800),

@@ -83,7 +83,7 @@ impl Upkeep {
 ///
 /// # Errors
 /// The database does not answer.
-pub async fn look_back(database: &Database, last_seen: &LastSeen) -> Result<bool, Error> {
+pub(crate) async fn look_back(database: &Database, last_seen: &LastSeen) -> Result<bool, Error> {
     let mut session = database.connect().await?;
     let went_back = session.mend_if_it_went_back(last_seen).await?;
     session.close().await;

@@ -16,7 +16,7 @@ const MOST_S: u64 = 36_500 * DAY_S;
 ///
 /// # Errors
 /// What is wrong, as the end of a sentence that begins with the variable's name.
-pub fn parse_age(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_age(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     let unit_s = match text.chars().last() {
         Some('d') => DAY_S,
@@ -38,7 +38,7 @@ pub fn parse_age(text: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 /// As [`parse_age`].
-pub fn parse_retention(text: &str) -> Result<Option<Duration>, String> {
+pub(crate) fn parse_retention(text: &str) -> Result<Option<Duration>, String> {
     if text.trim().eq_ignore_ascii_case("forever") {
         return Ok(None);
     }

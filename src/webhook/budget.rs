@@ -71,7 +71,7 @@ pub struct Share {
 
 /// What a body must do for others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MakeWay {
+pub(crate) enum MakeWay {
     /// Its room was given away: what is held of it must be dropped.
     Forget,
     /// Its connection is needed.
@@ -112,7 +112,7 @@ impl Budget {
     }
 
     /// Ends all bodies that have been arriving for longer than a second: others wait for their connections.
-    pub fn make_way(&self) {
+    pub(crate) fn make_way(&self) {
         for pool in [&self.usual, &self.large, &self.strangers] {
             let mut table = pool.table();
             while let Some(oldest) =
@@ -174,7 +174,7 @@ impl Share {
     }
 
     /// Waits until this body must make way for others.
-    pub async fn makes_way(&self) -> MakeWay {
+    pub(crate) async fn makes_way(&self) -> MakeWay {
         self.told.notified().await;
         if self.pool.table().arriving.contains_key(&self.id) { MakeWay::Forget } else { MakeWay::End }
     }

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The header that tells what became of a delivery, on every 2xx.
-pub const OUTCOME_HEADER: &str = "clerk-sync-outcome";
+pub(crate) const OUTCOME_HEADER: &str = "clerk-sync-outcome";
 
 /// By how many seconds our clock may differ from the database's before it counts as wrong.
 const CLOCKS_AGREE: i64 = 60;
@@ -79,7 +79,7 @@ impl Receiver {
     /// By how many seconds this machine's clock is ahead (less than 0: behind), if it is so wrong that good signatures are
     /// refused. It takes two witnesses: an old request can be sent again by anybody who has seen it, and the database's
     /// clock may be the wrong one.
-    pub fn wrong_clock(&self) -> Option<i64> {
+    pub(crate) fn wrong_clock(&self) -> Option<i64> {
         let (by_signer, by_database) = (self.signer.load(Ordering::Relaxed), self.writer.health().clock_ahead);
         let is_wrong = by_signer.signum() == by_database.signum() && by_database.abs() > CLOCKS_AGREE;
         is_wrong.then_some(by_signer)

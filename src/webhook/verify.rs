@@ -23,10 +23,10 @@ use std::time::Duration;
 use svix::webhooks::{Webhook, WebhookError};
 
 /// Seconds that an attempt's time may differ from ours, either way, inclusive; Svix's own figure.
-pub const TOLERANCE: u64 = 300;
+pub(crate) const TOLERANCE: u64 = 300;
 
 /// The largest body that is read. Clerk's payloads reach some 350 kB; Svix itself takes no more than 2 MiB.
-pub const BODY_LIMIT: usize = 2 * 1024 * 1024;
+pub(crate) const BODY_LIMIT: usize = 2 * 1024 * 1024;
 
 /// How long a sender may take for its body.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
