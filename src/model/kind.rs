@@ -8,7 +8,7 @@ use super::Words;
 use serde::{Serialize, Serializer};
 use std::fmt;
 
-/// See [`kinds`].
+/// See `kinds`.
 struct Facts {
     /// As the database, logs, metrics and reports spell it.
     name: &'static str,
