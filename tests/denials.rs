@@ -19,15 +19,15 @@ const REVOCATIONS: [&str; 7] =
     ["removed", "banned", "deprovisioned", "user deleted", "organization deleted", "demoted", "rejoined"];
 
 /// Ben, an admin of an organization; documents that only its members see, and those that only its admins see.
-struct Scene {
+struct AdminOfAcme {
     world: World,
     acme: String,
     ben: String,
     membership: String,
 }
 
-impl Scene {
-    async fn new() -> Scene {
+impl AdminOfAcme {
+    async fn new() -> AdminOfAcme {
         let mut clerk = Clerk::new(9, START);
         let ada = clerk.create_user("Ada", "Lovelace");
         let ben = clerk.create_user("Ben", "Bitdiddle");
@@ -69,9 +69,9 @@ impl Scene {
                end loop; end $$"
         );
         world.database.execute(&documents).await;
-        let scene = Scene { world, acme, ben, membership };
-        assert_eq!(scene.sees().await, ["of_members", "of_admins", "joined", "joined_of_admins"]);
-        scene
+        let admin = AdminOfAcme { world, acme, ben, membership };
+        assert_eq!(admin.sees().await, ["of_members", "of_admins", "joined", "joined_of_admins"]);
+        admin
     }
 
     /// The tables of which Ben sees something.
@@ -168,32 +168,32 @@ impl Scene {
 }
 
 /// Each revocation against an object that the application made. `before`: what happens at Clerk before, and need not be taken.
-async fn access_ends(object: &str, make: &str, remove: &str, before: impl Fn(&mut Clerk, &Scene)) {
+async fn access_ends(object: &str, make: &str, remove: &str, before: impl Fn(&mut Clerk, &AdminOfAcme)) {
     let mut refused = 0;
     for revocation in REVOCATIONS {
         let what = format!("{object}, {revocation}");
-        let scene = Scene::new().await;
-        scene.world.database.execute(&scene.sql(make)).await;
+        let admin = AdminOfAcme::new().await;
+        admin.world.database.execute(&admin.sql(make)).await;
         {
-            let mut clerk = scene.world.clerk.lock();
+            let mut clerk = admin.world.clerk.lock();
             clerk.now += 60_000;
-            before(&mut clerk, &scene);
+            before(&mut clerk, &admin);
         }
-        if !scene.world.clerk.lock().outbox.is_empty() {
-            scene.deliver(&what).await;
+        if !admin.world.clerk.lock().outbox.is_empty() {
+            admin.deliver(&what).await;
         }
-        scene.revoke(revocation);
-        scene.deliver(&what).await;
-        scene.has_ended(revocation, &what).await;
-        refused += scene.world.database.count("clerk_sync.pending_reads where reason = 'refused'").await;
-        scene.world.database.execute(&scene.sql(remove)).await;
-        scene.heals(&what).await;
-        scene.has_ended(revocation, &what).await;
+        admin.revoke(revocation);
+        admin.deliver(&what).await;
+        admin.has_ended(revocation, &what).await;
+        refused += admin.world.database.count("clerk_sync.pending_reads where reason = 'refused'").await;
+        admin.world.database.execute(&admin.sql(remove)).await;
+        admin.heals(&what).await;
+        admin.has_ended(revocation, &what).await;
     }
     assert!(refused > 0, "{object} refuses nothing");
 }
 
-fn nothing(_: &mut Clerk, _: &Scene) {}
+fn nothing(_: &mut Clerk, _: &AdminOfAcme) {}
 
 const DROP_NOTES: &str = "drop table public.notes";
 
@@ -238,10 +238,10 @@ async fn an_expression_index_over_what_the_user_writes_and_seven_kilobytes_of_it
         "expression index",
         "create index handle on clerk.user_details ((unsafe_metadata ->> 'handle'))",
         "drop index clerk.handle",
-        |clerk, scene| {
+        |clerk, admin| {
             let mut random = fastrand::Rng::with_seed(7);
             let handle: String = (0..7_300).map(|_| random.alphanumeric()).collect();
-            clerk.update_user(&scene.ben, |user| user.unsafe_metadata = Some(Arc::new(json!({ "handle": handle }))));
+            clerk.update_user(&admin.ben, |user| user.unsafe_metadata = Some(Arc::new(json!({ "handle": handle }))));
         },
     )
     .await;
@@ -254,8 +254,8 @@ async fn a_cast_in_a_trigger_of_what_the_user_writes() {
     let make = "create function public.refuse() returns trigger language plpgsql as
                   $$ begin perform (new.unsafe_metadata ->> 'age')::int; return new; end $$;
                 create trigger t before insert or update on clerk.user_details for each row execute function public.refuse()";
-    access_ends("cast in a trigger", make, DROP_REFUSE, |clerk, scene| {
-        clerk.update_user(&scene.ben, |user| user.unsafe_metadata = Some(Arc::new(json!({ "age": "abc" }))));
+    access_ends("cast in a trigger", make, DROP_REFUSE, |clerk, admin| {
+        clerk.update_user(&admin.ben, |user| user.unsafe_metadata = Some(Arc::new(json!({ "age": "abc" }))));
     })
     .await;
 }
@@ -266,8 +266,8 @@ async fn a_trigger_into_a_column_that_is_too_short() {
                 create function public.refuse() returns trigger language plpgsql as
                   $$ begin insert into public.profiles values (new.first_name); return new; end $$;
                 create trigger t after insert or update on clerk.users for each row execute function public.refuse()";
-    access_ends("varchar trigger", make, DROP_REFUSE, |clerk, scene| {
-        clerk.update_user(&scene.ben, |user| user.first_name = "Ben".repeat(20));
+    access_ends("varchar trigger", make, DROP_REFUSE, |clerk, admin| {
+        clerk.update_user(&admin.ben, |user| user.first_name = "Ben".repeat(20));
     })
     .await;
 }
@@ -345,11 +345,11 @@ async fn a_check_constraint() {
 async fn a_unique_index() {
     let make = "create unique index address on clerk.user_details (email_address);
                 create unique index member on clerk.organization_memberships (organization_id) where role = 'org:member'";
-    access_ends("unique index", make, "drop index clerk.address; drop index clerk.member", |clerk, scene| {
+    access_ends("unique index", make, "drop index clerk.address; drop index clerk.member", |clerk, admin| {
         let cleo = clerk.create_user("Cleo", "Night");
         let taken = clerk.users[&cleo].email_address.clone();
-        clerk.add_member(&scene.acme, &cleo, "org:member");
-        clerk.update_user(&scene.ben, |user| user.email_address = taken);
+        clerk.add_member(&admin.acme, &cleo, "org:member");
+        clerk.update_user(&admin.ben, |user| user.email_address = taken);
     })
     .await;
 }
@@ -359,18 +359,18 @@ async fn a_unique_index() {
 async fn a_row_lock_that_is_held_for_a_minute() {
     for revocation in REVOCATIONS {
         let what = format!("row lock, {revocation}");
-        let scene = Scene::new().await;
-        let mut holder = scene.world.database.owner().await;
+        let admin = AdminOfAcme::new().await;
+        let mut holder = admin.world.database.owner().await;
         let lock = "begin; select from clerk.users where id = 'BEN' for update; select from clerk.user_details where id = 'BEN' for update; \
                     select from clerk.organizations where id = 'ACME' for update; \
                     select from clerk.organization_memberships where id = 'MEMBERSHIP' for update";
-        sqlx::raw_sql(AssertSqlSafe(scene.sql(lock))).execute(&mut holder).await.unwrap();
-        scene.revoke(revocation);
-        scene.deliver(&what).await;
-        scene.has_ended(revocation, &what).await;
+        sqlx::raw_sql(AssertSqlSafe(admin.sql(lock))).execute(&mut holder).await.unwrap();
+        admin.revoke(revocation);
+        admin.deliver(&what).await;
+        admin.has_ended(revocation, &what).await;
         sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
-        scene.heals(&what).await;
-        scene.has_ended(revocation, &what).await;
+        admin.heals(&what).await;
+        admin.has_ended(revocation, &what).await;
     }
 }
 
@@ -381,20 +381,20 @@ async fn nobody_elses_delivery_fails_with_the_culprits() {
                insert into public.notes select id from clerk.organization_memberships where user_id <> 'BEN'";
     let lock = "begin; select from clerk.organization_memberships where user_id <> 'BEN' for update";
     for (object, is_lock) in [(key, false), (lock, true)] {
-        let scene = Scene::new().await;
+        let admin = AdminOfAcme::new().await;
         let culprits: Vec<String> = {
-            let mut clerk = scene.world.clerk.lock();
+            let mut clerk = admin.world.clerk.lock();
             let joined = (0..6).map(|_| {
                 let user = clerk.create_user("Cul", "Prit");
-                clerk.add_member(&scene.acme, &user, "org:member")
+                clerk.add_member(&admin.acme, &user, "org:member")
             });
             joined.collect()
         };
-        scene.deliver("culprits").await;
-        let mut owner = scene.world.database.owner().await;
-        sqlx::raw_sql(AssertSqlSafe(scene.sql(object))).execute(&mut owner).await.unwrap();
+        admin.deliver("culprits").await;
+        let mut owner = admin.world.database.owner().await;
+        sqlx::raw_sql(AssertSqlSafe(admin.sql(object))).execute(&mut owner).await.unwrap();
         let events = {
-            let mut clerk = scene.world.clerk.lock();
+            let mut clerk = admin.world.clerk.lock();
             clerk.now += 60_000;
             for number in 0..160 {
                 clerk.create_user("Inno", "Cent");
@@ -407,7 +407,7 @@ async fn nobody_elses_delivery_fails_with_the_culprits() {
         assert!(events.len() >= 165, "{}", events.len());
         let answers = join_all(events.iter().map(async |event| {
             let began = Instant::now();
-            let attempt = scene.world.sender().send(&event.message_id, event.body.as_bytes()).await.unwrap();
+            let attempt = admin.world.sender().send(&event.message_id, event.body.as_bytes()).await.unwrap();
             (attempt.status, began.elapsed(), event.event_type)
         }))
         .await;
@@ -415,7 +415,7 @@ async fn nobody_elses_delivery_fails_with_the_culprits() {
         assert!(refused.is_empty(), "lock: {is_lock}: {refused:?}");
         let slowest = answers.iter().map(|(_, took, _)| *took).max().unwrap();
         println!("lock: {is_lock}: the last of {} was acknowledged after {slowest:.1?}", answers.len());
-        let denied = scene.world.database.count("clerk_sync.denials where kind = 'membership'").await;
+        let denied = admin.world.database.count("clerk_sync.denials where kind = 'membership'").await;
         assert_eq!(denied, 5, "lock: {is_lock}");
     }
 }
@@ -423,13 +423,13 @@ async fn nobody_elses_delivery_fails_with_the_culprits() {
 /// A trigger that takes 25 ms for each row, and 250 senders: batches become small enough to end in time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_trigger_makes_batches_smaller_instead_of_throwing_them_away() {
-    let scene = Scene::new().await;
+    let admin = AdminOfAcme::new().await;
     let make = "create function public.slow() returns trigger language plpgsql as
                   $$ begin perform pg_sleep(0.025); return new; end $$;
                 create trigger t before insert on clerk.users for each row execute function public.slow()";
-    scene.world.database.execute(make).await;
+    admin.world.database.execute(make).await;
     let events = {
-        let mut clerk = scene.world.clerk.lock();
+        let mut clerk = admin.world.clerk.lock();
         (0..250).for_each(|_| drop(clerk.create_user("Slow", "Poke")));
         std::mem::take(&mut clerk.outbox)
     };
@@ -438,7 +438,7 @@ async fn a_slow_trigger_makes_batches_smaller_instead_of_throwing_them_away() {
     let (mut answers, mut refused) = (0, 0);
     while !left.is_empty() {
         let statuses = join_all(left.iter().map(async |event| {
-            scene.world.sender().send(&event.message_id, event.body.as_bytes()).await.unwrap().status
+            admin.world.sender().send(&event.message_id, event.body.as_bytes()).await.unwrap().status
         }))
         .await;
         answers += statuses.len();
@@ -450,57 +450,57 @@ async fn a_slow_trigger_makes_batches_smaller_instead_of_throwing_them_away() {
     println!("{answers} answers, {refused} × 503, {rate:.0} rows a second of 40 possible");
     // (How many, depends on the machine. Thrown away whole, four of five were refused.)
     assert!(refused * 2 < answers, "{answers} answers, {refused} × 503, {rate:.0} rows a second");
-    assert_eq!(scene.world.database.count("clerk.users where first_name = 'Slow'").await, 250);
+    assert_eq!(admin.world.database.count("clerk.users where first_name = 'Slow'").await, 250);
 }
 
 /// One of six hundred users is refused: the pass repairs the others, and names the one. What it would take away is taken.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pass_repairs_all_but_the_one_whose_row_is_refused_and_names_that_one() {
-    let scene = Scene::new().await;
+    let admin = AdminOfAcme::new().await;
     let make = "create function public.refuse() returns trigger language plpgsql as
                   $$ begin if new.id = 'BEN' then raise exception 'no'; end if; return new; end $$;
                 create trigger t before insert or update on clerk.user_details for each row execute function public.refuse()";
-    scene.world.database.execute(&scene.sql(make)).await;
+    admin.world.database.execute(&admin.sql(make)).await;
     {
         // All of it without a webhook.
-        let mut clerk = scene.world.clerk.lock();
+        let mut clerk = admin.world.clerk.lock();
         clerk.now += 60_000;
         for _ in 0..599 {
             clerk.create_user("Lost", "Webhook");
         }
-        clerk.ban_user(&scene.ben);
+        clerk.ban_user(&admin.ben);
         clerk.outbox.clear();
         clerk.now += 400_000;
     }
     let pass = async || {
         let wanted = Wanted::Kinds(vec![Kind::User]);
-        scene.world.reconciler().run(&wanted, "test", false, &mut Silent).await.unwrap().pop().unwrap()
+        admin.world.reconciler().run(&wanted, "test", false, &mut Silent).await.unwrap().pop().unwrap()
     };
     let report = pass().await;
     assert_eq!((report.state, report.missing, report.differing), (PassState::Complete, 599, 0), "{report:?}");
     assert_eq!(report.undecided.refused, 1, "{report:?}");
     let problem = report.problem.unwrap();
     assert!(
-        problem.contains(&scene.ben) && problem.contains("P0001") && problem.contains("public.refuse"),
+        problem.contains(&admin.ben) && problem.contains("P0001") && problem.contains("public.refuse"),
         "{problem}"
     );
-    scene.has_ended("banned", "found by a pass").await;
-    assert_eq!(scene.world.database.count("clerk.users").await, 601);
+    admin.has_ended("banned", "found by a pass").await;
+    assert_eq!(admin.world.database.count("clerk.users").await, 601);
     assert!(
-        scene
+        admin
             .world
             .database
             .rows("select kind, id from clerk_sync.findings")
             .await
             .iter()
-            .all(|row| row["id"] != json!(scene.ben))
+            .all(|row| row["id"] != json!(admin.ben))
     );
-    scene.world.database.execute(DROP_REFUSE).await;
-    scene.world.clerk.lock().now += 400_000;
+    admin.world.database.execute(DROP_REFUSE).await;
+    admin.world.clerk.lock().now += 400_000;
     let report = pass().await;
     assert_eq!((report.state, report.undecided.refused, report.problem), (PassState::Complete, 0, None));
-    scene.heals("a pass").await;
-    scene.has_ended("banned", "and written").await;
+    admin.heals("a pass").await;
+    admin.has_ended("banned", "and written").await;
 }
 
 /// Objects that are made and dropped at random while a history goes on. Some refuse a third of the rows each, by their ids.
@@ -592,47 +592,47 @@ async fn in_random_histories_every_acknowledged_revocation_is_in_force() {
     let histories = std::env::var("CLERK_SYNC_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
     let (mut acknowledged, mut denied) = (0, 0);
     for seed in 0..histories {
-        let scene = Scene::new().await;
+        let admin = AdminOfAcme::new().await;
         let mut rng = fastrand::Rng::with_seed(seed);
         {
-            let mut clerk = scene.world.clerk.lock();
+            let mut clerk = admin.world.clerk.lock();
             for _ in 0..12 {
                 clerk.now += 1_000;
                 traffic::change(&mut clerk, &mut rng);
             }
         }
-        scene.deliver("the beginning").await;
+        admin.deliver("the beginning").await;
         let mut standing = [false; OBJECTS.len()];
         for step in 0..60 {
             let what = format!("history {seed}, step {step}");
             if rng.u8(..) < 100 {
-                change_an_object(&scene.world.database, &mut standing, &mut rng).await;
+                change_an_object(&admin.world.database, &mut standing, &mut rng).await;
             }
             {
-                let mut clerk = scene.world.clerk.lock();
+                let mut clerk = admin.world.clerk.lock();
                 clerk.now += 60_000;
                 traffic::change(&mut clerk, &mut rng);
             }
-            if scene.world.clerk.lock().outbox.is_empty() {
+            if admin.world.clerk.lock().outbox.is_empty() {
                 continue;
             }
-            acknowledged += scene.world.clerk.lock().outbox.len();
-            scene.deliver(&what).await;
-            let (users, allowed) = allowed(&scene.world.clerk.lock());
-            let too_much: Vec<_> = given(&scene.world.database, &users).await.difference(&allowed).cloned().collect();
+            acknowledged += admin.world.clerk.lock().outbox.len();
+            admin.deliver(&what).await;
+            let (users, allowed) = allowed(&admin.world.clerk.lock());
+            let too_much: Vec<_> = given(&admin.world.database, &users).await.difference(&allowed).cloned().collect();
             assert!(too_much.is_empty(), "{what}: {too_much:?} with {standing:?}");
-            denied += scene.world.database.count("clerk_sync.denials").await;
+            denied += admin.world.database.count("clerk_sync.denials").await;
         }
         for (stands, (_, drop)) in standing.into_iter().zip(OBJECTS) {
             if stands {
-                scene.world.database.execute(drop).await;
+                admin.world.database.execute(drop).await;
             }
         }
         let what = format!("history {seed}, the end");
-        scene.world.clerk.lock().now += 4_000_000;
+        admin.world.clerk.lock().now += 4_000_000;
         let wanted = Wanted::Kinds(Kind::ALL.to_vec());
-        scene.world.reconciler().run(&wanted, "test", false, &mut Silent).await.unwrap();
-        scene.heals(&what).await;
+        admin.world.reconciler().run(&wanted, "test", false, &mut Silent).await.unwrap();
+        admin.heals(&what).await;
     }
     println!(
         "{histories} histories: {acknowledged} events acknowledged, each revocation in force; {denied} denials seen on the way"
@@ -665,7 +665,7 @@ async fn in_any_order_objects_that_refuse_give_no_access_that_there_is_not_witho
     let histories = std::env::var("CLERK_SYNC_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let (mut acknowledged, mut denied) = (0, 0);
     for seed in 0..histories {
-        let (refused, free) = (Scene::new().await, Scene::new().await);
+        let (refused, free) = (AdminOfAcme::new().await, AdminOfAcme::new().await);
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut standing = [false; OBJECTS.len()];
         let mut undelivered = Vec::new();
@@ -675,8 +675,8 @@ async fn in_any_order_objects_that_refuse_give_no_access_that_there_is_not_witho
                 change_an_object(&refused.world.database, &mut standing, &mut rng).await;
             }
             let (pause, choices) = (rng.choice([300, 3_000, 20_000, 400_000]).unwrap(), rng.u64(..));
-            for scene in [&refused, &free] {
-                let mut clerk = scene.world.clerk.lock();
+            for admin in [&refused, &free] {
+                let mut clerk = admin.world.clerk.lock();
                 clerk.now += pause;
                 traffic::change(&mut clerk, &mut fastrand::Rng::with_seed(choices));
             }
@@ -688,14 +688,14 @@ async fn in_any_order_objects_that_refuse_give_no_access_that_there_is_not_witho
                 if rng.u8(0..5) > 0 {
                     undelivered.pop();
                 }
-                for scene in [&refused, &free] {
-                    let attempt = scene.world.sender().send(&event.message_id, event.body.as_bytes()).await.unwrap();
+                for admin in [&refused, &free] {
+                    let attempt = admin.world.sender().send(&event.message_id, event.body.as_bytes()).await.unwrap();
                     assert_eq!(attempt.status / 100, 2, "{what}: {} was answered {attempt:?}", event.event_type);
                 }
                 acknowledged += 1;
             }
-            for scene in [&refused, &free] {
-                scene.has_read_what_is_due().await;
+            for admin in [&refused, &free] {
+                admin.has_read_what_is_due().await;
             }
             let (users, allowed) = allowed(&free.world.clerk.lock());
             let without = given(&free.world.database, &users).await;

@@ -142,352 +142,378 @@ enum Plant {
     Token(Value),
 }
 
-/// One that stops the program from being right, one that may, and what is to be done.
-struct Planted(&'static str, Plant, &'static str, &'static str, &'static str);
+/// A fault of a set-up, and what `doctor` must say of it.
+struct PlantedFault {
+    name: &'static str,
+    plant: Plant,
+    /// The check that finds it.
+    check: &'static str,
+    status: &'static str,
+    /// A passage of what is to be done.
+    fix: &'static str,
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_planted_fault_is_named_with_its_fix_and_nothing_else_fails() {
     let faults = [
-        Planted(
-            "secret of a wrong shape",
-            Plant::Variable("CLERK_WEBHOOK_SIGNING_SECRET", "whpk_bm90IGE"),
-            "CLERK_WEBHOOK_SIGNING_SECRET",
-            "fail",
-            "Signing Secret",
-        ),
-        Planted(
-            "a status page for everybody in the network",
-            Plant::Variable("OPS_ADDR", "[::]:9091"),
-            "OPS_TOKEN",
-            "warn",
-            "openssl rand",
-        ),
-        Planted("no secret key", Plant::Variable("CLERK_SECRET_KEY", ""), "CLERK_SECRET_KEY", "warn", "API keys"),
-        Planted(
-            "publishable key",
-            Plant::Variable("CLERK_SECRET_KEY", "pk_live_Y2xlcms"),
-            "CLERK_SECRET_KEY",
-            "fail",
-            "API keys",
-        ),
-        Planted(
-            "key that is revoked",
-            Plant::Clerk(|clerk| clerk.add_fault(Rule::on("*", Fault::Unauthorized))),
-            "clerk-key",
-            "fail",
-            "copy a secret key",
-        ),
-        Planted(
-            "key of another instance",
-            Plant::Clerk(|clerk| clerk.add_fault(Rule::on("/v1/instance", Fault::WrongInstance))),
-            "instance",
-            "fail",
-            "--repin",
-        ),
-        Planted(
-            "another instance wanted",
-            Plant::Variable("CLERK_INSTANCE_ID", "ins_of_another"),
-            "instance",
-            "fail",
-            "correct CLERK_INSTANCE_ID",
-        ),
-        Planted(
-            "missing grant",
-            Plant::Sql("revoke execute on function clerk_sync.apply(clerk_sync.batch) from clerk_sync_worker"),
-            "missing-rights",
-            "fail",
-            "grant execute on function clerk_sync.apply(clerk_sync.batch) to clerk_sync_worker;",
-        ),
-        Planted(
-            "missing select",
-            Plant::Sql("revoke select on clerk.users from authenticated"),
-            "missing-rights",
-            "fail",
-            "grant select on clerk.users to authenticated;",
-        ),
-        Planted(
-            "missing policy of the worker",
-            Plant::Sql("drop policy worker_reads on clerk.organizations"),
-            "missing-rights",
-            "fail",
-            "create policy worker_reads on clerk.organizations",
-        ),
-        Planted(
-            "worker that may write",
-            Plant::Sql("grant insert, delete on clerk.users to clerk_sync_worker"),
-            "excess-rights",
-            "fail",
-            "revoke delete, insert on clerk.users from public, clerk_sync_worker;",
-        ),
-        Planted(
-            "public that may read",
-            Plant::Sql("grant select on clerk.users to public"),
-            "excess-rights",
-            "fail",
-            "revoke select on clerk.users from public, anon;",
-        ),
-        Planted(
-            "column that callers may write",
-            Plant::Sql("grant update (banned) on clerk.user_details to authenticated"),
-            "excess-rights",
-            "fail",
-            "revoke update on clerk.user_details from public, authenticated;",
-        ),
-        Planted(
-            "bookkeeping that callers may read",
-            Plant::Sql("grant select on clerk_sync.dead_letters to service_role"),
-            "excess-rights",
-            "fail",
-            "revoke select on clerk_sync.dead_letters from public, service_role;",
-        ),
-        Planted(
-            "RLS off",
-            Plant::Sql("alter table clerk.organization_memberships disable row level security"),
-            "row-level-security",
-            "fail",
-            "alter table clerk.organization_memberships enable row level security;",
-        ),
-        Planted(
-            "stale schema",
-            Plant::Sql(
+        PlantedFault {
+            name: "secret of a wrong shape",
+            plant: Plant::Variable("CLERK_WEBHOOK_SIGNING_SECRET", "whpk_bm90IGE"),
+            check: "CLERK_WEBHOOK_SIGNING_SECRET",
+            status: "fail",
+            fix: "Signing Secret",
+        },
+        PlantedFault {
+            name: "a status page for everybody in the network",
+            plant: Plant::Variable("OPS_ADDR", "[::]:9091"),
+            check: "OPS_TOKEN",
+            status: "warn",
+            fix: "openssl rand",
+        },
+        PlantedFault {
+            name: "no secret key",
+            plant: Plant::Variable("CLERK_SECRET_KEY", ""),
+            check: "CLERK_SECRET_KEY",
+            status: "warn",
+            fix: "API keys",
+        },
+        PlantedFault {
+            name: "publishable key",
+            plant: Plant::Variable("CLERK_SECRET_KEY", "pk_live_Y2xlcms"),
+            check: "CLERK_SECRET_KEY",
+            status: "fail",
+            fix: "API keys",
+        },
+        PlantedFault {
+            name: "key that is revoked",
+            plant: Plant::Clerk(|clerk| clerk.add_fault(Rule::on("*", Fault::Unauthorized))),
+            check: "clerk-key",
+            status: "fail",
+            fix: "copy a secret key",
+        },
+        PlantedFault {
+            name: "key of another instance",
+            plant: Plant::Clerk(|clerk| clerk.add_fault(Rule::on("/v1/instance", Fault::WrongInstance))),
+            check: "instance",
+            status: "fail",
+            fix: "--repin",
+        },
+        PlantedFault {
+            name: "another instance wanted",
+            plant: Plant::Variable("CLERK_INSTANCE_ID", "ins_of_another"),
+            check: "instance",
+            status: "fail",
+            fix: "correct CLERK_INSTANCE_ID",
+        },
+        PlantedFault {
+            name: "missing grant",
+            plant: Plant::Sql("revoke execute on function clerk_sync.apply(clerk_sync.batch) from clerk_sync_worker"),
+            check: "missing-rights",
+            status: "fail",
+            fix: "grant execute on function clerk_sync.apply(clerk_sync.batch) to clerk_sync_worker;",
+        },
+        PlantedFault {
+            name: "missing select",
+            plant: Plant::Sql("revoke select on clerk.users from authenticated"),
+            check: "missing-rights",
+            status: "fail",
+            fix: "grant select on clerk.users to authenticated;",
+        },
+        PlantedFault {
+            name: "missing policy of the worker",
+            plant: Plant::Sql("drop policy worker_reads on clerk.organizations"),
+            check: "missing-rights",
+            status: "fail",
+            fix: "create policy worker_reads on clerk.organizations",
+        },
+        PlantedFault {
+            name: "worker that may write",
+            plant: Plant::Sql("grant insert, delete on clerk.users to clerk_sync_worker"),
+            check: "excess-rights",
+            status: "fail",
+            fix: "revoke delete, insert on clerk.users from public, clerk_sync_worker;",
+        },
+        PlantedFault {
+            name: "public that may read",
+            plant: Plant::Sql("grant select on clerk.users to public"),
+            check: "excess-rights",
+            status: "fail",
+            fix: "revoke select on clerk.users from public, anon;",
+        },
+        PlantedFault {
+            name: "column that callers may write",
+            plant: Plant::Sql("grant update (banned) on clerk.user_details to authenticated"),
+            check: "excess-rights",
+            status: "fail",
+            fix: "revoke update on clerk.user_details from public, authenticated;",
+        },
+        PlantedFault {
+            name: "bookkeeping that callers may read",
+            plant: Plant::Sql("grant select on clerk_sync.dead_letters to service_role"),
+            check: "excess-rights",
+            status: "fail",
+            fix: "revoke select on clerk_sync.dead_letters from public, service_role;",
+        },
+        PlantedFault {
+            name: "RLS off",
+            plant: Plant::Sql("alter table clerk.organization_memberships disable row level security"),
+            check: "row-level-security",
+            status: "fail",
+            fix: "alter table clerk.organization_memberships enable row level security;",
+        },
+        PlantedFault {
+            name: "stale schema",
+            plant: Plant::Sql(
                 "delete from clerk_sync._sqlx_migrations where version = (select max(version) from clerk_sync._sqlx_migrations)",
             ),
-            "schema",
-            "fail",
-            "clerk-sync migrate",
-        ),
-        Planted(
-            "newer schema",
-            Plant::Sql(
+            check: "schema",
+            status: "fail",
+            fix: "clerk-sync migrate",
+        },
+        PlantedFault {
+            name: "newer schema",
+            plant: Plant::Sql(
                 "insert into clerk_sync._sqlx_migrations select 9999, description, installed_on, success, checksum, execution_time from clerk_sync._sqlx_migrations limit 1",
             ),
-            "schema",
-            "warn",
-            "deploy the release",
-        ),
-        Planted(
-            "transaction pooler",
-            Plant::Variable("DATABASE_URL", "postgres://postgres.ref:s3cret@db.example.com:6543/postgres"),
-            "DATABASE_URL",
-            "fail",
-            "Session pooler",
-        ),
-        Planted(
-            "clock six minutes fast",
-            Plant::Clerk(|clerk| {
+            check: "schema",
+            status: "warn",
+            fix: "deploy the release",
+        },
+        PlantedFault {
+            name: "transaction pooler",
+            plant: Plant::Variable("DATABASE_URL", "postgres://postgres.ref:s3cret@db.example.com:6543/postgres"),
+            check: "DATABASE_URL",
+            status: "fail",
+            fix: "Session pooler",
+        },
+        PlantedFault {
+            name: "clock six minutes fast",
+            plant: Plant::Clerk(|clerk| {
                 let mut clerk = clerk.lock();
                 clerk.now -= 360_000;
                 clerk.run_clock();
             }),
-            "clock",
-            "fail",
-            "synchronize",
-        ),
-        Planted(
-            "clock a minute slow",
-            Plant::Clerk(|clerk| {
+            check: "clock",
+            status: "fail",
+            fix: "synchronize",
+        },
+        PlantedFault {
+            name: "clock a minute slow",
+            plant: Plant::Clerk(|clerk| {
                 let mut clerk = clerk.lock();
                 clerk.now += 60_000;
                 clerk.run_clock();
             }),
-            "clock",
-            "warn",
-            "synchronize",
-        ),
-        Planted(
-            "organizations off",
-            Plant::Clerk(|clerk| clerk.lock().organizations_enabled = false),
-            "organizations",
-            "warn",
-            "Organizations → Settings",
-        ),
-        Planted(
-            "policy with auth.uid()",
-            Plant::Sql(
+            check: "clock",
+            status: "warn",
+            fix: "synchronize",
+        },
+        PlantedFault {
+            name: "organizations off",
+            plant: Plant::Clerk(|clerk| clerk.lock().organizations_enabled = false),
+            check: "organizations",
+            status: "warn",
+            fix: "Organizations → Settings",
+        },
+        PlantedFault {
+            name: "policy with auth.uid()",
+            plant: Plant::Sql(
                 "create table public.notes (id uuid primary key); alter table public.notes enable row level security; create policy own on public.notes for select to authenticated using (id = (select auth.uid()))",
             ),
-            "policies",
-            "fail",
-            "clerk_rls.user_id()",
-        ),
-        Planted(
-            "token without role",
-            Plant::Token(json!({ "role": null })),
-            "token-role",
-            "fail",
-            "Integrations → Supabase",
-        ),
-        Planted(
-            "token of a stranger",
-            Plant::Token(json!({ "sub": "user_of_nobody" })),
-            "token-rows",
-            "fail",
-            "clerk-sync refresh user_of_nobody",
-        ),
-        Planted(
-            "token of a pending session",
-            Plant::Token(json!({ "sts": "pending" })),
-            "token-rows",
-            "fail",
-            "finish the task",
-        ),
-        Planted(
-            "token of an organization that was left",
-            Plant::Token(json!({ "o": { "id": "org_left", "rol": "admin" } })),
-            "token-rows",
-            "warn",
-            "clerk-sync refresh org_left",
-        ),
-        Planted(
-            "token that is too old",
-            Plant::Token(json!({ "exp": 1_700_000_000 })),
-            "token-time",
-            "warn",
-            "take a fresh one",
-        ),
-        Planted(
-            "user who is banned",
-            Plant::Sql("update clerk.user_details set banned = true"),
-            "token-rows",
-            "fail",
-            "Unban",
-        ),
-        Planted("no webhook ever", Plant::Sql("delete from clerk_sync.receipts"), "webhooks", "warn", "Add endpoint"),
-        Planted(
-            "restricting key on memberships",
-            Plant::Sql("create table public.notes (m text references clerk.organization_memberships)"),
-            "foreign-objects",
-            "fail",
-            "refer to clerk.users or clerk.organizations",
-        ),
-        Planted(
-            "cascading key on details",
-            Plant::Sql("create table public.notes (u text references clerk.user_details on delete cascade)"),
-            "foreign-objects",
-            "warn",
-            "refer to clerk.users or clerk.organizations",
-        ),
-        Planted(
-            "trigger on users",
-            Plant::Sql(
+            check: "policies",
+            status: "fail",
+            fix: "clerk_rls.user_id()",
+        },
+        PlantedFault {
+            name: "token without role",
+            plant: Plant::Token(json!({ "role": null })),
+            check: "token-role",
+            status: "fail",
+            fix: "Integrations → Supabase",
+        },
+        PlantedFault {
+            name: "token of a stranger",
+            plant: Plant::Token(json!({ "sub": "user_of_nobody" })),
+            check: "token-rows",
+            status: "fail",
+            fix: "clerk-sync refresh user_of_nobody",
+        },
+        PlantedFault {
+            name: "token of a pending session",
+            plant: Plant::Token(json!({ "sts": "pending" })),
+            check: "token-rows",
+            status: "fail",
+            fix: "finish the task",
+        },
+        PlantedFault {
+            name: "token of an organization that was left",
+            plant: Plant::Token(json!({ "o": { "id": "org_left", "rol": "admin" } })),
+            check: "token-rows",
+            status: "warn",
+            fix: "clerk-sync refresh org_left",
+        },
+        PlantedFault {
+            name: "token that is too old",
+            plant: Plant::Token(json!({ "exp": 1_700_000_000 })),
+            check: "token-time",
+            status: "warn",
+            fix: "take a fresh one",
+        },
+        PlantedFault {
+            name: "user who is banned",
+            plant: Plant::Sql("update clerk.user_details set banned = true"),
+            check: "token-rows",
+            status: "fail",
+            fix: "Unban",
+        },
+        PlantedFault {
+            name: "no webhook ever",
+            plant: Plant::Sql("delete from clerk_sync.receipts"),
+            check: "webhooks",
+            status: "warn",
+            fix: "Add endpoint",
+        },
+        PlantedFault {
+            name: "restricting key on memberships",
+            plant: Plant::Sql("create table public.notes (m text references clerk.organization_memberships)"),
+            check: "foreign-objects",
+            status: "fail",
+            fix: "refer to clerk.users or clerk.organizations",
+        },
+        PlantedFault {
+            name: "cascading key on details",
+            plant: Plant::Sql("create table public.notes (u text references clerk.user_details on delete cascade)"),
+            check: "foreign-objects",
+            status: "warn",
+            fix: "refer to clerk.users or clerk.organizations",
+        },
+        PlantedFault {
+            name: "trigger on users",
+            plant: Plant::Sql(
                 "create function public.f() returns trigger language plpgsql as 'begin return new; end'; \
                  create trigger t after insert on clerk.users for each row execute function public.f()",
             ),
-            "foreign-objects",
-            "warn",
-            "it must name every schema",
-        ),
-        Planted(
-            "unique index",
-            Plant::Sql("create unique index one on clerk.user_details (email_address)"),
-            "foreign-objects",
-            "warn",
-            "are not unique there",
-        ),
-        Planted(
-            "expression index",
-            Plant::Sql("create index e on clerk.user_details ((unsafe_metadata ->> 'handle'))"),
-            "foreign-objects",
-            "warn",
-            "no value of Clerk's can break it",
-        ),
-        Planted(
-            "check",
-            Plant::Sql("alter table clerk.user_details add constraint c check (length(email_address) < 1000)"),
-            "foreign-objects",
-            "warn",
-            "no value of Clerk's can break it",
-        ),
-        Planted(
-            "rule",
-            Plant::Sql("create rule r as on delete to clerk.organization_memberships do instead nothing"),
-            "foreign-objects",
-            "warn",
-            "drop it",
-        ),
-        Planted(
-            "trigger on versions",
-            Plant::Sql(
+            check: "foreign-objects",
+            status: "warn",
+            fix: "it must name every schema",
+        },
+        PlantedFault {
+            name: "unique index",
+            plant: Plant::Sql("create unique index one on clerk.user_details (email_address)"),
+            check: "foreign-objects",
+            status: "warn",
+            fix: "are not unique there",
+        },
+        PlantedFault {
+            name: "expression index",
+            plant: Plant::Sql("create index e on clerk.user_details ((unsafe_metadata ->> 'handle'))"),
+            check: "foreign-objects",
+            status: "warn",
+            fix: "no value of Clerk's can break it",
+        },
+        PlantedFault {
+            name: "check",
+            plant: Plant::Sql("alter table clerk.user_details add constraint c check (length(email_address) < 1000)"),
+            check: "foreign-objects",
+            status: "warn",
+            fix: "no value of Clerk's can break it",
+        },
+        PlantedFault {
+            name: "rule",
+            plant: Plant::Sql("create rule r as on delete to clerk.organization_memberships do instead nothing"),
+            check: "foreign-objects",
+            status: "warn",
+            fix: "drop it",
+        },
+        PlantedFault {
+            name: "trigger on versions",
+            plant: Plant::Sql(
                 "create function public.f() returns trigger language plpgsql as 'begin return new; end'; \
                  create trigger t after insert on clerk_sync.versions for each row execute function public.f()",
             ),
-            "foreign-objects",
-            "fail",
-            "nothing but clerk-sync",
-        ),
-        Planted(
-            "index on receipts",
-            Plant::Sql("create index i on clerk_sync.receipts (lower(event_type))"),
-            "foreign-objects",
-            "fail",
-            "nothing but clerk-sync",
-        ),
-        Planted(
-            "check on denials",
-            Plant::Sql("alter table clerk_sync.denials add check (kind <> 'user')"),
-            "foreign-objects",
-            "fail",
-            "nothing but clerk-sync",
-        ),
-        Planted(
-            "denial",
-            Plant::Sql(
+            check: "foreign-objects",
+            status: "fail",
+            fix: "nothing but clerk-sync",
+        },
+        PlantedFault {
+            name: "index on receipts",
+            plant: Plant::Sql("create index i on clerk_sync.receipts (lower(event_type))"),
+            check: "foreign-objects",
+            status: "fail",
+            fix: "nothing but clerk-sync",
+        },
+        PlantedFault {
+            name: "check on denials",
+            plant: Plant::Sql("alter table clerk_sync.denials add check (kind <> 'user')"),
+            check: "foreign-objects",
+            status: "fail",
+            fix: "nothing but clerk-sync",
+        },
+        PlantedFault {
+            name: "denial",
+            plant: Plant::Sql(
                 "insert into clerk_sync.denials (kind, id, sqlstate, object) values ('membership', 'orgmem_1', '23503', 'notes_m_fkey')",
             ),
-            "denials",
-            "fail",
-            "clerk-sync refresh",
-        ),
-        Planted(
-            "silent endpoint",
-            Plant::Sql(
+            check: "denials",
+            status: "fail",
+            fix: "clerk-sync refresh",
+        },
+        PlantedFault {
+            name: "silent endpoint",
+            plant: Plant::Sql(
                 "update clerk_sync.receipts set received_at = now() - interval '16 days'; \
                  update clerk_sync.passes set missing = 60, backfill = false where scope = 'user'",
             ),
-            "webhooks",
-            "warn",
-            "is the endpoint there",
-        ),
-        Planted(
-            "no pass can begin",
-            Plant::Sql("insert into clerk_sync.failed_start (problem) values ('Clerk refuses the key (401)')"),
-            "passes",
-            "fail",
-            "mend what is named",
-        ),
-        Planted("no pass ever", Plant::Sql("delete from clerk_sync.passes"), "passes", "warn", "clerk-sync reconcile"),
-        Planted(
-            "brake",
-            Plant::Sql("update clerk_sync.passes set state = 'braked' where scope = 'user'"),
-            "passes",
-            "fail",
-            "--approve",
-        ),
-        Planted(
-            "drift",
-            Plant::Clerk(|clerk| {
+            check: "webhooks",
+            status: "warn",
+            fix: "is the endpoint there",
+        },
+        PlantedFault {
+            name: "no pass can begin",
+            plant: Plant::Sql("insert into clerk_sync.failed_start (problem) values ('Clerk refuses the key (401)')"),
+            check: "passes",
+            status: "fail",
+            fix: "mend what is named",
+        },
+        PlantedFault {
+            name: "no pass ever",
+            plant: Plant::Sql("delete from clerk_sync.passes"),
+            check: "passes",
+            status: "warn",
+            fix: "clerk-sync reconcile",
+        },
+        PlantedFault {
+            name: "brake",
+            plant: Plant::Sql("update clerk_sync.passes set state = 'braked' where scope = 'user'"),
+            check: "passes",
+            status: "fail",
+            fix: "--approve",
+        },
+        PlantedFault {
+            name: "drift",
+            plant: Plant::Clerk(|clerk| {
                 clerk.lock().create_user("Cleo", "Night");
             }),
-            "rows",
-            "warn",
-            "clerk-sync reconcile",
-        ),
+            check: "rows",
+            status: "warn",
+            fix: "clerk-sync reconcile",
+        },
     ];
-    for Planted(fault, plant, name, status, fix) in faults {
+    for PlantedFault { name, plant, check, status, fix } in faults {
         let set_up = SetUp::good().await;
         let mut variables = Vec::new();
         let mut token = set_up.token(json!({}));
         match plant {
             Plant::Sql(sql) => set_up.world.database.execute(sql).await,
-            Plant::Variable(name, value) => variables.push((name, value)),
+            Plant::Variable(variable, value) => variables.push((variable, value)),
             Plant::Clerk(change) => change(&set_up.world.clerk),
             Plant::Token(changed) => token = set_up.token(changed),
         }
         let (code, checks, text) = set_up.examine(&["--token", &token], &variables).await;
-        let found = checks.iter().any(|(is, of, how)| is == name && of == status && how.contains(fix));
-        assert!(found, "{fault}: {text}");
-        assert_eq!(code, i32::from(status == "fail"), "{fault}: {text}");
-        assert!(with(&checks, "fail").iter().all(|failed| *failed == name), "{fault}: {text}");
+        let found = checks.iter().any(|(is, of, how)| is == check && of == status && how.contains(fix));
+        assert!(found, "{name}: {text}");
+        assert_eq!(code, i32::from(status == "fail"), "{name}: {text}");
+        assert!(with(&checks, "fail").iter().all(|failed| *failed == check), "{name}: {text}");
     }
 }
 

@@ -25,13 +25,13 @@ use tokio::time::{sleep, timeout};
 const FEW_FILES: usize = 1_024;
 
 /// The program, and a script that starts it with few files, where that is asked for.
-struct Besieged {
+struct LimitedWorker {
     world: testkit::World<Worker>,
     script: Option<PathBuf>,
 }
 
-impl Besieged {
-    async fn start(files: Option<usize>) -> Besieged {
+impl LimitedWorker {
+    async fn start(files: Option<usize>) -> LimitedWorker {
         let clerk = Clerk::new(3, clerk_sync::clock::now().get() - 600_000);
         let world = testkit::World::builder().clerk(clerk).start().await.unwrap();
         let mut options = world.worker_options([]).unwrap();
@@ -47,7 +47,7 @@ impl Besieged {
             options.program.clone_from(&script);
             script
         });
-        Besieged { world: world.with(Worker::start(options).await.unwrap()), script }
+        LimitedWorker { world: world.with(Worker::start(options).await.unwrap()), script }
     }
 
     /// Sends 100 deliveries over ten seconds, every other one on a connection of its own. Returns the answers, and the longest
@@ -99,7 +99,7 @@ impl Besieged {
     }
 }
 
-impl Drop for Besieged {
+impl Drop for LimitedWorker {
     fn drop(&mut self) {
         self.script.iter().for_each(|script| drop(std::fs::remove_file(script)));
     }
@@ -193,7 +193,7 @@ fn unfinished(is_forged: bool, missing: usize) -> Arc<[u8]> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crowds_of_idle_and_of_pinging_connections_keep_no_delivery_out() {
     let _turn = BUSY.lock().await;
-    let mut program = Besieged::start(None).await;
+    let mut program = LimitedWorker::start(None).await;
     program.withstands("2,200 idle connections", 2_200, Habit::Idle).await;
     program.withstands("2,200 pinging connections", 2_200, Habit::Ping).await;
 }
@@ -201,7 +201,7 @@ async fn crowds_of_idle_and_of_pinging_connections_keep_no_delivery_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crowds_keep_no_delivery_out_where_files_are_few() {
     let _turn = BUSY.lock().await;
-    let mut program = Besieged::start(Some(FEW_FILES)).await;
+    let mut program = LimitedWorker::start(Some(FEW_FILES)).await;
     program.withstands("2,200 idle connections, 1,024 files", 2_200, Habit::Idle).await;
     program.withstands("2,200 pinging connections, 1,024 files", 2_200, Habit::Ping).await;
     assert!(program.world.server.usage().handles < FEW_FILES, "{:?}", program.world.server.usage());
@@ -210,7 +210,7 @@ async fn crowds_keep_no_delivery_out_where_files_are_few() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crowds_of_bodies_that_never_end_keep_no_delivery_out() {
     let _turn = BUSY.lock().await;
-    let mut program = Besieged::start(None).await;
+    let mut program = LimitedWorker::start(None).await;
     for (what, is_forged) in [("unsigned", false), ("badly signed", true)] {
         let habit = Habit::Unfinished { request: unfinished(is_forged, 1), drips: false };
         program.withstands(&format!("800 {what} bodies of 64 kB"), 800, habit).await;

@@ -99,23 +99,23 @@ fn run(number: u8, fault: &str, scenario: impl Future<Output = String>) {
 }
 
 /// `serve` as a process, before a database.
-type Scene = testkit::World<Worker>;
+type WorkerWorld = testkit::World<Worker>;
 
-async fn scene() -> Scene {
+async fn worker_world() -> WorkerWorld {
     testkit::World::builder().working().await.unwrap()
 }
 
 /// Ends the flow: every message is accepted in the end, each that was accepted is on record, and the mirror equals Clerk.
-async fn settle(scene: &Scene, clerk: &Clerk, flow: Flow) -> Said {
-    let said = flow.end().await;
-    assert!(said.refused.keys().all(|status| *status == 503), "{:?}", said.refused);
+async fn settle(world: &WorkerWorld, clerk: &Clerk, flow: WebhookFlow) -> SenderLog {
+    let log = flow.end().await;
+    assert!(log.refused.keys().all(|status| *status == 503), "{:?}", log.refused);
     let sql = "select message_id from clerk_sync.receipts";
-    let rows = scene.database.rows(sql).await;
+    let rows = world.database.rows(sql).await;
     let receipts: BTreeSet<&str> = rows.iter().filter_map(|row| row["message_id"].as_str()).collect();
-    let lost: Vec<_> = said.accepted.iter().filter(|(id, _)| !receipts.contains(id.as_str())).collect();
+    let lost: Vec<_> = log.accepted.iter().filter(|(id, _)| !receipts.contains(id.as_str())).collect();
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
-    scene.database.equals(&source(clerk)).await;
-    said
+    world.database.equals(&source(clerk)).await;
+    log
 }
 
 /// A Clerk after a busy time, and its webhooks: no two of one object so close that only a read could tell which came last (R9), for
@@ -135,14 +135,14 @@ fn history(seed: u64, events: usize) -> (Clerk, Vec<Event>) {
 }
 
 /// Webhooks at a steady pace, each sent again until it is accepted: as Svix does, only sooner.
-struct Flow {
-    said: Arc<Mutex<Said>>,
+struct WebhookFlow {
+    log: Arc<Mutex<SenderLog>>,
     sending: tokio::task::JoinHandle<()>,
 }
 
 /// What the sender heard.
 #[derive(Clone, Default)]
-struct Said {
+struct SenderLog {
     /// Message ids, and when.
     accepted: Vec<(String, Instant)>,
     /// How many answers of each other status.
@@ -151,7 +151,7 @@ struct Said {
     slowest: Duration,
 }
 
-impl std::fmt::Display for Said {
+impl std::fmt::Display for SenderLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let refused: usize = self.refused.values().sum();
         write!(f, "{} accepted and 0 lost, {refused} × 503, {} unanswered", self.accepted.len(), self.unanswered)
@@ -161,11 +161,11 @@ impl std::fmt::Display for Said {
 /// Between two attempts; Svix leaves 5 s and more.
 const AGAIN: Duration = Duration::from_millis(300);
 
-impl Flow {
-    fn start(url: String, events: Vec<Event>, a_second: u32) -> Flow {
-        let said = Arc::<Mutex<Said>>::default();
+impl WebhookFlow {
+    fn start(url: String, events: Vec<Event>, a_second: u32) -> WebhookFlow {
+        let log = Arc::<Mutex<SenderLog>>::default();
         let sender = Arc::new(Sender::new(url, SECRET).unwrap());
-        let heard = Arc::clone(&said);
+        let heard = Arc::clone(&log);
         let sending = tokio::spawn(async move {
             let mut pace = tokio::time::interval(Duration::from_secs(1) / a_second);
             let mut messages = tokio::task::JoinSet::new();
@@ -177,17 +177,17 @@ impl Flow {
                 ended.unwrap();
             }
         });
-        Flow { said, sending }
+        WebhookFlow { log, sending }
     }
 
-    fn said(&self) -> Said {
-        self.said.lock().unwrap().clone()
+    fn log(&self) -> SenderLog {
+        self.log.lock().unwrap().clone()
     }
 
     /// How long after this moment the first message was accepted.
     async fn accepts_after(&self, moment: Instant) -> Duration {
         loop {
-            let at = self.said().accepted.iter().map(|(_, at)| *at).filter(|at| *at > moment).min();
+            let at = self.log().accepted.iter().map(|(_, at)| *at).filter(|at| *at > moment).min();
             match at {
                 Some(at) => return at - moment,
                 None => sleep(Duration::from_millis(10)).await,
@@ -196,29 +196,29 @@ impl Flow {
         }
     }
 
-    async fn end(self) -> Said {
+    async fn end(self) -> SenderLog {
         tokio::time::timeout(Duration::from_secs(180), self.sending)
             .await
             .expect("all are accepted in the end")
             .unwrap();
-        std::mem::take(&mut *self.said.lock().unwrap())
+        std::mem::take(&mut *self.log.lock().unwrap())
     }
 }
 
-async fn until_accepted(sender: Arc<Sender>, event: Event, said: Arc<Mutex<Said>>) {
+async fn until_accepted(sender: Arc<Sender>, event: Event, log: Arc<Mutex<SenderLog>>) {
     for tries in 0.. {
         let started = Instant::now();
         let result = sender.send(&event.message_id, event.body.as_bytes()).await;
         let is_connected = {
-            let mut said = said.lock().unwrap();
-            said.slowest = said.slowest.max(started.elapsed());
+            let mut log = log.lock().unwrap();
+            log.slowest = log.slowest.max(started.elapsed());
             match &result {
                 Ok(attempt) if attempt.status / 100 == 2 => {
-                    said.accepted.push((event.message_id, Instant::now()));
+                    log.accepted.push((event.message_id, Instant::now()));
                     return;
                 }
-                Ok(attempt) => *said.refused.entry(attempt.status).or_default() += 1,
-                Err(_) => said.unanswered += 1,
+                Ok(attempt) => *log.refused.entry(attempt.status).or_default() += 1,
+                Err(_) => log.unanswered += 1,
             }
             result.is_ok()
         };
@@ -231,26 +231,26 @@ async fn until_accepted(sender: Arc<Sender>, event: Event, said: Arc<Mutex<Said>
 
 /// F1.
 async fn worker_is_killed() -> String {
-    let mut scene = scene().await;
+    let mut world = worker_world().await;
     let (clerk, events) = history(1, 1_000);
-    let flow = Flow::start(scene.server.webhook_url(), events, 200);
+    let flow = WebhookFlow::start(world.server.webhook_url(), events, 200);
     let mut rng = fastrand::Rng::with_seed(1);
     let mut longest = Duration::ZERO;
     for _ in 0..5 {
         sleep(Duration::from_millis(rng.u64(200..900))).await;
-        scene.server.kill().await.unwrap();
+        world.server.kill().await.unwrap();
         let restarted = Instant::now();
-        scene.server.restart().await.unwrap();
+        world.server.restart().await.unwrap();
         longest = longest.max(flow.accepts_after(restarted).await);
     }
-    let said = settle(&scene, &clerk, flow).await;
-    format!("5 kills: {said}; first 2xx at most {longest:.1?} after a restart")
+    let log = settle(&world, &clerk, flow).await;
+    format!("5 kills: {log}; first 2xx at most {longest:.1?} after a restart")
 }
 
 /// F2. After the signature is verified; while the statement is under way; after the commit.
 async fn worker_is_killed_at_a_point() -> String {
-    let mut scene = testkit::World::builder().line(1).working().await.unwrap();
-    let sender = Arc::clone(scene.sender());
+    let mut world = testkit::World::builder().line(1).working().await.unwrap();
+    let sender = Arc::clone(world.sender());
     let (_, events) = history(2, 8);
     let send = |event: &Event| {
         let (sender, event) = (Arc::clone(&sender), event.clone());
@@ -260,46 +260,46 @@ async fn worker_is_killed_at_a_point() -> String {
     assert_eq!(outcome(&events[0]).await, "applied");
 
     // Verified: it waits for a session, which is not there yet.
-    scene.server.kill().await.unwrap();
-    scene.line().set(Fault::BlackHole);
-    scene.server.restart().await.unwrap();
+    world.server.kill().await.unwrap();
+    world.line().set(Fault::BlackHole);
+    world.server.restart().await.unwrap();
     let sent = send(&events[1]);
     sleep(Duration::from_millis(500)).await;
-    scene.server.kill().await.unwrap();
+    world.server.kill().await.unwrap();
     assert!(sent.await.unwrap().is_err(), "killed before it answered");
-    scene.line().set(Fault::None);
-    assert_eq!(scene.database.count("clerk_sync.receipts").await, 1);
+    world.line().set(Fault::None);
+    assert_eq!(world.database.count("clerk_sync.receipts").await, 1);
 
     // Under way: the statement waits for a lock until it gives up.
-    scene.server.restart().await.unwrap();
+    world.server.restart().await.unwrap();
     assert_eq!(outcome(&events[1]).await, "applied");
-    let mut blocker = scene.database.owner().await;
+    let mut blocker = world.database.owner().await;
     blocker
         .execute("begin; lock table clerk.users, clerk.organizations, clerk.organization_memberships")
         .await
         .unwrap();
     let sent = send(&events[2]);
     let waiting = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-    until(async || !scene.database.rows(waiting).await.is_empty()).await;
-    scene.server.kill().await.unwrap();
+    until(async || !world.database.rows(waiting).await.is_empty()).await;
+    world.server.kill().await.unwrap();
     assert!(sent.await.unwrap().is_err());
-    until(async || scene.database.rows(waiting).await.is_empty()).await;
+    until(async || world.database.rows(waiting).await.is_empty()).await;
     blocker.execute("rollback").await.unwrap();
-    assert_eq!(scene.database.count("clerk_sync.receipts").await, 2);
+    assert_eq!(world.database.count("clerk_sync.receipts").await, 2);
 
     // Committed: the reply is on its way for longer than the worker lives.
-    scene.server.restart().await.unwrap();
+    world.server.restart().await.unwrap();
     assert_eq!(outcome(&events[2]).await, "applied");
-    scene.line().set(Fault::Delay(Duration::from_millis(800)));
+    world.line().set(Fault::Delay(Duration::from_millis(800)));
     let sent = send(&events[3]);
-    until(async || scene.database.count("clerk_sync.receipts").await == 4).await;
-    scene.server.kill().await.unwrap();
+    until(async || world.database.count("clerk_sync.receipts").await == 4).await;
+    world.server.kill().await.unwrap();
     assert!(sent.await.unwrap().is_err());
-    scene.line().set(Fault::None);
-    let written = scene.database.written().await;
-    scene.server.restart().await.unwrap();
+    world.line().set(Fault::None);
+    let written = world.database.written().await;
+    world.server.restart().await.unwrap();
     assert_eq!(outcome(&events[3]).await, "duplicate");
-    assert!(scene.database.written().await == written, "a row was written again");
+    assert!(world.database.written().await == written, "a row was written again");
     "verified: nothing stored, retry applied; under way: rolled back, retry applied; committed: retry a duplicate, 0 rows written"
         .to_owned()
 }
@@ -315,10 +315,10 @@ async fn until(condition: impl AsyncFn() -> bool) {
 
 /// F4.
 async fn sessions_are_terminated() -> String {
-    let scene = scene().await;
+    let world = worker_world().await;
     let (clerk, events) = history(4, 600);
-    let flow = Flow::start(scene.server.webhook_url(), events, 120);
-    let mut superuser = crate::support::supabase().connect(SUPERUSER, &scene.database.name).await.unwrap();
+    let flow = WebhookFlow::start(world.server.webhook_url(), events, 120);
+    let mut superuser = crate::support::supabase().connect(SUPERUSER, &world.database.name).await.unwrap();
     let terminate = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
     let mut last = Instant::now();
     for _ in 0..4 {
@@ -327,16 +327,16 @@ async fn sessions_are_terminated() -> String {
         last = Instant::now();
     }
     let recovered = flow.accepts_after(last).await;
-    let said = settle(&scene, &clerk, flow).await;
-    format!("4 times: {said}; first 2xx {recovered:.1?} after the last")
+    let log = settle(&world, &clerk, flow).await;
+    format!("4 times: {log}; first 2xx {recovered:.1?} after the last")
 }
 
 /// F6.
 async fn postgres_crashes() -> String {
-    let scene = testkit::World::builder().own_server(Durability::Fast).working().await.unwrap();
-    let supabase = scene.supabase();
+    let world = testkit::World::builder().own_server(Durability::Fast).working().await.unwrap();
+    let supabase = world.supabase();
     let (clerk, events) = history(6, 500);
-    let flow = Flow::start(scene.server.webhook_url(), events, 100);
+    let flow = WebhookFlow::start(world.server.webhook_url(), events, 100);
     let mut longest = Duration::ZERO;
     for _ in 0..2 {
         sleep(Duration::from_secs(1)).await;
@@ -345,15 +345,15 @@ async fn postgres_crashes() -> String {
         supabase.cluster().start_server().unwrap();
         longest = longest.max(flow.accepts_after(Instant::now()).await);
     }
-    let said = settle(&scene, &clerk, flow).await;
-    assert_eq!(said.unanswered, 0, "each has its answer before Svix would give up");
-    format!("2 crashes: {said}, slowest answer {:.1?}; first 2xx {longest:.1?} after it accepts again", said.slowest)
+    let log = settle(&world, &clerk, flow).await;
+    assert_eq!(log.unanswered, 0, "each has its answer before Svix would give up");
+    format!("2 crashes: {log}, slowest answer {:.1?}; first 2xx {longest:.1?} after it accepts again", log.slowest)
 }
 
 /// Lets processes go on, however we end.
-struct Stopped(Vec<Pid>);
+struct PausedProcesses(Vec<Pid>);
 
-impl Drop for Stopped {
+impl Drop for PausedProcesses {
     fn drop(&mut self) {
         for pid in &self.0 {
             let _ = kill_process(*pid, Signal::CONT);
@@ -365,45 +365,45 @@ impl Drop for Stopped {
 async fn postgres_is_away() -> String {
     // What is well is not what may flood the log.
     let quiet = [("RUST_LOG", "warn,clerk_sync=info,clerk_sync::webhook=warn".to_owned())];
-    let scene = testkit::World::builder().own_server(Durability::Fast).environment(quiet).working().await.unwrap();
-    let supabase = scene.supabase();
+    let world = testkit::World::builder().own_server(Durability::Fast).environment(quiet).working().await.unwrap();
+    let supabase = world.supabase();
     let (clerk, events) = history(7, 700);
-    let flow = Flow::start(scene.server.webhook_url(), events, 50);
+    let flow = WebhookFlow::start(world.server.webhook_url(), events, 50);
     sleep(Duration::from_secs(1)).await;
-    let (lines, began, resident) = (scene.server.log_lines(), Instant::now(), scene.server.usage().resident);
+    let (lines, began, resident) = (world.server.log_lines(), Instant::now(), world.server.usage().resident);
     supabase.cluster().stop_server().unwrap();
     sleep(Duration::from_secs(5)).await;
-    let lines_down = scene.server.log_lines() - lines;
+    let lines_down = world.server.log_lines() - lines;
     let down = usize::try_from(began.elapsed().as_secs()).unwrap();
     supabase.cluster().start_server().unwrap();
     flow.accepts_after(Instant::now()).await;
 
     let sql = "select pid from pg_stat_activity where application_name = 'clerk-sync'";
-    let rows = scene.database.rows(sql).await;
+    let rows = world.database.rows(sql).await;
     let backends = rows.iter().filter_map(|row| i32::try_from(row["pid"].as_i64()?).ok());
     let pids = backends.chain(supabase.cluster().pid().map(u32::cast_signed));
-    let stopped = Stopped(pids.filter_map(Pid::from_raw).collect());
-    let (lines, began) = (scene.server.log_lines(), Instant::now());
+    let stopped = PausedProcesses(pids.filter_map(Pid::from_raw).collect());
+    let (lines, began) = (world.server.log_lines(), Instant::now());
     for pid in &stopped.0 {
         kill_process(*pid, Signal::STOP).unwrap();
     }
     sleep(Duration::from_secs(7)).await;
-    assert_eq!(scene.server.get("/livez").await.0, 200);
-    assert_eq!(scene.server.get("/readyz").await.0, 503);
-    let lines_hung = scene.server.log_lines() - lines;
+    assert_eq!(world.server.get("/livez").await.0, 200);
+    assert_eq!(world.server.get("/readyz").await.0, 503);
+    let lines_hung = world.server.log_lines() - lines;
     let hung = usize::try_from(began.elapsed().as_secs()).unwrap();
     drop(stopped);
     let recovered = flow.accepts_after(Instant::now()).await;
-    let said = settle(&scene, &clerk, flow).await;
-    let usage = scene.server.usage();
-    assert_eq!(said.unanswered, 0, "each has its answer before Svix would give up");
+    let log = settle(&world, &clerk, flow).await;
+    let usage = world.server.usage();
+    assert_eq!(log.unanswered, 0, "each has its answer before Svix would give up");
     // A line in each second that was touched, and one for each thing that it says of the database.
     let is_quiet = lines_down <= down + 4 && lines_hung <= hung + 4;
-    assert!(is_quiet, "{lines_down} lines in {down} s, {lines_hung} in {hung} s: {:#?}", scene.server.log_end());
+    assert!(is_quiet, "{lines_down} lines in {down} s, {lines_hung} in {hung} s: {:#?}", world.server.log_end());
     assert!(usage.peak < 128 * 1024, "{usage:?}");
     format!(
-        "{down} s down, {hung} s hung: {said}, slowest {:.1?}; {lines_down} and {lines_hung} log lines; {} to {} MiB; first 2xx after {recovered:.1?}",
-        said.slowest,
+        "{down} s down, {hung} s hung: {log}, slowest {:.1?}; {lines_down} and {lines_hung} log lines; {} to {} MiB; first 2xx after {recovered:.1?}",
+        log.slowest,
         resident / 1024,
         usage.peak / 1024
     )
@@ -411,7 +411,7 @@ async fn postgres_is_away() -> String {
 
 /// F13. Refused by design: prepared statements of one client answer another's there.
 async fn transaction_pooler() -> String {
-    let mut said = String::new();
+    let mut log = String::new();
     for url in [
         "postgres://postgres.abcdefghij@pooler.example.com:6543/postgres",
         "postgres://postgres@db.example.com:5432/postgres?pgbouncer=true",
@@ -419,10 +419,10 @@ async fn transaction_pooler() -> String {
         let error =
             Worker::start(Options::new(url.to_owned()).unwrap()).await.expect_err("it must not start").to_string();
         assert!(error.contains("DATABASE_URL points at a transaction-mode pooler"), "{error}");
-        said = error;
+        log = error;
     }
-    let said = said.rsplit("clerk-sync: ").next().unwrap_or_default();
-    format!("serve does not start: {said}")
+    let reason = log.rsplit("clerk-sync: ").next().unwrap_or_default();
+    format!("serve does not start: {reason}")
 }
 
 /// F14.
@@ -513,12 +513,12 @@ async fn many_replicas() -> String {
 
 /// F19. More bytes are under way than may be held, so that some senders must come again.
 async fn overload() -> String {
-    let scene = scene().await;
+    let world = worker_world().await;
     let (_, events) = history(19, 400);
     let padding = format!("{{\"padding\":\"{}\",", "x".repeat(100_000));
     let events: Vec<Event> =
         events.into_iter().map(|event| Event { body: event.body.replacen('{', &padding, 1), ..event }).collect();
-    let (events, sender) = (Arc::new(events), Arc::clone(scene.sender()));
+    let (events, sender) = (Arc::new(events), Arc::clone(world.sender()));
     let press = async |connections: usize, seconds: u64| {
         let end = Instant::now() + Duration::from_secs(seconds);
         let mut clients = tokio::task::JoinSet::new();
@@ -552,7 +552,7 @@ async fn overload() -> String {
     let (good, refused) = press(500, 4).await;
     let began = Instant::now();
     assert_eq!(press(1, 1).await.1, 0, "normal again");
-    let peak_memory = scene.server.usage().peak / 1024;
+    let peak_memory = world.server.usage().peak / 1024;
     assert!(refused > 0, "nobody was turned away");
     assert!(peak_memory < 192, "{peak_memory} MiB");
     format!(
@@ -573,13 +573,13 @@ fn libfaketime() -> Option<PathBuf> {
 const SKIPPED: &str = "SKIPPED: libfaketime is not installed";
 
 /// A worker whose clock is what a file says, such as `+240`.
-struct Skewed {
-    scene: Scene,
+struct SkewedWorker {
+    world: WorkerWorld,
     file: PathBuf,
 }
 
-impl Skewed {
-    async fn new(library: &std::path::Path, seconds: i64) -> Skewed {
+impl SkewedWorker {
+    async fn new(library: &std::path::Path, seconds: i64) -> SkewedWorker {
         let file = std::env::temp_dir().join(format!("clerk-sync-clock-{}-{}", std::process::id(), unique("skewed")));
         std::fs::write(&file, format!("{seconds:+}")).unwrap();
         let environment = [
@@ -591,13 +591,13 @@ impl Skewed {
             ("DONT_FAKE_MONOTONIC", "1"),
         ];
         let environment = environment.map(|(name, value)| (name, value.to_owned()));
-        let scene = testkit::World::builder().environment(environment).working().await.unwrap();
-        Skewed { scene, file }
+        let world = testkit::World::builder().environment(environment).working().await.unwrap();
+        SkewedWorker { world, file }
     }
 
     /// Sends all: how many are accepted, and how many refused for this reason.
     async fn deliver(&self, events: &[Event], reason: &str) -> (usize, usize) {
-        let sender = self.scene.sender();
+        let sender = self.world.sender();
         let (mut accepted, mut refused) = (0, 0);
         for event in events {
             let attempt = sender.send(&event.message_id, event.body.as_bytes()).await.unwrap();
@@ -609,18 +609,18 @@ impl Skewed {
 
     /// In order: killed, the library would leave its shared memory behind.
     async fn end(mut self) {
-        self.scene.server.signal(Signal::TERM).unwrap();
-        self.scene.server.ended().await.unwrap();
+        self.world.server.signal(Signal::TERM).unwrap();
+        self.world.server.ended().await.unwrap();
     }
 
     async fn clock_reason(&self) -> Option<i64> {
-        let (_, ready) = self.scene.server.get("/readyz").await;
+        let (_, ready) = self.world.server.get("/readyz").await;
         let reasons = ready["reasons"].as_array()?;
         reasons.iter().find(|reason| reason["error"] == "clock_differs")?["seconds_ahead"].as_i64()
     }
 }
 
-impl Drop for Skewed {
+impl Drop for SkewedWorker {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.file);
     }
@@ -632,11 +632,11 @@ async fn clock_is_a_little_off() -> String {
     let (clerk, events) = history(20, 60);
     let mut mirrors = BTreeSet::new();
     for seconds in [-240, 0, 240] {
-        let skewed = Skewed::new(&library, seconds).await;
+        let skewed = SkewedWorker::new(&library, seconds).await;
         assert_eq!(skewed.deliver(&events, "").await, (events.len(), 0), "{seconds} s");
-        assert_eq!(skewed.scene.server.get("/readyz").await.0, 200);
-        skewed.scene.database.equals(&source(&clerk)).await;
-        mirrors.insert(skewed.scene.database.mirror().await);
+        assert_eq!(skewed.world.server.get("/readyz").await.0, 200);
+        skewed.world.database.equals(&source(&clerk)).await;
+        mirrors.insert(skewed.world.database.mirror().await);
         skewed.end().await;
     }
     assert_eq!(mirrors.len(), 1, "a stored time came from the worker's clock");
@@ -650,27 +650,27 @@ async fn clock_is_wrong() -> String {
     let mut mirrors = BTreeSet::new();
     let mut told = Vec::new();
     for (seconds, reason) in [(600, "timestamp_too_old"), (-600, "timestamp_too_new")] {
-        let skewed = Skewed::new(&library, seconds).await;
+        let skewed = SkewedWorker::new(&library, seconds).await;
         assert_eq!(skewed.deliver(&events, reason).await, (0, events.len()));
-        assert_eq!(skewed.scene.database.count("clerk_sync.receipts").await, 0);
+        assert_eq!(skewed.world.database.count("clerk_sync.receipts").await, 0);
         // The database is asked for the time every five seconds.
         until(async || skewed.clock_reason().await.is_some()).await;
         let ahead = skewed.clock_reason().await.expect("the clock is named by /readyz");
         assert!((ahead - seconds).abs() < 10, "{ahead}");
-        let lines = skewed.scene.server.log_end();
+        let lines = skewed.world.server.log_end();
         let errors: Vec<&String> = lines.iter().filter(|line| line.contains("the clock differs by ")).collect();
         assert_eq!(errors.len(), 1, "one clear error: {lines:#?}");
         // Set right while it runs.
         std::fs::write(&skewed.file, "+0").unwrap();
         let stepped = Instant::now();
         assert_eq!(skewed.deliver(&events, reason).await, (events.len(), 0));
-        assert_eq!(skewed.scene.server.get("/readyz").await.0, 200);
-        skewed.scene.database.equals(&source(&clerk)).await;
-        mirrors.insert(skewed.scene.database.mirror().await);
+        assert_eq!(skewed.world.server.get("/readyz").await.0, 200);
+        skewed.world.database.equals(&source(&clerk)).await;
+        mirrors.insert(skewed.world.database.mirror().await);
         let error: Value = serde_json::from_str(errors[0]).unwrap();
-        let said = error["message"].as_str().unwrap_or_default().split(':').next().unwrap_or_default().to_owned();
+        let message = error["message"].as_str().unwrap_or_default().split(':').next().unwrap_or_default().to_owned();
         told.push(format!(
-            "{seconds:+} s: {} × 400, 1 error “{said}”, /readyz 503; set: {:.1?} for 30 × 204",
+            "{seconds:+} s: {} × 400, 1 error “{message}”, /readyz 503; set: {:.1?} for 30 × 204",
             events.len(),
             stepped.elapsed()
         ));

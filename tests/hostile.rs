@@ -6,7 +6,7 @@
 //! `./x long` runs more; `CLERK_SYNC_HISTORIES` and `CLERK_SYNC_HISTORIES_FROM` say how many, and which.
 
 use crate::support::database;
-use crate::support::history::{Access, BEGIN, Clerk, Effect, Event, HOUR, LAG, MINUTE, SECOND, Truth, ms};
+use crate::support::history::{Access, BEGIN, Effect, Event, HOUR, HostileClerk, LAG, MINUTE, SECOND, Truth, ms};
 use crate::support::oracle::{Key, Mirror, Version, as_json};
 use crate::support::tables::{EMPTY, expected, held};
 use clerk_sync::model::{Batch, Change, Claim, EntityRef, Kind, Source};
@@ -23,7 +23,7 @@ const ON_POSTGRES: u64 = 24;
 
 /// What revocations were acknowledged, and whether they stand.
 #[derive(Clone, Default)]
-struct Checker {
+struct RevocationChecker {
     /// By subject and place: the access that was left.
     revoked: BTreeMap<String, BTreeMap<usize, Access>>,
     seen: HashMap<String, BTreeMap<usize, Access>>,
@@ -33,7 +33,7 @@ struct Checker {
     acknowledged: usize,
 }
 
-impl Checker {
+impl RevocationChecker {
     fn acknowledge(&mut self, effect: &Effect) {
         let Effect { subject, truth, before } = effect;
         self.seen.entry(subject.clone()).or_default().insert(truth.place, truth.access);
@@ -80,17 +80,17 @@ enum Due {
 }
 
 /// A mirror that a history happens to. With a session, the same happens on Postgres.
-struct Run<'a> {
-    clerk: Clerk,
+struct HistoryRun<'a> {
+    clerk: HostileClerk,
     mirror: Mirror,
-    checker: Checker,
+    checker: RevocationChecker,
     /// When what is pending is read, and what it was scheduled for.
     reads: BTreeMap<Key, (i64, i64, Option<i64>)>,
     todo: Vec<(i64, u32, Due)>,
     postgres: Option<(&'a mut Session, &'a mut PgConnection)>,
 }
 
-impl Run<'_> {
+impl HistoryRun<'_> {
     async fn apply(&mut self, source: Source, changes: &[Change], by: &'static str) {
         let batch = Batch::of_changes(source, changes.iter());
         self.mirror.apply(&as_json(&batch));
@@ -260,7 +260,7 @@ impl Run<'_> {
 
 /// How a history ended.
 #[derive(Default)]
-struct Ending {
+struct HistoryEnd {
     one_pass: bool,
     two_passes: bool,
     too_much: bool,
@@ -278,9 +278,9 @@ fn gives_more(mirror: &BTreeMap<String, (String, Access)>, clerk: &BTreeMap<Stri
 }
 
 /// One history, from its first event to a reconcile that has nothing left to do.
-async fn history(seed: u64, longest_stuck: i64, postgres: Option<(&mut Session, &mut PgConnection)>) -> Ending {
+async fn history(seed: u64, longest_stuck: i64, postgres: Option<(&mut Session, &mut PgConnection)>) -> HistoryEnd {
     let mut rng = Rng::with_seed(seed ^ 0x5eed);
-    let mut clerk = Clerk::new(seed);
+    let mut clerk = HostileClerk::new(seed);
     let on_postgres = postgres.is_some();
     let (without_webhooks, restored) = (seed % 10 == 8, seed % 10 == 9 && !on_postgres);
     for _ in 0..rng.usize(2..=9) {
@@ -324,22 +324,28 @@ async fn history(seed: u64, longest_stuck: i64, postgres: Option<(&mut Session, 
         );
     }
     let restored_at = restored.then(|| rng.i64(BEGIN..=end));
-    let mut run =
-        Run { clerk, mirror: Mirror::default(), checker: Checker::default(), reads: BTreeMap::new(), todo, postgres };
+    let mut run = HistoryRun {
+        clerk,
+        mirror: Mirror::default(),
+        checker: RevocationChecker::default(),
+        reads: BTreeMap::new(),
+        todo,
+        postgres,
+    };
     if let Some(at) = restored_at {
         run.until(at).await;
         let backup = run.mirror.clone();
         run.until(end).await;
         let lost = run.clerk.events.iter().filter(|event| event.at + 2 * HOUR >= at).cloned();
         later.extend(lost);
-        (run.mirror, run.checker, run.reads) = (backup, Checker::default(), BTreeMap::new());
+        (run.mirror, run.checker, run.reads) = (backup, RevocationChecker::default(), BTreeMap::new());
     }
     run.until(end).await;
     // Now Clerk is well. What was asked for runs, and then the passes of the timetable.
     end += 20 * MINUTE;
     run.until(end).await;
-    let mut ending = Ending::default();
-    let reconcile = async |run: &mut Run<'_>, at: i64| {
+    let mut ending = HistoryEnd::default();
+    let reconcile = async |run: &mut HistoryRun<'_>, at: i64| {
         run.until(at).await;
         run.pass(&all, at).await;
         run.until(at + MINUTE).await;
@@ -388,7 +394,7 @@ fn from_environment(name: &str, otherwise: u64) -> u64 {
 }
 
 /// The oracle alone, in many histories: how many end wrong, and in which way.
-struct Sum {
+struct HistoryTotals {
     histories: u64,
     counts: BTreeMap<String, usize>,
     first: BTreeMap<String, u64>,
@@ -396,15 +402,16 @@ struct Sum {
     not_standing: usize,
 }
 
-impl Sum {
+impl HistoryTotals {
     fn add(&mut self, seed: u64, what: String) {
         *self.counts.entry(what.clone()).or_default() += 1;
         self.first.entry(what).or_insert(seed);
     }
 
-    async fn of(seeds: std::ops::Range<u64>, longest_stuck: i64) -> Sum {
+    async fn of(seeds: std::ops::Range<u64>, longest_stuck: i64) -> HistoryTotals {
         let (counts, first) = (BTreeMap::new(), BTreeMap::new());
-        let mut sum = Sum { histories: seeds.end - seeds.start, counts, first, acknowledged: 0, not_standing: 0 };
+        let mut sum =
+            HistoryTotals { histories: seeds.end - seeds.start, counts, first, acknowledged: 0, not_standing: 0 };
         for seed in seeds {
             let ending = history(seed, longest_stuck, None).await;
             let ends = [
@@ -449,7 +456,7 @@ const NOT_STANDING: usize = 260;
 async fn hostile_histories_end_as_clerk_is() {
     let from = from_environment("CLERK_SYNC_HISTORIES_FROM", 0);
     let many = from_environment("CLERK_SYNC_HISTORIES", HISTORIES);
-    let sum = Sum::of(from..from + many, 5 * HOUR).await;
+    let sum = HistoryTotals::of(from..from + many, 5 * HOUR).await;
     sum.print("any replica");
     assert_eq!(sum.count("after two: too much access"), 0, "{:?}", sum.first);
     assert_eq!(sum.count("after a day: differs"), 0, "{:?}", sum.first);
@@ -463,7 +470,7 @@ async fn hostile_histories_end_as_clerk_is() {
 async fn no_reconcile_undoes_a_revocation_while_replicas_are_stuck_for_up_to_fifty_minutes() {
     let from = from_environment("CLERK_SYNC_HISTORIES_FROM", 0) + 1_000_000;
     let many = from_environment("CLERK_SYNC_HISTORIES", HISTORIES);
-    let sum = Sum::of(from..from + many, 50 * MINUTE).await;
+    let sum = HistoryTotals::of(from..from + many, 50 * MINUTE).await;
     sum.print("replicas stuck for up to 50 minutes");
     assert_eq!(sum.count("revocation undone, by pass"), 0, "{:?}", sum.first);
     assert_eq!(sum.count("after two: too much access"), 0, "{:?}", sum.first);
@@ -475,7 +482,7 @@ async fn no_reconcile_undoes_a_revocation_while_replicas_are_stuck_for_up_to_fif
 async fn an_ordinary_history_asks_for_few_reads() {
     let (mut deliveries, mut doubts) = (0, 0);
     for seed in 0..60 {
-        let (mut rng, mut clerk) = (Rng::with_seed(seed), Clerk::ordinary(seed));
+        let (mut rng, mut clerk) = (Rng::with_seed(seed), HostileClerk::ordinary(seed));
         (0..200).for_each(|_| clerk.step());
         let mut todo: Vec<(i64, u32, Due)> = Vec::new();
         for event in clerk.events.clone() {
@@ -487,10 +494,10 @@ async fn an_ordinary_history_asks_for_few_reads() {
         }
         deliveries += todo.len();
         let end = clerk.now + HOUR;
-        let mut run = Run {
+        let mut run = HistoryRun {
             clerk,
             mirror: Mirror::default(),
-            checker: Checker::default(),
+            checker: RevocationChecker::default(),
             reads: BTreeMap::new(),
             todo,
             postgres: None,

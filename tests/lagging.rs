@@ -1,7 +1,7 @@
 //! Clerk's API may be behind its own webhooks, misdate its answers, or err for long. Each scenario by name: what webhooks took away stays
 //! away, and what nobody could know yet is known as soon as it can be. Times are on Clerk's clock, which here moves when told to.
 
-use crate::reconciling::Bench;
+use crate::reconciling::ReconcileWorld;
 use crate::support::{self, SECRET, unique};
 use clerk_sync::clerk::client::{Client, Options};
 use clerk_sync::model::{Kind, PassState};
@@ -9,6 +9,7 @@ use clerk_sync::reconcile::{Error, Reconciler, Report, Silent, Wanted};
 use clerk_sync::sender::Sender;
 use clerk_sync::webhook::lane::InstanceCheck;
 use serde_json::{Value, json};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 use testkit::clerk::{Event, Fault, Moment, Rule};
@@ -18,31 +19,39 @@ const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
 
 /// A mirror with a server in front of it, and a Clerk whose API may show an earlier moment.
-struct World {
-    bench: Bench,
+struct LaggingWorld {
+    world: ReconcileWorld,
     server: support::Server,
     sender: Sender,
 }
 
-impl World {
-    async fn new() -> World {
-        let bench = Bench::filled(30, 4, 40, 1).await;
-        let server = support::Server::start(bench.database.database(), InstanceCheck::Pinned(None)).await;
+impl Deref for LaggingWorld {
+    type Target = ReconcileWorld;
+
+    fn deref(&self) -> &ReconcileWorld {
+        &self.world
+    }
+}
+
+impl LaggingWorld {
+    async fn new() -> LaggingWorld {
+        let world = ReconcileWorld::filled(30, 4, 40, 1).await;
+        let server = support::Server::start(world.database.database(), InstanceCheck::Pinned(None)).await;
         let sender = Sender::new(server.webhook_url(), SECRET).unwrap();
-        World { bench, server, sender }
+        LaggingWorld { world, server, sender }
     }
 
     fn now(&self) -> i64 {
-        self.bench.clerk.lock().now
+        self.clerk.lock().now
     }
 
     fn pass_time(&self, ms: i64) {
-        self.bench.clerk.lock().now += ms;
+        self.clerk.lock().now += ms;
     }
 
     /// Delivers what is due: the outcomes.
     async fn deliver(&self) -> Vec<String> {
-        let events = std::mem::take(&mut self.bench.clerk.lock().outbox);
+        let events = std::mem::take(&mut self.clerk.lock().outbox);
         let mut outcomes = Vec::new();
         for event in events {
             outcomes.push(self.send(&event).await);
@@ -57,12 +66,12 @@ impl World {
     }
 
     fn due(&self) -> Event {
-        self.bench.clerk.lock().outbox.pop().expect("an event is due")
+        self.clerk.lock().outbox.pop().expect("an event is due")
     }
 
     /// Puts another moment in front of the API, and returns the one that was.
     fn show(&self, moment: &Moment) -> Moment {
-        let mut clerk = self.bench.clerk.lock();
+        let mut clerk = self.clerk.lock();
         let before = clerk.moment();
         clerk.show(moment.clone());
         before
@@ -75,36 +84,36 @@ impl World {
             "update clerk_sync.pending_reads set next_at = case when extract(epoch from next_at) * 1000 <= {now} or next_at > now() - interval '1 day' \
                then now() else next_at end"
         );
-        self.bench.database.execute(&due).await;
-        self.bench.reconciler().settle().await.unwrap()
+        self.database.execute(&due).await;
+        self.reconciler().settle().await.unwrap()
     }
 
     async fn pending(&self) -> Vec<Value> {
-        self.bench.database.rows("select kind, id, reason from clerk_sync.pending_reads order by id").await
+        self.database.rows("select kind, id, reason from clerk_sync.pending_reads order by id").await
     }
 
     async fn role(&self, id: &str) -> Option<String> {
         let sql = format!("select role from clerk.organization_memberships where id = '{id}'");
-        self.bench.database.rows(&sql).await.first().map(|row| row["role"].as_str().unwrap().to_owned())
+        self.database.rows(&sql).await.first().map(|row| row["role"].as_str().unwrap().to_owned())
     }
 
     async fn banned(&self, id: &str) -> Value {
         let sql = format!("select banned from clerk.user_details where id = '{id}'");
-        self.bench.database.rows(&sql).await.first().map_or(Value::Null, |row| row["banned"].clone())
+        self.database.rows(&sql).await.first().map_or(Value::Null, |row| row["banned"].clone())
     }
 
     /// A membership with that role, by its place.
     fn member(&self, role: &str, n: usize) -> String {
-        let clerk = self.bench.clerk.lock();
+        let clerk = self.clerk.lock();
         clerk.memberships.values().filter(|row| row.role == role).nth(n).expect("so many").id.clone()
     }
 
     fn user_of(&self, membership: &str) -> String {
-        self.bench.clerk.lock().memberships[membership].user_id.clone()
+        self.clerk.lock().memberships[membership].user_id.clone()
     }
 
     fn organization_of(&self, membership: &str) -> String {
-        self.bench.clerk.lock().memberships[membership].organization_id.clone()
+        self.clerk.lock().memberships[membership].organization_id.clone()
     }
 }
 
@@ -121,14 +130,14 @@ fn contradicting(reports: &[Report]) -> u64 {
 
 /// A1: webhooks take access away, and then a reconcile meets a replica from before.
 async fn stuck_replica(stuck_for: i64, passes: i64) {
-    let world = World::new().await;
-    let before = world.bench.clerk.lock().moment();
+    let world = LaggingWorld::new().await;
+    let before = world.clerk.lock().moment();
     world.pass_time(SECOND);
     let (demoted, removed) = (world.member("org:admin", 0), world.member("org:admin", 1));
-    let (banned, deleted) = (world.bench.any(Kind::User, 20), world.bench.any(Kind::User, 25));
+    let (banned, deleted) = (world.any(Kind::User, 20), world.any(Kind::User, 25));
     let organization = world.organization_of(&demoted);
     let joined = {
-        let mut clerk = world.bench.clerk.lock();
+        let mut clerk = world.clerk.lock();
         clerk.set_role(&demoted, "org:member");
         clerk.remove_member(&removed);
         clerk.ban_user(&banned);
@@ -137,7 +146,7 @@ async fn stuck_replica(stuck_for: i64, passes: i64) {
         clerk.add_member(&organization, &new, "org:member")
     };
     world.deliver().await;
-    world.bench.equals_source().await;
+    world.equals_source().await;
     let stands = async |when: &str| {
         assert_eq!(world.role(&demoted).await.as_deref(), Some("org:member"), "{when}");
         assert_eq!(world.role(&removed).await, None, "{when}");
@@ -148,7 +157,7 @@ async fn stuck_replica(stuck_for: i64, passes: i64) {
     for pass in 0..passes {
         world.pass_time(stuck_for / passes);
         world.settle().await;
-        let reports = world.bench.run().await.unwrap();
+        let reports = world.run().await.unwrap();
         assert!(contradicting(&reports) >= 4, "{reports:?}");
         let named: Vec<&String> = reports.iter().flat_map(|report| &report.contradictions).collect();
         assert!([&demoted, &removed, &banned, &deleted].iter().all(|id| named.contains(id)), "{named:?}");
@@ -160,12 +169,12 @@ async fn stuck_replica(stuck_for: i64, passes: i64) {
     world.show(&after);
     world.pass_time(20 * MINUTE);
     world.settle().await;
-    world.bench.run().await.unwrap();
+    world.run().await.unwrap();
     stands("once Clerk is well").await;
     world.pass_time(70 * MINUTE);
     world.settle().await;
-    world.bench.run().await.unwrap();
-    world.bench.equals_source().await;
+    world.run().await.unwrap();
+    world.equals_source().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,13 +199,13 @@ async fn stuck_replica_of_five_hours() {
     stuck_replica(5 * HOUR, 5).await;
 }
 
-impl World {
+impl LaggingWorld {
     /// One that holds Clerk's clock against the database's, as `serve` does.
     async fn strict(&self, patience: Duration) -> Reconciler {
-        self.bench.set_clock().await;
+        self.set_clock().await;
         let clock_tolerance = Some(Options::CLOCK_TOLERANCE);
-        let options = Options { patience, clock_tolerance, ..self.bench.api_options() };
-        Reconciler { clerk: Arc::new(Client::new(options).unwrap()), ..self.bench.reconciler() }
+        let options = Options { patience, clock_tolerance, ..self.api_options() };
+        Reconciler { clerk: Arc::new(Client::new(options).unwrap()), ..self.reconciler() }
     }
 }
 
@@ -207,49 +216,49 @@ async fn all(reconciler: &Reconciler) -> Result<Vec<Report>, Error> {
 /// A3: one answer that is dated a day ahead is asked for again, and leaves nothing behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn date_skew_of_one_answer_freezes_nothing() {
-    let world = World::new().await;
+    let world = LaggingWorld::new().await;
     let reconciler = world.strict(Duration::from_secs(20)).await;
     let mut calls = 0;
     let right = world.now();
-    world.bench.clerk.before_each(move |clerk, _| {
+    world.clerk.before_each(move |clerk, _| {
         calls += 1;
         clerk.now = if calls == 3 { right + 24 * HOUR } else { right };
     });
     let reports = all(&reconciler).await.unwrap();
     assert!(reports.iter().all(|report| report.state == PassState::Complete), "{reports:?}");
-    world.bench.clerk.before_each(|_, _| {});
-    world.bench.clerk.lock().now = right + MINUTE;
-    let (demoted, banned) = (world.member("org:admin", 0), world.bench.any(Kind::User, 20));
-    world.bench.clerk.lock().set_role(&demoted, "org:member");
-    world.bench.clerk.lock().ban_user(&banned);
+    world.clerk.before_each(|_, _| {});
+    world.clerk.lock().now = right + MINUTE;
+    let (demoted, banned) = (world.member("org:admin", 0), world.any(Kind::User, 20));
+    world.clerk.lock().set_role(&demoted, "org:member");
+    world.clerk.lock().ban_user(&banned);
     assert_eq!(world.deliver().await, ["applied", "applied"]);
-    world.bench.equals_source().await;
+    world.equals_source().await;
 }
 
 /// A3: where all answers are misdated, ahead or behind, the pass is refused, and says why.
 #[tokio::test(flavor = "multi_thread")]
 async fn date_ahead_or_behind_is_refused_by_name() {
-    let world = World::new().await;
+    let world = LaggingWorld::new().await;
     for (off, how) in [(24 * HOUR, "ahead of"), (-HOUR, "behind")] {
         let reconciler = world.strict(Duration::from_millis(700)).await;
-        let written = world.bench.database.written().await;
+        let written = world.database.written().await;
         world.pass_time(off);
         let error = all(&reconciler).await.unwrap_err().to_string();
         assert!(error.contains(&format!("s {how} the database's clock")), "{error}");
         world.pass_time(-off);
-        assert_eq!(world.bench.database.written().await, written);
+        assert_eq!(world.database.written().await, written);
     }
 }
 
 /// A3: whatever asks, the writer takes nothing that was observed in the future.
 #[tokio::test(flavor = "multi_thread")]
 async fn date_ahead_of_the_database_is_refused_by_the_writer_too() {
-    let world = World::new().await;
-    let user = world.bench.any(Kind::User, 1);
+    let world = LaggingWorld::new().await;
+    let user = world.any(Kind::User, 1);
     let ahead = clerk_sync::clock::now().get() + 6 * MINUTE;
     let batch = json!({ "source": "list", "gone": [{ "n": 0, "kind": "user", "id": user, "observed_at": ahead }] });
     let sql = "select outcome from clerk_sync.apply(jsonb_populate_record(null::clerk_sync.batch, $1::jsonb))";
-    let mut worker = world.bench.database.worker().await;
+    let mut worker = world.database.worker().await;
     let error = sqlx::query(sql).bind(batch.to_string()).execute(&mut worker).await.unwrap_err();
     assert_eq!(
         error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref(),
@@ -261,9 +270,9 @@ async fn date_ahead_of_the_database_is_refused_by_the_writer_too() {
 /// Clocks: a webhook that is dated ahead of the database's clock is kept until Clerk's API tells, and acknowledged.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_from_the_future_waits_for_a_read() {
-    let world = World::new().await;
-    let user = world.bench.any(Kind::User, 20);
-    world.bench.clerk.lock().ban_user(&user);
+    let world = LaggingWorld::new().await;
+    let user = world.any(Kind::User, 20);
+    world.clerk.lock().ban_user(&user);
     let banned = world.due();
     let ahead = clerk_sync::clock::now().get() + 6 * MINUTE;
     // The sender's own clock is ahead as well: else the body alone gives it away.
@@ -274,30 +283,30 @@ async fn a_webhook_from_the_future_waits_for_a_read() {
     assert_eq!(world.pending().await[0]["id"], user.as_str());
     let (status, ready) = world.server.get("/readyz").await;
     assert!(status == 503 && ready.to_string().contains("ahead of the database's clock"), "{ready}");
-    world.bench.complete().await;
+    world.complete().await;
     assert_eq!(world.banned(&user).await, json!(true));
 }
 
 /// A5: a membership whose `created_at` was a year ahead is over, and the next one of its pair counts at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn generation_with_a_created_at_ahead_locks_nobody_out() {
-    let world = World::new().await;
-    let (organization, user) = (world.bench.any(Kind::Organization, 0), {
-        let mut clerk = world.bench.clerk.lock();
+    let world = LaggingWorld::new().await;
+    let (organization, user) = (world.any(Kind::Organization, 0), {
+        let mut clerk = world.clerk.lock();
         clerk.create_user("Fay", "Future")
     });
     world.deliver().await;
     world.pass_time(10 * SECOND);
-    let first = world.bench.clerk.lock().add_member(&organization, &user, "org:member");
+    let first = world.clerk.lock().add_member(&organization, &user, "org:member");
     let joined = world.due();
     let ahead = world.now() + 365 * 24 * HOUR;
     world.send(&edited(&joined, |body| body["data"]["created_at"] = json!(ahead))).await;
     world.pass_time(20 * SECOND);
-    world.bench.clerk.lock().remove_member(&first);
+    world.clerk.lock().remove_member(&first);
     let left = world.due();
     world.send(&edited(&left, |body| body["data"]["created_at"] = json!(ahead))).await;
     world.pass_time(20 * SECOND);
-    let second = world.bench.clerk.lock().add_member(&organization, &user, "org:member");
+    let second = world.clerk.lock().add_member(&organization, &user, "org:member");
     assert_eq!(world.deliver().await, ["applied"]);
     assert_eq!(world.role(&second).await.as_deref(), Some("org:member"));
 }
@@ -305,44 +314,44 @@ async fn generation_with_a_created_at_ahead_locks_nobody_out() {
 /// A5: a rejoin whose `created_at` is not greater: reads of the pair show it, and are believed after an hour.
 #[tokio::test(flavor = "multi_thread")]
 async fn generation_that_goes_back_on_rejoin_is_corrected_within_the_hour() {
-    let world = World::new().await;
+    let world = LaggingWorld::new().await;
     let old = world.member("org:member", 0);
     let (organization, user) = (world.organization_of(&old), world.user_of(&old));
-    let created_at = world.bench.clerk.lock().memberships[&old].created_at;
+    let created_at = world.clerk.lock().memberships[&old].created_at;
     world.pass_time(10 * SECOND);
-    world.bench.clerk.lock().remove_member(&old);
+    world.clerk.lock().remove_member(&old);
     world.deliver().await;
     world.pass_time(10 * SECOND);
-    let new = world.bench.clerk.lock().add_member(&organization, &user, "org:member");
-    world.bench.clerk.lock().memberships.change(&new, |row| row.created_at = created_at - 500);
+    let new = world.clerk.lock().add_member(&organization, &user, "org:member");
+    world.clerk.lock().memberships.change(&new, |row| row.created_at = created_at - 500);
     let joined = world.due();
     assert_eq!(
         world.send(&edited(&joined, |body| body["data"]["created_at"] = json!(created_at - 500))).await,
         "stale"
     );
     world.pass_time(10 * MINUTE);
-    let reports = world.bench.run().await.unwrap();
+    let reports = world.run().await.unwrap();
     assert_eq!(reports[2].contradictions, std::slice::from_ref(&new), "never \"in sync\" with it: {reports:?}");
     assert_eq!(world.role(&new).await, None);
     world.pass_time(HOUR + MINUTE);
     world.settle().await;
     assert_eq!(world.role(&new).await.as_deref(), Some("org:member"), "read by its pair, without a pass");
-    world.bench.complete().await;
-    world.bench.equals_source().await;
+    world.complete().await;
+    world.equals_source().await;
 }
 
 /// B5: the webhook that takes access away has an `updated_at` a millisecond before the one that is known.
 #[tokio::test(flavor = "multi_thread")]
 async fn regress_of_a_millisecond_takes_access_at_once() {
-    let world = World::new().await;
-    let (user, membership) = (world.bench.any(Kind::User, 20), world.member("org:admin", 0));
+    let world = LaggingWorld::new().await;
+    let (user, membership) = (world.any(Kind::User, 20), world.member("org:admin", 0));
     world.pass_time(10 * SECOND);
-    world.bench.clerk.lock().update_user(&user, |user| user.first_name = "Rae".to_owned());
+    world.clerk.lock().update_user(&user, |user| user.first_name = "Rae".to_owned());
     world.deliver().await;
-    let updated_at = world.bench.clerk.lock().users[&user].updated_at;
+    let updated_at = world.clerk.lock().users[&user].updated_at;
     world.pass_time(500);
-    world.bench.clerk.lock().ban_user(&user);
-    world.bench.clerk.lock().users.change(&user, |row| row.updated_at = updated_at - 1);
+    world.clerk.lock().ban_user(&user);
+    world.clerk.lock().users.change(&user, |row| row.updated_at = updated_at - 1);
     let ban = world.due();
     assert_eq!(world.send(&edited(&ban, |body| body["data"]["updated_at"] = json!(updated_at - 1))).await, "applied");
     assert_eq!(world.banned(&user).await, json!(true));
@@ -356,15 +365,15 @@ async fn regress_of_a_millisecond_takes_access_at_once() {
 /// B5: an `updated_at` far ahead, and then the ban: within that second too.
 #[tokio::test(flavor = "multi_thread")]
 async fn future_updated_keeps_no_ban_out() {
-    let world = World::new().await;
-    let user = world.bench.any(Kind::User, 20);
+    let world = LaggingWorld::new().await;
+    let user = world.any(Kind::User, 20);
     world.pass_time(10 * SECOND);
-    world.bench.clerk.lock().update_user(&user, |user| user.first_name = "Fae".to_owned());
+    world.clerk.lock().update_user(&user, |user| user.first_name = "Fae".to_owned());
     let ahead =
         edited(&world.due(), |body| body["data"]["updated_at"] = json!(body["timestamp"].as_i64().unwrap() + HOUR));
     world.send(&ahead).await;
     world.pass_time(300);
-    world.bench.clerk.lock().ban_user(&user);
+    world.clerk.lock().ban_user(&user);
     assert_eq!(world.deliver().await, ["applied"]);
     assert_eq!(world.banned(&user).await, json!(true));
 }
@@ -373,12 +382,12 @@ async fn future_updated_keeps_no_ban_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn same_updated_at_is_won_by_less_access_in_any_order() {
     for turned in [false, true] {
-        let world = World::new().await;
+        let world = LaggingWorld::new().await;
         let membership = world.member("org:member", 0);
         world.pass_time(10 * SECOND);
-        world.bench.clerk.lock().set_role(&membership, "org:admin");
+        world.clerk.lock().set_role(&membership, "org:admin");
         let up = world.due();
-        world.bench.clerk.lock().set_role(&membership, "org:member");
+        world.clerk.lock().set_role(&membership, "org:member");
         let (up_body, down): (Value, Event) = (serde_json::from_str(&up.body).unwrap(), world.due());
         let down = edited(&down, |body| {
             body["timestamp"] = up_body["timestamp"].clone();
@@ -395,25 +404,24 @@ async fn same_updated_at_is_won_by_less_access_in_any_order() {
 /// C1: made and ended before a pass, whose listing has gone past it when the first webhook comes.
 #[tokio::test(flavor = "multi_thread")]
 async fn mark_at_end_lets_nobody_in_behind_the_listing() {
-    let world = World::new().await;
-    let (organization, user) =
-        (world.bench.any(Kind::Organization, 0), world.bench.clerk.lock().create_user("Eve", "Early"));
+    let world = LaggingWorld::new().await;
+    let (organization, user) = (world.any(Kind::Organization, 0), world.clerk.lock().create_user("Eve", "Early"));
     world.deliver().await;
     world.pass_time(10 * SECOND);
-    let membership = world.bench.clerk.lock().add_member(&organization, &user, "org:admin");
+    let membership = world.clerk.lock().add_member(&organization, &user, "org:admin");
     let joined = world.due();
     world.pass_time(SECOND);
-    world.bench.clerk.lock().remove_member(&membership);
-    world.bench.clerk.lock().outbox.clear(); // lost
+    world.clerk.lock().remove_member(&membership);
+    world.clerk.lock().outbox.clear(); // lost
     world.pass_time(6 * MINUTE);
     // The pass is past its listing, and not at its end: somebody is asked for by id now.
     let absent = world.member("org:member", 0);
-    world.bench.silently(|clerk| clerk.remove_member(&absent));
+    world.silently(|clerk| clerk.remove_member(&absent));
     let sender = Arc::new(Sender::new(world.server.webhook_url(), SECRET).unwrap());
     let (outcome, told) = std::sync::mpsc::channel();
     let mut event = Some(joined);
     let runtime = tokio::runtime::Handle::current();
-    world.bench.clerk.before_each(move |_, request| {
+    world.clerk.before_each(move |_, request| {
         if request.path.contains("/organizations/")
             && let Some(event) = event.take()
         {
@@ -426,62 +434,62 @@ async fn mark_at_end_lets_nobody_in_behind_the_listing() {
             std::thread::sleep(Duration::from_millis(500));
         }
     });
-    world.bench.complete().await;
-    world.bench.clerk.before_each(|_, _| {});
+    world.complete().await;
+    world.clerk.before_each(|_, _| {});
     assert_eq!(told.recv_timeout(Duration::from_secs(10)).unwrap().as_deref(), Some("pending"));
     assert_eq!(world.role(&membership).await, None, "nobody gets in behind the listing");
     world.settle().await;
-    world.bench.equals_source().await;
+    world.equals_source().await;
 }
 
 /// C2: an update and a delete that was lost, both before a pass that finds the object gone; then the update comes.
 #[tokio::test(flavor = "multi_thread")]
 async fn inferred_back_needs_a_read() {
-    let world = World::new().await;
+    let world = LaggingWorld::new().await;
     let membership = world.member("org:admin", 0);
     world.pass_time(2 * HOUR);
-    world.bench.clerk.lock().set_role(&membership, "org:member");
+    world.clerk.lock().set_role(&membership, "org:member");
     let update = world.due();
     world.pass_time(3 * SECOND);
-    world.bench.silently(|clerk| clerk.remove_member(&membership));
+    world.silently(|clerk| clerk.remove_member(&membership));
     world.pass_time(SECOND);
-    world.bench.complete().await;
+    world.complete().await;
     assert_eq!(world.role(&membership).await, None, "found missing");
     assert_eq!(world.send(&update).await, "pending");
     assert_eq!(world.role(&membership).await, None, "not believed");
     world.pass_time(20 * SECOND);
     world.settle().await;
-    world.bench.equals_source().await;
+    world.equals_source().await;
     assert_eq!(world.pending().await.len(), 0);
 }
 
 /// C9: an `updated_at` far ahead costs no write at each pass.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_updated_at_far_ahead_writes_nothing_again() {
-    let world = World::new().await;
-    let user = world.bench.any(Kind::User, 3);
+    let world = LaggingWorld::new().await;
+    let user = world.any(Kind::User, 3);
     let ahead = world.now() + 1_000 * HOUR;
-    world.bench.silently(|clerk| {
+    world.silently(|clerk| {
         clerk.users.change(&user, |row| row.updated_at = ahead);
     });
-    world.bench.mends().await;
+    world.mends().await;
     world.pass_time(2 * HOUR);
-    let before = world.bench.database.written().await;
-    let reports = world.bench.complete().await;
+    let before = world.database.written().await;
+    let reports = world.complete().await;
     assert_eq!(reports[0].refreshed, 0, "{reports:?}");
-    assert!(world.bench.database.written().await == before);
+    assert!(world.database.written().await == before);
 }
 
 /// B1: a read that comes before Clerk's API knows what asked for it settles nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn unusable_lag_settles_nothing_early() {
-    let world = World::new().await;
+    let world = LaggingWorld::new().await;
     let (demoted, removed) = (world.member("org:admin", 0), world.member("org:admin", 1));
-    let before = world.bench.clerk.lock().moment();
+    let before = world.clerk.lock().moment();
     world.pass_time(2 * HOUR);
-    world.bench.clerk.lock().set_role(&demoted, "org:member");
+    world.clerk.lock().set_role(&demoted, "org:member");
     let downgrade = edited(&world.due(), |body| drop(body["data"].as_object_mut().unwrap().remove("role")));
-    world.bench.clerk.lock().remove_member(&removed);
+    world.clerk.lock().remove_member(&removed);
     let body = world.due();
     let after = world.show(&before);
     assert_eq!(world.send(&downgrade).await, "pending");
@@ -496,10 +504,10 @@ async fn unusable_lag_settles_nothing_early() {
     // A delete without a time: what the API does not have is gone, as soon as that is sure.
     let undated = edited(&body, |body| drop(body.as_object_mut().unwrap().remove("timestamp")));
     assert_eq!(world.send(&undated).await, "pending");
-    let rows = world.bench.database.rows("select told_deleted from clerk_sync.pending_reads").await;
+    let rows = world.database.rows("select told_deleted from clerk_sync.pending_reads").await;
     assert_eq!(rows, [json!({ "told_deleted": true })]);
     // Without a time of its own it happened by now, on the database's clock.
-    world.bench.database.execute(&format!("update clerk_sync.pending_reads set settles_after = {}", world.now())).await;
+    world.database.execute(&format!("update clerk_sync.pending_reads set settles_after = {}", world.now())).await;
     world.settle().await;
     assert!(world.role(&removed).await.is_some(), "too early");
     world.pass_time(12 * SECOND);
@@ -510,39 +518,39 @@ async fn unusable_lag_settles_nothing_early() {
 /// B2: a pass that a webhook asked for has done its work only if it began when Clerk's API surely knew.
 #[tokio::test(flavor = "multi_thread")]
 async fn role_lag_and_asked_too_early_run_again() {
-    let world = World::new().await;
+    let world = LaggingWorld::new().await;
     let reason = "select kind, reason, ripe_at > asked_at as waits from clerk_sync.pending_passes";
     let role = json!({ "object": "event", "type": "role.updated", "timestamp": world.now(), "data": { "object": "role", "id": "role_1" } });
     let body = role.to_string();
     assert_eq!(world.sender.send(&unique("msg"), body.as_bytes()).await.unwrap().outcome.as_deref(), Some("pending"));
-    world.bench.complete().await;
+    world.complete().await;
     assert_eq!(
-        world.bench.database.rows(reason).await,
+        world.database.rows(reason).await,
         [json!({ "kind": "membership", "reason": "a role or permission changed", "waits": true })],
         "the pass began too early: it is asked for still"
     );
     let ripe = "update clerk_sync.pending_passes set asked_at = asked_at - interval '1 hour', ripe_at = ripe_at - interval '1 hour'";
-    world.bench.database.execute(ripe).await;
-    world.bench.complete().await;
-    assert_eq!(world.bench.database.rows(reason).await, Vec::<Value>::new());
+    world.database.execute(ripe).await;
+    world.complete().await;
+    assert_eq!(world.database.rows(reason).await, Vec::<Value>::new());
     let waits =
         "select kind, round(extract(epoch from ripe_at - asked_at))::int as seconds from clerk_sync.pending_passes";
     let deleted = json!({ "object": "event", "type": "user.deleted", "timestamp": world.now(), "data": { "object": "user", "deleted": true } });
     world.sender.send(&unique("msg"), deleted.to_string().as_bytes()).await.unwrap();
     // Five minutes more: what was observed since is not found missing.
-    assert_eq!(world.bench.database.rows(waits).await, [json!({ "kind": "user", "seconds": 312 })]);
+    assert_eq!(world.database.rows(waits).await, [json!({ "kind": "user", "seconds": 312 })]);
 }
 
 /// C6: a row that is listed without a role, and by its pair as well: never told as settled.
 #[tokio::test(flavor = "multi_thread")]
 async fn listed_without_a_role_is_undecided_and_told() {
-    let world = World::new().await;
+    let world = LaggingWorld::new().await;
     let membership = world.member("org:admin", 0);
     world.pass_time(HOUR);
-    world.bench.silently(|clerk| {
+    world.silently(|clerk| {
         clerk.memberships.change(&membership, |row| row.role = String::new());
     });
-    let reports = world.bench.run().await.unwrap();
+    let reports = world.run().await.unwrap();
     assert_eq!(reports[2].undecided.unreadable, 1, "{reports:?}");
     assert_eq!(world.pending().await.len(), 1, "and it is asked for again");
 }
@@ -550,23 +558,23 @@ async fn listed_without_a_role_is_undecided_and_told() {
 /// C7: a read that is refused is tried ever more seldom, and not given up.
 #[tokio::test(flavor = "multi_thread")]
 async fn settle_gives_up_no_more() {
-    let world = World::new().await;
-    let user = world.bench.clerk.lock().create_user("Una", "Known");
+    let world = LaggingWorld::new().await;
+    let user = world.clerk.lock().create_user("Una", "Known");
     let created = edited(&world.due(), |body| drop(body["data"].as_object_mut().unwrap().remove("banned")));
     world.send(&created).await;
     assert_eq!(world.banned(&user).await, Value::Null, "an unknown ban counts as one");
     world.pass_time(20 * SECOND);
-    world.bench.clerk.add_fault(Rule::on("/v1/users", Fault::Unauthorized));
+    world.clerk.add_fault(Rule::on("/v1/users", Fault::Unauthorized));
     let wait = "select tries, next_at > now() + interval '20 s' as waits from clerk_sync.pending_reads";
     for _ in 0..3 {
-        world.bench.database.execute("update clerk_sync.pending_reads set next_at = now()").await;
-        drop(world.bench.reconciler().settle().await);
+        world.database.execute("update clerk_sync.pending_reads set next_at = now()").await;
+        drop(world.reconciler().settle().await);
         assert_eq!(world.pending().await.len(), 1);
     }
-    let rows = world.bench.database.rows(wait).await;
+    let rows = world.database.rows(wait).await;
     assert!(rows[0]["tries"].as_i64().unwrap() <= 3, "{rows:?}");
-    world.bench.clerk.clear_faults();
-    world.bench.database.execute("update clerk_sync.pending_reads set next_at = now()").await;
-    world.bench.reconciler().settle().await.unwrap();
+    world.clerk.clear_faults();
+    world.database.execute("update clerk_sync.pending_reads set next_at = now()").await;
+    world.reconciler().settle().await.unwrap();
     assert_eq!((world.banned(&user).await, world.pending().await.len()), (json!(false), 0));
 }

@@ -16,15 +16,15 @@ const KEY: &str = "sk_test_planted4secret0key";
 const TOKEN: &str = "planted-ops-token";
 
 /// `clerk-sync serve`, with its addresses and its log.
-struct Program {
+struct ServeProcess {
     child: Child,
     url: String,
     ops: String,
     log: tokio::task::JoinHandle<String>,
 }
 
-impl Program {
-    async fn start(database: &Project, environment: &[(&str, &str)]) -> Program {
+impl ServeProcess {
+    async fn start(database: &Project, environment: &[(&str, &str)]) -> ServeProcess {
         let mut child = Command::new(env!("CARGO_BIN_EXE_clerk-sync"))
             .arg("serve")
             .env("DATABASE_URL", database.url())
@@ -58,7 +58,7 @@ impl Program {
             }
             said
         });
-        Program { child, url: url.unwrap(), ops: ops.unwrap(), log }
+        ServeProcess { child, url: url.unwrap(), ops: ops.unwrap(), log }
     }
 
     fn sender(&self) -> Sender {
@@ -115,7 +115,7 @@ fn promtool(text: &str) {
 async fn metrics_and_the_status_page_tell_what_happened() {
     let world = world(30, 2, 20, 1).await;
     let (database, clerk, api) = (&world.database, &world.clerk, &world.api);
-    let program = Program::start(database, &[("CLERK_SECRET_KEY", KEY), ("CLERK_API_URL", &api.url)]).await;
+    let program = ServeProcess::start(database, &[("CLERK_SECRET_KEY", KEY), ("CLERK_API_URL", &api.url)]).await;
     for _ in 0..100 {
         if database.count("clerk_sync.marks").await == 3 {
             break;
@@ -194,7 +194,7 @@ async fn a_pass_that_waits_for_an_approval_is_told_as_long_as_it_waits() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_private_listener_can_ask_for_a_token() {
     let database = database().await;
-    let program = Program::start(&database, &[("OPS_TOKEN", TOKEN)]).await;
+    let program = ServeProcess::start(&database, &[("OPS_TOKEN", TOKEN)]).await;
     let client = client();
     for path in ["/", "/metrics", "/status.json"] {
         let ask = || client.get(format!("{}{path}", program.ops));
@@ -210,9 +210,9 @@ async fn the_private_listener_can_ask_for_a_token() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_private_listener_answers_no_website_and_every_answer_forbids_storing_guessing_and_framing() {
     let database = database().await;
-    let program = Program::start(&database, &[]).await;
-    let locked = Program::start(&database, &[("OPS_TOKEN", TOKEN), ("OPS_OPEN_METRICS", "true")]).await;
-    let ask = async |of: &Program, path: &str, host: &str, token: &str| {
+    let program = ServeProcess::start(&database, &[]).await;
+    let locked = ServeProcess::start(&database, &[("OPS_TOKEN", TOKEN), ("OPS_OPEN_METRICS", "true")]).await;
+    let ask = async |of: &ServeProcess, path: &str, host: &str, token: &str| {
         let mut request = client().get(format!("{}{path}", of.ops)).header("host", host);
         if !token.is_empty() {
             request = request.bearer_auth(token);
@@ -246,7 +246,7 @@ async fn the_private_listener_answers_no_website_and_every_answer_forbids_storin
 #[tokio::test(flavor = "multi_thread")]
 async fn the_private_listener_is_bounded_in_number_and_time() {
     let database = database().await;
-    let program = Program::start(&database, &[]).await;
+    let program = ServeProcess::start(&database, &[]).await;
     let address = program.ops.trim_start_matches("http://").to_owned();
     let mut idle = Vec::new();
     for _ in 0..3_000 {
@@ -274,7 +274,7 @@ async fn the_private_listener_is_bounded_in_number_and_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_that_comes_to_a_wrong_path_is_told_in_the_log() {
     let database = database().await;
-    let program = Program::start(&database, &[("RUST_LOG", "info")]).await;
+    let program = ServeProcess::start(&database, &[("RUST_LOG", "info")]).await;
     let sender = Sender::new(format!("{}/api/webhooks/clerk", program.url), SECRET).unwrap();
     for _ in 0..50 {
         assert_eq!(sender.send("msg_1", b"{}").await.unwrap().status, 404);
@@ -293,7 +293,7 @@ async fn a_webhook_that_comes_to_a_wrong_path_is_told_in_the_log() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_program_forbids_core_dumps_and_takes_the_files_that_it_may_have() {
     let database = database().await;
-    let program = Program::start(&database, &[]).await;
+    let program = ServeProcess::start(&database, &[]).await;
     // Its signals are handled by then.
     assert_eq!(client().get(format!("{}/livez", program.url)).send().await.unwrap().status(), 200);
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", program.child.id().unwrap())).unwrap();
@@ -312,7 +312,7 @@ async fn the_program_forbids_core_dumps_and_takes_the_files_that_it_may_have() {
 async fn the_page_says_so_when_the_database_is_away() {
     let database = database().await;
     let nobody = "postgres://postgres:planted-password@127.0.0.1:1/postgres";
-    let program = Program::start(&database, &[("DATABASE_URL", nobody)]).await;
+    let program = ServeProcess::start(&database, &[("DATABASE_URL", nobody)]).await;
     let (status, page) = program.get("/").await;
     assert_eq!(status, 200);
     assert!(page.contains("The database does not answer"), "{page}");
@@ -335,7 +335,7 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_lasts_until_a_write_succeeds_and_shows_without_traffic() {
     let database = database().await;
-    let program = Program::start(&database, &[]).await;
+    let program = ServeProcess::start(&database, &[]).await;
     let mut superuser = supabase().connect(SUPERUSER, &database.name).await.unwrap();
     let mut clerk = Clerk::new(5, clerk_sync::clock::now().get() - 600_000);
     let ready = async || {
@@ -404,7 +404,7 @@ async fn why_no_pass_can_begin_is_told_until_one_does() {
     let world = world(3, 1, 2, 1).await;
     let (database, _clerk, api) = (&world.database, &world.clerk, &world.api);
     let refused = [("CLERK_SECRET_KEY", "sk_test_planted4wrong0key"), ("CLERK_API_URL", api.url.as_str())];
-    let program = Program::start(database, &refused).await;
+    let program = ServeProcess::start(database, &refused).await;
     until("it is noted", async || database.count("clerk_sync.failed_start").await == 1).await;
     let (_, json) = program.get("/status.json").await;
     let json: Value = serde_json::from_str(&json).unwrap();
@@ -414,7 +414,7 @@ async fn why_no_pass_can_begin_is_told_until_one_does() {
     let said = program.stop().await;
     assert!(!because.contains("planted") && !said.contains("planted"), "{because}{said}");
 
-    let program = Program::start(database, &[("CLERK_SECRET_KEY", KEY), ("CLERK_API_URL", &api.url)]).await;
+    let program = ServeProcess::start(database, &[("CLERK_SECRET_KEY", KEY), ("CLERK_API_URL", &api.url)]).await;
     until("passes run", async || database.count("clerk_sync.marks").await == 3).await;
     assert_eq!(database.count("clerk_sync.failed_start").await, 0);
     program.stop().await;
@@ -423,7 +423,7 @@ async fn why_no_pass_can_begin_is_told_until_one_does() {
 /// F3. Stopped while 500 deliveries a second come: who was told yes is in the database, and nobody's request is cut off.
 pub async fn stopped_under_load() -> String {
     let database = database().await;
-    let program = Program::start(&database, &[("RUST_LOG", "info")]).await;
+    let program = ServeProcess::start(&database, &[("RUST_LOG", "info")]).await;
     let mut clerk = Clerk::new(5, clerk_sync::clock::now().get() - 600_000);
     for _ in 0..10_000 {
         clerk.create_user("Lou", "Load");
@@ -491,7 +491,7 @@ async fn no_secret_and_no_personal_data_is_told_to_anybody() {
     let world = world(0, 0, 0, 1).await;
     let (database, _clerk, api) = (&world.database, &world.clerk, &world.api);
     let environment = [("CLERK_SECRET_KEY", KEY), ("CLERK_API_URL", &api.url), ("OPS_TOKEN", TOKEN)];
-    let program = Program::start(database, &environment).await;
+    let program = ServeProcess::start(database, &environment).await;
     let sender = program.sender();
     let body = |name: &str| {
         format!(

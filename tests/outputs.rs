@@ -3,7 +3,7 @@
 //! Where a new text is meant: `INSTA_UPDATE=always cargo test --test main outputs::`, and the diff says to a reviewer what changed.
 
 use crate::doctoring::SetUp;
-use crate::reconciling::Bench;
+use crate::reconciling::ReconcileWorld;
 use crate::support::{Project, World, database};
 use clerk_sync::model::Kind;
 use serde_json::{Value, json};
@@ -83,80 +83,80 @@ async fn help_of_the_program_and_of_every_command() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reconcile_of_a_mirror_that_is_empty_then_in_sync() {
-    let bench = Bench::new().await;
-    bench.clerk.lock().populate(30, 3, 20, 1);
-    bench.later();
-    snapshot("reconcile-first", &run(bench.command(&["reconcile"]).await).await);
-    bench.later();
-    snapshot("reconcile-in-sync", &run(bench.command(&["reconcile"]).await).await);
-    snapshot("reconcile-in-sync-json", &run(bench.command(&["reconcile", "--json"]).await).await);
-    snapshot("reconcile-quick", &run(bench.command(&["reconcile", "--quick"]).await).await);
+    let world = ReconcileWorld::new().await;
+    world.clerk.lock().populate(30, 3, 20, 1);
+    world.later();
+    snapshot("reconcile-first", &run(world.command(&["reconcile"]).await).await);
+    world.later();
+    snapshot("reconcile-in-sync", &run(world.command(&["reconcile"]).await).await);
+    snapshot("reconcile-in-sync-json", &run(world.command(&["reconcile", "--json"]).await).await);
+    snapshot("reconcile-quick", &run(world.command(&["reconcile", "--quick"]).await).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reconcile_that_finds_drift_and_repairs_it() {
-    let bench = Bench::filled(30, 3, 20, 1).await;
-    let (banned, gone, left) = (bench.any(Kind::User, 3), bench.any(Kind::User, 7), bench.any(Kind::Membership, 5));
-    bench.silently(|clerk| {
+    let world = ReconcileWorld::filled(30, 3, 20, 1).await;
+    let (banned, gone, left) = (world.any(Kind::User, 3), world.any(Kind::User, 7), world.any(Kind::Membership, 5));
+    world.silently(|clerk| {
         clerk.ban_user(&banned);
         clerk.delete_user(&gone);
         clerk.remove_member(&left);
         clerk.create_user("Ada", "Lovelace");
     });
-    bench.later();
-    snapshot("reconcile-dry-run", &run(bench.command(&["reconcile", "--dry-run"]).await).await);
-    snapshot("reconcile-dry-run-json", &run(bench.command(&["reconcile", "--dry-run", "--json"]).await).await);
-    snapshot("reconcile-repaired", &run(bench.command(&["reconcile"]).await).await);
+    world.later();
+    snapshot("reconcile-dry-run", &run(world.command(&["reconcile", "--dry-run"]).await).await);
+    snapshot("reconcile-dry-run-json", &run(world.command(&["reconcile", "--dry-run", "--json"]).await).await);
+    snapshot("reconcile-repaired", &run(world.command(&["reconcile"]).await).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reconcile_that_the_deletion_limit_stops() {
-    let bench = Bench::filled(30, 3, 20, 1).await;
-    let gone: Vec<String> = bench.clerk.lock().users.keys().take(20).map(ToString::to_string).collect();
-    bench.silently(|clerk| gone.iter().for_each(|id| clerk.delete_user(id)));
-    bench.later();
-    snapshot("reconcile-stopped", &run(bench.command(&["reconcile"]).await).await);
-    bench.later();
-    snapshot("reconcile-stopped-json", &run(bench.command(&["reconcile", "--json"]).await).await);
+    let world = ReconcileWorld::filled(30, 3, 20, 1).await;
+    let gone: Vec<String> = world.clerk.lock().users.keys().take(20).map(ToString::to_string).collect();
+    world.silently(|clerk| gone.iter().for_each(|id| clerk.delete_user(id)));
+    world.later();
+    snapshot("reconcile-stopped", &run(world.command(&["reconcile"]).await).await);
+    world.later();
+    snapshot("reconcile-stopped-json", &run(world.command(&["reconcile", "--json"]).await).await);
 }
 
 /// Clerk says nothing of a membership whose organization is gone: memberships alone cannot be compared to the end.
 #[tokio::test(flavor = "multi_thread")]
 async fn reconcile_that_cannot_end() {
-    let bench = Bench::filled(20, 4, 12, 1).await;
-    let gone = bench.any(Kind::Organization, 1);
-    bench.silently(|clerk| clerk.delete_organization(&gone));
-    bench.later();
+    let world = ReconcileWorld::filled(20, 4, 12, 1).await;
+    let gone = world.any(Kind::Organization, 1);
+    world.silently(|clerk| clerk.delete_organization(&gone));
+    world.later();
     let arguments = ["reconcile", "--kind", "memberships", "--json"];
-    snapshot("reconcile-incomplete", &run(bench.command(&arguments[..3]).await).await);
-    snapshot("reconcile-incomplete-json", &run(bench.command(&arguments).await).await);
+    snapshot("reconcile-incomplete", &run(world.command(&arguments[..3]).await).await);
+    snapshot("reconcile-incomplete-json", &run(world.command(&arguments).await).await);
 }
 
 /// A membership that was seen and then ended within five minutes.
 #[tokio::test(flavor = "multi_thread")]
 async fn reconcile_that_leaves_rows_undecided() {
-    let bench = Bench::filled(30, 3, 30, 1).await;
-    let member = bench.any(Kind::Membership, 4);
-    bench.silently(|clerk| clerk.set_role(&member, "org:member"));
-    bench.silently(|clerk| clerk.set_role(&member, "org:admin"));
-    bench.complete().await;
-    bench.silently(|clerk| clerk.remove_member(&member));
-    bench.clerk.lock().now += 60_000;
-    snapshot("reconcile-undecided", &run(bench.command(&["reconcile"]).await).await);
-    snapshot("reconcile-undecided-json", &run(bench.command(&["reconcile", "--json"]).await).await);
+    let world = ReconcileWorld::filled(30, 3, 30, 1).await;
+    let member = world.any(Kind::Membership, 4);
+    world.silently(|clerk| clerk.set_role(&member, "org:member"));
+    world.silently(|clerk| clerk.set_role(&member, "org:admin"));
+    world.complete().await;
+    world.silently(|clerk| clerk.remove_member(&member));
+    world.clerk.lock().now += 60_000;
+    snapshot("reconcile-undecided", &run(world.command(&["reconcile"]).await).await);
+    snapshot("reconcile-undecided-json", &run(world.command(&["reconcile", "--json"]).await).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refresh_of_what_is_there_and_of_what_is_gone() {
-    let bench = Bench::filled(10, 2, 10, 1).await;
-    let user = bench.any(Kind::User, 0);
-    bench.silently(|clerk| clerk.ban_user(&user));
-    bench.later();
-    snapshot("refresh", &run(bench.command(&["refresh", &user]).await).await);
-    bench.silently(|clerk| clerk.delete_user(&user));
-    bench.later();
-    snapshot("refresh-gone", &run(bench.command(&["refresh", &user]).await).await);
-    snapshot("refresh-no-id", &run(bench.command(&["refresh", "ada@example.com"]).await).await);
+    let world = ReconcileWorld::filled(10, 2, 10, 1).await;
+    let user = world.any(Kind::User, 0);
+    world.silently(|clerk| clerk.ban_user(&user));
+    world.later();
+    snapshot("refresh", &run(world.command(&["refresh", &user]).await).await);
+    world.silently(|clerk| clerk.delete_user(&user));
+    world.later();
+    snapshot("refresh-gone", &run(world.command(&["refresh", &user]).await).await);
+    snapshot("refresh-no-id", &run(world.command(&["refresh", "ada@example.com"]).await).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -240,15 +240,15 @@ async fn serve_without_what_it_needs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn migrate_prune_and_purge() {
-    let bench = Bench::filled(10, 2, 10, 1).await;
+    let world = ReconcileWorld::filled(10, 2, 10, 1).await;
     let (user, other, organization) =
-        (bench.any(Kind::User, 1), bench.any(Kind::User, 2), bench.any(Kind::Organization, 1));
-    bench.silently(|clerk| {
+        (world.any(Kind::User, 1), world.any(Kind::User, 2), world.any(Kind::Organization, 1));
+    world.silently(|clerk| {
         clerk.delete_user(&user);
         clerk.delete_user(&other);
         clerk.delete_organization(&organization);
     });
-    bench.run_approved().await;
+    world.run_approved().await;
     let sql = format!(
         "update clerk.users set deleted_at = now() - interval '90 days' where deleted_at is not null;
          update clerk.organizations set deleted_at = now() - interval '90 days' where deleted_at is not null;
@@ -257,8 +257,8 @@ async fn migrate_prune_and_purge() {
          insert into clerk_sync.dead_letters (message_id, body_hash, reason, headers, body, received_at)
          values ('msg_old', 'hash', 'not a JSON object', '{{}}', '[', now() - interval '1 year')"
     );
-    bench.database.execute(&sql).await;
-    let run = async |arguments: &[&str]| run(clerk_sync(&bench.database, arguments)).await;
+    world.database.execute(&sql).await;
+    let run = async |arguments: &[&str]| run(clerk_sync(&world.database, arguments)).await;
     snapshot("migrate", &run(&["migrate"]).await);
     snapshot("prune", &run(&["prune"]).await);
     snapshot("prune-json", &run(&["prune", "--json"]).await);

@@ -1,7 +1,7 @@
 //! Passes are as narrow as their cause: what is wrong with one kind, one organization or one count holds up nothing else, and a
 //! report says what it does not know.
 
-use crate::reconciling::Bench;
+use crate::reconciling::ReconcileWorld;
 use clerk_sync::model::{Kind, PassState};
 use clerk_sync::reconcile::{Report, Silent, Wanted};
 use serde_json::{Value, json};
@@ -13,15 +13,15 @@ fn states(reports: &[Report]) -> Vec<PassState> {
 }
 
 /// The organization with the most members, and them.
-fn largest(bench: &Bench) -> (String, Vec<String>) {
-    let clerk = bench.clerk.lock();
+fn largest(world: &ReconcileWorld) -> (String, Vec<String>) {
+    let clerk = world.clerk.lock();
     let organization =
         clerk.organizations.keys().max_by_key(|id| clerk.memberships_of(id).count()).unwrap().to_string();
     let members = clerk.memberships_of(&organization).map(|membership| membership.id.clone()).collect();
     (organization, members)
 }
 
-impl Bench {
+impl ReconcileWorld {
     async fn memberships(&self) -> Report {
         let wanted = Wanted::Kinds(vec![Kind::Membership]);
         self.reconciler().run(&wanted, "test", false, &mut Silent).await.unwrap().remove(0)
@@ -49,8 +49,8 @@ impl Bench {
 
 /// A downgrade and a removal in a healthy organization, of which no webhook tells: the membership that is left, and the one that is
 /// not.
-fn revoke(bench: &Bench, not_in: &str) -> (String, String) {
-    bench.clerk.lock().silently(|clerk| {
+fn revoke(world: &ReconcileWorld, not_in: &str) -> (String, String) {
+    world.clerk.lock().silently(|clerk| {
         let revoked = Role { key: "org:revoked".to_owned(), ..Role::default() };
         clerk.roles.insert(revoked.key.clone(), revoked);
         let others: Vec<String> = clerk
@@ -69,46 +69,46 @@ fn revoke(bench: &Bench, not_in: &str) -> (String, String) {
 /// done all the same, by the night's passes and by the hour's.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_brake_holds_back_the_deletions_of_its_kind_alone() {
-    let bench = Bench::filled(60, 6, 60, 1).await;
-    let organization = bench.any(Kind::Organization, 2);
-    bench.fill(&organization, 30);
-    bench.complete().await;
-    bench.later();
-    bench.silently(|clerk| clerk.delete_organization(&organization));
-    let renamed = bench.any(Kind::Organization, 0);
-    bench
+    let world = ReconcileWorld::filled(60, 6, 60, 1).await;
+    let organization = world.any(Kind::Organization, 2);
+    world.fill(&organization, 30);
+    world.complete().await;
+    world.later();
+    world.silently(|clerk| clerk.delete_organization(&organization));
+    let renamed = world.any(Kind::Organization, 0);
+    world
         .silently(|clerk| clerk.update_organization(&renamed, |organization| organization.name = "Renamed".to_owned()));
-    let (downgraded, removed) = revoke(&bench, &organization);
-    bench.later();
-    let dry = bench.reconciler().run(&Wanted::Kinds(Kind::ALL.to_vec()), "test", true, &mut Silent).await.unwrap();
+    let (downgraded, removed) = revoke(&world, &organization);
+    world.later();
+    let dry = world.reconciler().run(&Wanted::Kinds(Kind::ALL.to_vec()), "test", true, &mut Silent).await.unwrap();
     assert_eq!(states(&dry), [PassState::Complete, PassState::Braked, PassState::Complete]);
-    assert_eq!(dry[2].undecided.held_back, bench.database.count(&of(&organization)).await.unsigned_abs());
-    let reports = bench.run().await.unwrap();
+    assert_eq!(dry[2].undecided.held_back, world.database.count(&of(&organization)).await.unsigned_abs());
+    let reports = world.run().await.unwrap();
     assert_eq!(states(&reports), [PassState::Complete, PassState::Braked, PassState::Complete], "{reports:#?}");
-    assert_eq!(bench.database.count("clerk.organizations where name = 'Renamed'").await, 1, "it was compared, too");
-    assert_eq!(bench.role(&downgraded).await, "org:revoked");
-    assert!(bench.is_gone(&removed).await);
+    assert_eq!(world.database.count("clerk.organizations where name = 'Renamed'").await, 1, "it was compared, too");
+    assert_eq!(world.role(&downgraded).await, "org:revoked");
+    assert!(world.is_gone(&removed).await);
     // What waits is told of both kinds, and nothing of it was deleted.
-    let held = bench.database.count(&of(&organization)).await.unsigned_abs();
+    let held = world.database.count(&of(&organization)).await.unsigned_abs();
     assert!(held > 30);
     assert_eq!((reports[1].undecided.held_back, reports[2].undecided.held_back), (1, held));
     // `brake_hourly`: the hour's pass is not skipped, and finds the next one.
-    let (downgraded, removed) = revoke(&bench, &organization);
-    bench.later();
-    let hourly = bench.memberships().await;
+    let (downgraded, removed) = revoke(&world, &organization);
+    world.later();
+    let hourly = world.memberships().await;
     assert_eq!((hourly.state, hourly.undecided.held_back), (PassState::Complete, held), "{hourly:?}");
-    assert_eq!(bench.role(&downgraded).await, "org:revoked");
-    assert!(bench.is_gone(&removed).await);
+    assert_eq!(world.role(&downgraded).await, "org:revoked");
+    assert!(world.is_gone(&removed).await);
     // The number that a person was told first still lets go what was told with it.
-    let again = bench.run().await.unwrap();
+    let again = world.run().await.unwrap();
     assert_eq!(again[1].state, PassState::Braked);
     let approved = Wanted::Approved(reports[1].pass.unwrap());
-    let reports = bench.reconciler().run(&approved, "test", false, &mut Silent).await.unwrap();
+    let reports = world.reconciler().run(&approved, "test", false, &mut Silent).await.unwrap();
     assert!(
         reports.iter().all(|report| report.state == PassState::Complete && report.undecided.total() == 0),
         "{reports:#?}"
     );
-    bench.equals_source().await;
+    world.equals_source().await;
 }
 
 fn of(organization: &str) -> String {
@@ -118,73 +118,73 @@ fn of(organization: &str) -> String {
 /// But where it would delete another row now, whoever said yes has not said it to that.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_approval_is_for_the_rows_that_were_told() {
-    let bench = Bench::filled(60, 4, 20, 1).await;
-    let users: Vec<String> = bench.clerk.lock().users.keys().map(ToString::to_string).collect();
-    bench.silently(|clerk| users[..11].iter().for_each(|id| clerk.delete_user(id)));
-    let first = bench.run().await.unwrap()[0].pass.unwrap();
-    bench.silently(|clerk| clerk.delete_user(&users[20]));
-    bench.later();
-    let second = bench.run().await.unwrap();
+    let world = ReconcileWorld::filled(60, 4, 20, 1).await;
+    let users: Vec<String> = world.clerk.lock().users.keys().map(ToString::to_string).collect();
+    world.silently(|clerk| users[..11].iter().for_each(|id| clerk.delete_user(id)));
+    let first = world.run().await.unwrap()[0].pass.unwrap();
+    world.silently(|clerk| clerk.delete_user(&users[20]));
+    world.later();
+    let second = world.run().await.unwrap();
     assert_eq!(second[0].state, PassState::Braked);
-    let approve = async |pass| bench.reconciler().run(&Wanted::Approved(pass), "test", false, &mut Silent).await;
+    let approve = async |pass| world.reconciler().run(&Wanted::Approved(pass), "test", false, &mut Silent).await;
     assert!(matches!(approve(first).await, Err(clerk_sync::reconcile::Error::NotBraked(_))));
     let reports = approve(second[0].pass.unwrap()).await.unwrap();
     assert_eq!((reports[0].state, reports[0].extra), (PassState::Complete, 12));
-    bench.equals_source().await;
+    world.equals_source().await;
 }
 
 /// A4, `brake_hourly`: memberships that went with their organization are its own weight, whoever lists first.
 #[tokio::test(flavor = "multi_thread")]
 async fn memberships_of_an_absent_organization_weigh_in_its_pass_alone() {
-    let bench = Bench::filled(60, 6, 60, 1).await;
-    let organization = bench.any(Kind::Organization, 1);
-    bench.fill(&organization, 12);
-    bench.complete().await;
-    bench.later();
-    bench.silently(|clerk| clerk.delete_organization(&organization));
-    let (downgraded, removed) = revoke(&bench, &organization);
-    bench.later();
-    let hourly = bench.memberships().await;
+    let world = ReconcileWorld::filled(60, 6, 60, 1).await;
+    let organization = world.any(Kind::Organization, 1);
+    world.fill(&organization, 12);
+    world.complete().await;
+    world.later();
+    world.silently(|clerk| clerk.delete_organization(&organization));
+    let (downgraded, removed) = revoke(&world, &organization);
+    world.later();
+    let hourly = world.memberships().await;
     assert_eq!(hourly.state, PassState::Complete, "{hourly:?}");
     assert!(hourly.undecided.held_back >= 12, "{hourly:?}");
-    assert_eq!(bench.role(&downgraded).await, "org:revoked");
-    assert!(bench.is_gone(&removed).await);
-    let asked = bench.database.rows("select kind from clerk_sync.pending_passes").await;
+    assert_eq!(world.role(&downgraded).await, "org:revoked");
+    assert!(world.is_gone(&removed).await);
+    let asked = world.database.rows("select kind from clerk_sync.pending_passes").await;
     assert_eq!(asked, [json!({ "kind": "organization" })]);
 }
 
 /// A4, `users_braked`.
 #[tokio::test(flavor = "multi_thread")]
 async fn braked_users_keep_no_organization_and_no_membership_from_being_compared() {
-    let bench = Bench::filled(60, 6, 60, 1).await;
-    let organization = bench.any(Kind::Organization, 3);
-    let users: Vec<String> = bench.clerk.lock().users.keys().take(20).map(ToString::to_string).collect();
-    bench.silently(|clerk| {
+    let world = ReconcileWorld::filled(60, 6, 60, 1).await;
+    let organization = world.any(Kind::Organization, 3);
+    let users: Vec<String> = world.clerk.lock().users.keys().take(20).map(ToString::to_string).collect();
+    world.silently(|clerk| {
         users.iter().for_each(|id| clerk.delete_user(id));
         clerk.update_organization(&organization, |organization| organization.name = "Renamed".to_owned());
     });
-    let (downgraded, removed) = revoke(&bench, "");
-    bench.later();
-    let reports = bench.run().await.unwrap();
+    let (downgraded, removed) = revoke(&world, "");
+    world.later();
+    let reports = world.run().await.unwrap();
     assert_eq!(states(&reports), [PassState::Braked, PassState::Complete, PassState::Complete], "{reports:#?}");
-    assert_eq!(bench.role(&downgraded).await, "org:revoked");
-    assert!(bench.is_gone(&removed).await);
-    assert_eq!(bench.database.count("clerk.organizations where name = 'Renamed'").await, 1);
+    assert_eq!(world.role(&downgraded).await, "org:revoked");
+    assert!(world.is_gone(&removed).await);
+    assert_eq!(world.database.count("clerk.organizations where name = 'Renamed'").await, 1);
 }
 
 /// B3, `one_org`. Clerk says nothing of the members of one organization, for good: those of the others who have gone are deleted.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_org_of_whose_members_clerk_says_nothing_holds_up_no_other() {
-    let bench = Bench::filled(60, 6, 70, 1).await;
-    let (silent, members) = largest(&bench);
+    let world = ReconcileWorld::filled(60, 6, 70, 1).await;
+    let (silent, members) = largest(&world);
     for fault in [Fault::Status(403), Fault::Status(500), Fault::Status(404)] {
-        bench.clerk.add_fault(Rule::on(&format!("/v1/organizations/{silent}/memberships"), fault.clone()));
-        let gone = bench.clerk.lock().memberships_of(&silent).next().map(|membership| membership.id.clone()).unwrap();
-        bench.silently(|clerk| clerk.remove_member(&gone));
-        let (downgraded, removed) = revoke(&bench, &silent);
-        bench.later();
+        world.clerk.add_fault(Rule::on(&format!("/v1/organizations/{silent}/memberships"), fault.clone()));
+        let gone = world.clerk.lock().memberships_of(&silent).next().map(|membership| membership.id.clone()).unwrap();
+        world.silently(|clerk| clerk.remove_member(&gone));
+        let (downgraded, removed) = revoke(&world, &silent);
+        world.later();
         let began = Instant::now();
-        let report = bench.memberships().await;
+        let report = world.memberships().await;
         println!(
             "{fault:?}: {:?} after {:.1?}: {}",
             report.state,
@@ -193,16 +193,16 @@ async fn one_org_of_whose_members_clerk_says_nothing_holds_up_no_other() {
         );
         assert_eq!((report.state, report.undecided.unreadable), (PassState::Incomplete, 1), "{fault:?}: {report:?}");
         assert!(report.problem.unwrap().contains(&silent));
-        assert_eq!(bench.role(&downgraded).await, "org:revoked");
-        assert!(bench.is_gone(&removed).await && !bench.is_gone(&gone).await, "{fault:?}");
+        assert_eq!(world.role(&downgraded).await, "org:revoked");
+        assert!(world.is_gone(&removed).await && !world.is_gone(&gone).await, "{fault:?}");
         // It lists everything each time, and reads by id go on between passes.
-        let report = bench.memberships().await;
+        let report = world.memberships().await;
         assert!(!report.resumed && report.listed > 30, "{report:?}");
-        assert_eq!(bench.database.count(&format!("clerk_sync.pending_reads where id = '{gone}'")).await, 1);
-        bench.clerk.clear_faults();
-        bench.later();
-        assert_eq!(bench.memberships().await.state, PassState::Complete);
-        assert!(bench.is_gone(&gone).await);
+        assert_eq!(world.database.count(&format!("clerk_sync.pending_reads where id = '{gone}'")).await, 1);
+        world.clerk.clear_faults();
+        world.later();
+        assert_eq!(world.memberships().await.state, PassState::Complete);
+        assert!(world.is_gone(&gone).await);
     }
     assert!(members.len() > 4);
 }
@@ -210,27 +210,27 @@ async fn one_org_of_whose_members_clerk_says_nothing_holds_up_no_other() {
 /// B3, `one_org_reads`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_of_a_healthy_organization_is_not_given_up_with_another_s() {
-    let bench = Bench::filled(30, 4, 40, 1).await;
-    let (silent, members) = largest(&bench);
+    let world = ReconcileWorld::filled(30, 4, 40, 1).await;
+    let (silent, members) = largest(&world);
     let (healthy, read) = {
-        let clerk = bench.clerk.lock();
+        let clerk = world.clerk.lock();
         let other = clerk.memberships.values().find(|membership| membership.organization_id != silent).unwrap();
         (other.id.clone(), other.clone())
     };
-    bench.silently(|clerk| clerk.set_role(&healthy, "org:revoked"));
-    bench.later();
-    let user = bench.clerk.lock().memberships[&members[0]].user_id.clone();
+    world.silently(|clerk| clerk.set_role(&healthy, "org:revoked"));
+    world.later();
+    let user = world.clerk.lock().memberships[&members[0]].user_id.clone();
     for (id, organization, user) in [(&members[0], &silent, &user), (&healthy, &read.organization_id, &read.user_id)] {
         let sql = format!(
             "insert into clerk_sync.pending_reads (kind, id, organization_id, user_id, reason, asked_at)
              values ('membership', '{id}', '{organization}', '{user}', 'test', now() - interval '1 minute')"
         );
-        bench.database.execute(&sql).await;
+        world.database.execute(&sql).await;
     }
-    bench.clerk.add_fault(Rule::on(&format!("/v1/organizations/{silent}/memberships"), Fault::Status(500)));
-    bench.reconciler().settle().await.unwrap();
-    assert_eq!(bench.role(&healthy).await, "org:revoked");
-    let open = bench.database.rows("select id from clerk_sync.pending_reads").await;
+    world.clerk.add_fault(Rule::on(&format!("/v1/organizations/{silent}/memberships"), Fault::Status(500)));
+    world.reconciler().settle().await.unwrap();
+    assert_eq!(world.role(&healthy).await, "org:revoked");
+    let open = world.database.rows("select id from clerk_sync.pending_reads").await;
     assert_eq!(open, [json!({ "id": members[0] })]);
 }
 
@@ -238,21 +238,21 @@ async fn a_read_of_a_healthy_organization_is_not_given_up_with_another_s() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_total_that_is_off_by_one_for_ever_costs_no_repair() {
     for (by, kinds) in [(1, 2), (-1, 2)] {
-        let bench = Bench::filled(60, 6, 80, 1).await;
+        let world = ReconcileWorld::filled(60, 6, 80, 1).await;
         for path in ["/v1/organizations", "/v1/organization_memberships"] {
-            bench.clerk.add_fault(Rule::on(path, Fault::Miscounted(by)));
+            world.clerk.add_fault(Rule::on(path, Fault::Miscounted(by)));
         }
-        let (downgraded, removed) = revoke(&bench, "");
-        bench.later();
+        let (downgraded, removed) = revoke(&world, "");
+        world.later();
         let began = Instant::now();
-        let reports = bench.run().await.unwrap();
+        let reports = world.run().await.unwrap();
         assert!(began.elapsed() < Duration::from_secs(30));
         assert_eq!(states(&reports), [PassState::Complete; 3], "{reports:#?}");
-        assert_eq!(bench.role(&downgraded).await, "org:revoked");
-        assert!(bench.is_gone(&removed).await);
+        assert_eq!(world.role(&downgraded).await, "org:revoked");
+        assert!(world.is_gone(&removed).await);
         let unlisted: Vec<u64> = reports.iter().map(|report| report.undecided.not_listed).collect();
         assert_eq!(unlisted, if by > 0 { [0, 1, 1] } else { [0, 0, 0] }, "{kinds}");
-        bench.equals_source().await;
+        world.equals_source().await;
     }
 }
 
@@ -261,18 +261,18 @@ async fn a_total_that_is_off_by_one_for_ever_costs_no_repair() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ties_in_no_order_end_and_are_told() {
     for rows in [1_000, 2_500] {
-        let bench = Bench::new().await;
-        bench.clerk.lock().populate(10, 2, 0, 1);
+        let world = ReconcileWorld::new().await;
+        world.clerk.lock().populate(10, 2, 0, 1);
         // All within one millisecond.
-        bench.fill(&bench.any(Kind::Organization, 0), rows);
-        bench.complete().await;
-        bench.later();
-        bench.clerk.add_fault(Rule::on("/v1/organization_memberships", Fault::Shuffled));
-        let held = bench.mirrored().await.len();
-        bench.clerk.forget_requests();
-        let report = bench.memberships().await;
+        world.fill(&world.any(Kind::Organization, 0), rows);
+        world.complete().await;
+        world.later();
+        world.clerk.add_fault(Rule::on("/v1/organization_memberships", Fault::Shuffled));
+        let held = world.mirrored().await.len();
+        world.clerk.forget_requests();
+        let report = world.memberships().await;
         let calls =
-            bench.clerk.requests().iter().filter(|request| request.path == "/v1/organization_memberships").count();
+            world.clerk.requests().iter().filter(|request| request.path == "/v1/organization_memberships").count();
         println!(
             "{rows} rows of one moment: {:?} after {calls} pages, {} listed: {:?}",
             report.state, report.listed, report.problem
@@ -285,7 +285,7 @@ async fn ties_in_no_order_end_and_are_told() {
                 "{report:?}"
             );
         }
-        assert_eq!(bench.mirrored().await.len(), held, "somebody alive was deleted");
+        assert_eq!(world.mirrored().await.len(), held, "somebody alive was deleted");
     }
 }
 
@@ -293,16 +293,16 @@ async fn ties_in_no_order_end_and_are_told() {
 /// `serve` asks again when it can be judged.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_sync_is_not_said_of_rows_that_were_seen_too_lately() {
-    let bench = Bench::filled(30, 3, 30, 1).await;
+    let world = ReconcileWorld::filled(30, 3, 30, 1).await;
     // Seen now, and gone within the five minutes.
-    let member = bench.any(Kind::Membership, 4);
-    bench.silently(|clerk| clerk.set_role(&member, "org:member"));
-    bench.silently(|clerk| clerk.set_role(&member, "org:admin"));
-    bench.complete().await;
-    bench.silently(|clerk| clerk.remove_member(&member));
-    bench.clerk.lock().now += 60_000;
+    let member = world.any(Kind::Membership, 4);
+    world.silently(|clerk| clerk.set_role(&member, "org:member"));
+    world.silently(|clerk| clerk.set_role(&member, "org:admin"));
+    world.complete().await;
+    world.silently(|clerk| clerk.remove_member(&member));
+    world.clerk.lock().now += 60_000;
     let run = async |arguments: &[&str]| {
-        let output = bench.command(arguments).await.output().await.unwrap();
+        let output = world.command(arguments).await.output().await.unwrap();
         (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
     };
     for arguments in [&["reconcile", "--dry-run"][..], &["reconcile"][..]] {
@@ -315,26 +315,26 @@ async fn in_sync_is_not_said_of_rows_that_were_seen_too_lately() {
             "{text}"
         );
     }
-    assert!(!bench.is_gone(&member).await);
+    assert!(!world.is_gone(&member).await);
     let (code, json) = run(&["reconcile", "--json"]).await;
     let json: Value = serde_json::from_str(&json).unwrap();
     let report = &json["passes"][2];
     assert_eq!((code, &report["undecided"]["too_fresh"]), (4, &json!(1)), "{json}");
     let judge_after = report["judge_after"].as_i64().unwrap();
     // At that moment, and not before.
-    bench.clerk.lock().now = judge_after - 2_000;
-    assert_eq!(bench.memberships().await.undecided.too_fresh, 1);
-    bench.clerk.lock().now = judge_after + 2_000;
+    world.clerk.lock().now = judge_after - 2_000;
+    assert_eq!(world.memberships().await.undecided.too_fresh, 1);
+    world.clerk.lock().now = judge_after + 2_000;
     // (The five minutes of the database's clock pass at once.)
-    bench.database.execute("update clerk_sync.passes set again_at = now() where again_at is not null").await;
-    let server = bench.serve().await;
+    world.database.execute("update clerk_sync.passes set again_at = now() where again_at is not null").await;
+    let server = world.serve().await;
     let began = Instant::now();
-    while !bench.is_gone(&member).await {
+    while !world.is_gone(&member).await {
         assert!(began.elapsed() < Duration::from_secs(60), "serve does not ask again");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     server.stop().await;
     let (code, text) = run(&["reconcile"]).await;
     assert!(code == 0 && text.contains("in sync"), "{text}");
-    bench.equals_source().await;
+    world.equals_source().await;
 }

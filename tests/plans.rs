@@ -1,6 +1,6 @@
 //! Permissions that come and go with an organization's plan: no event of a membership tells, so those of billing do.
 
-use crate::reconciling::Bench;
+use crate::reconciling::ReconcileWorld;
 use crate::support::{SECRET, rows};
 use clerk_sync::model::Kind;
 use clerk_sync::sender::Sender;
@@ -12,10 +12,10 @@ use testkit::clerk::{Event, Fault, Rule};
 const CUSTOM: &str = "org:reports:read";
 
 /// A mirror of some organizations, of which one has a plan with reports; that one, and one of its members.
-async fn pro() -> (Bench, String, String) {
-    let bench = Bench::new().await;
+async fn pro() -> (ReconcileWorld, String, String) {
+    let world = ReconcileWorld::new().await;
     let (organization, member) = {
-        let mut clerk = bench.clerk.lock();
+        let mut clerk = world.clerk.lock();
         clerk.populate(20, 3, 12, 1);
         for role in ["org:admin", "org:member"] {
             clerk.set_role_permissions(role, &["org:sys_memberships:read", CUSTOM]);
@@ -26,15 +26,15 @@ async fn pro() -> (Bench, String, String) {
         let member = clerk.memberships_of(&organization).next().unwrap().user_id.clone();
         (organization, member)
     };
-    bench.complete().await;
-    bench.equals_source().await;
-    bench.later();
-    (bench, organization, member)
+    world.complete().await;
+    world.equals_source().await;
+    world.later();
+    (world, organization, member)
 }
 
 /// Whether the policies' own function lets that user read reports somewhere.
-async fn may_read_reports(bench: &Bench, user: &str) -> bool {
-    let mut owner = bench.database.owner().await;
+async fn may_read_reports(world: &ReconcileWorld, user: &str) -> bool {
+    let mut owner = world.database.owner().await;
     owner.execute_raw("create or replace view public.reports as select clerk_rls.organization_ids_by_permission('org:reports:read') as id").await;
     let mut request = owner.begin().await.unwrap();
     let claims = json!({ "role": "authenticated", "sub": user, "v": 2 }).to_string();
@@ -53,17 +53,17 @@ impl Raw for sqlx::PgConnection {
 }
 
 /// How long until they may not.
-async fn until_denied(bench: &Bench, user: &str) -> Duration {
+async fn until_denied(world: &ReconcileWorld, user: &str) -> Duration {
     let began = Instant::now();
-    while may_read_reports(bench, user).await {
+    while may_read_reports(world, user).await {
         assert!(began.elapsed() < Duration::from_secs(60), "the permission stays");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     began.elapsed()
 }
 
-fn ended(bench: &Bench) -> Event {
-    let events = std::mem::take(&mut bench.clerk.lock().outbox);
+fn ended(world: &ReconcileWorld) -> Event {
+    let events = std::mem::take(&mut world.clerk.lock().outbox);
     events.into_iter().find(|event| event.event_type == "subscriptionItem.ended").expect("its end is told")
 }
 
@@ -74,19 +74,19 @@ async fn send(sender: &Sender, event: &Event) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_downgrade_of_which_one_item_s_end_alone_is_told_takes_the_permission_away() {
-    let (bench, organization, member) = pro().await;
-    assert!(may_read_reports(&bench, &member).await);
-    let server = bench.serve().await;
+    let (world, organization, member) = pro().await;
+    assert!(may_read_reports(&world, &member).await);
+    let server = world.serve().await;
     let sender = Sender::new(server.webhook_url(), SECRET).unwrap();
-    bench.clerk.lock().set_plan(&organization, "free", &[]);
-    let event = ended(&bench);
-    bench.clerk.forget_requests();
+    world.clerk.lock().set_plan(&organization, "free", &[]);
+    let event = ended(&world);
+    world.clerk.forget_requests();
     send(&sender, &event).await;
-    let took = until_denied(&bench, &member).await;
+    let took = until_denied(&world, &member).await;
     println!("without lag: denied after {took:.1?}");
-    bench.equals_source().await;
+    world.equals_source().await;
     // What it costs: one organization's members are listed, and no pass runs.
-    let paths: Vec<String> = bench.clerk.requests().iter().map(|request| request.path.clone()).collect();
+    let paths: Vec<String> = world.clerk.requests().iter().map(|request| request.path.clone()).collect();
     assert!(
         paths
             .iter()
@@ -95,49 +95,49 @@ async fn a_downgrade_of_which_one_item_s_end_alone_is_told_takes_the_permission_
     );
 
     // An API that does not know of it for eight seconds yet.
-    let (bench, organization, member) = pro().await;
+    let (world, organization, member) = pro().await;
     server.stop().await;
-    let server = bench.serve().await;
+    let server = world.serve().await;
     let sender = Sender::new(server.webhook_url(), SECRET).unwrap();
-    bench.clerk.lock().set_plan(&organization, "free", &[]);
-    let event = ended(&bench);
-    bench.silently(|clerk| clerk.set_plan(&organization, "pro", &["reports"]));
+    world.clerk.lock().set_plan(&organization, "free", &[]);
+    let event = ended(&world);
+    world.silently(|clerk| clerk.set_plan(&organization, "pro", &["reports"]));
     send(&sender, &event).await;
     let lagging = async {
         tokio::time::sleep(Duration::from_secs(8)).await;
-        bench.silently(|clerk| clerk.set_plan(&organization, "free", &[]));
+        world.silently(|clerk| clerk.set_plan(&organization, "free", &[]));
     };
-    let (took, ()) = tokio::join!(until_denied(&bench, &member), lagging);
+    let (took, ()) = tokio::join!(until_denied(&world, &member), lagging);
     println!("with 8 s of lag: denied after {took:.1?}");
     assert!(took > Duration::from_secs(8));
-    assert_eq!(bench.database.count("clerk_sync.pending_listings").await, 0);
+    assert_eq!(world.database.count("clerk_sync.pending_listings").await, 0);
     server.stop().await;
 }
 
 /// At once, and when the last of them must have reached every replica.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_events_of_one_payer_make_two_listings() {
-    let (bench, organization, _) = pro().await;
-    let server = bench.serve().await;
+    let (world, organization, _) = pro().await;
+    let server = world.serve().await;
     let sender = Sender::new(server.webhook_url(), SECRET).unwrap();
     for _ in 0..5 {
-        bench.clerk.lock().set_plan(&organization, "pro", &["reports"]);
+        world.clerk.lock().set_plan(&organization, "pro", &["reports"]);
     }
-    let events = std::mem::take(&mut bench.clerk.lock().outbox);
+    let events = std::mem::take(&mut world.clerk.lock().outbox);
     assert!(events.len() > 12);
-    bench.clerk.forget_requests();
+    world.clerk.forget_requests();
     let began = Instant::now();
     for event in &events {
         send(&sender, event).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     let sent = began.elapsed();
-    while bench.database.count("clerk_sync.pending_listings").await > 0 {
+    while world.database.count("clerk_sync.pending_listings").await > 0 {
         assert!(began.elapsed() < Duration::from_secs(90), "they are never done");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let path = format!("/v1/organizations/{organization}/memberships");
-    let listings = bench.clerk.requests().iter().filter(|request| request.path == path).count();
+    let listings = world.clerk.requests().iter().filter(|request| request.path == path).count();
     // (A machine so slow that sending took longer than ten seconds makes more of them.)
     let most = 2 + sent.as_secs() / 10;
     assert!((1..=most).contains(&(listings as u64)), "{listings} listings for {} events in {sent:?}", events.len());
@@ -146,48 +146,48 @@ async fn many_events_of_one_payer_make_two_listings() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_organization_that_cannot_be_listed_holds_up_no_other_and_is_tried_again() {
-    let (bench, organization, member) = pro().await;
-    let other = bench.any(Kind::Organization, 2);
-    bench.clerk.add_fault(Rule::on(&format!("/v1/organizations/{other}/memberships"), Fault::Status(500)));
-    bench.clerk.lock().set_plan(&organization, "free", &[]);
-    bench.clerk.lock().outbox.clear();
-    let mut session = bench.database.database().connect().await.unwrap();
+    let (world, organization, member) = pro().await;
+    let other = world.any(Kind::Organization, 2);
+    world.clerk.add_fault(Rule::on(&format!("/v1/organizations/{other}/memberships"), Fault::Status(500)));
+    world.clerk.lock().set_plan(&organization, "free", &[]);
+    world.clerk.lock().outbox.clear();
+    let mut session = world.database.database().connect().await.unwrap();
     session.ask_for_listings(&[other.clone(), organization.clone()], "test").await.unwrap();
-    let (listed, _) = bench.reconciler().list_members().await.unwrap();
+    let (listed, _) = world.reconciler().list_members().await.unwrap();
     assert_eq!(listed, 1);
-    assert!(!may_read_reports(&bench, &member).await);
+    assert!(!may_read_reports(&world, &member).await);
     let left =
-        bench.database.rows("select organization_id, tries from clerk_sync.pending_listings order by tries").await;
+        world.database.rows("select organization_id, tries from clerk_sync.pending_listings order by tries").await;
     assert_eq!(
         left,
         [json!({ "organization_id": organization, "tries": 0 }), json!({ "organization_id": other, "tries": 1 })]
     );
     // A minute later.
-    bench.clerk.clear_faults();
-    bench
+    world.clerk.clear_faults();
+    world
         .database
         .execute("update clerk_sync.pending_listings set next_at = now(), asked_at = now() - interval '1 minute'")
         .await;
-    assert_eq!(bench.reconciler().list_members().await.unwrap().0, 2);
-    assert_eq!(bench.database.count("clerk_sync.pending_listings").await, 0);
+    assert_eq!(world.reconciler().list_members().await.unwrap().0, 2);
+    assert_eq!(world.database.count("clerk_sync.pending_listings").await, 0);
 }
 
 /// A listing that leaves out many is not believed by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listing_that_lacks_most_members_asks_for_a_pass() {
-    let (bench, organization, _) = pro().await;
-    bench.silently(|clerk| {
+    let (world, organization, _) = pro().await;
+    world.silently(|clerk| {
         let members: Vec<String> =
             clerk.memberships_of(&organization).map(|membership| membership.id.clone()).collect();
         assert!(members.len() > 2);
         members.iter().for_each(|id| clerk.remove_member(id));
     });
-    let held = bench.mirrored().await;
-    let mut session = bench.database.database().connect().await.unwrap();
+    let held = world.mirrored().await;
+    let mut session = world.database.database().connect().await.unwrap();
     session.ask_for_listings(std::slice::from_ref(&organization), "test").await.unwrap();
-    bench.reconciler().list_members().await.unwrap();
-    assert_eq!(bench.mirrored().await, held);
-    let asked: Vec<Value> = bench.database.rows("select kind from clerk_sync.pending_passes").await;
+    world.reconciler().list_members().await.unwrap();
+    assert_eq!(world.mirrored().await, held);
+    let asked: Vec<Value> = world.database.rows("select kind from clerk_sync.pending_passes").await;
     assert_eq!(asked, [json!({ "kind": "membership" })]);
 }
 

@@ -1,7 +1,7 @@
 //! A database that went back in time: restored from a backup, or failed over to a server that was behind. What it had acknowledged
 //! is gone, and it does not say so.
 
-use crate::reconciling::Bench;
+use crate::reconciling::ReconcileWorld;
 use crate::support::{SECRET, supabase};
 use clerk_sync::model::{Kind, MessageId};
 use clerk_sync::sender::Sender;
@@ -21,16 +21,16 @@ async fn superuser(sql: &[&str]) {
 /// minute, by one run of passes that nobody asked for and that no timetable has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_that_lost_acknowledged_events_is_noticed_and_repaired() {
-    let bench = Bench::filled(40, 5, 60, 1).await;
-    let name = bench.database.name.clone();
+    let world = ReconcileWorld::filled(40, 5, 60, 1).await;
+    let name = world.database.name.clone();
     let backup = format!("{name}_backup");
     supabase().clone_database(&name, &backup).await.unwrap();
-    let server = bench.serve().await;
+    let server = world.serve().await;
     let sender = Sender::new(server.webhook_url(), SECRET).unwrap();
-    let members: Vec<String> = bench.clerk.lock().memberships.keys().take(6).map(ToString::to_string).collect();
-    let (banned, renamed) = (bench.any(Kind::User, 7), bench.any(Kind::Organization, 1));
+    let members: Vec<String> = world.clerk.lock().memberships.keys().take(6).map(ToString::to_string).collect();
+    let (banned, renamed) = (world.any(Kind::User, 7), world.any(Kind::Organization, 1));
     let events = {
-        let mut clerk = bench.clerk.lock();
+        let mut clerk = world.clerk.lock();
         clerk.ban_user(&banned);
         clerk.set_role(&members[0], "org:member");
         clerk.set_role(&members[1], "org:admin");
@@ -46,9 +46,9 @@ async fn a_restore_that_lost_acknowledged_events_is_noticed_and_repaired() {
         let attempt = sender.send(&event.message_id, event.body.as_bytes()).await.unwrap();
         assert_eq!(attempt.status, 204, "{attempt:?}");
     }
-    bench.equals_source().await;
-    bench.later();
-    let passes = bench.database.count("clerk_sync.passes").await;
+    world.equals_source().await;
+    world.later();
+    let passes = world.database.count("clerk_sync.passes").await;
     let (old, terminate) = (
         format!("alter database {name} rename to {name}_lost"),
         format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'"),
@@ -61,19 +61,19 @@ async fn a_restore_that_lost_acknowledged_events_is_noticed_and_repaired() {
         &format!("alter database {backup} rename to {name}"),
     ])
     .await;
-    assert_eq!(bench.database.count("clerk_sync.receipts").await, 0, "it is as it was before");
+    assert_eq!(world.database.count("clerk_sync.receipts").await, 0, "it is as it was before");
     let restored = Instant::now();
-    while bench.source() != bench.mirrored().await {
+    while world.source() != world.mirrored().await {
         assert!(restored.elapsed() < Duration::from_secs(120), "nobody notices");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     println!("right again {:.1?} after the restore", restored.elapsed());
     server.stop().await;
     let told = "select distinct reason from clerk_sync.passes order by id desc limit 1".replace("distinct ", "");
-    let reason = &bench.database.rows(&told).await[0]["reason"];
+    let reason = &world.database.rows(&told).await[0]["reason"];
     assert_eq!(reason, "the database went back in time: a message that was acknowledged is gone");
-    assert!(bench.database.count("clerk_sync.passes").await >= passes);
-    let status = bench.database.database().status().await.unwrap();
+    assert!(world.database.count("clerk_sync.passes").await >= passes);
+    let status = world.database.database().status().await.unwrap();
     let verdict = clerk_sync::ops::verdict::Verdict::of(&status);
     assert!(
         verdict.because.iter().any(|reason| reason.starts_with("The database lost what it had acknowledged")),
@@ -84,8 +84,8 @@ async fn a_restore_that_lost_acknowledged_events_is_noticed_and_repaired() {
 /// What is as it was is no alarm; each thing that is gone is one, once.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_trace_that_is_gone_is_noticed_once() {
-    let bench = Bench::filled(5, 1, 2, 1).await;
-    let mut session = bench.database.database().connect().await.unwrap();
+    let world = ReconcileWorld::filled(5, 1, 2, 1).await;
+    let mut session = world.database.database().connect().await.unwrap();
     let last_seen = LastSeen::default();
     let receipt = |id: &str| {
         format!(
@@ -93,7 +93,7 @@ async fn each_trace_that_is_gone_is_noticed_once() {
         )
     };
     for id in ["msg_1", "msg_2"] {
-        bench.database.execute(&receipt(id)).await;
+        world.database.execute(&receipt(id)).await;
         last_seen.note_receipt(&MessageId(id.to_owned()));
         assert!(!session.mend_if_it_went_back(&last_seen).await.unwrap());
     }
@@ -101,10 +101,10 @@ async fn each_trace_that_is_gone_is_noticed_once() {
         ("delete from clerk_sync.receipts where message_id = 'msg_2'", "message"),
         ("delete from clerk_sync.passes where id = (select max(id) from clerk_sync.passes)", "pass"),
     ] {
-        bench.database.execute(gone).await;
-        bench.database.execute("delete from clerk_sync.pending_passes").await;
+        world.database.execute(gone).await;
+        world.database.execute("delete from clerk_sync.pending_passes").await;
         assert!(session.mend_if_it_went_back(&last_seen).await.unwrap(), "{what}");
-        let asked = bench.database.rows("select kind, reason from clerk_sync.pending_passes").await;
+        let asked = world.database.rows("select kind, reason from clerk_sync.pending_passes").await;
         assert_eq!(asked.len(), 3, "{asked:?}");
         assert!(asked[0]["reason"].as_str().unwrap().contains(what), "{asked:?}");
         assert!(!session.mend_if_it_went_back(&last_seen).await.unwrap());

@@ -115,17 +115,17 @@ fn certificate(folder: &Path, name: &str) -> (TlsAcceptor, PathBuf) {
 }
 
 /// A folder of the test's own, gone with it.
-struct Folder(PathBuf);
+struct TempFolder(PathBuf);
 
-impl Folder {
-    fn new() -> Folder {
+impl TempFolder {
+    fn new() -> TempFolder {
         let folder = std::env::temp_dir().join(format!("clerk-sync-{}-{}", std::process::id(), unique("secrets")));
         std::fs::create_dir(&folder).unwrap();
-        Folder(folder)
+        TempFolder(folder)
     }
 }
 
-impl Drop for Folder {
+impl Drop for TempFolder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
@@ -176,7 +176,7 @@ async fn run_all<What>(folder: &Path, runs: Vec<Run<What>>) -> Vec<(&'static [&'
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_that_refuses_tls_or_shows_a_certificate_of_its_own_hears_nothing_secret() {
-    let folder = Folder::new();
+    let folder = TempFolder::new();
     let (tls, authority) = certificate(&folder.0, "theirs.crt");
     let (_, other_authority) = certificate(&folder.0, "ours.crt");
     let (refuses, self_signed) = (Eavesdropper::start(None).await, Eavesdropper::start(Some(tls)).await);
@@ -213,7 +213,7 @@ async fn a_listener_that_refuses_tls_or_shows_a_certificate_of_its_own_hears_not
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_start_warns_of_a_database_that_is_elsewhere_and_not_verified() {
-    let folder = Folder::new();
+    let folder = TempFolder::new();
     let nobody = Eavesdropper::start(None).await;
     let weaknesses = [
         ("", "encrypted only if the server offers it"),
@@ -255,7 +255,7 @@ async fn counted() -> (SocketAddr, Arc<Mutex<usize>>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_key_goes_nowhere_in_clear_and_through_no_proxy_that_could_read_it() {
-    let folder = Folder::new();
+    let folder = TempFolder::new();
     let database = database().await;
     let (proxy, asked) = counted().await;
     let (proxy, url) = (format!("http://{proxy}"), database.url());
@@ -307,7 +307,7 @@ async fn a_secret_key_goes_nowhere_in_clear_and_through_no_proxy_that_could_read
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_of_variables_is_read_from_the_working_directory_alone_and_never_one_that_others_may_write() {
-    let folder = Folder::new();
+    let folder = TempFolder::new();
     let (deep, file) = (folder.0.join("a/b"), folder.0.join("a/b/.env"));
     std::fs::create_dir_all(&deep).unwrap();
     let project = Project::named(unique("project"));

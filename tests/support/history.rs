@@ -63,7 +63,7 @@ pub struct Effect {
     pub before: Option<Access>,
 }
 
-pub struct Clerk {
+pub struct HostileClerk {
     rng: Rng,
     pub now: i64,
     /// Two nodes, whose clocks differ.
@@ -82,13 +82,13 @@ pub struct Clerk {
     truths: HashMap<(String, i64, i64, i64), Truth>,
 }
 
-impl Clerk {
-    pub fn new(seed: u64) -> Clerk {
+impl HostileClerk {
+    pub fn new(seed: u64) -> HostileClerk {
         let mut rng = Rng::with_seed(seed);
         let skew = *rng.choice([0, 0, 20, 2_000].iter()).unwrap();
         let nodes = [0, rng.i64(-skew..=skew)];
         let ahead = rng.f64() < 0.2;
-        let mut clerk = Clerk {
+        let mut clerk = HostileClerk {
             rng,
             now: BEGIN,
             nodes,
@@ -113,8 +113,8 @@ impl Clerk {
     }
 
     /// One that nothing hostile happens to.
-    pub fn ordinary(seed: u64) -> Clerk {
-        Clerk { ordinary: true, ahead: false, nodes: [0, 20], ..Clerk::new(seed) }
+    pub fn ordinary(seed: u64) -> HostileClerk {
+        HostileClerk { ordinary: true, ahead: false, nodes: [0, 20], ..HostileClerk::new(seed) }
     }
 
     fn node(&mut self) -> i64 {
@@ -258,7 +258,7 @@ impl Clerk {
         };
         let what = self.rng.f64();
         let (members, users) = (self.alive("orgmem_"), self.alive("user_"));
-        let member_of = |clerk: &Clerk, id: &String| clerk.state(id).and_then(|state| state.user.clone());
+        let member_of = |clerk: &HostileClerk, id: &String| clerk.state(id).and_then(|state| state.user.clone());
         let free: Vec<String> = users
             .iter()
             .filter(|user| !members.iter().any(|id| member_of(self, id).as_ref() == Some(user)))
