@@ -6,16 +6,14 @@
 -- membership at all without. They are PL/pgSQL because that keeps its plans for the session; a function in SQL is planned
 -- anew by each query.
 
--- Who may act at all. A ban that is not known yet counts as one. A deleted user has no details. A denial stands for a row that the
--- application's own objects keep as it was.
+-- Who may act by the rows. A ban that is not known yet counts as one. A deleted user has no details.
 create view clerk_rls.able_users as
-  select d.id from clerk.user_details d
-   where d.banned is false and d.deprovisioned is not true
-     and not exists (select from clerk_sync.denials n where n.kind = 'user' and n.id = d.id);
+  select d.id from clerk.user_details d where d.banned is false and d.deprovisioned is not true;
 
--- Memberships that have ended or changed, and whose row does not say so.
-create view clerk_rls.denied_memberships as
-  select n.id from clerk_sync.denials n where n.kind = 'membership';
+-- Rows that the application's own objects keep as they were, and that give no access. Asked apart: it is empty most of the time, and
+-- joined to all users it would be read once for each of them.
+create view clerk_rls.denied as
+  select n.kind, n.id from clerk_sync.denials n;
 
 -- A setting of an ended transaction reads as an empty string.
 create view clerk_rls.token as
@@ -27,7 +25,8 @@ create view clerk_rls.caller as
   select u.id as user_id, t.claims
     from clerk_rls.token t
     join clerk_rls.able_users u on u.id = t.claims ->> 'sub'
-   where coalesce(t.claims -> 'sts', '"active"') = '"active"';
+   where coalesce(t.claims -> 'sts', '"active"') = '"active"'
+     and not exists (select from clerk_sync.denials n where n.kind = 'user' and n.id = u.id);
 
 -- Where the caller may act. The active organization is in the claim "o" of a session token of version 2, in "org_id" of
 -- version 1 and of the JWT template.
@@ -84,8 +83,8 @@ begin
 end
 $$;
 
-comment on view clerk_rls.able_users is 'Users that are not deleted, banned, deprovisioned or denied.';
-comment on view clerk_rls.denied_memberships is 'Memberships that give no access although their row is there.';
+comment on view clerk_rls.able_users is 'Users that are not deleted, banned or deprovisioned.';
+comment on view clerk_rls.denied is 'Users, organizations and memberships that give no access, whatever their row says.';
 comment on view clerk_rls.token is 'The claims of the request''s token.';
 comment on view clerk_rls.caller is 'The user whom the token names, if he may act.';
 comment on view clerk_rls.caller_memberships is 'The caller''s memberships in organizations that are not deleted.';
@@ -108,7 +107,7 @@ end
 $$;
 revoke all on all tables in schema clerk_rls from public, anon, authenticated, service_role;
 -- For the policy of memberships below. Without usage on the schema no query of the caller's own can name them.
-grant select on table clerk_rls.able_users, clerk_rls.denied_memberships to authenticated;
+grant select on table clerk_rls.able_users, clerk_rls.denied to authenticated;
 
 -- Our own tables, for the Data API and for plain joins in your policies: a user sees his organizations, the memberships in
 -- them of whoever may act, those people, and himself. The arrays are computed once for each query and looked up in an index.
@@ -117,7 +116,8 @@ create policy members_read on clerk.organizations for select to authenticated
 create policy members_read on clerk.organization_memberships for select to authenticated
   using (organization_id = any (array(select clerk_rls.organization_ids()))
          and exists (select from clerk_rls.able_users u where u.id = organization_memberships.user_id)
-         and not exists (select from clerk_rls.denied_memberships d where d.id = organization_memberships.id));
+         and not exists (select from clerk_rls.denied d where d.kind = 'user' and d.id = organization_memberships.user_id)
+         and not exists (select from clerk_rls.denied d where d.kind = 'membership' and d.id = organization_memberships.id));
 create policy members_read on clerk.users for select to authenticated
   using (id = any (array(select m.user_id from clerk.organization_memberships m union select clerk_rls.user_id())));
 create policy own_read on clerk.user_details for select to authenticated

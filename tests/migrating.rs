@@ -84,7 +84,7 @@ async fn each_role_may_do_exactly_what_is_written_here() {
          group by r.rolname order by r.rolname";
     let read = "select clerk.organization_memberships, select clerk.organizations, select clerk.user_details, select clerk.users";
     let expected = [
-        json!({ "may": format!("authenticated: {read}, select clerk_rls.able_users, select clerk_rls.denied_memberships") }),
+        json!({ "may": format!("authenticated: {read}, select clerk_rls.able_users, select clerk_rls.denied") }),
         json!({ "may": format!(
             "clerk_sync_worker: {read}, select clerk_sync.absentees, select clerk_sync.deleted_parents, select clerk_sync.denials, select clerk_sync.ended_rows, select clerk_sync.findings, \
              select clerk_sync.instance, select clerk_sync.lease, select clerk_sync.listings, select clerk_sync.live_memberships, select clerk_sync.passes, select clerk_sync.versions"

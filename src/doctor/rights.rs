@@ -153,7 +153,7 @@ fn readers(table: &OfTable) -> &'static [&'static str] {
         ("clerk_sync", "writer") => &[],
         ("clerk_sync", _) => &[WORKER],
         // Without usage on their schema no query of a caller's own can name them.
-        ("clerk_rls", "able_users" | "denied_memberships") => &["authenticated"],
+        ("clerk_rls", "able_users" | "denied") => &["authenticated"],
         _ => &[],
     }
 }
