@@ -309,7 +309,8 @@ async fn a_flood_of_large_bodies_keeps_out_neither_usual_nor_large_ones() {
     }
     world.clerk.lock().create_user("Ada", "Lovelace");
     world.clerk.lock().create_user("Grace", "Hopper");
-    let (event, large) = (world.clerk.lock().outbox.pop().unwrap(), world.clerk.lock().outbox.pop().unwrap());
+    let mut due = world.due();
+    let (event, large) = (due.pop().unwrap(), due.pop().unwrap());
     let large = large.body.replacen('{', &format!("{{\"padding\":\"{}\",", "x".repeat(500_000)), 1);
     assert_eq!(world.attempt("msg_large", large.as_bytes()).await.status, 204, "those that are not complete make way");
     assert_eq!(world.send(&event).await, "applied");
