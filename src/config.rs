@@ -1,12 +1,12 @@
 //! What `serve` is told from outside, checked as a whole: every mistake at once, by the variable's name, never its value.
 
 use crate::clerk::client;
+use crate::model::InstanceCheck;
 use crate::model::InstanceId;
 use crate::reconcile::schedule::{self, Cron, Timetable};
 use crate::store::Database;
 use crate::upkeep::retention::{self, Retention};
-use crate::webhook::lane::InstanceCheck;
-use crate::webhook::verify::Verifier;
+use crate::webhook::signature::Verifier;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;

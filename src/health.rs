@@ -3,8 +3,8 @@
 //! Fly routes on `/livez` alone. Were it to route on `/readyz`, it would answer Svix itself while the database is away, and
 //! an event could be lost to an answer that is not ours.
 
+use crate::model::InstanceCheck;
 use crate::reconcile::schedule::Foreign;
-use crate::webhook::lane::InstanceCheck;
 use crate::webhook::receive::Receiver;
 use axum::Json;
 use axum::extract::State;

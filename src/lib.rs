@@ -50,16 +50,16 @@
 //! # The way of a webhook
 //!
 //! 1. [`door`] accepts the connection, with limits on time and number; the route is `POST /webhooks/clerk`.
-//! 2. [`webhook::verify::Verified`] is an extractor that exists only for a good signature over the raw bytes, in time. Anything
-//!    else is 400, and no query is made. A good signature out of time says that a clock is wrong, or that an old request was
+//! 2. [`webhook::extract::Verified`] is an extractor that exists only for a whole body ([`webhook::budget`] bounds the memory for all of
+//!    them) with a good signature ([`webhook::signature`]), in time. Anything else is 400, and no query is made. A good signature out of time says that a clock is wrong, or that an old request was
 //!    sent again: `/readyz` believes the former only with the database's clock as a second witness.
 //! 3. [`clerk::event::parse`] reads the body: a change, nothing (a type that we do not mirror), or no use (a dead letter).
-//! 4. [`webhook::receive`] hands it to the [`webhook::writer::Writer`] and waits. That task, on a thread of its own, gathers what
+//! 4. [`webhook::receive`] makes a [`model::Delivery`] of it, hands that to the [`webhook::writer::Writer`] and waits. That task, on a thread of its own, gathers what
 //!    waits while a batch is under way; a [`webhook::lane`] folds it ([`model::Batch::fold`]) and makes one call. Where the way to
 //!    the database is long, two are under way.
 //! 5. `clerk_sync.apply` takes a lock that needs a right (`clerk_sync.take_turn`), so that the writers of all replicas take turns,
 //!    and does everything in one transaction: generations, tombstones, versions and rows, stubs, what is pending, dead letters, receipts.
-//! 6. [`webhook::receive`] answers after the commit: *when Clerk hears yes, policies already see it*. 2xx is durable; 503
+//! 6. [`webhook::answer`] answers after the commit: *when Clerk hears yes, policies already see it*. 2xx is durable; 503
 //!    means that Svix shall try again, and is the answer to everything that may work later.
 //!
 //! # The way of a pass
@@ -175,7 +175,7 @@
 //! * No access field is guessed: without a role or a user a membership waits for a read; an unknown ban counts as a ban.
 //! * Nothing is set on a connection to the database before it is proven that no pooler lends it to others
 //!   ([`store::Database::open`]).
-//! * No status for a verified delivery is chosen outside [`webhook::receive`], and 2xx is never answered before the commit.
+//! * No status for a delivery is chosen outside [`webhook::answer`], and 2xx is never answered before the commit.
 //! * No transaction that writes is begun from Rust, but by `migrate`: each write is one statement, so a lost connection leaves nothing half
 //!   done. [`doctor`] looks in transactions that are read-only and rolled back.
 //! * No secret and no personal data is in a log line, an error or an answer.

@@ -1,6 +1,6 @@
 //! Signing and posting, as Svix does it.
 
-use crate::webhook::receive::OUTCOME_HEADER;
+use crate::webhook::answer::OUTCOME_HEADER;
 use anyhow::Context as _;
 use std::time::Duration;
 use svix::webhooks::Webhook;

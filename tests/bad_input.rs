@@ -6,7 +6,7 @@ use crate::support::{SECRET, START, World, instance, unique};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
 use clerk_sync::config::Environment;
-use clerk_sync::webhook::verify::Verifier;
+use clerk_sync::webhook::signature::Verifier;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::sync::{LazyLock, Mutex};

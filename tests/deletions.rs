@@ -123,8 +123,7 @@ async fn serve_removes_what_is_left_of_a_big_org_by_itself() {
     members(&database, "org_big", 300).await;
     gone(&database, Kind::Organization, "org_big", Source::Webhook).await;
     assert_eq!(database.count("clerk.organization_memberships").await, 300);
-    let server =
-        support::Server::start(database.database(), clerk_sync::webhook::lane::InstanceCheck::Pinned(None)).await;
+    let server = support::Server::start(database.database(), clerk_sync::model::InstanceCheck::Pinned(None)).await;
     let began = Instant::now();
     while database.count("clerk.organization_memberships").await > 0
         || database.count("clerk_sync.deleted_parents").await > 0

@@ -6,8 +6,8 @@
 
 use crate::support::{BUSY, SECRET, START, Server, World, answer, database, source, unique};
 use crate::{operating, outages, receiving, reconciling, storms};
+use clerk_sync::model::InstanceCheck;
 use clerk_sync::sender::Sender;
-use clerk_sync::webhook::lane::InstanceCheck;
 use futures_util::{StreamExt as _, stream};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;

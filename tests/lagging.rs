@@ -4,10 +4,10 @@
 use crate::reconciling::ReconcileWorld;
 use crate::support::{self, SECRET, unique};
 use clerk_sync::clerk::client::{Client, Options};
+use clerk_sync::model::InstanceCheck;
 use clerk_sync::model::{Kind, PassState};
 use clerk_sync::reconcile::{Error, Reconciler, Report, Silent, Wanted};
 use clerk_sync::sender::Sender;
-use clerk_sync::webhook::lane::InstanceCheck;
 use serde_json::{Value, json};
 use std::ops::Deref;
 use std::sync::Arc;

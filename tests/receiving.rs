@@ -1,8 +1,8 @@
 //! Who gets which answer, and what is kept.
 
 use crate::support::{SECRET, START, Server, World, database, instance, supabase, unique};
+use clerk_sync::model::InstanceCheck;
 use clerk_sync::sender::Sender;
-use clerk_sync::webhook::lane::InstanceCheck;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use testkit::supabase::Supabase;

@@ -1,8 +1,8 @@
 //! Whole sets of payloads, by `replay`, in any order and any number: the same tables, and nothing written again.
 
 use crate::support::{SECRET, World, extra_fixtures};
+use clerk_sync::model::InstanceCheck;
 use clerk_sync::replay::Replay;
-use clerk_sync::webhook::lane::InstanceCheck;
 use std::path::{Path, PathBuf};
 
 fn replay(world: &World, path: &Path, shuffle: Option<u64>) -> Replay {

@@ -3,7 +3,8 @@
 use crate::support::extra_fixtures;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use clerk_sync::model::Millis;
-use clerk_sync::webhook::verify::{BadSecret, Rejection, Verifier};
+use clerk_sync::webhook::rejection::Rejection;
+use clerk_sync::webhook::signature::{BadSecret, Verifier};
 use serde_json::Value;
 use std::path::Path;
 

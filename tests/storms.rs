@@ -2,9 +2,9 @@
 
 use crate::support::{SECRET, START, World};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use clerk_sync::model::InstanceCheck;
 use clerk_sync::model::Millis;
-use clerk_sync::webhook::lane::InstanceCheck;
-use clerk_sync::webhook::verify::Verifier;
+use clerk_sync::webhook::signature::Verifier;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

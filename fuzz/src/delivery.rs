@@ -4,7 +4,7 @@
 use axum::http::{HeaderMap, HeaderValue};
 use clerk_sync::clerk::event;
 use clerk_sync::model::{Batch, Delivery, Item, Message, MessageId, Millis, Row, Source, Stub, Winner};
-use clerk_sync::webhook::verify::Verifier;
+use clerk_sync::webhook::signature::Verifier;
 use std::collections::HashSet;
 use std::sync::LazyLock;
 use svix::webhooks::Webhook;

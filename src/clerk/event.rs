@@ -5,7 +5,7 @@
 
 use super::payload::{self, Object};
 use crate::model::{
-    Change, Claim, Delivery, EntityRef, InstanceId, Item, Kind, Message, MessageId, Millis, OrganizationId,
+    Change, Claim, DeadLetter, Delivery, EntityRef, InstanceId, Item, Kind, Message, MessageId, Millis, OrganizationId,
 };
 
 /// How far ahead of the attempt an event's own time may lie, in ms: beyond it one of the two clocks is wrong, and ordering
@@ -63,6 +63,22 @@ pub struct Unusable {
     pub instance_id: Option<InstanceId>,
     /// Names a place in the body, never a value.
     pub reason: String,
+}
+
+impl Unusable {
+    /// The message of that id as a dead letter, which `keep` makes of the reason.
+    pub fn into_delivery(self, id: MessageId, body_hash: String, keep: impl FnOnce(String) -> DeadLetter) -> Delivery {
+        let message = Message {
+            id,
+            body_hash,
+            event_type: self.event_type.unwrap_or_default(),
+            entity_id: None,
+            instance_id: self.instance_id,
+            event_at: None,
+            flaws: Vec::new(),
+        };
+        Delivery { message: Some(message), item: Item::DeadLetter(keep(self.reason)) }
+    }
 }
 
 /// Reads one body. `attempted_at` is the time of the attempt on Clerk's side (the signed `svix-timestamp`).

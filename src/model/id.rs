@@ -17,6 +17,25 @@ impl EntityRef {
     }
 }
 
+/// Which Clerk instance the messages must belong to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InstanceCheck {
+    /// To the one that the mirror is pinned to; an empty mirror is pinned to this one, or to the first message's.
+    Pinned(Option<InstanceId>),
+    /// To any: for replays of fixtures.
+    Off,
+}
+
+impl InstanceCheck {
+    /// The one that is named.
+    pub const fn wanted(&self) -> Option<&InstanceId> {
+        match self {
+            InstanceCheck::Pinned(wanted) => wanted.as_ref(),
+            InstanceCheck::Off => None,
+        }
+    }
+}
+
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident)*) => {$(
         $(#[$doc])*

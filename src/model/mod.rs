@@ -20,7 +20,7 @@ mod words;
 pub use change::{Change, Claim, Naming, Outcome, Source, Verdict, WantedRead};
 pub use entity::{Entity, Membership, Organization, User};
 pub use fold::{Batch, DeadLetter, Delivery, Doubt, Item, Message, Mode, Refusal, Row, Stub, Told, WantedPass, Winner};
-pub use id::{EntityRef, InstanceId, MembershipId, MessageId, OrganizationId, UserId};
+pub use id::{EntityRef, InstanceCheck, InstanceId, MembershipId, MessageId, OrganizationId, UserId};
 pub use json::Json;
 pub(crate) use json::decode_string;
 pub use kind::Kind;

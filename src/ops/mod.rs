@@ -18,7 +18,7 @@ use crate::door::{self, Limits};
 use crate::store::Database;
 use crate::store::status::Status;
 use crate::telemetry;
-use crate::webhook::lane::{Fault, Health};
+use crate::webhook::health::{Fault, Health};
 use anyhow::Context as _;
 use axum::extract::State;
 use axum::http::{StatusCode, header};

@@ -4,7 +4,7 @@ use super::chart;
 use super::verdict::{self, Level, Verdict};
 use crate::model::{self, Kind, PassState, Scope};
 use crate::store::status::{PassRow, Status};
-use crate::webhook::lane::Fault;
+use crate::webhook::health::Fault;
 use std::fmt::Write as _;
 
 /// Light and dark, wide and narrow.

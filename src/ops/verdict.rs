@@ -3,7 +3,7 @@
 use super::page::{moment, span};
 use crate::model::{Kind, Millis, PassState, Scope, Undecided};
 use crate::store::status::{Counts, DenialRow, PassRow, Status};
-use crate::webhook::lane::Fault;
+use crate::webhook::health::Fault;
 use serde::Serialize;
 
 /// Two nights: a nightly pass that failed once is not yet a reason to wake somebody.

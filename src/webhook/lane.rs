@@ -5,159 +5,17 @@
 //! what takes access away takes effect all the same, and the row is written later. For any other failure everybody is told to
 //! come again.
 
-use super::budget::Reserved;
+use super::caution::{Caution, LOCK_WAIT};
+use super::health::Reporter;
+use super::request::{Request, Unavailable};
 use crate::clock;
 use crate::failpoint::{self, Point};
-use crate::model::{
-    Batch, Claim, DeadLetter, Delivery, InstanceId, Item, Millis, Mode, Outcome, Refusal, Source, Verdict,
-};
-use crate::store::{Database, Error, LastSeen, Session, causes, told};
-use crate::telemetry::{BATCH as BATCH_SIZE, POISON, Throttle, WRITE};
-use axum::body::Bytes;
-use axum::http::HeaderMap;
-use std::collections::HashMap;
+use crate::model::{Batch, Claim, InstanceCheck, Item, Mode, Outcome, Refusal, Source, Verdict};
+use crate::store::{Database, Error, LastSeen, Session};
+use crate::telemetry::{BATCH as BATCH_SIZE, POISON, WRITE};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-use tokio::sync::{Notify, oneshot, watch};
-
-/// Deliveries in one statement, and bytes of their bodies, so that it stays far under its time limit; while it is on its way, all of
-/// it is in memory once more.
-pub(super) const BATCH: usize = 256;
-const BATCH_BYTES: usize = 2 * 1024 * 1024;
-/// How long an object whose row was refused is written alone: what was sent once will come again.
-const QUARANTINE: Duration = Duration::from_secs(600);
-/// Deliveries in one statement after one ran out of time; and after that, one alone.
-const FEW: usize = 16;
-/// A batch that takes no longer lets the next one be larger again.
-const QUICK: Duration = Duration::from_millis(500);
-/// How long a row of ours that somebody else has locked is waited for, so long after the last one: it holds up everybody behind it.
-const LOCK_WAIT: Duration = Duration::from_millis(100);
-const LOCKED: Duration = Duration::from_secs(60);
-
-/// Which Clerk instance the messages must belong to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum InstanceCheck {
-    /// To the one that the mirror is pinned to; an empty mirror is pinned to this one, or to the first message's.
-    Pinned(Option<InstanceId>),
-    /// To any: for replays of fixtures.
-    Off,
-}
-
-impl InstanceCheck {
-    /// The one that is named.
-    pub const fn wanted(&self) -> Option<&InstanceId> {
-        match self {
-            InstanceCheck::Pinned(wanted) => wanted.as_ref(),
-            InstanceCheck::Off => None,
-        }
-    }
-}
-
-/// What a writer that has just started says.
-const UNTRIED: &str = "not tried yet";
-
-/// Why deliveries cannot be written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// For anybody to read.
-    pub summary: String,
-    /// The server's code, for operators.
-    pub sqlstate: Option<String>,
-    /// Since when, by our clock.
-    pub since: Millis,
-    /// Whether only a delivery that is written tells that it is over: one failed, and not because the server was away.
-    until_delivery: bool,
-}
-
-/// What the task knows of the database.
-#[derive(Clone, Debug, Default)]
-pub struct Health {
-    /// Why it cannot be written to; `None` while it can. It lasts until a write succeeds.
-    pub fault: Option<Fault>,
-    /// The Clerk instance that the mirror is pinned to.
-    pub pinned: Option<InstanceId>,
-    /// The last message's instance, if it was another one.
-    pub foreign: Option<InstanceId>,
-    /// By how many seconds our clock was ahead of the database's when it was last asked; less than 0: behind.
-    pub clock_ahead: i64,
-    /// When a webhook last came whose own time was more than five minutes ahead of the database's clock.
-    pub event_ahead: Option<Instant>,
-}
-
-/// Nothing was written, or nobody knows: the sender shall try again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unavailable {
-    #[error("too many deliveries are waiting")]
-    QueueFull,
-    #[error("the database cannot be written to")]
-    Database,
-    #[error("the database took too long")]
-    Deadline,
-    #[error("the service is stopping")]
-    Stopping,
-}
-
-impl Unavailable {
-    /// One word for answers, logs and counters.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Unavailable::QueueFull => "queue_full",
-            Unavailable::Database => "database_unavailable",
-            Unavailable::Deadline => "deadline",
-            Unavailable::Stopping => "stopping",
-        }
-    }
-}
-
-/// A message as it came, should it have to be kept whole.
-#[derive(Debug)]
-pub struct Raw {
-    pub headers: HeaderMap,
-    pub body: Bytes,
-    /// Freed with the rest once the delivery is answered.
-    pub reserved: Reserved,
-}
-
-impl Raw {
-    /// The message, kept whole, with the headers that say something of it: an endpoint's owner may have it sent others,
-    /// and they may be secrets. Bytes that are no ASCII are escaped.
-    pub fn dead_letter(&self, reason: String) -> DeadLetter {
-        let text = |value: &axum::http::HeaderValue| value.as_bytes().escape_ascii().to_string();
-        let telling = |name: &str| {
-            name.starts_with("svix-") || name.starts_with("webhook-") || matches!(name, "content-type" | "user-agent")
-        };
-        let headers = self.headers.iter().filter(|(name, _)| telling(name.as_str()));
-        let headers = headers.map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
-        DeadLetter { reason, headers, body: self.body.to_vec() }
-    }
-}
-
-/// One delivery, and who waits for it.
-pub(super) struct Request {
-    pub(super) delivery: Delivery,
-    pub(super) raw: Raw,
-    pub(super) answer: oneshot::Sender<Result<Verdict, Unavailable>>,
-}
-
-impl Request {
-    /// Whom it is about: the object where one is named, else the message itself.
-    fn subject(&self) -> &str {
-        self.delivery.message.as_ref().map_or("", |message| message.entity_id.as_deref().unwrap_or(message.id.as_str()))
-    }
-
-    fn condemn(&mut self, reason: String) {
-        self.delivery.item = Item::DeadLetter(self.raw.dead_letter(reason));
-    }
-
-    /// Has it sent again.
-    pub(super) fn refuse(self) {
-        let _ = self.answer.send(Err(Unavailable::Database));
-    }
-
-    fn is_dead_letter(&self) -> bool {
-        matches!(self.delivery.item, Item::DeadLetter(_))
-    }
-}
+use std::time::Instant;
+use tokio::sync::Notify;
 
 /// The database could not be written to: why, and those who must be told so.
 pub(super) struct Away {
@@ -170,40 +28,12 @@ pub(super) struct Lane {
     database: Database,
     check: InstanceCheck,
     session: Option<Session>,
-    pub(super) health: watch::Sender<Health>,
+    pub(super) health: Reporter,
     pub(super) pending: Arc<Notify>,
     pub(super) last_seen: LastSeen,
     /// Whether somebody makes the reads that are left to be made; else a change that is refused is kept as a dead letter, too.
     makes_reads: bool,
     caution: Arc<Mutex<Caution>>,
-}
-
-/// What was learned from batches that failed.
-struct Caution {
-    /// Whose row was refused, and when.
-    suspects: HashMap<String, Instant>,
-    /// Deliveries that go into one statement.
-    most: usize,
-    /// When somebody else's lock was last waited for in vain.
-    locked: Option<Instant>,
-}
-
-impl Caution {
-    fn lock_wait(&self) -> Option<Duration> {
-        self.locked.filter(|at| at.elapsed() < LOCKED).map(|_| LOCK_WAIT)
-    }
-
-    /// A batch of so many has run out of time: how many to try.
-    fn shrink(&mut self, from: usize) -> usize {
-        self.most = if from > FEW { FEW } else { 1 };
-        self.most
-    }
-
-    fn grow(&mut self, from: usize, took: Duration) {
-        if from >= self.most && took < QUICK {
-            self.most = (self.most * 2).min(BATCH);
-        }
-    }
 }
 
 impl Clone for Lane {
@@ -223,17 +53,15 @@ impl Clone for Lane {
 
 impl Lane {
     pub(super) fn new(database: Database, check: InstanceCheck, makes_reads: bool) -> Lane {
-        let untried = Fault { summary: UNTRIED.to_owned(), sqlstate: None, since: clock::now(), until_delivery: false };
-        let starting = Health { fault: Some(untried), ..Health::default() };
         Lane {
             database,
             check,
             session: None,
-            health: watch::Sender::new(starting),
+            health: Reporter::new(),
             pending: Arc::default(),
             last_seen: LastSeen::default(),
             makes_reads,
-            caution: Arc::new(Mutex::new(Caution { suspects: HashMap::new(), most: BATCH, locked: None })),
+            caution: Arc::new(Mutex::new(Caution::new())),
         }
     }
 
@@ -249,76 +77,55 @@ impl Lane {
     /// Writes everything that gathered, in batches of bounded size, suspects alone and last. `Err`: the database is away, and those
     /// who are not answered yet shall be told so.
     pub(super) async fn write_all(&mut self, requests: Vec<Request>) -> Result<(), Away> {
-        let (suspects, others): (Vec<Request>, Vec<Request>) = {
-            let mut caution = self.caution();
-            caution.suspects.retain(|_, since| since.elapsed() < QUARANTINE);
-            requests.into_iter().partition(|request| caution.suspects.contains_key(request.subject()))
-        };
-        let most = self.caution().most;
-        let mut batches: Vec<Vec<Request>> = Vec::new();
-        let mut room = 0;
-        for request in others {
-            let size = request.raw.body.len();
-            match batches.last_mut() {
-                Some(batch) if batch.len() < most && size <= room => {
-                    room -= size;
-                    batch.push(request);
-                }
-                _ => {
-                    room = BATCH_BYTES.saturating_sub(size);
-                    batches.push(vec![request]);
-                }
-            }
-        }
-        batches.extend(suspects.into_iter().map(|request| vec![request]));
+        let mut batches = self.caution().batches(requests);
         batches.reverse(); // the oldest is the last, and goes first
         self.write(batches).await
     }
 
-    /// Writes batches, the last one first, and answers all of their requests. What must not be applied is taken out first,
-    /// and the rest of its batch sent again: it might have beaten an honest one when the batch was folded.
+    /// Writes batches, the last one first, and answers all of their requests.
     async fn write(&mut self, mut batches: Vec<Vec<Request>>) -> Result<(), Away> {
         while let Some(mut requests) = batches.pop() {
             requests.retain(|request| !request.answer.is_closed());
             if requests.is_empty() {
                 continue;
             }
-            let began = Instant::now();
-            match self.apply(&requests, Mode::Full).await {
-                Ok(verdicts) => {
-                    self.clear_fault();
-                    self.caution().grow(requests.len(), began.elapsed());
-                    if let Err(error) = self.deny_unsettled(&requests, &verdicts).await {
-                        return Err(Away { error, refused: batches.into_iter().flatten().chain(requests).collect() });
-                    }
-                    let refused = verdicts.iter().flatten().any(|verdict| is_refusal(verdict.outcome));
-                    let answered = requests.into_iter().zip(verdicts);
-                    batches.push(
-                        answered.filter_map(|(request, verdict)| self.settle(request, verdict, refused)).collect(),
-                    );
-                }
-                Err(error) => match error.refusal() {
-                    Some(refusal) if requests.len() > 1 => self.split(requests, &refusal, &error, &mut batches),
-                    Some(refusal) if !requests[0].is_dead_letter() => {
-                        match self.write_less(&mut requests[0], refusal).await {
-                            Ok(verdict) => {
-                                let left = requests.into_iter().filter_map(|request| match &verdict {
-                                    Some(verdict) => self.settle(request, Some(verdict.clone()), false),
-                                    None => Some(request),
-                                });
-                                batches.push(left.collect());
-                            }
-                            Err(error) => {
-                                return Err(Away {
-                                    error,
-                                    refused: batches.into_iter().flatten().chain(requests).collect(),
-                                });
-                            }
-                        }
-                    }
-                    _ => return Err(Away { error, refused: batches.into_iter().flatten().chain(requests).collect() }),
-                },
+            if let Err(error) = self.write_batch(&mut requests, &mut batches).await {
+                return Err(Away { error, refused: batches.into_iter().flatten().chain(requests).collect() });
             }
+        }
+        Ok(())
+    }
+
+    /// Writes one batch, and answers its requests or puts them back among the `batches`. What must not be applied is taken out first,
+    /// and the rest sent again: it might have beaten an honest one when the batch was folded. `Err`: nobody is answered.
+    async fn write_batch(&mut self, requests: &mut Vec<Request>, batches: &mut Vec<Vec<Request>>) -> Result<(), Error> {
+        let began = Instant::now();
+        let error = match self.apply(requests, Mode::Full).await {
+            Ok(verdicts) => {
+                self.health.clear_fault();
+                self.caution().grow(requests.len(), began.elapsed());
+                self.deny_unsettled(requests, &verdicts).await?;
+                let refused = verdicts.iter().flatten().any(|verdict| is_refusal(verdict.outcome));
+                let answered = std::mem::take(requests).into_iter().zip(verdicts);
+                let left = answered.filter_map(|(request, verdict)| self.settle(request, verdict, refused));
+                batches.push(left.collect());
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        match error.refusal() {
+            Some(refusal) if requests.len() > 1 => {
+                self.split(std::mem::take(requests), &refusal, &error, batches);
+            }
+            Some(refusal) if !requests[0].is_dead_letter() => {
+                let verdict = self.write_less(&mut requests[0], refusal).await?;
+                let left = std::mem::take(requests).into_iter().filter_map(|request| match &verdict {
+                    Some(verdict) => self.settle(request, Some(verdict.clone()), false),
+                    None => Some(request),
+                });
+                batches.push(left.collect());
+            }
+            _ => return Err(error),
         }
         Ok(())
     }
@@ -351,7 +158,7 @@ impl Lane {
         let size = if error.is_out_of_time() {
             let mut caution = self.caution();
             if refusal.sqlstate == "55P03" {
-                caution.locked = Some(Instant::now());
+                caution.note_lock();
             }
             caution.shrink(requests.len())
         } else {
@@ -371,16 +178,16 @@ impl Lane {
         metrics::counter!(POISON).increment(1);
         {
             let mut caution = self.caution();
-            caution.suspects.insert(request.subject().to_owned(), Instant::now());
+            caution.suspect(request.subject());
             if sqlstate == "55P03" {
-                caution.locked = Some(Instant::now());
+                caution.note_lock();
             }
         }
         let reason = format!("the database refuses it: {refusal}");
         for mode in [Mode::Access, Mode::Deny(refusal)] {
             match self.apply(std::slice::from_ref(request), mode).await {
                 Ok(verdicts) => {
-                    self.clear_fault();
+                    self.health.clear_fault();
                     match verdicts.into_iter().next().flatten() {
                         Some(verdict) if self.makes_reads || verdict.outcome != Outcome::Pending => {
                             return Ok(Some(verdict));
@@ -400,7 +207,8 @@ impl Lane {
     fn settle(&self, mut request: Request, verdict: Option<Verdict>, batch_was_refused: bool) -> Option<Request> {
         match verdict {
             Some(verdict) if verdict.outcome == Outcome::Foreign => {
-                self.note_foreign(&request, &verdict);
+                let instance = request.delivery.message.as_ref().and_then(|message| message.instance_id.clone());
+                self.health.note_foreign(verdict.pinned(), instance);
                 let _ = request.answer.send(Ok(verdict));
                 None
             }
@@ -409,7 +217,7 @@ impl Lane {
                 Some(request)
             }
             Some(verdict) if verdict.outcome == Outcome::Ahead => {
-                self.health.send_modify(|health| health.event_ahead = Some(Instant::now()));
+                self.health.note_event_ahead();
                 if let Item::Change(change) = &mut request.delivery.item {
                     change.set_aside("its time is ahead of the database's clock");
                 }
@@ -423,7 +231,7 @@ impl Lane {
                     self.last_seen.note_receipt(&message.id);
                 }
                 if request.delivery.message.as_ref().is_some_and(|message| message.instance_id.is_some()) {
-                    self.health.send_if_modified(|health| health.foreign.take().is_some());
+                    self.health.note_own();
                 }
                 let _ = request.answer.send(Ok(verdict));
                 None
@@ -476,7 +284,7 @@ impl Lane {
         }
         let mut session = self.database.connect().await?;
         let pinned = session.pin_instance(self.check.wanted(), "environment").await?;
-        self.health.send_modify(|health| health.pinned = pinned);
+        self.health.set_pinned(pinned);
         Ok(session)
     }
 
@@ -497,13 +305,12 @@ impl Lane {
     /// While there is a fault, only a write is believed.
     async fn ping_once(&mut self) -> Result<(), Error> {
         let mut session = self.session().await?;
-        let proving = self.health.borrow().fault.is_some();
+        let proving = self.health.has_fault();
         let database_now = session.check_writes(proving).await;
         if database_now.as_ref().err().is_none_or(Error::leaves_session) {
             self.session = Some(session);
         }
-        let clock_ahead = (clock::now().get() - database_now?) / 1000;
-        self.health.send_modify(|health| health.clock_ahead = clock_ahead);
+        self.health.set_clock_ahead((clock::now().get() - database_now?) / 1000);
         Ok(())
     }
 
@@ -511,54 +318,6 @@ impl Lane {
         if let Some(session) = self.session {
             session.close().await;
         }
-    }
-
-    /// Publishes that the database cannot be written to, and logs it with all causes. `of_delivery`: a delivery found out.
-    pub(super) fn set_fault(&self, error: &Error, of_delivery: bool) {
-        static LOGGED: Throttle = Throttle::new();
-        let (summary, sqlstate) = (error.to_string(), error.sqlstate());
-        self.health.send_if_modified(|health| {
-            let known = health.fault.take();
-            let is_new = known.as_ref().is_none_or(|known| (&known.summary, &known.sqlstate) != (&summary, &sqlstate));
-            if is_new && let Some(held_back) = LOGGED.pass() {
-                tracing::error!(error = told(causes(error)), held_back, "the database cannot be written to");
-            }
-            let until_delivery = (of_delivery && !error.is_over_with_any_write())
-                || known.as_ref().is_some_and(|known| known.until_delivery);
-            let since =
-                known.as_ref().filter(|known| known.summary != UNTRIED).map_or_else(clock::now, |known| known.since);
-            health.fault = Some(Fault { summary, sqlstate, since, until_delivery });
-            is_new
-        });
-    }
-
-    /// A delivery was written.
-    fn clear_fault(&self) {
-        self.clear_fault_if(|_| true);
-    }
-
-    /// A write that was no delivery succeeded.
-    pub(super) fn clear_fault_of_server(&self) {
-        self.clear_fault_if(|fault| !fault.until_delivery);
-    }
-
-    fn clear_fault_if(&self, is_over: impl Fn(&Fault) -> bool) {
-        self.health.send_if_modified(|health| {
-            let is_over = health.fault.as_ref().is_some_and(is_over);
-            if is_over {
-                tracing::info!("the database can be written to");
-                health.fault = None;
-            }
-            is_over
-        });
-    }
-
-    fn note_foreign(&self, request: &Request, verdict: &Verdict) {
-        let instance = request.delivery.message.as_ref().and_then(|message| message.instance_id.clone());
-        self.health.send_modify(|health| {
-            health.pinned = verdict.pinned();
-            health.foreign = instance;
-        });
     }
 }
 

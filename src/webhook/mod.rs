@@ -1,11 +1,19 @@
-//! The way of one delivery: `POST /webhooks/clerk` → [`verify::Verified`] (raw bytes, signature, time) →
-//! [`crate::clerk::event::parse`] → [`writer::Writer`] (waits for the commit) → a status.
+//! The way of one delivery, `POST /webhooks/clerk`.
 //!
-//! Statuses are chosen in [`receive`], but for requests that are not verified ([`verify::Rejection`]). 2xx means durable: Svix
-//! will not send that message again.
+//! [`extract::Verified`] (the whole body, within the [`budget`], with a good [`signature`]) → [`receive`] →
+//! [`crate::clerk::event::parse`] → [`writer::Writer`] (waits for the commit) → [`answer`].
+//!
+//! Statuses are chosen in [`answer`] alone. 2xx means durable: Svix will not send that message again.
 
+pub mod answer;
 pub mod budget;
+mod caution;
+pub mod extract;
+pub mod health;
 pub mod lane;
+mod log;
 pub mod receive;
-pub mod verify;
+pub mod rejection;
+pub mod request;
+pub mod signature;
 pub mod writer;

@@ -6,9 +6,12 @@
 //! turn ([`departs`] tells when it sets out). All of it is detached from the requests, on a thread of its own: a client that hangs up
 //! cannot cancel database work that has begun, and thousands of clients cannot delay it.
 
-use super::lane::{Away, BATCH, Health, InstanceCheck, Lane, Raw, Request, Unavailable};
+use super::caution::BATCH;
+use super::health::Health;
+use super::lane::{Away, Lane};
+use super::request::{Raw, Request, Unavailable};
 use crate::failpoint;
-use crate::model::{Delivery, Verdict};
+use crate::model::{Delivery, InstanceCheck, Verdict};
 use crate::store::{Database, Error, LastSeen};
 use crate::telemetry::QUEUE as QUEUE_LENGTH;
 use crate::thread::{self, Ended};
@@ -75,7 +78,7 @@ impl Writer {
         let (queue, requests) = mpsc::channel(QUEUE);
         let pace = Arc::new(Pace::default());
         let lane = Lane::new(database, check, makes_reads);
-        let (health, pending, last_seen) = (lane.health.subscribe(), Arc::clone(&lane.pending), lane.last_seen.clone());
+        let (health, pending, last_seen) = (lane.health.watch(), Arc::clone(&lane.pending), lane.last_seen.clone());
         let writer = Writer { queue, pace: Arc::clone(&pace), health, pending, last_seen };
         let ended = thread::spawn("writer", || async { Task::new(lane, pace).run(requests).await })?;
         Ok((writer, ended))
@@ -278,7 +281,7 @@ impl Task {
                 match result {
                     Ok(()) => self.pace.set(flight.since.elapsed()),
                     Err(Away { error, mut refused }) => {
-                        lane.set_fault(&error, true);
+                        lane.health.set_fault(&error, true);
                         self.ping.reset();
                         refused.append(gathered);
                         while let Ok(request) = requests.try_recv() {
@@ -290,11 +293,11 @@ impl Task {
                 }
             }
             // What a delivery has found since then counts for more.
-            Trip::Ping(landed, Err(error)) if landed == self.landed => lane.set_fault(&error, false),
+            Trip::Ping(landed, Err(error)) if landed == self.landed => lane.health.set_fault(&error, false),
             Trip::Ping(_, Err(_)) => {}
             Trip::Ping(landed, Ok(())) => {
                 if landed == self.landed {
-                    lane.clear_fault_of_server();
+                    lane.health.clear_fault_of_server();
                 }
                 self.connect();
             }

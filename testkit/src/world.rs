@@ -14,7 +14,7 @@ use clerk_sync::reconcile::schedule::Timetable;
 use clerk_sync::reconcile::{Reconciler, Times};
 use clerk_sync::sender::{Attempt, Sender};
 use clerk_sync::store::Database;
-use clerk_sync::webhook::lane::InstanceCheck;
+use clerk_sync::model::InstanceCheck;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -6,7 +6,7 @@ pub mod pgbouncer;
 pub mod tables;
 
 use clerk_sync::model::InstanceId;
-use clerk_sync::webhook::lane::InstanceCheck;
+use clerk_sync::model::InstanceCheck;
 use std::path::PathBuf;
 pub use testkit::project::{Project, rows, shared as supabase, source, unique, written};
 pub use testkit::serve::Server;

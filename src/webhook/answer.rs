@@ -1,0 +1,65 @@
+//! What a sender is told. Nobody else chooses a status for a delivery, and 2xx means that it is durable.
+
+use super::rejection::Rejection;
+use super::request::Unavailable;
+use crate::model::{Outcome, Verdict};
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header::RETRY_AFTER};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+/// The header that tells what became of a delivery, on every 2xx.
+pub(crate) const OUTCOME_HEADER: &str = "clerk-sync-outcome";
+
+/// When a sender is asked to come back. Svix keeps to its own schedule, at 5 s for the first retry.
+const RETRY_AFTER_S: u64 = 5;
+
+/// The answer to a verified delivery.
+pub(super) fn respond(result: Result<Verdict, Unavailable>) -> Response {
+    match result {
+        Ok(Verdict { outcome: Outcome::Foreign, reason }) => {
+            let body = json!({ "error": "foreign_instance", "pinned_instance": reason });
+            (StatusCode::FORBIDDEN, Json(body)).into_response()
+        }
+        // A body, so that the reason can be read beside the attempt in the sender's own log.
+        Ok(Verdict { outcome: outcome @ Outcome::DeadLetter, reason }) => {
+            let headers = [(OUTCOME_HEADER, outcome.as_str())];
+            (StatusCode::OK, headers, Json(json!({ "outcome": outcome.as_str(), "reason": reason }))).into_response()
+        }
+        Ok(Verdict { outcome, .. }) => (StatusCode::NO_CONTENT, [(OUTCOME_HEADER, outcome.as_str())]).into_response(),
+        Err(unavailable) => try_again(unavailable.as_str()),
+    }
+}
+
+/// An answer that makes the sender come again.
+fn try_again(error: &str) -> Response {
+    let mut response = refusal(StatusCode::SERVICE_UNAVAILABLE, error);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+    response
+}
+
+/// An answer that says no, with one word why.
+fn refusal(status: StatusCode, error: &str) -> Response {
+    (status, Json(json!({ "error": error }))).into_response()
+}
+
+impl IntoResponse for Rejection {
+    fn into_response(self) -> Response {
+        let status = match self {
+            Rejection::Busy => return try_again(self.as_str()),
+            Rejection::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Rejection::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Rejection::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Rejection::MissingHeader(_)
+            | Rejection::InvalidHeader(_)
+            | Rejection::MalformedHeader(_)
+            | Rejection::InvalidTimestamp
+            | Rejection::TimestampTooOld(_)
+            | Rejection::TimestampTooNew(_)
+            | Rejection::InvalidSignature
+            | Rejection::InvalidPayload
+            | Rejection::Incomplete => StatusCode::BAD_REQUEST,
+        };
+        refusal(status, self.as_str())
+    }
+}

@@ -1,0 +1,86 @@
+//! How large a batch may be, and what goes alone: learned from batches that failed. Pure but for the clock.
+
+use super::request::Request;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// Deliveries in one statement, and bytes of their bodies, so that it stays far under its time limit; while it is on its way, all of
+/// it is in memory once more.
+pub(super) const BATCH: usize = 256;
+const BATCH_BYTES: usize = 2 * 1024 * 1024;
+/// How long an object whose row was refused is written alone: what was sent once will come again.
+const QUARANTINE: Duration = Duration::from_secs(600);
+/// Deliveries in one statement after one ran out of time; and after that, one alone.
+const FEW: usize = 16;
+/// A batch that takes no longer lets the next one be larger again.
+const QUICK: Duration = Duration::from_millis(500);
+/// How long a row of ours that somebody else has locked is waited for, so long after the last one: it holds up everybody behind it.
+pub(super) const LOCK_WAIT: Duration = Duration::from_millis(100);
+const LOCKED: Duration = Duration::from_secs(60);
+
+/// What was learned from batches that failed.
+pub(super) struct Caution {
+    /// Whose row was refused, and when.
+    suspects: HashMap<String, Instant>,
+    /// Deliveries that go into one statement.
+    most: usize,
+    /// When somebody else's lock was last waited for in vain.
+    locked: Option<Instant>,
+}
+
+impl Caution {
+    pub(super) fn new() -> Caution {
+        Caution { suspects: HashMap::new(), most: BATCH, locked: None }
+    }
+
+    /// Batches of bounded size, suspects alone and last.
+    pub(super) fn batches(&mut self, requests: Vec<Request>) -> Vec<Vec<Request>> {
+        self.suspects.retain(|_, since| since.elapsed() < QUARANTINE);
+        let (suspects, others): (Vec<Request>, Vec<Request>) =
+            requests.into_iter().partition(|request| self.suspects.contains_key(request.subject()));
+        let mut batches: Vec<Vec<Request>> = Vec::new();
+        let mut room = 0;
+        for request in others {
+            let size = request.raw.body.len();
+            match batches.last_mut() {
+                Some(batch) if batch.len() < self.most && size <= room => {
+                    room -= size;
+                    batch.push(request);
+                }
+                _ => {
+                    room = BATCH_BYTES.saturating_sub(size);
+                    batches.push(vec![request]);
+                }
+            }
+        }
+        batches.extend(suspects.into_iter().map(|request| vec![request]));
+        batches
+    }
+
+    /// The row of this object was refused.
+    pub(super) fn suspect(&mut self, subject: &str) {
+        self.suspects.insert(subject.to_owned(), Instant::now());
+    }
+
+    /// Somebody else's lock was waited for in vain.
+    pub(super) fn note_lock(&mut self) {
+        self.locked = Some(Instant::now());
+    }
+
+    pub(super) fn lock_wait(&self) -> Option<Duration> {
+        self.locked.filter(|at| at.elapsed() < LOCKED).map(|_| LOCK_WAIT)
+    }
+
+    /// A batch of so many has run out of time: how many to try.
+    pub(super) fn shrink(&mut self, from: usize) -> usize {
+        self.most = if from > FEW { FEW } else { 1 };
+        self.most
+    }
+
+    /// A batch of so many was written in that time.
+    pub(super) fn grow(&mut self, from: usize, took: Duration) {
+        if from >= self.most && took < QUICK {
+            self.most = (self.most * 2).min(BATCH);
+        }
+    }
+}

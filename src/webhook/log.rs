@@ -1,0 +1,92 @@
+//! What is logged and counted of one delivery: ids, no personal data.
+
+use super::extract::Verified;
+use super::request::Unavailable;
+use crate::model::{EntityRef, Kind, MessageId, Outcome, Verdict, Word};
+use crate::telemetry::{DELIVERIES, FLAWS, Throttle, UNAVAILABLE};
+use std::time::Duration;
+
+/// The event types of Clerk's that we know of, for a label; all others are one.
+fn known(event_type: &str) -> &'static str {
+    const OTHERS: [&str; 10] = [
+        "session",
+        "email",
+        "sms",
+        "organizationInvitation",
+        "organizationDomain",
+        "invitation",
+        "waitlistEntry",
+        "subscription",
+        "subscriptionItem",
+        "paymentAttempt",
+    ];
+    let subject = event_type.split('.').next().unwrap_or_default();
+    let known = OTHERS.into_iter().chain(Kind::ALL.map(Kind::event_subject));
+    known.into_iter().find(|known| *known == subject).unwrap_or("other")
+}
+
+/// The log line of one delivery.
+pub(super) struct Line {
+    message_id: MessageId,
+    event_type: Option<String>,
+    entity: Option<EntityRef>,
+}
+
+impl Line {
+    pub(super) fn of(verified: &Verified) -> Line {
+        Line { message_id: verified.message_id.clone(), event_type: None, entity: None }
+    }
+
+    pub(super) fn about(self, event_type: Option<String>, entity: Option<EntityRef>, flaws: &[String]) -> Line {
+        static WARNED: Throttle = Throttle::new();
+        if !flaws.is_empty() {
+            metrics::counter!(FLAWS).increment(flaws.len() as u64);
+            if let Some(held_back) = WARNED.pass() {
+                let message_id = &self.message_id;
+                tracing::warn!(%message_id, event_type, ?flaws, held_back, "fields could not be taken as they came");
+            }
+        }
+        Line { message_id: self.message_id, event_type, entity }
+    }
+
+    /// Its event type, for a label.
+    pub(super) fn known_type(&self) -> &'static str {
+        self.event_type.as_deref().map_or("other", known)
+    }
+
+    pub(super) fn log(&self, result: &Result<Verdict, Unavailable>, duration: Duration) {
+        static WARNED: Throttle = Throttle::new();
+        static FOREIGN: Throttle = Throttle::new();
+        let Line { message_id, event_type, entity } = self;
+        let (event_type, entity_id) = (event_type.as_deref(), entity.as_ref().map(|entity| entity.id.as_str()));
+        let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        match result {
+            Ok(Verdict { outcome, reason }) => {
+                metrics::counter!(DELIVERIES, "outcome" => outcome.as_str()).increment(1);
+                let (outcome, reason) = (*outcome, reason.as_ref().map(Word::as_str));
+                match outcome {
+                    Outcome::Foreign => {
+                        if let Some(held_back) = FOREIGN.pass() {
+                            tracing::error!(%message_id, event_type, entity_id, %outcome, reason, duration_ms, held_back, "delivery");
+                        }
+                    }
+                    Outcome::DeadLetter => {
+                        tracing::error!(%message_id, event_type, entity_id, %outcome, reason, duration_ms, "delivery");
+                    }
+                    Outcome::Applied | Outcome::Pending => {
+                        tracing::info!(%message_id, event_type, entity_id, %outcome, reason, duration_ms, "delivery");
+                    }
+                    _ => tracing::debug!(%message_id, event_type, entity_id, %outcome, reason, duration_ms, "delivery"),
+                }
+            }
+            Err(unavailable) => {
+                let reason = unavailable.as_str();
+                metrics::counter!(UNAVAILABLE, "reason" => reason).increment(1);
+                if let Some(held_back) = WARNED.pass() {
+                    let outcome = "unavailable";
+                    tracing::warn!(%message_id, event_type, entity_id, outcome, reason, duration_ms, held_back, "delivery");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Why a request is refused before anybody knows who sent it.
+
+/// Why a request was not taken for Clerk's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    #[error("the header svix-{0} is missing")]
+    MissingHeader(&'static str),
+    #[error("the header svix-{0} is not ASCII")]
+    InvalidHeader(&'static str),
+    #[error("the header svix-{0} has characters or a length that no message has")]
+    MalformedHeader(&'static str),
+    #[error("the timestamp is no number of seconds")]
+    InvalidTimestamp,
+    #[error("the signature is good, and {0} s old by this machine's clock")]
+    TimestampTooOld(u64),
+    #[error("the signature is good, and {0} s ahead of this machine's clock")]
+    TimestampTooNew(u64),
+    #[error("no signature fits any configured secret")]
+    InvalidSignature,
+    #[error("the body is not UTF-8")]
+    InvalidPayload,
+    #[error("the body is larger than 2 MiB")]
+    TooLarge,
+    #[error("the body did not come within 10 s")]
+    TooSlow,
+    #[error("the body broke off")]
+    Incomplete,
+    #[error("the body is compressed, and is not unpacked before its signature is checked")]
+    Encoded,
+    #[error("too many bodies are held in memory, or too many connections are open")]
+    Busy,
+}
+
+impl Rejection {
+    /// One word for answers, logs and counters.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Rejection::MissingHeader(_) => "missing_header",
+            Rejection::InvalidHeader(_) => "invalid_header",
+            Rejection::MalformedHeader(_) => "malformed_header",
+            Rejection::InvalidTimestamp => "invalid_timestamp",
+            Rejection::TimestampTooOld(_) => "timestamp_too_old",
+            Rejection::TimestampTooNew(_) => "timestamp_too_new",
+            Rejection::InvalidSignature => "invalid_signature",
+            Rejection::InvalidPayload => "invalid_payload",
+            Rejection::TooLarge => "too_large",
+            Rejection::TooSlow => "too_slow",
+            Rejection::Incomplete => "incomplete",
+            Rejection::Encoded => "content_encoding",
+            Rejection::Busy => "busy",
+        }
+    }
+
+    /// By how many seconds this machine's clock is ahead of whoever signed; less than 0: behind. `None`: refused for
+    /// another reason.
+    pub(super) fn clock_ahead(self) -> Option<i64> {
+        match self {
+            Rejection::TimestampTooOld(seconds) => i64::try_from(seconds).ok(),
+            Rejection::TimestampTooNew(seconds) => i64::try_from(seconds).ok().map(|seconds| -seconds),
+            _ => None,
+        }
+    }
+}

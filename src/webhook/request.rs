@@ -1,0 +1,82 @@
+//! One delivery on its way to the database, and whoever waits for its answer.
+
+use super::budget::Reserved;
+use crate::model::{DeadLetter, Delivery, Item, Verdict};
+use axum::body::Bytes;
+use axum::http::HeaderMap;
+use tokio::sync::oneshot;
+
+/// Nothing was written, or nobody knows: the sender shall try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    #[error("too many deliveries are waiting")]
+    QueueFull,
+    #[error("the database cannot be written to")]
+    Database,
+    #[error("the database took too long")]
+    Deadline,
+    #[error("the service is stopping")]
+    Stopping,
+}
+
+impl Unavailable {
+    /// One word for answers, logs and counters.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Unavailable::QueueFull => "queue_full",
+            Unavailable::Database => "database_unavailable",
+            Unavailable::Deadline => "deadline",
+            Unavailable::Stopping => "stopping",
+        }
+    }
+}
+
+/// A message as it came, should it have to be kept whole.
+#[derive(Debug)]
+pub struct Raw {
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    /// Freed with the rest once the delivery is answered.
+    pub reserved: Reserved,
+}
+
+impl Raw {
+    /// The message, kept whole, with the headers that say something of it: an endpoint's owner may have it sent others,
+    /// and they may be secrets. Bytes that are no ASCII are escaped.
+    pub fn dead_letter(&self, reason: String) -> DeadLetter {
+        let text = |value: &axum::http::HeaderValue| value.as_bytes().escape_ascii().to_string();
+        let telling = |name: &str| {
+            name.starts_with("svix-") || name.starts_with("webhook-") || matches!(name, "content-type" | "user-agent")
+        };
+        let headers = self.headers.iter().filter(|(name, _)| telling(name.as_str()));
+        let headers = headers.map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
+        DeadLetter { reason, headers, body: self.body.to_vec() }
+    }
+}
+
+/// One delivery, and who waits for it.
+pub(super) struct Request {
+    pub(super) delivery: Delivery,
+    pub(super) raw: Raw,
+    pub(super) answer: oneshot::Sender<Result<Verdict, Unavailable>>,
+}
+
+impl Request {
+    /// What it is about: the object where one is named, else the message itself.
+    pub(super) fn subject(&self) -> &str {
+        self.delivery.message.as_ref().map_or("", |message| message.entity_id.as_deref().unwrap_or(message.id.as_str()))
+    }
+
+    pub(super) fn condemn(&mut self, reason: String) {
+        self.delivery.item = Item::DeadLetter(self.raw.dead_letter(reason));
+    }
+
+    /// Has it sent again.
+    pub(super) fn refuse(self) {
+        let _ = self.answer.send(Err(Unavailable::Database));
+    }
+
+    pub(super) fn is_dead_letter(&self) -> bool {
+        matches!(self.delivery.item, Item::DeadLetter(_))
+    }
+}
