@@ -5,6 +5,7 @@
 //! that is being handled is never cut off. axum's own server has none of these limits (`tokio-rs/axum` pull request 3478), hence
 //! hyper's.
 
+use crate::os;
 use crate::telemetry::{EVICTED, Throttle};
 use axum::Router;
 use axum::body::Body;
@@ -29,8 +30,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long what a client does not take may wait to be sent. (Elsewhere than on Linux the system decides.)
-#[cfg(target_os = "linux")]
+/// How long what a client does not take may wait to be sent.
 const UNREAD: Duration = Duration::from_secs(10);
 /// Bytes for one connection: its request's head and what of a body has arrived. A head that fits gets an answer of ours.
 const BUFFER: usize = 80 * 1024;
@@ -163,8 +163,7 @@ impl Door {
 
     fn let_in(&self, stream: TcpStream) {
         let _ = stream.set_nodelay(true);
-        #[cfg(target_os = "linux")]
-        let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD));
+        os::limit_untaken(&stream, UNREAD);
         let place = Arc::new(Places::take(&self.places));
         let (router, closing) = (self.router.clone(), Arc::clone(&self.closing));
         let (seat, old) = (Arc::clone(&place), Instant::now() + self.life);

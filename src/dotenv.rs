@@ -3,10 +3,10 @@
 //! It can send the secret key elsewhere (`CLERK_API_URL`) and open the private listener (`OPS_ADDR`), so a file that somebody
 //! leaves in a shared folder must not be obeyed.
 
+use crate::os;
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -81,10 +81,10 @@ fn read(path: &Path) -> Result<Option<String>, String> {
     if !about.is_file() || about.len() > LARGEST {
         return ignored("it is not an ordinary file of at most 1 MiB");
     }
-    if about.uid() != rustix::process::geteuid().as_raw() && about.uid() != 0 {
+    if !os::is_ours(&about) {
         return ignored("it belongs to another user");
     }
-    if about.mode() & 0o022 != 0 {
+    if os::others_may_write(&about) {
         return ignored("other users may write it; chmod go-w .env");
     }
     let mut bytes = Vec::new();

@@ -33,7 +33,7 @@
 //! | [`config`], [`dotenv`] | every environment variable of `serve`, checked as a whole; the file that may set them |
 //! | [`policy`] | policies for the application's own tables: writing them, finding what is wrong with them |
 //! | [`terminal`] | what commands print, with nothing in it that a terminal would obey |
-//! | [`telemetry`], [`clock`], [`thread`], [`os`], [`procfs`] | where logs go; the one place that reads the wall clock; a task on a thread of its own; the limits of the process; what Linux tells of a process |
+//! | [`telemetry`], [`clock`], [`thread`], [`os`], [`procfs`] | where logs go; the one place that reads the wall clock; a task on a thread of its own; all that is asked of the operating system; what Linux tells of a process |
 //! | [`sender`], [`replay`] | signing and posting as Svix does; the command that posts files |
 //! | [`failpoint`] | where a worker can be broken on purpose; in no release |
 //! | `testkit/` | what tests and `lab/` stand on: a private Postgres, a simulated Clerk, a network with faults, a worker as a process |

@@ -164,7 +164,7 @@ async fn serve(environment: Environment) -> anyhow::Result<ExitCode> {
         }
         tracing::warn!("no metrics and no status page are served: {error:#}; set OPS_ADDR to another address");
     }
-    let (database, stop) = (config.database.clone(), stop_signal()?);
+    let (database, stop) = (config.database.clone(), os::stop_signal()?);
     let mut refused = false;
     let shutdown = async {
         tokio::select! {
@@ -189,19 +189,6 @@ async fn is_refused(database: store::Database) {
             Err(_) => tokio::time::sleep(std::time::Duration::from_secs(5)).await,
         }
     }
-}
-
-/// Completes when the platform or a person asks the process to stop.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 impl Migrate {

@@ -1,6 +1,14 @@
-//! What this process asks of the operating system: room for open files, and no core dumps. The one place of the service that does.
+//! What this program asks of the operating system: limits, signals, who owns a file, the machine's name. Nothing else calls it but
+//! through the standard library, so a build for another system is a matter of this file (and of `procfs`, where that one is silent).
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
+use std::fs::Metadata;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Open files that the service needs for all its connections. The soft limit of many systems is 1,024.
 const FILES: u64 = 4_096;
@@ -30,6 +38,45 @@ pub fn forbid_core_dumps() {
     // A system that pipes core dumps into a program does not ask for the limit.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
+/// Completes when the platform or a person asks the process to stop.
+///
+/// # Errors
+/// The system tells this process of no signals.
+pub fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// This machine's name; empty where it tells none.
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
+
+/// Whether a file belongs to this process's user, or to root.
+pub fn is_ours(file: &Metadata) -> bool {
+    file.uid() == geteuid().as_raw() || file.uid() == 0
+}
+
+/// Whether its group, or anybody, may write a file.
+pub fn others_may_write(file: &Metadata) -> bool {
+    file.mode() & 0o022 != 0
+}
+
+/// Ends a connection that leaves what was sent to it untaken for so long. (Elsewhere than on Linux the system decides.)
+pub fn limit_untaken(stream: &TcpStream, time: Duration) {
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(time));
+    #[cfg(not(target_os = "linux"))]
+    let _ = (stream, time);
 }
 
 #[cfg(all(test, target_os = "linux"))]

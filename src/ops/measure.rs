@@ -10,27 +10,19 @@ use crate::telemetry::{
 };
 use metrics::gauge;
 
-/// Bytes of a page.
-const PAGE: u64 = 4_096;
-
 /// Notes what this process uses. Elsewhere than on Linux nothing is noted.
 pub(super) fn process() {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok();
-    let resident = statm.and_then(|statm| statm.split_whitespace().nth(1)?.parse::<u64>().ok());
-    if let Some(pages) = resident {
-        gauge!(PROCESS_MEMORY).set(float(pages * PAGE));
+    if let Some(bytes) = procfs::memory() {
+        gauge!(PROCESS_MEMORY).set(float(bytes));
     }
-    if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
-        gauge!(PROCESS_FILES).set(float(files.count() as u64));
+    if let Some(files) = procfs::open_files() {
+        gauge!(PROCESS_FILES).set(float(files));
     }
     // utime and stime are the 14th and 15th field of `stat`, the time of the start the 22nd.
     let Some(fields) = procfs::stat("self") else { return };
     let (Some(cpu), Some(start)) = (fields.get(11).zip(fields.get(12)), fields.get(19)) else { return };
     metrics::counter!(PROCESS_CPU).absolute((cpu.0 + cpu.1) / TICKS);
-    let booted = std::fs::read_to_string("/proc/stat").ok();
-    let booted =
-        booted.and_then(|stat| stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse::<u64>().ok()));
-    if let Some(booted) = booted {
+    if let Some(booted) = procfs::booted_at() {
         gauge!(PROCESS_START).set(float(booted + start / TICKS));
     }
 }

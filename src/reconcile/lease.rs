@@ -2,6 +2,7 @@
 
 use super::Error;
 use crate::model::Fence;
+use crate::os;
 use crate::store::{Database, Session};
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -20,8 +21,7 @@ impl Lease {
         ttl: Duration,
         patience: Duration,
     ) -> Result<Lease, Error> {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let holder = format!("{} (process {})", host.trim(), std::process::id());
+        let holder = format!("{} (process {})", os::host_name(), std::process::id());
         let deadline = tokio::time::Instant::now() + patience;
         let fence = loop {
             if let Some(fence) = session.take_lease(&holder, ttl).await? {
