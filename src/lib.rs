@@ -15,7 +15,7 @@
 //!
 //! # The map
 //!
-//! Dependencies point one way: `main → { app, command, doctor, ops } → { webhook, reconcile, upkeep, health } → { clerk, store } → model`.
+//! Dependencies point one way: `main → command → { app, doctor, ops, policy } → { webhook, reconcile, upkeep, health } → { clerk, store } → model`.
 //!
 //! | module | what it is for |
 //! | --- | --- |
@@ -25,8 +25,8 @@
 //! | [`webhook`] | one delivery: who sent it, what it says, the writer task, the answer |
 //! | [`reconcile`] | what webhooks missed, found and repaired: passes, their lease, when they run |
 //! | [`upkeep`] | the bookkeeping itself: dead letters tried again, old rows pruned, emptied rows purged |
-//! | [`command`] | `reconcile`, `refresh`, `dead-letters`, `prune` and `purge` for a person |
-//! | [`doctor`] | what is wrong with a set-up, and how to mend it: checks of every part, for a person |
+//! | [`command`] | what a person types: each command with its arguments, and what it prints |
+//! | [`doctor`] | what is wrong with a set-up, and how to mend it: checks of every part |
 //! | [`health`], [`ops`] | `/livez` and `/readyz` for the platform; metrics and the status page, on a listener of their own |
 //! | [`app`] | listener, routes and writer put together, and stopped in order |
 //! | [`door`] | a listener that idle and slow connections cannot shut, for [`app`] and [`ops`] |
@@ -34,7 +34,7 @@
 //! | [`policy`] | policies for the application's own tables: writing them, finding what is wrong with them |
 //! | [`terminal`] | what commands print, with nothing in it that a terminal would obey |
 //! | [`telemetry`], [`clock`], [`thread`], [`os`], [`procfs`] | where logs go; the one place that reads the wall clock; a task on a thread of its own; all that is asked of the operating system; what Linux tells of a process |
-//! | [`sender`], [`replay`] | signing and posting as Svix does; the command that posts files |
+//! | [`sender`] | signing and posting as Svix does, for `replay` and tests |
 //! | [`failpoint`] | where a worker can be broken on purpose; in no release |
 //! | `testkit/` | what tests and `lab/` stand on: a private Postgres, a simulated Clerk, a network with faults, a worker as a process |
 //! | `lab/` | the product shown, measured and broken: `./x demo`, `./x bench`, `./x chaos`, `./x soak` |
@@ -196,7 +196,6 @@ pub mod os;
 pub mod policy;
 pub mod procfs;
 pub mod reconcile;
-pub mod replay;
 pub mod sender;
 pub mod store;
 pub mod telemetry;

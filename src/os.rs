@@ -1,5 +1,7 @@
-//! What this program asks of the operating system: limits, signals, who owns a file, the machine's name. Nothing else calls it but
-//! through the standard library, so a build for another system is a matter of this file (and of `procfs`, where that one is silent).
+//! What this program asks of the operating system: limits, signals, who owns a file, the machine's name.
+//!
+//! Nothing else asks it but through the standard library, so a build for another system is a matter of this file (and of `procfs`,
+//! where that one tells nothing).
 
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
 use std::fs::Metadata;

@@ -2,11 +2,11 @@
 //! has is ever deleted, whatever its API does.
 
 use crate::support::{self, SECRET, START};
+use clerk_sync::model::InstanceCheck;
 use clerk_sync::model::{Kind, PassState, Scope};
 use clerk_sync::reconcile::schedule::Cron;
 use clerk_sync::reconcile::{Error, Report, Silent, Wanted};
 use clerk_sync::sender::Sender;
-use clerk_sync::model::InstanceCheck;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::ops::{Deref, DerefMut};

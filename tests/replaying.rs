@@ -1,8 +1,8 @@
 //! Whole sets of payloads, by `replay`, in any order and any number: the same tables, and nothing written again.
 
 use crate::support::{SECRET, World, extra_fixtures};
+use clerk_sync::command::Replay;
 use clerk_sync::model::InstanceCheck;
-use clerk_sync::replay::Replay;
 use std::path::{Path, PathBuf};
 
 fn replay(world: &World, path: &Path, shuffle: Option<u64>) -> Replay {
@@ -21,11 +21,11 @@ async fn ends_alike_in_any_order(path: PathBuf) {
     let mut mirrors = Vec::new();
     for seed in 1..=5 {
         let world = World::of(InstanceCheck::Off).await;
-        let summary = replay(&world, &path, Some(seed)).run().await.unwrap();
+        let summary = replay(&world, &path, Some(seed)).send().await.unwrap();
         assert!(summary.all_accepted(), "{summary}");
         mirrors.push(world.database.mirror().await);
         let written = world.database.written().await;
-        let again = replay(&world, &path, None).run().await.unwrap();
+        let again = replay(&world, &path, None).send().await.unwrap();
         assert!(again.all_accepted(), "{again}");
         assert_eq!(world.database.written().await, written, "replaying everything wrote a row");
         assert_eq!(world.database.count("clerk_sync.dead_letters").await, 0);
@@ -53,9 +53,9 @@ async fn a_server_that_refuses_makes_replay_fail() {
     let mut replay =
         replay(&world, &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/clerk/user.created.json"), None);
     replay.secret = "whsec_YW5vdGhlciBzZWNyZXQgYWx0b2dldGhlcg==".to_owned();
-    let summary = replay.run().await.unwrap();
+    let summary = replay.send().await.unwrap();
     assert!(!summary.all_accepted());
     assert!(summary.to_string().contains("invalid_signature"), "{summary}");
     replay.path = PathBuf::from("no/such/folder");
-    assert!(replay.run().await.unwrap_err().to_string().contains("no/such/folder"));
+    assert!(replay.send().await.unwrap_err().to_string().contains("no/such/folder"));
 }

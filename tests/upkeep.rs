@@ -1,10 +1,10 @@
 //! Upkeep: dead letters tried again, old bookkeeping pruned, emptied rows purged; and that the mirror never notices.
 
 use crate::support::{Project, START, Server, World, database, unique};
+use clerk_sync::model::InstanceCheck;
 use clerk_sync::model::Kind;
 use clerk_sync::upkeep::retention::{self, Pruned, Retention};
 use clerk_sync::upkeep::{self, purge};
-use clerk_sync::model::InstanceCheck;
 use serde_json::{Value, json};
 use std::process::Output;
 use std::time::Duration;

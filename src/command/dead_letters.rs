@@ -1,6 +1,6 @@
 //! `clerk-sync dead-letters`: messages that could not be used, for a person.
 
-use crate::config;
+use super::arguments::DatabaseArguments;
 use crate::model::{Word, hex};
 use crate::store::{Letter, Session};
 use crate::terminal;
@@ -18,9 +18,8 @@ pub struct DeadLetters {
     #[command(subcommand)]
     action: Action,
 
-    /// The database, as for serve
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", global = true)]
-    database_url: Option<String>,
+    #[command(flatten)]
+    database: DatabaseArguments,
 }
 
 #[derive(clap::Subcommand)]
@@ -71,7 +70,7 @@ impl DeadLetters {
     /// # Errors
     /// The database does not answer, or no single letter is called so.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let mut session = config::named_database(self.database_url.as_deref())?.connect().await?;
+        let mut session = self.database.database()?.connect().await?;
         let code = match self.action {
             Action::List { json } => list(&mut session, json).await?,
             Action::Show { id, json } => show(&mut session, &id, json).await?,

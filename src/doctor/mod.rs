@@ -23,34 +23,18 @@ use crate::store::Database;
 use crate::terminal;
 use anyhow::Context as _;
 use serde::Serialize;
-use std::io::Read as _;
-use std::process::ExitCode;
 use std::time::Duration;
 
 /// How long Clerk's API may take for a call with all its tries: somebody is waiting.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// The longest token that is read: more than any header may hold.
-const LONGEST_TOKEN: u64 = 64 * 1024;
-
-/// Check the whole set-up and say how to mend what is wrong. Writes nothing. Exit codes: 0 nothing failed (warnings are
-/// possible), 1 something did
-#[derive(clap::Args)]
+/// What is to be looked at.
 pub struct Doctor {
-    #[command(flatten)]
-    environment: Environment,
-
-    /// Where your tables can be seen as a signed-in user, for --token, if `DATABASE_URL` is a role that may not
-    #[arg(long, env = "MIGRATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    migrate_database_url: Option<String>,
-
-    /// A session token, or `-` to read it from standard input: what it claims, and which rows of the mirror it would see
-    #[arg(long, value_name = "JWT")]
-    token: Option<String>,
-
-    /// One JSON object on standard output
-    #[arg(long)]
-    json: bool,
+    pub environment: Environment,
+    /// Where the application's tables can be seen as a signed-in user, if the worker's login may not.
+    pub owner_url: Option<String>,
+    /// A session token: what it claims, and which rows of the mirror it would see.
+    pub token: Option<String>,
 }
 
 /// How a check ended.
@@ -128,7 +112,8 @@ impl Report {
         self.checks.iter().filter(|check| check.status == status).count()
     }
 
-    fn print(&self) {
+    /// Prints it for people.
+    pub fn print(&self) {
         self.checks.iter().for_each(Check::print);
         let (failed, warned, skipped) = (self.count(Status::Fail), self.count(Status::Warn), self.count(Status::Skip));
         let checks = self.checks.len();
@@ -137,30 +122,11 @@ impl Report {
 }
 
 impl Doctor {
-    /// Runs all checks and prints them.
+    /// Runs all checks.
     ///
     /// # Errors
-    /// Standard input cannot be read, or the program's TLS cannot be set up. Whatever else is wrong is a check.
-    pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let report = self.examine().await?;
-        if self.json {
-            terminal::text(serde_json::to_string_pretty(&report)?);
-        } else {
-            report.print();
-        }
-        Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-    }
-
-    async fn examine(&self) -> anyhow::Result<Report> {
-        let token = match self.token.as_deref() {
-            Some("-") => {
-                let mut text = String::new();
-                let read = std::io::stdin().take(LONGEST_TOKEN).read_to_string(&mut text);
-                read.context("the token cannot be read from standard input")?;
-                Some(text)
-            }
-            token => token.map(str::to_owned),
-        };
+    /// The program's TLS cannot be set up. Whatever else is wrong is a check.
+    pub async fn examine(&self) -> anyhow::Result<Report> {
         let dotenv = std::env::current_dir().ok().and_then(|folder| Dotenv::find(&folder));
         let mut checks: Vec<Check> = variables::of_file(dotenv.as_ref()).into_iter().collect();
         checks.extend(variables::checks(&self.environment));
@@ -186,8 +152,8 @@ impl Doctor {
         checks.extend(mirror::checks(database_findings.standing.as_ref(), database_findings.counts.as_ref(), &clerk));
         checks.extend(foreign::examine(database.as_ref()).await);
         checks.extend(policies::examine(database.as_ref()).await);
-        if let Some(token) = &token {
-            let owner = self.migrate_database_url.as_deref().filter(|url| !url.trim().is_empty());
+        if let Some(token) = &self.token {
+            let owner = self.owner_url.as_deref().filter(|url| !url.trim().is_empty());
             let database = match owner.map(|url| config::database(Some(url))) {
                 Some(Ok(owner)) => Some(owner.without_warning()),
                 Some(Err(problem)) => {

@@ -51,7 +51,8 @@ pub enum Code {
 }
 
 impl Finding {
-    pub(super) fn print(&self) {
+    /// Prints it for people.
+    pub fn print(&self) {
         let code = serde_json::to_value(self.code).unwrap_or_default();
         let policy = self.policy.as_ref().map(|policy| format!(", policy {}", quoted(policy))).unwrap_or_default();
         terminal::line(format_args!("{}: {}{policy}", code.as_str().unwrap_or_default(), self.table));

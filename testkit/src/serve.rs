@@ -3,9 +3,9 @@
 use crate::worker::SECRET;
 use clerk_sync::app;
 use clerk_sync::config::{Config, Reconcile};
+use clerk_sync::model::InstanceCheck;
 use clerk_sync::store::Database;
 use clerk_sync::upkeep::retention::Retention;
-use clerk_sync::model::InstanceCheck;
 use clerk_sync::webhook::signature::Verifier;
 use serde_json::Value;
 use tokio::net::TcpListener;

@@ -5,8 +5,8 @@ pub mod oracle;
 pub mod pgbouncer;
 pub mod tables;
 
-use clerk_sync::model::InstanceId;
 use clerk_sync::model::InstanceCheck;
+use clerk_sync::model::InstanceId;
 use std::path::PathBuf;
 pub use testkit::project::{Project, rows, shared as supabase, source, unique, written};
 pub use testkit::serve::Server;

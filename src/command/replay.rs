@@ -1,18 +1,20 @@
 //! `clerk-sync replay`: signs JSON bodies as Svix would and posts them, to try a running server.
 
 use crate::sender::Sender;
+use crate::terminal;
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// What to send, and how.
+/// Sign JSON bodies as Clerk's webhooks are signed, and post them to a running server
 #[derive(clap::Args, Clone)]
 pub struct Replay {
     /// A JSON file, or a folder of them
@@ -65,11 +67,21 @@ impl fmt::Display for Summary {
 }
 
 impl Replay {
+    /// Runs the command, and prints how many requests ended in which way.
+    ///
+    /// # Errors
+    /// As [`Replay::send`].
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let summary = self.send().await?;
+        terminal::text(summary.to_string().trim_end());
+        Ok(if summary.all_accepted() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
     /// Sends everything and counts the answers.
     ///
     /// # Errors
     /// Nothing was sent: the files, the secret or the rate are unusable.
-    pub async fn run(&self) -> anyhow::Result<Summary> {
+    pub async fn send(&self) -> anyhow::Result<Summary> {
         let secret = self.secret.split(',').next().unwrap_or_default();
         let sender =
             Arc::new(Sender::new(self.url.as_str(), secret).context("CLERK_WEBHOOK_SIGNING_SECRET or --secret")?);

@@ -1,6 +1,6 @@
-//! `clerk-sync purge` and `clerk-sync prune`: removing what is old.
+//! `clerk-sync purge`: removing the emptied rows of what was deleted long ago.
 
-use crate::config::{self, RetentionEnvironment};
+use super::arguments::DatabaseArguments;
 use crate::model::Kind;
 use crate::store::Reference;
 use crate::terminal;
@@ -27,24 +27,8 @@ pub struct Purge {
     #[arg(long)]
     json: bool,
 
-    /// The database, as for serve
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    database_url: Option<String>,
-}
-
-/// Remove receipts, findings and dead letters that are older than they are to be kept, as serve does every hour
-#[derive(clap::Args)]
-pub struct Prune {
     #[command(flatten)]
-    retention: RetentionEnvironment,
-
-    /// One JSON object on standard output
-    #[arg(long)]
-    json: bool,
-
-    /// The database, as for serve
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    database_url: Option<String>,
+    database: DatabaseArguments,
 }
 
 fn age(text: &str) -> Result<Duration, String> {
@@ -60,7 +44,7 @@ impl Purge {
     /// # Errors
     /// The database does not answer.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let database = config::named_database(self.database_url.as_deref())?;
+        let database = self.database.database()?;
         let plan = purge::plan(&database, self.older_than).await?;
         let purged = if self.yes { Some(purge::purge(&database, self.older_than).await?) } else { None };
         if self.json {
@@ -101,29 +85,5 @@ fn print_purged(purged: &Purged) {
     terminal::line(format_args!("Removed: {}.", in_words(&purged.rows)));
     for (by, rows) in &purged.held {
         terminal::line(format_args!("  {rows} stay, held by {by}"));
-    }
-}
-
-impl Prune {
-    /// Runs the command.
-    ///
-    /// # Errors
-    /// A value is wrong, or the database does not answer.
-    pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let mut mistakes = Vec::new();
-        let Some(retention) = self.retention.check(&mut mistakes) else {
-            return Err(config::Mistakes(mistakes).into());
-        };
-        let database = config::named_database(self.database_url.as_deref())?;
-        let pruned = retention::prune(&database, &retention).await?;
-        if self.json {
-            terminal::text(serde_json::to_string_pretty(&pruned)?);
-        } else {
-            terminal::line(format_args!(
-                "Removed: {} receipts, {} findings, {} passes, {} dead letters.",
-                pruned.receipts, pruned.findings, pruned.passes, pruned.dead_letters
-            ));
-        }
-        Ok(ExitCode::SUCCESS)
     }
 }

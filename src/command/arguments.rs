@@ -1,0 +1,59 @@
+//! Arguments that several commands share.
+
+use crate::clerk::client::Client;
+use crate::config::{self, ClerkEnvironment, Mistake};
+use crate::reconcile::{Reconciler, Times};
+use crate::store::Database;
+use anyhow::Context as _;
+use std::sync::Arc;
+
+/// The database.
+#[derive(clap::Args)]
+pub(super) struct DatabaseArguments {
+    /// The database, as for serve
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", global = true)]
+    database_url: Option<String>,
+}
+
+impl DatabaseArguments {
+    pub(super) fn url(&self) -> Option<&str> {
+        self.database_url.as_deref()
+    }
+
+    /// # Errors
+    /// What is wrong with it, by the variable's name.
+    pub(super) fn database(&self) -> anyhow::Result<Database> {
+        config::named_database(self.url())
+    }
+}
+
+/// The database and Clerk.
+#[derive(clap::Args)]
+pub(super) struct Access {
+    #[command(flatten)]
+    database: DatabaseArguments,
+
+    #[command(flatten)]
+    clerk: ClerkEnvironment,
+
+    /// The Clerk instance to mirror (ins_…). Unset: the secret key's
+    #[arg(long, env = "CLERK_INSTANCE_ID", value_name = "ID")]
+    instance_id: Option<String>,
+}
+
+impl Access {
+    pub(super) fn reconciler(&self) -> anyhow::Result<Reconciler> {
+        let mut mistakes = Vec::new();
+        let database = config::database(self.database.url())
+            .map_err(|problem| mistakes.push(Mistake { variable: "DATABASE_URL", problem }));
+        let options = self.clerk.check_key().map_err(|more| mistakes.extend(more));
+        let instance = config::instance(self.instance_id.as_deref())
+            .map_err(|problem| mistakes.push(Mistake { variable: "CLERK_INSTANCE_ID", problem }));
+        let (Ok(database), Ok(options), Ok(instance)) = (database, options, instance) else {
+            return Err(config::Mistakes(mistakes).into());
+        };
+        let clerk = Arc::new(Client::new(options).context("TLS cannot be set up")?);
+        let instance = instance.wanted().cloned();
+        Ok(Reconciler { clerk, database, instance, times: Times::default() })
+    }
+}

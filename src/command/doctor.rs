@@ -1,0 +1,57 @@
+//! `clerk-sync doctor`: whether everything is set up as it should be.
+
+use crate::config::Environment;
+use crate::doctor;
+use crate::terminal;
+use anyhow::Context as _;
+use std::io::Read as _;
+use std::process::ExitCode;
+
+/// The longest token that is read: more than any header may hold.
+const LONGEST_TOKEN: u64 = 64 * 1024;
+
+/// Check the whole set-up and say how to mend what is wrong. Writes nothing. Exit codes: 0 nothing failed (warnings are
+/// possible), 1 something did
+#[derive(clap::Args)]
+pub struct Doctor {
+    #[command(flatten)]
+    environment: Environment,
+
+    /// Where your tables can be seen as a signed-in user, for --token, if `DATABASE_URL` is a role that may not
+    #[arg(long, env = "MIGRATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    migrate_database_url: Option<String>,
+
+    /// A session token, or `-` to read it from standard input: what it claims, and which rows of the mirror it would see
+    #[arg(long, value_name = "JWT")]
+    token: Option<String>,
+
+    /// One JSON object on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+impl Doctor {
+    /// Runs all checks and prints them.
+    ///
+    /// # Errors
+    /// Standard input cannot be read, or the program's TLS cannot be set up. Whatever else is wrong is a check.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let token = match self.token {
+            Some(dash) if dash == "-" => {
+                let mut text = String::new();
+                let read = std::io::stdin().take(LONGEST_TOKEN).read_to_string(&mut text);
+                read.context("the token cannot be read from standard input")?;
+                Some(text)
+            }
+            token => token,
+        };
+        let doctor = doctor::Doctor { environment: self.environment, owner_url: self.migrate_database_url, token };
+        let report = doctor.examine().await?;
+        if self.json {
+            terminal::text(serde_json::to_string_pretty(&report)?);
+        } else {
+            report.print();
+        }
+        Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}

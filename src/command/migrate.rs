@@ -1,0 +1,75 @@
+//! `clerk-sync migrate`: the schemas, created or upgraded.
+
+use crate::config;
+use crate::doctor;
+use crate::model::InstanceId;
+use crate::store;
+use crate::store::foreign::Weight;
+use crate::terminal;
+use std::process::ExitCode;
+
+/// Create or upgrade the schemas in the database
+#[derive(clap::Args)]
+pub struct Migrate {
+    /// As `DATABASE_URL`, for those who migrate as another role than they serve as
+    #[arg(long, env = "MIGRATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    migrate_database_url: Option<String>,
+
+    /// The database, as the role that shall own the schemas (on Supabase: postgres)
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<String>,
+
+    /// Write all migrations as one plain SQL file to standard output, and touch no database
+    #[arg(long)]
+    print: bool,
+
+    /// Pin the mirror to the Clerk instance of `CLERK_INSTANCE_ID`, or, where that is unset, to the next webhook's
+    #[arg(long, conflicts_with = "print")]
+    repin: bool,
+
+    #[arg(long, env = "CLERK_INSTANCE_ID", value_name = "ID", hide = true)]
+    instance_id: Option<String>,
+}
+
+impl Migrate {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// A value is wrong, or the database refuses.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        if self.print {
+            terminal::text(store::printed_migrations().trim_end());
+            return Ok(ExitCode::SUCCESS);
+        }
+        // The role of another login is what serve logs in as.
+        let serving =
+            self.migrate_database_url.as_ref().and_then(|_| config::database(self.database_url.as_deref()).ok());
+        let (variable, url) = match self.migrate_database_url {
+            Some(url) => ("MIGRATE_DATABASE_URL", Some(url)),
+            None => ("DATABASE_URL", self.database_url),
+        };
+        let database = config::database(url.as_deref()).map_err(|problem| anyhow::anyhow!("{variable} {problem}"))?;
+        store::migrate(&database).await?;
+        for statement in
+            store::grant_again(&database, serving.as_ref().map(store::Database::user), doctor::grants).await?
+        {
+            terminal::line(format_args!("Was missing: {statement}"));
+        }
+        terminal::line(format_args!("The schemas clerk, clerk_rls and clerk_sync are up to date."));
+        for object in database.foreign_objects().await? {
+            let grave = if object.weight == Weight::Fail { "error" } else { "warning" };
+            terminal::note(format_args!("{grave}: {}: {}", object.describe(), object.advice()));
+        }
+        if self.repin {
+            let check = config::instance(self.instance_id.as_deref());
+            let check = check.map_err(|problem| anyhow::anyhow!("CLERK_INSTANCE_ID {problem}"))?;
+            let instance = check.wanted();
+            store::repin(&database, instance).await?;
+            terminal::line(format_args!(
+                "Pinned to {}.",
+                instance.map_or("whichever instance the next webhook names", InstanceId::as_str)
+            ));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
