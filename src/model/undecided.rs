@@ -39,40 +39,36 @@ impl From<&BTreeMap<String, u64>> for Undecided {
 impl Undecided {
     /// Each with its name, as JSON, metrics and the page have it.
     pub(crate) const fn by_reason(self) -> [(&'static str, u64); 6] {
+        let Undecided { too_fresh, contradicting, not_listed, unreadable, refused, held_back } = self;
         [
-            ("too_fresh", self.too_fresh),
-            ("contradicting", self.contradicting),
-            ("not_listed", self.not_listed),
-            ("unreadable", self.unreadable),
-            ("refused", self.refused),
-            ("held_back", self.held_back),
+            ("too_fresh", too_fresh),
+            ("contradicting", contradicting),
+            ("not_listed", not_listed),
+            ("unreadable", unreadable),
+            ("refused", refused),
+            ("held_back", held_back),
         ]
     }
 
-    pub const fn total(self) -> u64 {
-        self.too_fresh + self.contradicting + self.not_listed + self.unreadable + self.refused + self.held_back
+    pub fn total(self) -> u64 {
+        self.by_reason().into_iter().map(|(_, rows)| rows).sum()
     }
 
     /// For people: how many rows, and why; `None` where all were judged. `judge_after`: when those can be judged that were seen
     /// too lately.
     pub(crate) fn in_words(self, judge_after: Option<Millis>) -> Option<String> {
+        let Undecided { too_fresh, contradicting, not_listed, unreadable, refused, held_back } = self;
         let judge_after =
             judge_after.map_or_else(|| "in five minutes".to_owned(), |at| format!("after {}", moment(at)));
-        let parts: Vec<String> = self
-            .by_reason()
-            .into_iter()
-            .filter(|(_, rows)| *rows > 0)
-            .map(|(reason, rows)| match reason {
-                "too_fresh" => {
-                    format!("{rows} were seen within five minutes before, which can be judged {judge_after}")
-                }
-                "contradicting" => format!("of {rows} Clerk's API says what its events have overtaken"),
-                "not_listed" => format!("{rows} are counted by Clerk and not listed"),
-                "unreadable" => format!("{rows} could not be read whole"),
-                "refused" => format!("{rows} are refused by the database"),
-                _ => format!("the deletion of {rows} is held back"),
-            })
-            .collect();
+        let parts = [
+            (too_fresh, format!("{too_fresh} were seen within five minutes before, which can be judged {judge_after}")),
+            (contradicting, format!("of {contradicting} Clerk's API says what its events have overtaken")),
+            (not_listed, format!("{not_listed} are counted by Clerk and not listed")),
+            (unreadable, format!("{unreadable} could not be read whole")),
+            (refused, format!("{refused} are refused by the database")),
+            (held_back, format!("the deletion of {held_back} is held back")),
+        ];
+        let parts: Vec<String> = parts.into_iter().filter(|(rows, _)| *rows > 0).map(|(_, words)| words).collect();
         if parts.is_empty() {
             return None;
         }
