@@ -73,12 +73,12 @@ const TESTKIT: &[(&str, &[&str])] = &[
     ("program", &[]),
     ("project", &["store"]),
     ("proxy", &["thread"]),
-    ("serve", &["app", "config", "store", "upkeep", "webhook"]),
+    ("serve", &["app", "config", "model", "store", "upkeep", "webhook"]),
     ("supabase", &[]),
     ("traffic", &[]),
     ("usage", &["procfs"]),
     ("worker", &[]),
-    ("world", &["clerk", "config", "reconcile", "sender", "store", "webhook"]),
+    ("world", &["clerk", "config", "model", "reconcile", "sender", "store", "webhook"]),
 ];
 
 /// What each part of the laboratory may use of the product. Of testkit it may use everything.
