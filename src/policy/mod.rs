@@ -14,7 +14,7 @@ pub(crate) struct TableName {
 
 impl TableName {
     /// The schema and the name.
-    pub fn parts(&self) -> (&str, &str) {
+    pub(crate) fn parts(&self) -> (&str, &str) {
         (&self.schema, &self.name)
     }
 }

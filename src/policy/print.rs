@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 #[group(skip)]
 pub struct Policies {
     /// The table: documents, or app.documents
-    pub table: TableName,
+    pub(crate) table: TableName,
 
     #[command(flatten)]
     owner: Owner,
