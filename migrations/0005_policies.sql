@@ -10,8 +10,8 @@
 create view clerk_rls.able_users as
   select d.id from clerk.user_details d where d.banned is false and d.deprovisioned is not true;
 
--- Rows that the application's own objects keep as they were, and that give no access. Asked apart: it is empty most of the time, and
--- joined to all users it would be read once for each of them.
+-- Rows that the application's own objects keep as they were, and that give no access. Queries ask once whether there are any, which is
+-- seldom; by `not in` they are read once then, and looked up in memory. (No id is null.)
 create view clerk_rls.denied as
   select n.kind, n.id from clerk_sync.denials n;
 
@@ -36,8 +36,9 @@ create view clerk_rls.caller_memberships as
     from clerk_rls.caller c
     join clerk.organization_memberships m on m.user_id = c.user_id
    where not exists (select from clerk.organizations o where o.id = m.organization_id and o.deleted_at is not null)
-     and not exists (select from clerk_sync.denials n where n.kind = 'membership' and n.id = m.id)
-     and not exists (select from clerk_sync.denials n where n.kind = 'organization' and n.id = m.organization_id);
+     and ((select not exists (select from clerk_rls.denied))
+          or (m.id not in (select n.id from clerk_rls.denied n where n.kind = 'membership')
+              and m.organization_id not in (select n.id from clerk_rls.denied n where n.kind = 'organization')));
 -- Few are deleted: the question above is answered by a page that is always at hand.
 create index organizations_deleted_idx on clerk.organizations (id) where deleted_at is not null;
 
@@ -116,8 +117,9 @@ create policy members_read on clerk.organizations for select to authenticated
 create policy members_read on clerk.organization_memberships for select to authenticated
   using (organization_id = any (array(select clerk_rls.organization_ids()))
          and exists (select from clerk_rls.able_users u where u.id = organization_memberships.user_id)
-         and not exists (select from clerk_rls.denied d where d.kind = 'user' and d.id = organization_memberships.user_id)
-         and not exists (select from clerk_rls.denied d where d.kind = 'membership' and d.id = organization_memberships.id));
+         and ((select not exists (select from clerk_rls.denied))
+              or (user_id not in (select d.id from clerk_rls.denied d where d.kind = 'user')
+                  and id not in (select d.id from clerk_rls.denied d where d.kind = 'membership'))));
 create policy members_read on clerk.users for select to authenticated
   using (id = any (array(select m.user_id from clerk.organization_memberships m union select clerk_rls.user_id())));
 create policy own_read on clerk.user_details for select to authenticated
