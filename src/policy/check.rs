@@ -4,7 +4,7 @@ use crate::store::foreign::{ForeignObject, Weight};
 use crate::store::policies::{Command, Policy, Table};
 use crate::terminal;
 use serde::Serialize;
-use sqlparser::ast::{BinaryOperator, Expr, Function, Query, Visit, Visitor};
+use sqlparser::ast::{BinaryOperator, Expr, Function, Query, UnaryOperator, Visit, Visitor};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 use std::collections::BTreeSet;
@@ -219,12 +219,14 @@ struct Condition<'a> {
     /// The table's columns that are held against something other than a constant.
     columns: BTreeSet<String>,
     has_in_select: bool,
+    /// The next `in (select …)` stands behind a `not`.
+    is_negated: bool,
 }
 
 impl<'a> Condition<'a> {
     fn new(table: &'a str) -> Condition<'a> {
         let (functions, per_row, columns) = Default::default();
-        Condition { table, depth: 0, functions, per_row, columns, has_in_select: false }
+        Condition { table, depth: 0, functions, per_row, columns, has_in_select: false, is_negated: false }
     }
 
     fn read(&mut self, expression: &str) -> Result<(), sqlparser::parser::ParserError> {
@@ -269,6 +271,14 @@ fn is_constant(expression: &Expr) -> bool {
     }
 }
 
+fn is_in_select(expression: &Expr) -> bool {
+    match expression {
+        Expr::Nested(inner) => is_in_select(inner),
+        Expr::InSubquery { .. } => true,
+        _ => false,
+    }
+}
+
 impl Visitor for Condition<'_> {
     type Break = std::convert::Infallible;
 
@@ -292,6 +302,10 @@ impl Visitor for Condition<'_> {
                 }
                 self.functions.insert(name);
             }
+            Expr::UnaryOp { op: UnaryOperator::Not, expr } => self.is_negated = is_in_select(expr),
+            // No index answers `not in`.
+            Expr::InSubquery { negated: true, .. } => {}
+            Expr::InSubquery { .. } if self.is_negated => self.is_negated = false,
             Expr::InSubquery { expr, .. } => {
                 self.has_in_select |= self.column(expr).is_some();
                 self.columns.extend(self.column(expr));
