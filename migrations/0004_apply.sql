@@ -733,133 +733,185 @@ begin
     continue when case when of_memberships then cardinality(membership_rows) > 0
                        when not of_memberships then cardinality(user_rows) > 0 or cardinality(organization_rows) > 0
                        else cardinality(changes) > 0 end is not true;
-    with candidate as (
-      select c.*, v.state, v.updated_at as known_updated_at, v.observed_at as known_at, v.content as known_content, v.denial as known_denial,
-             v.inferred, coalesce(v.floor, 0) as known_floor, v.event_updated_at, v.event_observed_at, v.event_content, v.ahead as known_ahead,
-             v.by_event, v.in_doubt, v.ctid as place,
-             v.state = 'live' and v.updated_at = c.updated_at and v.content = c.content as is_same,
-             -- R7: a pass has read, since this was observed, whatever it has listed.
-             c.observed_at < greatest(
-               case c.kind when 'user' then user_mark when 'organization' then organization_mark else membership_mark end,
-               case c.kind
-                 when 'user' then case when (user_rows[c.row_number]).created_at < users_listed_to then user_listing end
-                 when 'organization' then case when (organization_rows[c.row_number]).created_at < organizations_listed_to then organization_listing end
-                 else case when (membership_rows[c.row_number]).created_at < memberships_listed_to then membership_listing end
-               end) - margin as is_old,
-             -- The greatest that a webhook told (R2).
-             from_webhook and ((c.updated_at, c.observed_at, c.content) > (v.event_updated_at, v.event_observed_at, v.event_content)) is not false as is_greatest,
-             -- R2, R9: it is asked only where it matters whether one of the two gives more access.
-             case when v.content <> c.content
-                       and case when from_webhook then pg_catalog.abs(c.updated_at - v.updated_at) <= soon
-                                when c.kind = 'user' and v.denial = 1 then false   -- nobody has said yet whether there is a ban
-                                else c.updated_at <= greatest(v.updated_at, v.event_updated_at + skew) or coalesce(c.ahead, c.updated_at) = v.ahead end
-                  then clerk_sync.compare_access(c.kind, c.id, c.denial, v.denial, membership_rows[c.row_number]) end as access
-        from unnest(changes) c
-        left join lateral (select *, ctid from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
-       where ((c.kind = 'membership') = of_memberships) is not false
-      offset 0   -- each of these columns is computed once
-    ), compared as (
-      select *,
+    -- What a webhook says against what is known (R1, R4 to R7, R9).
+    if from_webhook then
+      with candidate as (
+        select c.n, c.kind, c.id, c.organization_id, c.user_id, c.lacks, c.denial, c.ahead, c.observed_at, c.updated_at, c.content,
+               v.state, v.updated_at as known_updated_at, v.observed_at as known_at, v.content as known_content, v.denial as known_denial,
+               v.inferred, v.floor as known_floor, v.by_event, v.in_doubt, v.ctid as place,
+               v.state = 'live' and v.updated_at = c.updated_at and v.content = c.content as is_same,
+               -- R7: a pass has read, since this was observed, whatever it has listed.
+               c.observed_at < greatest(
+                 case c.kind when 'user' then user_mark when 'organization' then organization_mark else membership_mark end,
+                 case when is_listing then
+                   case c.kind
+                     when 'user' then case when (user_rows[c.row_number]).created_at < users_listed_to then user_listing end
+                     when 'organization' then case when (organization_rows[c.row_number]).created_at < organizations_listed_to then organization_listing end
+                     else case when (membership_rows[c.row_number]).created_at < memberships_listed_to then membership_listing end
+                   end
+                 end) - margin as is_old,
+               -- The greatest that a webhook told (R2).
+               ((c.updated_at, c.observed_at, c.content) > (v.event_updated_at, v.event_observed_at, v.event_content)) is not false as is_greatest,
+               -- R9: it is asked only where it matters whether one of the two gives more access.
+               case when v.content <> c.content and pg_catalog.abs(c.updated_at - v.updated_at) <= soon
+                    then clerk_sync.compare_access(c.kind, c.id, c.denial, v.denial, membership_rows[c.row_number]) end as access
+          from unnest(changes) c
+          left join lateral (select *, ctid from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
+         where ((c.kind = 'membership') = of_memberships) is not false
+        offset 0   -- each of these columns is computed once
+      ), compared as (
         -- R9: two events of one object whose order nobody knows. First those whose times disagree, or are equal.
-        from_webhook and access <> 0
-          and ((updated_at - known_updated_at) * (observed_at - known_at) < 0
-               or (updated_at = known_updated_at and (not by_event or pg_catalog.abs(observed_at - known_at) <= skew))) as is_unordered,
-        from_webhook and access <> 0 and pg_catalog.abs(updated_at - known_updated_at) <= skew
-          and (not by_event or pg_catalog.abs(observed_at - known_at) <= skew) as is_close,
-        -- R2: a read that may be older than what events told.
-        not from_webhook
-          and case when access > 0 and coalesce(ahead, updated_at) = known_ahead and event_updated_at is not null
-                        and (updated_at, content) <> (event_updated_at, event_content) then true
-                   when access > 0 and updated_at <= event_updated_at + skew then in_doubt or (updated_at, content) <> (event_updated_at, event_content)
-                   else updated_at < known_updated_at end as is_contradiction,
-        case when from_webhook then null
-             when access > 0
-                  and ((pg_catalog.abs(updated_at - event_updated_at) <= skew
-                        and not (updated_at = event_updated_at and event_observed_at > updated_at + soon))
-                       or (updated_at, content) = (event_updated_at, event_content)) is not true
-             then day else hour end as wait,
-        case when not from_webhook then pg_catalog.concat_ws(' ', coalesce(ahead, updated_at), content, known_updated_at, known_content) end as said
-        from candidate
-    ), judged as (
-      -- (No more columns than are looked at below: each costs a batch something.)
-      select n, kind, id, organization_id, user_id, lacks, denial, ahead, observed_at, updated_at, content,
-             state, known_at, event_observed_at, by_event, place, is_same, is_unordered, is_greatest, said, wait,
-        case
-          when state = 'deleted' and not undelete and not (from_read and inferred and observed_at > known_at) then      -- R4
-            case when from_webhook and inferred and greatest(observed_at, updated_at) > known_at then 'doubtful' else 'deleted' end
-          -- It is back only when what was left of its memberships is gone: whoever comes back brings none of them.
-          when state = 'deleted' and kind <> 'membership'
-               and exists (select from clerk_sync.deleted_parents p where p.id = compared.id) then 'being emptied'
-          when is_old and state is distinct from 'live' then 'doubtful'                                        -- R7
-          when is_old and not is_same and updated_at <= known_updated_at + skew then
-            case when access < 0 then 'to be sure' else 'read since' end
-          when n = any (of_deleted) then 'parent deleted'                                                      -- R6
-          -- A tombstone that no event announced may yet be undone, and then this membership counts.
-          when n = any (of_doubtful) then 'parent doubtful'
-          when id = any (unproven) then 'doubtful'                                                             -- R5
-          when id = any (outdated) then 'newer membership known'
-          when n = any (of_missing) then 'parent doubtful'
-          when state is distinct from 'live' then 'new'
-          when from_webhook and observed_at < known_floor then 'read since'                                    -- R2
-          when from_webhook and is_same then case when observed_at > known_at then 'newer' when by_event then 'same' else 'confirmed' end
-          when is_unordered or is_close then                                                                   -- R9
-            case when (denial, updated_at, observed_at, content) > (known_denial, known_updated_at, known_at, known_content)
-                 then 'less access' else 'more access' end
-          when not from_webhook and content = known_content
-               and (updated_at <= known_updated_at or coalesce(ahead, updated_at) = known_ahead) then 'same'         -- R3
-          when is_contradiction then                                                                           -- R2
-            case when access < 0 and known_updated_at - updated_at <= skew then 'overruling'
-                 when observed_at - (select said_since from clerk_sync.pending_reads p
-                                      where p.kind = compared.kind and p.id = compared.id and p.said = compared.said) >= wait then 'overruling'
-                 else 'contradicts' end
-          when not from_webhook then
-            case when updated_at > known_updated_at or observed_at >= known_at then 'newer' else 'older' end
-          when (updated_at, observed_at, denial, content) > (known_updated_at, known_at, known_denial, known_content) then 'newer'   -- R1
-          else 'older'
-        end as verdict
-        from compared
-    ), added as (   -- apart from what is known: no conflict is looked for
-      insert into clerk_sync.versions (kind, id, state, updated_at, observed_at, content, denial, ahead, first_observed_at,
-                                       event_updated_at, event_observed_at, event_content, by_event)
-        select kind, id, 'live', updated_at, observed_at, content, denial, ahead, observed_at,
-               case when from_webhook then updated_at end, case when from_webhook then observed_at end, case when from_webhook then content end,
-               from_webhook
-          from judged where verdict = 'new' and state is null
-    ), written as (
-      update clerk_sync.versions v
-         set state = 'live', updated_at = j.updated_at, observed_at = j.observed_at, content = j.content, denial = j.denial, inferred = false,
-             ahead = coalesce(j.ahead, v.ahead), first_observed_at = coalesce(v.first_observed_at, j.observed_at),
-             floor = case j.verdict when 'overruling' then greatest(v.floor, j.event_observed_at + 1, j.observed_at - margin) else v.floor end,
-             event_updated_at = case when j.is_greatest then j.updated_at else v.event_updated_at end,
-             event_observed_at = case when j.is_greatest then j.observed_at else v.event_observed_at end,
-             event_content = case when j.is_greatest then j.content else v.event_content end,
-             by_event = from_webhook or (j.is_same and v.by_event),
-             in_doubt = case when j.verdict = 'less access' then j.is_unordered else j.is_same and v.in_doubt end
-        from judged j
-       where v.ctid = j.place and j.verdict in ('new', 'newer', 'less access', 'overruling')
-    )
-    select coalesce(array_agg(row(n, case
-               when verdict in ('new', 'newer', 'less access', 'overruling') or (wins and from_webhook) then 'applied'
-               when verdict in ('same', 'confirmed') then 'unchanged'
-               when verdict in ('doubtful', 'parent doubtful', 'being emptied', 'to be sure', 'more access') then 'pending'
-               else 'stale' end, verdict)::clerk_sync.outcome), '{}'),
-           array_agg(wins order by n) filter (where kind = 'user'),
-           array_agg(wins order by n) filter (where kind = 'organization'),
-           array_agg(wins order by n) filter (where kind = 'membership'),
-           array_agg(row(n, kind, id, organization_id, user_id, lacks, state, verdict, observed_at, updated_at, content, known_at,
-                         case when from_webhook then greatest(observed_at, case when by_event then known_at end) + skew else 0 end,
-                         said, wait)::clerk_sync.judgement)
-             filter (where not from_webhook or state = 'stub' or lacks is not null or verdict not in ('new', 'newer', 'same')),
-           bool_or((kind = 'user' and wins and denial > 0) or (kind = 'membership' and verdict in ('newer', 'less access', 'overruling')))
-      into these_results, users_win, organizations_win, memberships_win, consequential, takes
-      -- A read that finds nothing new still mends a row that somebody changed by hand; and a message that comes again, one that
-      -- was refused.
-      from (select *, verdict in ('new', 'newer', 'less access', 'overruling')
-                      or (verdict = 'same' and not from_webhook)
-                      or (verdict in ('same', 'confirmed') and has_refused and exists (
-                            select from clerk_sync.pending_reads p
-                             where p.kind = judged.kind and p.id = judged.id and p.reason = 'refused')) as wins
-              from judged) j;
+        select *,
+               access <> 0
+                 and ((updated_at - known_updated_at) * (observed_at - known_at) < 0
+                      or (updated_at = known_updated_at and (not by_event or pg_catalog.abs(observed_at - known_at) <= skew))) as is_unordered,
+               access <> 0 and pg_catalog.abs(updated_at - known_updated_at) <= skew
+                 and (not by_event or pg_catalog.abs(observed_at - known_at) <= skew) as is_close
+          from candidate
+      ), judged as (
+        select n, kind, id, organization_id, user_id, lacks, denial, ahead, observed_at, updated_at, content,
+               state, known_at, by_event, place, is_same, is_unordered, is_greatest,
+          case
+            when state = 'deleted' then                                                                          -- R4
+              case when inferred and greatest(observed_at, updated_at) > known_at then 'doubtful' else 'deleted' end
+            when is_old and state is distinct from 'live' then 'doubtful'                                        -- R7
+            when is_old and not is_same and updated_at <= known_updated_at + skew then
+              case when access < 0 then 'to be sure' else 'read since' end
+            when n = any (of_deleted) then 'parent deleted'                                                      -- R6
+            -- A tombstone that no event announced may yet be undone, and then this membership counts.
+            when n = any (of_doubtful) then 'parent doubtful'
+            when id = any (unproven) then 'doubtful'                                                             -- R5
+            when id = any (outdated) then 'newer membership known'
+            when n = any (of_missing) then 'parent doubtful'
+            when state is distinct from 'live' then 'new'
+            when observed_at < known_floor then 'read since'                                                     -- R2
+            when is_same then case when observed_at > known_at then 'newer' when by_event then 'same' else 'confirmed' end
+            when is_unordered or is_close then                                                                   -- R9
+              case when (denial, updated_at, observed_at, content) > (known_denial, known_updated_at, known_at, known_content)
+                   then 'less access' else 'more access' end
+            when (updated_at, observed_at, denial, content) > (known_updated_at, known_at, known_denial, known_content) then 'newer'   -- R1
+            else 'older'
+          end as verdict
+          from compared
+      ), added as (   -- apart from what is known: no conflict is looked for
+        insert into clerk_sync.versions (kind, id, state, updated_at, observed_at, content, denial, ahead, first_observed_at,
+                                         event_updated_at, event_observed_at, event_content, by_event)
+          select kind, id, 'live', updated_at, observed_at, content, denial, ahead, observed_at, updated_at, observed_at, content, true
+            from judged where verdict = 'new' and state is null
+      ), written as (
+        update clerk_sync.versions v
+           set state = 'live', updated_at = j.updated_at, observed_at = j.observed_at, content = j.content, denial = j.denial, inferred = false,
+               ahead = coalesce(j.ahead, v.ahead), first_observed_at = coalesce(v.first_observed_at, j.observed_at),
+               event_updated_at = case when j.is_greatest then j.updated_at else v.event_updated_at end,
+               event_observed_at = case when j.is_greatest then j.observed_at else v.event_observed_at end,
+               event_content = case when j.is_greatest then j.content else v.event_content end,
+               by_event = true,
+               in_doubt = case when j.verdict = 'less access' then j.is_unordered else j.is_same and v.in_doubt end
+          from judged j
+         where v.ctid = j.place and j.verdict in ('new', 'newer', 'less access')
+      )
+      select coalesce(array_agg(row(n, case
+                 when wins then 'applied'
+                 when verdict in ('same', 'confirmed') then 'unchanged'
+                 when verdict in ('doubtful', 'parent doubtful', 'to be sure', 'more access') then 'pending'
+                 else 'stale' end, verdict)::clerk_sync.outcome), '{}'),
+             array_agg(wins order by n) filter (where kind = 'user'),
+             array_agg(wins order by n) filter (where kind = 'organization'),
+             array_agg(wins order by n) filter (where kind = 'membership'),
+             array_agg(row(n, kind, id, organization_id, user_id, lacks, state, verdict, observed_at, updated_at, content, known_at,
+                           greatest(observed_at, case when by_event then known_at end) + skew, null, null)::clerk_sync.judgement)
+               filter (where state = 'stub' or lacks is not null or verdict not in ('new', 'newer', 'same')),
+             bool_or((kind = 'user' and wins and denial > 0) or (kind = 'membership' and verdict in ('newer', 'less access')))
+        into these_results, users_win, organizations_win, memberships_win, consequential, takes
+        from (select *, verdict in ('new', 'newer', 'less access')
+                        -- A message that comes again mends a row that was refused.
+                        or (verdict in ('same', 'confirmed') and has_refused and exists (
+                              select from clerk_sync.pending_reads p
+                               where p.kind = judged.kind and p.id = judged.id and p.reason = 'refused')) as wins
+                from judged) j;
+    -- What a read says (R2 to R6).
+    else
+      with candidate as (
+        select c.*, v.state, v.updated_at as known_updated_at, v.observed_at as known_at, v.content as known_content,
+               v.inferred, v.event_updated_at, v.event_observed_at, v.event_content, v.ahead as known_ahead,
+               v.by_event, v.in_doubt, v.ctid as place,
+               v.state = 'live' and v.updated_at = c.updated_at and v.content = c.content as is_same,
+               -- R2: it is asked only where it matters whether one of the two gives more access.
+               case when v.content <> c.content
+                         and case when c.kind = 'user' and v.denial = 1 then false   -- nobody has said yet whether there is a ban
+                                  else c.updated_at <= greatest(v.updated_at, v.event_updated_at + skew) or coalesce(c.ahead, c.updated_at) = v.ahead end
+                    then clerk_sync.compare_access(c.kind, c.id, c.denial, v.denial, membership_rows[c.row_number]) end as access
+          from unnest(changes) c
+          left join lateral (select *, ctid from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
+         where ((c.kind = 'membership') = of_memberships) is not false
+        offset 0
+      ), compared as (
+        select *,
+          -- R2: a read that may be older than what events told.
+          case when access > 0 and coalesce(ahead, updated_at) = known_ahead and event_updated_at is not null
+                    and (updated_at, content) <> (event_updated_at, event_content) then true
+               when access > 0 and updated_at <= event_updated_at + skew then in_doubt or (updated_at, content) <> (event_updated_at, event_content)
+               else updated_at < known_updated_at end as is_contradiction,
+          case when access > 0
+                    and ((pg_catalog.abs(updated_at - event_updated_at) <= skew
+                          and not (updated_at = event_updated_at and event_observed_at > updated_at + soon))
+                         or (updated_at, content) = (event_updated_at, event_content)) is not true
+               then day else hour end as wait,
+          pg_catalog.concat_ws(' ', coalesce(ahead, updated_at), content, known_updated_at, known_content) as said
+          from candidate
+      ), judged as (
+        select n, kind, id, organization_id, user_id, lacks, denial, ahead, observed_at, updated_at, content,
+               state, known_at, event_observed_at, by_event, place, is_same, said, wait,
+          case
+            when state = 'deleted' and not undelete and not (from_read and inferred and observed_at > known_at) then 'deleted'   -- R4
+            -- It is back only when what was left of its memberships is gone: whoever comes back brings none of them.
+            when state = 'deleted' and kind <> 'membership'
+                 and exists (select from clerk_sync.deleted_parents p where p.id = compared.id) then 'being emptied'
+            when n = any (of_deleted) then 'parent deleted'                                                      -- R6
+            when n = any (of_doubtful) then 'parent doubtful'
+            when id = any (outdated) then 'newer membership known'                                               -- R5
+            when n = any (of_missing) then 'parent doubtful'
+            when state is distinct from 'live' then 'new'
+            when content = known_content and (updated_at <= known_updated_at or coalesce(ahead, updated_at) = known_ahead) then 'same'   -- R3
+            when is_contradiction then                                                                           -- R2
+              case when access < 0 and known_updated_at - updated_at <= skew then 'overruling'
+                   when observed_at - (select said_since from clerk_sync.pending_reads p
+                                        where p.kind = compared.kind and p.id = compared.id and p.said = compared.said) >= wait then 'overruling'
+                   else 'contradicts' end
+            when updated_at > known_updated_at or observed_at >= known_at then 'newer'
+            else 'older'
+          end as verdict
+          from compared
+      ), added as (
+        insert into clerk_sync.versions (kind, id, state, updated_at, observed_at, content, denial, ahead, first_observed_at)
+          select kind, id, 'live', updated_at, observed_at, content, denial, ahead, observed_at
+            from judged where verdict = 'new' and state is null
+      ), written as (
+        update clerk_sync.versions v
+           set state = 'live', updated_at = j.updated_at, observed_at = j.observed_at, content = j.content, denial = j.denial, inferred = false,
+               ahead = coalesce(j.ahead, v.ahead), first_observed_at = coalesce(v.first_observed_at, j.observed_at),
+               floor = case j.verdict when 'overruling' then greatest(v.floor, j.event_observed_at + 1, j.observed_at - margin) else v.floor end,
+               by_event = j.is_same and v.by_event,
+               in_doubt = j.is_same and v.in_doubt
+          from judged j
+         where v.ctid = j.place and j.verdict in ('new', 'newer', 'overruling')
+      )
+      select coalesce(array_agg(row(n, case
+                 when verdict in ('new', 'newer', 'overruling') then 'applied'
+                 when verdict = 'same' then 'unchanged'
+                 when verdict in ('parent doubtful', 'being emptied') then 'pending'
+                 else 'stale' end, verdict)::clerk_sync.outcome), '{}'),
+             -- A read that finds nothing new still mends a row that somebody changed by hand.
+             array_agg(verdict in ('new', 'newer', 'overruling', 'same') order by n) filter (where kind = 'user'),
+             array_agg(verdict in ('new', 'newer', 'overruling', 'same') order by n) filter (where kind = 'organization'),
+             array_agg(verdict in ('new', 'newer', 'overruling', 'same') order by n) filter (where kind = 'membership'),
+             array_agg(row(n, kind, id, organization_id, user_id, lacks, state, verdict, observed_at, updated_at, content, known_at,
+                           0, said, wait)::clerk_sync.judgement),
+             bool_or((kind = 'user' and verdict in ('new', 'newer', 'overruling', 'same') and denial > 0)
+                     or (kind = 'membership' and verdict in ('newer', 'overruling')))
+        into these_results, users_win, organizations_win, memberships_win, consequential, takes
+        from judged;
+    end if;
     results := results || these_results;
 
     -- Apart, because most batches have none of these: what else follows from a judgement.
