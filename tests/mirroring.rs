@@ -1,6 +1,9 @@
 //! A whole life of a user, an organization and a membership, as the application's database sees it.
 
-use crate::support::World;
+use crate::support::{self, START, World};
+use clerk_sync::clerk::kinds::{self, Listing};
+use clerk_sync::clerk::listing::{self, Seen};
+use clerk_sync::model::{Batch, Claim, Kind, Millis, Outcome, Source};
 use serde_json::json;
 
 #[tokio::test]
@@ -59,4 +62,35 @@ async fn private_metadata_is_stored_nowhere() {
          union all select to_jsonb(o)::text from clerk.organizations o union all select to_jsonb(r)::text from clerk_sync.receipts r",
     );
     assert!(!everything.await.iter().any(|row| row.to_string().contains("never to be stored")));
+}
+
+#[tokio::test]
+async fn an_object_of_each_kind_is_listed_written_and_read_back() {
+    let database = support::database().await;
+    let mut session = database.database().connect_for_passes().await.unwrap();
+    let at = Millis::new(START).unwrap();
+    for kind in Kind::ALL {
+        let id = format!("{}1", kind.id_prefix());
+        let object = json!({
+            "id": id, "created_at": START - 1, "updated_at": START, "name": "Acme Widgets", "first_name": "Ada", "banned": false,
+            "public_metadata": { "plan": "pro" }, "role": "org:admin", "permissions": ["org:documents:read"],
+            "organization": { "id": "org_1" }, "public_user_data": { "user_id": "user_1", "banned": false },
+        });
+        let body = match kinds::of(kind).listing {
+            Listing::Cursor { .. } => json!([object]),
+            Listing::Offset => json!({ "data": [object], "total_count": 1 }),
+        };
+        let page = listing::page(body.to_string().as_bytes(), kind, Seen { observed_at: at, bound: at }).unwrap();
+        let Claim::Live { entity, .. } = &page.changes[0].claim else { panic!("{:?}", page.changes) };
+        assert_eq!((entity.kind(), entity.id()), (kind, id.as_str()), "what the kind's parser makes");
+        let batch = Batch::of_changes(Source::List, page.changes.iter());
+        let verdicts = session.apply(&batch, 1).await.unwrap();
+        assert_eq!(verdicts[0].as_ref().map(|verdict| verdict.outcome), Some(Outcome::Applied), "{kind}");
+        let rows = session.mirrored(kind, &[&id]).await.unwrap();
+        assert_eq!(rows.iter().map(|row| &row.entity).collect::<Vec<_>>(), [entity], "{kind}");
+        assert_eq!(session.count(kind).await.unwrap(), 1, "{kind}");
+        assert_eq!(session.standing(kind, &[&id]).await.unwrap().len(), 1, "{kind}");
+        let made = session.ids_made_between(kind, Millis::MIN, None, None, 10).await.unwrap();
+        assert_eq!(made.into_iter().map(|(_, id)| id).collect::<Vec<_>>(), [id], "{kind}");
+    }
 }

@@ -110,6 +110,17 @@ impl WantedRead {
             Kind::Membership => None,
         }
     }
+
+    /// The same, of an object that was listed for this parent: a list for a user need not name the user.
+    pub(crate) fn listed_for(mut self, parent: Kind, id: &str) -> WantedRead {
+        match parent {
+            Kind::User => {
+                self.user_id.get_or_insert_with(|| UserId(id.to_owned()));
+            }
+            Kind::Organization | Kind::Membership => {}
+        }
+        self
+    }
 }
 
 /// That a membership of this user in this organization exists or existed, and what it embeds of the two.

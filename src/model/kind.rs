@@ -85,7 +85,7 @@ impl Kind {
     }
 
     /// What Clerk's ids of this kind begin with.
-    pub(crate) const fn id_prefix(self) -> &'static str {
+    pub const fn id_prefix(self) -> &'static str {
         self.facts().id_prefix
     }
 

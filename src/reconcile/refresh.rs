@@ -5,7 +5,7 @@ use super::compare::compare;
 use super::{Error, Reconciler, ladder};
 use crate::clerk::client::{self, ASKED, Read};
 use crate::clerk::kinds::{self, ReadBy};
-use crate::model::{Change, Claim, Kind, Outcome, Reason, Source, UserId, Verdict, WantedRead};
+use crate::model::{Change, Claim, Kind, Outcome, Reason, Source, Verdict, WantedRead};
 use crate::store::Session;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -195,13 +195,8 @@ async fn members(
 /// The read of a membership that a list of its parent's could not tell whole, if its pair is known.
 fn by_pair(change: &Change, parent: Kind, id: &str) -> Option<WantedRead> {
     let Claim::Unusable(read) = &change.claim else { return None };
-    let of_parent = || match parent {
-        Kind::User => Some(UserId(id.to_owned())),
-        Kind::Organization | Kind::Membership => None,
-    };
-    let user_id = Some(read.user_id.clone().or_else(of_parent)?);
-    read.organization_id.as_ref()?;
-    Some(WantedRead { user_id, ..read.clone() })
+    let read = read.clone().listed_for(parent, id);
+    (read.organization_id.is_some() && read.user_id.is_some()).then_some(read)
 }
 
 async fn apply(session: &mut Session, source: Source, changes: Vec<Change>) -> Result<Vec<(String, Verdict)>, Error> {

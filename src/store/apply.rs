@@ -1,10 +1,11 @@
 //! The one call that writes the mirror.
 
-use super::wire::{Wire, batch};
+use super::wire::{Wire, with_batch};
 use super::{Error, Session};
 use crate::model::{Batch, Millis, Outcome, Verdict, WantedRead, Word};
-use sqlx::Row as _;
 use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Row as _};
+use std::sync::LazyLock;
 
 impl Session {
     /// Applies a folded batch in one statement, which is one transaction, and answers what became of each item, in the
@@ -16,8 +17,9 @@ impl Session {
     pub async fn apply(&mut self, batch: &Batch<'_>, items: usize) -> Result<Vec<Option<Verdict>>, Error> {
         let rows = self
             .call_with_types(async |connection, types| {
-                let sql = concat!("select n, outcome, reason from clerk_sync.apply(", batch!(), ")");
-                Wire::of(batch, types).bind(sqlx::query(sql)).fetch_all(connection).await
+                static SQL: LazyLock<String> =
+                    LazyLock::new(|| with_batch("select n, outcome, reason from clerk_sync.apply({batch})"));
+                Wire::of(batch, types).bind(sqlx::query(AssertSqlSafe(SQL.as_str()))).fetch_all(connection).await
             })
             .await?;
         verdicts(&rows, items)

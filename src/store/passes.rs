@@ -1,12 +1,13 @@
 //! The lease, and what a pass writes.
 
 use super::apply::verdicts;
-use super::wire::{Wire, batch};
+use super::wire::{Wire, with_batch};
 use super::{Error, Session, at_most, kinds};
 use crate::model::{Batch, Fence, Kind, Millis, PassState, Scope, Step, Verdict, Words as _};
 use serde::Serialize;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// A pass, as its row says.
@@ -186,13 +187,13 @@ impl Session {
         let page = serde_json::to_string(page).expect("a page is plain data and always serializes");
         let rows = self
             .call_with_types(async |connection, types| {
-                let sql = concat!(
-                    "select n, outcome, reason from clerk_sync.record_page($20::jsonb, case when $21 then ",
-                    batch!(),
-                    " end)"
-                );
-                let query =
-                    Wire::of(batch, types).bind(sqlx::query(sql)).bind(page).bind(items > 0 && is_to_be_written);
+                static SQL: LazyLock<String> = LazyLock::new(|| {
+                    with_batch(
+                        "select n, outcome, reason from clerk_sync.record_page({1}::jsonb, case when {2} then {batch} end)",
+                    )
+                });
+                let query = Wire::of(batch, types).bind(sqlx::query(sqlx::AssertSqlSafe(SQL.as_str())));
+                let query = query.bind(page).bind(items > 0 && is_to_be_written);
                 query.fetch_all(connection).await
             })
             .await?;

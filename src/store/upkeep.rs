@@ -1,7 +1,7 @@
 //! Dead letters, and what is removed once it is old.
 
 use super::apply::verdicts;
-use super::wire::{Wire, batch};
+use super::wire::{Wire, with_batch};
 use super::{Error, Session, at_most, kinds};
 use crate::model::{Batch, Kind, MessageId, Millis, Verdict};
 use serde::Serialize;
@@ -168,11 +168,11 @@ impl Session {
         let rows = self
             .call_with_types(async |connection, types| {
                 let query = match batch {
-                    Some(batch) => Wire::of(batch, types).bind(sqlx::query(concat!(
-                        "select n, outcome, reason from clerk_sync.retry_dead_letter($20, $21, $22, $23, ",
-                        batch!(),
-                        ")"
-                    ))),
+                    Some(batch) => {
+                        let sql =
+                            "select n, outcome, reason from clerk_sync.retry_dead_letter({1}, {2}, {3}, {4}, {batch})";
+                        Wire::of(batch, types).bind(sqlx::query(AssertSqlSafe(with_batch(sql))))
+                    }
                     None => {
                         sqlx::query("select n, outcome, reason from clerk_sync.retry_dead_letter($1, $2, $3, $4, null)")
                     }

@@ -15,17 +15,16 @@ use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo};
 use sqlx::{Encode, Postgres, Type};
 use std::collections::HashMap;
 
-/// Makes a `clerk_sync.batch` of the parameters `$1` to `$19`, as [`Wire::bind`] binds them. (Those that follow count on from
-/// there: see `record_page` and `retry_dead_letter`.)
-macro_rules! batch {
-    () => {
-        "row($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)::clerk_sync.batch"
-    };
-}
-pub(super) use batch;
+/// How many parameters a batch has, as [`Wire::bind`] binds them: each kind has one for its rows, the fourth and those behind it.
+const PARAMETERS: usize = 16 + Kind::ALL.len();
 
-/// Each kind has a parameter for its rows, the fourth and those behind it, in the order of [`Kind::ALL`].
-const _: () = assert!(Kind::ALL.len() + 16 == 19, "a new kind is a new parameter: count on in batch!, and behind it");
+/// A statement that takes a batch: in `sql`, `{batch}` stands for it, and `{1}` for the parameter that is bound behind it.
+pub(super) fn with_batch(sql: &str) -> String {
+    let parameters: Vec<String> = (1..=PARAMETERS).map(|n| format!("${n}")).collect();
+    let batch = format!("row({})::clerk_sync.batch", parameters.join(", "));
+    let behind = |sql: String, n: usize| sql.replace(&format!("{{{n}}}"), &format!("${}", PARAMETERS + n));
+    (1..=4).fold(sql.replace("{batch}", &batch), behind)
+}
 
 /// The numbers of a type and of an array of it.
 type Numbers = (Oid, Oid);
