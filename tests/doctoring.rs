@@ -1,7 +1,7 @@
 //! `clerk-sync doctor`, as a person runs it: a good set-up has nothing to mend, each fault that is planted is named with its
 //! fix, and nothing that is printed would have to be kept from a public issue.
 
-use crate::support::{Project, SECRET, supabase, unique};
+use crate::support::{People, Project, SECRET, supabase, unique};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clerk_sync::model::{Kind, PassState};
@@ -9,7 +9,7 @@ use clerk_sync::reconcile::{Reconciler, Silent, Times, Wanted};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use testkit::clerk::{Clerk, Fault, Rule, Shared};
+use testkit::clerk::{Fault, Rule, Shared};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixStream};
 
@@ -26,15 +26,7 @@ type Checks = Vec<(String, String, String)>;
 impl SetUp {
     /// Migrated, filled by webhooks, and reconciled.
     pub async fn good() -> SetUp {
-        let now = clerk_sync::clock::now().get();
-        let mut clerk = Clerk::new(7, now - 60_000);
-        let ada = clerk.create_user("Ada", "Lovelace");
-        let ben = clerk.create_user("Ben", "Bitdiddle");
-        let acme = clerk.create_organization("Acme Widgets", &ada);
-        clerk.add_member(&acme, &ben, "org:member");
-        let events = std::mem::take(&mut clerk.outbox);
-        clerk.now = now;
-        clerk.run_clock();
+        let People { clerk, events, ada, acme } = People::now();
         let world = testkit::World::builder().clerk(clerk).serving().await.unwrap();
         for event in events {
             assert_eq!(world.attempt(&event.message_id, event.body.as_bytes()).await.status, 204);

@@ -90,6 +90,18 @@ struct HistoryRun<'a> {
     postgres: Option<(&'a mut Session, &'a mut PgConnection)>,
 }
 
+impl<'a> HistoryRun<'a> {
+    /// With an empty mirror.
+    fn new(
+        clerk: HostileClerk,
+        todo: Vec<(i64, u32, Due)>,
+        postgres: Option<(&'a mut Session, &'a mut PgConnection)>,
+    ) -> HistoryRun<'a> {
+        let (mirror, checker) = (Mirror::default(), RevocationChecker::default());
+        HistoryRun { clerk, mirror, checker, reads: BTreeMap::new(), todo, postgres }
+    }
+}
+
 impl HistoryRun<'_> {
     async fn apply(&mut self, source: Source, changes: &[Change], by: &'static str) {
         let batch = Batch::of_changes(source, changes.iter());
@@ -324,14 +336,7 @@ async fn history(seed: u64, longest_stuck: i64, postgres: Option<(&mut Session, 
         );
     }
     let restored_at = restored.then(|| rng.i64(BEGIN..=end));
-    let mut run = HistoryRun {
-        clerk,
-        mirror: Mirror::default(),
-        checker: RevocationChecker::default(),
-        reads: BTreeMap::new(),
-        todo,
-        postgres,
-    };
+    let mut run = HistoryRun::new(clerk, todo, postgres);
     if let Some(at) = restored_at {
         run.until(at).await;
         let backup = run.mirror.clone();
@@ -494,14 +499,7 @@ async fn an_ordinary_history_asks_for_few_reads() {
         }
         deliveries += todo.len();
         let end = clerk.now + HOUR;
-        let mut run = HistoryRun {
-            clerk,
-            mirror: Mirror::default(),
-            checker: RevocationChecker::default(),
-            reads: BTreeMap::new(),
-            todo,
-            postgres: None,
-        };
+        let mut run = HistoryRun::new(clerk, todo, None);
         run.until(end).await;
         doubts += run.mirror.doubts;
     }

@@ -2,7 +2,7 @@
 //! and leaves nothing behind that another client of the pooler could notice.
 
 use crate::support::pgbouncer::PgBouncer;
-use crate::support::{SECRET, database, supabase};
+use crate::support::{People, SECRET, database, supabase};
 use clerk_sync::sender::Sender;
 use clerk_sync::store::{Database, Error};
 use sqlx::{Connection as _, PgConnection};
@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use testkit::clerk::{Clerk, Event};
 use testkit::worker::{Options, Worker};
 use tokio::process::Command;
 
@@ -32,20 +31,6 @@ const COMMANDS: &[&[&str]] = &[
     &["prune"],
     &["purge", "--older-than", "90d", "--yes"],
 ];
-
-/// A Clerk with a few people, and the webhooks that it sent.
-fn people() -> (Clerk, Vec<Event>) {
-    let now = clerk_sync::clock::now().get();
-    let mut clerk = Clerk::new(7, now - 60_000);
-    let ada = clerk.create_user("Ada", "Lovelace");
-    let ben = clerk.create_user("Ben", "Bitdiddle");
-    let acme = clerk.create_organization("Acme Widgets", &ada);
-    clerk.add_member(&acme, &ben, "org:member");
-    let events = std::mem::take(&mut clerk.outbox);
-    clerk.now = now;
-    clerk.run_clock();
-    (clerk, events)
-}
 
 /// The exit code, and all that was said.
 async fn run(arguments: &[&str], url: &str, world: &testkit::World) -> (Option<i32>, String) {
@@ -69,7 +54,7 @@ async fn run(arguments: &[&str], url: &str, world: &testkit::World) -> (Option<i
 #[tokio::test(flavor = "multi_thread")]
 async fn through_pgbouncer_in_session_mode_everything_works_as_without_it() {
     let Some(pooler) = PgBouncer::start(supabase().cluster(), "pool_mode = session") else { return };
-    let (clerk, events) = people();
+    let People { clerk, events, .. } = People::now();
     let world = testkit::World::builder().clerk(clerk).without_mirror().start().await.unwrap();
     let project = &world.database;
     project.execute("create table public.documents (id integer, organization_id text)").await;
@@ -139,7 +124,7 @@ async fn every_command_refuses_a_transaction_pooler_on_any_port_and_its_neighbou
         "pool_mode = statement\ndefault_pool_size = 3",
     ] {
         let Some(pooler) = PgBouncer::start(supabase().cluster(), settings) else { return };
-        let world = testkit::World::builder().clerk(people().0).start().await.unwrap();
+        let world = testkit::World::builder().clerk(People::now().clerk).start().await.unwrap();
         let database = &world.database;
         let documents = "create table public.documents (id integer, organization_id text); insert into documents select generate_series(1, 3)";
         database.execute(documents).await;

@@ -8,6 +8,7 @@ pub mod tables;
 use clerk_sync::model::InstanceCheck;
 use clerk_sync::model::InstanceId;
 use std::path::PathBuf;
+use testkit::clerk::{Clerk, Event};
 pub use testkit::project::{Project, rows, shared as supabase, source, unique, written};
 pub use testkit::serve::Server;
 pub use testkit::world::answer;
@@ -19,6 +20,29 @@ pub type World = testkit::World<Server>;
 /// A migrated database of the test's own.
 pub async fn database() -> Project {
     Project::cloned().await.expect("a database")
+}
+
+/// A Clerk of today with two people in an organization, and the webhooks that it sent.
+pub struct People {
+    pub clerk: Clerk,
+    pub events: Vec<Event>,
+    pub ada: String,
+    pub acme: String,
+}
+
+impl People {
+    pub fn now() -> People {
+        let now = clerk_sync::clock::now().get();
+        let mut clerk = Clerk::new(7, now - 60_000);
+        let ada = clerk.create_user("Ada", "Lovelace");
+        let ben = clerk.create_user("Ben", "Bitdiddle");
+        let acme = clerk.create_organization("Acme Widgets", &ada);
+        clerk.add_member(&acme, &ben, "org:member");
+        let events = std::mem::take(&mut clerk.outbox);
+        clerk.now = now;
+        clerk.run_clock();
+        People { clerk, events, ada, acme }
+    }
 }
 
 /// Whoever keeps the machine busy holds it, so that none of them observes another.
