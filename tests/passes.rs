@@ -294,13 +294,7 @@ async fn ties_in_no_order_end_and_are_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn in_sync_is_not_said_of_rows_that_were_seen_too_lately() {
     let world = ReconcileWorld::filled(30, 3, 30, 1).await;
-    // Seen now, and gone within the five minutes.
-    let member = world.any(Kind::Membership, 4);
-    world.silently(|clerk| clerk.set_role(&member, "org:member"));
-    world.silently(|clerk| clerk.set_role(&member, "org:admin"));
-    world.complete().await;
-    world.silently(|clerk| clerk.remove_member(&member));
-    world.clerk.lock().now += 60_000;
+    let member = world.seen_and_removed().await;
     let run = async |arguments: &[&str]| {
         let output = world.command(arguments).await.output().await.unwrap();
         (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())

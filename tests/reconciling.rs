@@ -49,6 +49,17 @@ impl ReconcileWorld {
         world
     }
 
+    /// A member whom a reconcile has just seen, and who is removed before another one may judge that.
+    pub async fn seen_and_removed(&self) -> String {
+        let member = self.any(Kind::Membership, 4);
+        self.silently(|clerk| clerk.set_role(&member, "org:member"));
+        self.silently(|clerk| clerk.set_role(&member, "org:admin"));
+        self.complete().await;
+        self.silently(|clerk| clerk.remove_member(&member));
+        self.clerk.lock().now += 60_000;
+        member
+    }
+
     /// More than the margin of R2 and R7.
     pub fn later(&self) {
         self.clerk.lock().now += 400_000;
