@@ -77,6 +77,8 @@ create index organization_memberships_organization_id_idx on clerk.organization_
 create index user_details_created_at_idx on clerk.user_details (created_at, id);
 create index organizations_created_at_idx on clerk.organizations (created_at, id) where deleted_at is null;
 create index organization_memberships_created_at_idx on clerk.organization_memberships (created_at, id);
+-- Few are deleted: whether one is can be answered by a page that is always in memory.
+create index organizations_deleted_idx on clerk.organizations (id) where deleted_at is not null;
 comment on table clerk.organization_memberships is
   'Who belongs to which organization now. The row of an ended membership is gone: no row, no access.';
 comment on column clerk.organization_memberships.role is 'The role''s key as Clerk''s API has it, such as org:admin (a token''s "o.rol" lacks the prefix).';

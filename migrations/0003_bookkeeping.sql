@@ -62,11 +62,11 @@ comment on column clerk_sync.generations.created_at is 'Clerk''s created_at, at 
 comment on column clerk_sync.generations.rival_id is 'Another membership of the pair, with an earlier created_at, that reads of the API show in its place.';
 comment on column clerk_sync.generations.rival_since is 'When the first of those reads was made, on Clerk''s clock.';
 
-create table clerk_sync.marks (
+create table clerk_sync.pass_watermarks (
   kind       text primary key check (kind in ('user', 'organization', 'membership')),
   started_at bigint not null
 );
-comment on table clerk_sync.marks is 'When the last complete reconcile pass of a kind began. Never removed.';
+comment on table clerk_sync.pass_watermarks is 'When the last complete reconcile pass of a kind began. Never removed.';
 
 create table clerk_sync.listings (
   kind       text primary key check (kind in ('user', 'organization', 'membership')),
@@ -82,9 +82,9 @@ create table clerk_sync.pending_reads (
   organization_id text,
   user_id         text,
   reason          text not null,
-  asked_at        timestamptz not null default now(),
+  requested_at        timestamptz not null default now(),
   settles_after   bigint not null default 0,
-  told_deleted    boolean not null default false,
+  reported_deleted    boolean not null default false,
   said            text,
   said_since      bigint,
   tries           integer not null default 0,
@@ -97,7 +97,7 @@ comment on table clerk_sync.pending_reads is 'Objects whose state only a read by
 comment on column clerk_sync.pending_reads.organization_id is 'Of a membership: with user_id, the only way to ask the API for it.';
 comment on column clerk_sync.pending_reads.settles_after is
   'On Clerk''s clock, in ms: a read observed before this decides nothing, because the API may lag behind what asked for it.';
-comment on column clerk_sync.pending_reads.told_deleted is 'A webhook said that the object was deleted, and not when.';
+comment on column clerk_sync.pending_reads.reported_deleted is 'A webhook said that the object was deleted, and not when.';
 comment on column clerk_sync.pending_reads.said is 'What a read said that contradicts the row, and which version of the row it contradicts (R2).';
 comment on column clerk_sync.pending_reads.said_since is 'When a read first said so, on Clerk''s clock, in ms.';
 comment on column clerk_sync.pending_reads.tries is 'How many reads have settled nothing.';
@@ -106,7 +106,7 @@ comment on column clerk_sync.pending_reads.next_at is 'When it is read again. A 
 create table clerk_sync.pending_passes (
   kind     text primary key check (kind in ('user', 'organization', 'membership')),
   reason   text not null,
-  asked_at timestamptz not null default now(),
+  requested_at timestamptz not null default now(),
   ripe_at  timestamptz not null default now(),
   tried_at timestamptz
 );
@@ -117,7 +117,7 @@ comment on column clerk_sync.pending_passes.tried_at is 'When the last pass bega
 create table clerk_sync.pending_listings (
   organization_id text primary key,
   reason     text not null,
-  asked_at   timestamptz not null default now(),
+  requested_at   timestamptz not null default now(),
   claimed_at timestamptz,
   listed_at  timestamptz,
   next_at    timestamptz not null default now(),
@@ -149,20 +149,6 @@ comment on column clerk_sync.denials.sqlstate is
   'What the database answered when the row was to be written; or unsettled: an event may have taken access away, and nobody can ask Clerk.';
 comment on column clerk_sync.denials.object is 'The constraint, index or trigger that refused it, as far as the database named it.';
 
--- Those of them that are about rows which have ended, and not about what changed: they count as gone wherever rows are compared or
--- counted.
-create view clerk_sync.ended_rows as
-  select d.kind, d.id from clerk_sync.denials d
-   where not exists (select from clerk_sync.versions v where v.kind = d.kind and v.id = d.id and v.state <> 'deleted');
-
--- What counts as a membership, for whoever compares or counts: a row whose user or organization is deleted is gone, though it
--- may still be there.
-create view clerk_sync.live_memberships as
-  select * from clerk.organization_memberships m
-   where m.organization_id <> all (array(select id from clerk_sync.deleted_parents))
-     and m.user_id <> all (array(select id from clerk_sync.deleted_parents))
-     and m.id <> all (array(select id from clerk_sync.ended_rows where kind = 'membership'));
-
 create table clerk_sync.receipts (
   message_id  text primary key,
   body_hash   text not null,
@@ -170,13 +156,13 @@ create table clerk_sync.receipts (
   entity_id   text,
   outcome     text not null,
   reason      text,
-  flaws       text[] not null,
+  field_errors       text[] not null,
   event_at    timestamptz,
   received_at timestamptz not null default now()
 );
 create index receipts_entity_id_idx on clerk_sync.receipts (entity_id, received_at desc) where entity_id is not null;
 create index receipts_received_at_idx on clerk_sync.receipts (received_at);   -- the oldest are pruned
-comment on column clerk_sync.receipts.flaws is 'Fields that could not be taken as they came (left out, or characters replaced), and why.';
+comment on column clerk_sync.receipts.field_errors is 'Fields that could not be taken as they came (left out, or characters replaced), and why.';
 comment on table clerk_sync.receipts is
   'One row per message received, without its payload. Tells a repetition from a reused id, which is refused; decides nothing else about the mirror.';
 
@@ -294,12 +280,12 @@ comment on table clerk_sync.failed_start is 'Why no pass can begin, and since wh
 create table clerk_sync.writer ();
 alter table clerk_sync.writer enable row level security;
 revoke all on table clerk_sync.writer from public, anon, authenticated, service_role;
-comment on table clerk_sync.writer is 'The lock of the writers. No rows, and no grant to anybody: see clerk_sync.take_turn().';
+comment on table clerk_sync.writer is 'The lock of the writers. No rows, and no grant to anybody: see clerk_sync.lock_writer().';
 
 do $$
 declare t text;
 begin
-  foreach t in array array['instance', 'versions', 'generations', 'marks', 'listings', 'pending_reads', 'pending_passes', 'pending_listings', 'deleted_parents', 'receipts', 'dead_letters',
+  foreach t in array array['instance', 'versions', 'generations', 'pass_watermarks', 'listings', 'pending_reads', 'pending_passes', 'pending_listings', 'deleted_parents', 'receipts', 'dead_letters',
                            'lease', 'passes', 'absentees', 'findings', 'denials', 'write_checks', 'failed_start'] loop
     execute format('alter table clerk_sync.%I enable row level security', t);
     execute format('revoke all on table clerk_sync.%I from public, anon, authenticated, service_role', t);
@@ -308,6 +294,4 @@ begin
   end loop;
 end
 $$;
-revoke all on table clerk_sync.live_memberships, clerk_sync.ended_rows from public, anon, authenticated, service_role;
-grant select on table clerk_sync.live_memberships, clerk_sync.ended_rows to clerk_sync_worker;
 revoke all on sequence clerk_sync.passes_id_seq, clerk_sync.findings_id_seq from public, anon, authenticated, service_role;

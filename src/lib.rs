@@ -45,7 +45,7 @@
 //! | `fuzz/` | verify, parse and fold under a fuzzer, with its corpus |
 //! | `tests/node/rls/` | policies as Supabase's own programs run them, and `examples/` as Next.js does |
 //! | `ops/`, `docs/` | rules for Prometheus; deploying, integrating, what is fast, why order does not matter |
-//! | `migrations/` | the schemas, and the writer itself, `clerk_sync.apply` in `0004_apply.sql` |
+//! | `migrations/` | the schemas, tables and types; in `replayed/` views, functions and policies, and among them the writer itself, `clerk_sync.apply`, one step a file |
 //!
 //! # The way of a webhook
 //!
@@ -57,7 +57,7 @@
 //! 4. [`webhook::receive`] makes a [`model::Delivery`] of it, hands that to the [`webhook::writer::Writer`] and waits. That task, on a thread of its own, gathers what
 //!    waits while a batch is under way; a [`webhook::lane`] folds it ([`model::Batch::fold`]) and makes one call. Where the way to
 //!    the database is long, two are under way.
-//! 5. `clerk_sync.apply` takes a lock that needs a right (`clerk_sync.take_turn`), so that the writers of all replicas take turns,
+//! 5. `clerk_sync.apply` takes a lock that needs a right (`clerk_sync.lock_writer`), so that the writers of all replicas take turns,
 //!    and does everything in one transaction: generations, tombstones, versions and rows, stubs, what is pending, dead letters, receipts.
 //! 6. [`webhook::answer`] answers after the commit: *when Clerk hears yes, policies already see it*. 2xx is durable; 503
 //!    means that Svix shall try again, and is the answer to everything that may work later.
@@ -153,7 +153,7 @@
 //! * Bookkeeping: receipts are kept for 30 days, findings with their passes and dead letters for 90, unless configured
 //!   otherwise, and removed 1,000 rows at a time. Without its receipt a message that comes again is stale or unchanged by its
 //!   version. Versions, tombstones, generations and marks are for ever.
-//! * Refused rows: what Postgres would refuse in a payload is mended in [`model`] and told (*flaws*). A row that is refused all
+//! * Refused rows: what Postgres would refuse in a payload is mended in [`model`] and told (*field_errors*). A row that is refused all
 //!   the same, mostly by something of the application's, is found by halving; of it less is written (see below), and it is tried again
 //!   after a minute, then ever more seldom, an hour apart at most. After a statement ran out of time batches have 16 deliveries, then one.
 //!

@@ -31,7 +31,7 @@ metrics_named! {
     /// Events of types that are not mirrored, by `event_type`.
     IGNORED describe_counter "clerk_sync_ignored_total"
     /// Fields of payloads that could not be taken as they came.
-    FLAWS describe_counter "clerk_sync_flaws_total"
+    FIELD_ERRORS describe_counter "clerk_sync_field_errors_total"
     /// Changes whose row the database refused: something of the application's is on our tables.
     POISON describe_counter "clerk_sync_poison_total"
     /// From the event's own timestamp at Clerk until it was durable here.

@@ -433,7 +433,7 @@ fn users_of(event: &Value, columns: &str) -> String {
 }
 
 /// What the message's receipt says about fields that could not be taken as they are.
-const FLAWS: &str = "(select flaws from clerk_sync.receipts r where r.entity_id = u.id)";
+const FIELD_ERRORS: &str = "(select field_errors from clerk_sync.receipts r where r.entity_id = u.id)";
 
 async fn methods_other_than_post(rows: &mut Rows) {
     for method in ["GET", "HEAD", "PUT"] {
@@ -879,9 +879,9 @@ async fn depth_200_in_metadata(rows: &mut Rows) {
 async fn depth_20_000_in_metadata(rows: &mut Rows) {
     let event = user();
     let body = with_metadata(&event, &format!("{{\"v\":{}}}", nested(20_000)));
-    let sql = users_of(&event, &format!("public_metadata, first_name, {FLAWS}"));
+    let sql = users_of(&event, &format!("public_metadata, first_name, {FIELD_ERRORS}"));
     let flaw = "public_metadata: left out: nested deeper than 4,096 levels";
-    let expected = json!([{ "public_metadata": null, "first_name": "Ada", "flaws": [flaw] }]);
+    let expected = json!([{ "public_metadata": null, "first_name": "Ada", "field_errors": [flaw] }]);
     rows.message_and_rows(body, "applied", &sql, expected).await;
 }
 
@@ -919,8 +919,8 @@ async fn half_a_surrogate_pair(rows: &mut Rows) {
 async fn nul_in_a_name(rows: &mut Rows) {
     let event = user();
     let body = event.to_string().replace("Ada", "A\\u0000a");
-    let sql = users_of(&event, &format!("first_name, {FLAWS}"));
-    let expected = json!([{ "first_name": "A\u{fffd}a", "flaws": ["first_name: 1 characters replaced"] }]);
+    let sql = users_of(&event, &format!("first_name, {FIELD_ERRORS}"));
+    let expected = json!([{ "first_name": "A\u{fffd}a", "field_errors": ["first_name: 1 characters replaced"] }]);
     rows.message_and_rows(body, "applied", &sql, expected).await;
 }
 
@@ -1052,15 +1052,15 @@ async fn fields_of_the_wrong_type(rows: &mut Rows) {
         event["data"]["deprovisioned"] = json!("yes");
         event["data"]["primary_email_address_id"] = json!("idn_1");
     });
-    let sql = users_of(&event, &format!("email_address, public_metadata, banned, deprovisioned, {FLAWS}"));
-    let flaws = [
+    let sql = users_of(&event, &format!("email_address, public_metadata, banned, deprovisioned, {FIELD_ERRORS}"));
+    let field_errors = [
         "email_addresses: not a list",
         "banned: not true or false",
         "deprovisioned: not true or false",
         "public_metadata: not an object",
     ];
     // Neither lets anybody in.
-    let expected = json!([{ "email_address": null, "public_metadata": null, "banned": null, "deprovisioned": true, "flaws": flaws }]);
+    let expected = json!([{ "email_address": null, "public_metadata": null, "banned": null, "deprovisioned": true, "field_errors": field_errors }]);
     rows.message_and_rows(event.to_string(), "applied", &sql, expected).await;
 }
 

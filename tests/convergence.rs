@@ -8,8 +8,8 @@ use crate::support::oracle::{Key, Mirror, Pending, as_json};
 use crate::support::tables::{EMPTY, expected, held};
 use crate::support::{database, written};
 use clerk_sync::model::{
-    Batch, Change, Claim, Entity, EntityRef, Kind, Membership, MembershipId, Millis, Naming, Organization,
-    OrganizationId, Source, User, UserId,
+    Batch, Change, Entity, EntityRef, Kind, Membership, MembershipId, MembershipMention, Millis, Observation,
+    Organization, OrganizationId, Source, User, UserId,
 };
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
@@ -170,7 +170,7 @@ impl History {
                         ORGANIZATION => EntityRef::new(Kind::Organization, self.organization_id().0),
                         user => EntityRef::new(Kind::User, self.user_id(user).0),
                     };
-                    self.emit(Claim::Gone(entity), None);
+                    self.emit(Observation::Deleted(entity), None);
                 }
             }
         }
@@ -194,8 +194,8 @@ impl History {
         organization(self.organization_id().as_str(), Some(NAMES[content].to_owned()))
     }
 
-    fn naming(&self, user: usize, id: &str, created_at: i64) -> Naming {
-        Naming {
+    fn mention(&self, user: usize, id: &str, created_at: i64) -> MembershipMention {
+        MembershipMention {
             membership_id: MembershipId::from(id),
             created_at: ms(created_at).min(self.bound()),
             organization: self.organization(),
@@ -208,8 +208,8 @@ impl History {
         ms(self.now + 5 + 1_000)
     }
 
-    fn emit(&mut self, claim: Claim, naming: Option<Naming>) {
-        self.emitted.push(Change { observed_at: ms(self.now + 5), claim, naming });
+    fn emit(&mut self, observation: Observation, mention: Option<MembershipMention>) {
+        self.emitted.push(Change { observed_at: ms(self.now + 5), observation, mention });
     }
 
     fn emit_parent(&mut self, parent: usize) {
@@ -218,7 +218,7 @@ impl History {
             ORGANIZATION => Entity::Organization(self.organization()),
             user => Entity::User(self.user(user)),
         };
-        self.emit(Claim::live(entity, ms(updated_at), self.bound()), None);
+        self.emit(Observation::live(entity, ms(updated_at), self.bound()), None);
     }
 
     fn emit_member(&mut self, user: usize) {
@@ -232,13 +232,13 @@ impl History {
             public_metadata: None,
             created_at: ms(created_at),
         });
-        let naming = self.naming(user, &id, created_at);
-        self.emit(Claim::live(entity, ms(updated_at), self.bound()), Some(naming));
+        let mention = self.mention(user, &id, created_at);
+        self.emit(Observation::live(entity, ms(updated_at), self.bound()), Some(mention));
     }
 
     fn emit_left(&mut self, user: usize, id: &str, created_at: i64, with_body: bool) {
-        let naming = with_body.then(|| self.naming(user, id, created_at));
-        self.emit(Claim::Gone(EntityRef::new(Kind::Membership, id)), naming);
+        let mention = with_body.then(|| self.mention(user, id, created_at));
+        self.emit(Observation::Deleted(EntityRef::new(Kind::Membership, id)), mention);
     }
 }
 

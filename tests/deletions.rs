@@ -1,7 +1,7 @@
 //! The delete of a large organization or user: acknowledged at once, denied at once, and removed without holding up anybody.
 
 use crate::support::{self, Project, World, rows};
-use clerk_sync::model::{Batch, Change, Claim, EntityRef, Kind, Millis, Source};
+use clerk_sync::model::{Batch, Change, EntityRef, Kind, Millis, Observation, Source};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 use std::time::{Duration, Instant};
@@ -136,7 +136,7 @@ async fn serve_removes_what_is_left_of_a_big_org_by_itself() {
 
 async fn gone(database: &Project, kind: Kind, id: &str, source: Source) {
     let observed_at = Millis::new(support::START).unwrap();
-    let change = Change { observed_at, claim: Claim::Gone(EntityRef::new(kind, id)), naming: None };
+    let change = Change { observed_at, observation: Observation::Deleted(EntityRef::new(kind, id)), mention: None };
     let mut session = database.database().connect().await.unwrap();
     session.apply(&Batch::of_changes(source, [&change].into_iter()), 1).await.unwrap();
 }

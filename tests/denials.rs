@@ -39,7 +39,7 @@ impl AdminOfAcme {
         let world = testkit::World::builder().clerk(clerk).reconciling(timetable).serving().await.unwrap();
         // The first passes, by which the mirror is filled.
         let began = Instant::now();
-        while world.database.count("clerk_sync.marks").await < 3 {
+        while world.database.count("clerk_sync.pass_watermarks").await < 3 {
             assert!(began.elapsed() < Duration::from_secs(10), "the mirror is not filled");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -199,10 +199,12 @@ async fn each_planted_fault_is_named_with_its_fix_and_nothing_else_fails() {
         },
         PlantedFault {
             name: "missing grant",
-            plant: Plant::Sql("revoke execute on function clerk_sync.apply(clerk_sync.batch) from clerk_sync_worker"),
+            plant: Plant::Sql(
+                "revoke execute on function clerk_sync.apply(clerk_sync.batch_v1) from clerk_sync_worker",
+            ),
             check: "missing-rights",
             status: "fail",
-            fix: "grant execute on function clerk_sync.apply(clerk_sync.batch) to clerk_sync_worker;",
+            fix: "grant execute on function clerk_sync.apply(clerk_sync.batch_v1) to clerk_sync_worker;",
         },
         PlantedFault {
             name: "missing select",

@@ -9,7 +9,7 @@ use crate::support::database;
 use crate::support::history::{Access, BEGIN, Effect, Event, HOUR, HostileClerk, LAG, MINUTE, SECOND, Truth, ms};
 use crate::support::oracle::{Key, Mirror, Version, as_json};
 use crate::support::tables::{EMPTY, expected, held};
-use clerk_sync::model::{Batch, Change, Claim, EntityRef, Kind, Source};
+use clerk_sync::model::{Batch, Change, EntityRef, Kind, Observation, Source};
 use clerk_sync::store::Session;
 use fastrand::Rng;
 use serde_json::{Value, json};
@@ -139,7 +139,7 @@ impl HistoryRun<'_> {
         }
         self.apply(Source::Webhook, &changes, "webhook").await;
         for change in &changes {
-            if let Claim::Unclear { kind, ripe_after, .. } = &change.claim {
+            if let Observation::NeedsPass { kind, ripe_after, .. } = &change.observation {
                 for after in [15 * SECOND, i64::from(*ripe_after) * SECOND + 15 * SECOND] {
                     self.todo.push((now + after, 0, Due::Pass(vec![*kind])));
                 }
@@ -189,8 +189,8 @@ impl HistoryRun<'_> {
         let present: BTreeSet<String> = changes.iter().filter_map(|change| change.id().map(str::to_owned)).collect();
         for (kind, id) in keys.iter().filter(|(_, id)| !present.contains(id)) {
             let kind = Kind::ALL.into_iter().find(|of| of.as_str() == kind).unwrap();
-            let claim = Claim::Gone(EntityRef::new(kind, id.as_str()));
-            changes.push(Change { observed_at: ms(observed_at), claim, naming: None });
+            let observation = Observation::Deleted(EntityRef::new(kind, id.as_str()));
+            changes.push(Change { observed_at: ms(observed_at), observation, mention: None });
         }
         self.apply(Source::Read, &changes, by).await;
         self.schedule(now);
@@ -218,7 +218,7 @@ impl HistoryRun<'_> {
             *mark = (*mark).max(observed_at);
             if let Some((_, owner)) = &mut self.postgres {
                 let sql = format!(
-                    "insert into clerk_sync.marks as m (kind, started_at) values ('{kind}', {observed_at}) \
+                    "insert into clerk_sync.pass_watermarks as m (kind, started_at) values ('{kind}', {observed_at}) \
                      on conflict (kind) do update set started_at = greatest(m.started_at, excluded.started_at)"
                 );
                 sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut **owner).await.expect("a mark");

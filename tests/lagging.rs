@@ -256,8 +256,9 @@ async fn date_ahead_of_the_database_is_refused_by_the_writer_too() {
     let world = LaggingWorld::new().await;
     let user = world.any(Kind::User, 1);
     let ahead = clerk_sync::clock::now().get() + 6 * MINUTE;
-    let batch = json!({ "source": "list", "gone": [{ "n": 0, "kind": "user", "id": user, "observed_at": ahead }] });
-    let sql = "select outcome from clerk_sync.apply(jsonb_populate_record(null::clerk_sync.batch, $1::jsonb))";
+    let batch =
+        json!({ "source": "list", "deletions": [{ "n": 0, "kind": "user", "id": user, "observed_at": ahead }] });
+    let sql = "select outcome from clerk_sync.apply(jsonb_populate_record(null::clerk_sync.batch_v1, $1::jsonb))";
     let mut worker = world.database.worker().await;
     let error = sqlx::query(sql).bind(batch.to_string()).execute(&mut worker).await.unwrap_err();
     assert_eq!(
@@ -504,8 +505,8 @@ async fn unusable_lag_settles_nothing_early() {
     // A delete without a time: what the API does not have is gone, as soon as that is sure.
     let undated = edited(&body, |body| drop(body.as_object_mut().unwrap().remove("timestamp")));
     assert_eq!(world.send(&undated).await, "pending");
-    let rows = world.database.rows("select told_deleted from clerk_sync.pending_reads").await;
-    assert_eq!(rows, [json!({ "told_deleted": true })]);
+    let rows = world.database.rows("select reported_deleted from clerk_sync.pending_reads").await;
+    assert_eq!(rows, [json!({ "reported_deleted": true })]);
     // Without a time of its own it happened by now, on the database's clock.
     world.database.execute(&format!("update clerk_sync.pending_reads set settles_after = {}", world.now())).await;
     world.settle().await;
@@ -519,7 +520,7 @@ async fn unusable_lag_settles_nothing_early() {
 #[tokio::test(flavor = "multi_thread")]
 async fn role_lag_and_asked_too_early_run_again() {
     let world = LaggingWorld::new().await;
-    let reason = "select kind, reason, ripe_at > asked_at as waits from clerk_sync.pending_passes";
+    let reason = "select kind, reason, ripe_at > requested_at as waits from clerk_sync.pending_passes";
     let role = json!({ "object": "event", "type": "role.updated", "timestamp": world.now(), "data": { "object": "role", "id": "role_1" } });
     let body = role.to_string();
     assert_eq!(world.sender.send(&unique("msg"), body.as_bytes()).await.unwrap().outcome.as_deref(), Some("pending"));
@@ -529,12 +530,12 @@ async fn role_lag_and_asked_too_early_run_again() {
         [json!({ "kind": "membership", "reason": "a role or permission changed", "waits": true })],
         "the pass began too early: it is asked for still"
     );
-    let ripe = "update clerk_sync.pending_passes set asked_at = asked_at - interval '1 hour', ripe_at = ripe_at - interval '1 hour'";
+    let ripe = "update clerk_sync.pending_passes set requested_at = requested_at - interval '1 hour', ripe_at = ripe_at - interval '1 hour'";
     world.database.execute(ripe).await;
     world.complete().await;
     assert_eq!(world.database.rows(reason).await, Vec::<Value>::new());
     let waits =
-        "select kind, round(extract(epoch from ripe_at - asked_at))::int as seconds from clerk_sync.pending_passes";
+        "select kind, round(extract(epoch from ripe_at - requested_at))::int as seconds from clerk_sync.pending_passes";
     let deleted = json!({ "object": "event", "type": "user.deleted", "timestamp": world.now(), "data": { "object": "user", "deleted": true } });
     world.sender.send(&unique("msg"), deleted.to_string().as_bytes()).await.unwrap();
     // Five minutes more: what was observed since is not found missing.

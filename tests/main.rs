@@ -25,6 +25,7 @@ mod plans;
 mod policies;
 mod policy_check;
 mod poolers;
+mod protocol;
 mod receiving;
 mod reconciling;
 mod refusals;

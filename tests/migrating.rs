@@ -79,7 +79,7 @@ async fn each_role_may_do_exactly_what_is_written_here() {
          cross join (values ('select'), ('insert'), ('update'), ('delete'), ('truncate'), ('references'), ('trigger')) p (privilege) \
          cross join pg_class c join pg_namespace n on n.oid = c.relnamespace \
          where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') and c.relkind in ('r', 'v') and has_table_privilege(r.rolname, c.oid, p.privilege) \
-           and n.nspname || '.' || c.relname <> all (array['clerk_sync.receipts', 'clerk_sync.dead_letters', 'clerk_sync.marks', \
+           and n.nspname || '.' || c.relname <> all (array['clerk_sync.receipts', 'clerk_sync.dead_letters', 'clerk_sync.pass_watermarks', \
                'clerk_sync.generations', 'clerk_sync.write_checks', 'clerk_sync.failed_start', 'clerk_sync.pending_reads', 'clerk_sync.pending_passes', 'clerk_sync.pending_listings', 'clerk_sync._sqlx_migrations']) \
          group by r.rolname order by r.rolname";
     let read = "select clerk.organization_memberships, select clerk.organizations, select clerk.user_details, select clerk.users";
@@ -103,10 +103,8 @@ async fn each_role_may_do_exactly_what_is_written_here() {
         ("authenticated", "clerk_rls.organization_ids_by_permission(text)"),
         ("authenticated", "clerk_rls.organization_ids_by_role(text)"),
         ("authenticated", "clerk_rls.user_id()"),
-        ("clerk_sync_worker", "clerk_sync.apply(clerk_sync.batch)"),
+        ("clerk_sync_worker", "clerk_sync.apply(clerk_sync.batch_v1)"),
         ("clerk_sync_worker", "clerk_sync.approve_pass(bigint,bigint)"),
-        ("clerk_sync_worker", "clerk_sync.ask_for_listings(text[],text)"),
-        ("clerk_sync_worker", "clerk_sync.ask_for_pass(text,text)"),
         ("clerk_sync_worker", "clerk_sync.braked_pass(text)"),
         ("clerk_sync_worker", "clerk_sync.check_writes(boolean)"),
         ("clerk_sync_worker", "clerk_sync.claim_listings(integer)"),
@@ -114,21 +112,23 @@ async fn each_role_may_do_exactly_what_is_written_here() {
         ("clerk_sync_worker", "clerk_sync.deny_unsettled(text,text,bigint,text)"),
         ("clerk_sync_worker", "clerk_sync.drop_dead_letter(text,text)"),
         ("clerk_sync_worker", "clerk_sync.end_lease(bigint)"),
-        ("clerk_sync_worker", "clerk_sync.end_memberships_of_deleted(text[])"),
         ("clerk_sync_worker", "clerk_sync.end_pass(bigint,bigint,text,text,jsonb,jsonb)"),
         ("clerk_sync_worker", "clerk_sync.forget_deleted_parent(text)"),
         ("clerk_sync_worker", "clerk_sync.keep_lease(bigint,integer)"),
-        ("clerk_sync_worker", "clerk_sync.note_dead_letter_tried(text,text,integer,text)"),
-        ("clerk_sync_worker", "clerk_sync.note_failed_start(text)"),
-        ("clerk_sync_worker", "clerk_sync.note_listed(text)"),
-        ("clerk_sync_worker", "clerk_sync.note_tried(text,text[],text[])"),
+        ("clerk_sync_worker", "clerk_sync.mark_listed(text)"),
+        ("clerk_sync_worker", "clerk_sync.mark_reads_attempted(text,text[],text[])"),
         ("clerk_sync_worker", "clerk_sync.open_pass(bigint,text,text,bigint,integer)"),
         ("clerk_sync_worker", "clerk_sync.pin_instance(text,text)"),
         ("clerk_sync_worker", "clerk_sync.prune(text,bigint,integer)"),
         ("clerk_sync_worker", "clerk_sync.purge(text,text[],bigint)"),
         ("clerk_sync_worker", "clerk_sync.purge_references(bigint)"),
-        ("clerk_sync_worker", "clerk_sync.record_page(jsonb,clerk_sync.batch)"),
-        ("clerk_sync_worker", "clerk_sync.retry_dead_letter(text,text,integer,boolean,clerk_sync.batch)"),
+        ("clerk_sync_worker", "clerk_sync.record_dead_letter_attempt(text,text,integer,text)"),
+        ("clerk_sync_worker", "clerk_sync.record_failed_start(text)"),
+        ("clerk_sync_worker", "clerk_sync.record_page(jsonb,clerk_sync.batch_v1)"),
+        ("clerk_sync_worker", "clerk_sync.remove_memberships_of_deleted(text[])"),
+        ("clerk_sync_worker", "clerk_sync.request_listings(text[],text)"),
+        ("clerk_sync_worker", "clerk_sync.request_pass(text,text)"),
+        ("clerk_sync_worker", "clerk_sync.retry_dead_letter(text,text,integer,boolean,clerk_sync.batch_v1)"),
         ("clerk_sync_worker", "clerk_sync.retry_refused()"),
         ("clerk_sync_worker", "clerk_sync.take_lease(text,integer)"),
     ];
@@ -262,19 +262,19 @@ async fn temporary_types_of_a_caller_run_nothing_as_the_owner() {
         ("authenticated", "select count(*) from clerk.users"),
         (
             "clerk_sync_worker",
-            "select count(*) from clerk_sync.apply(pg_catalog.jsonb_populate_record(null::clerk_sync.batch, '{\"source\": \"webhook\", \"messages\": [], \"reads\": \
+            "select count(*) from clerk_sync.apply(pg_catalog.jsonb_populate_record(null::clerk_sync.batch_v1, '{\"source\": \"webhook\", \"messages\": [], \"reads\": \
             [{\"n\": 0, \"kind\": \"user\", \"id\": \"user_1\", \"reason\": \"x\"}], \"passes\": [{\"n\": 1, \"kind\": \"user\", \"reason\": \"x\"}]}'))",
         ),
         ("clerk_sync_worker", "select clerk_sync.pin_instance('ins_1', 'environment')"),
         (
             "clerk_sync_worker",
-            "select clerk_sync.retry_dead_letter('msg_kept', 'hash', 0, true, pg_catalog.jsonb_populate_record(null::clerk_sync.batch, \
+            "select clerk_sync.retry_dead_letter('msg_kept', 'hash', 0, true, pg_catalog.jsonb_populate_record(null::clerk_sync.batch_v1, \
              '{\"source\": \"webhook\", \"messages\": [{\"n\": 0, \"message_id\": \"msg_kept\", \"body_hash\": \"hash\", \"event_type\": \"x\", \
-             \"flaws\": []}], \"passes\": [{\"n\": 0, \"kind\": \"user\", \"reason\": \"x\"}]}'))",
+             \"field_errors\": []}], \"passes\": [{\"n\": 0, \"kind\": \"user\", \"reason\": \"x\"}]}'))",
         ),
         (
             "clerk_sync_worker",
-            "select clerk_sync.note_dead_letter_tried('a', 'b', 0, 'x'), clerk_sync.drop_dead_letter('a', 'b'), clerk_sync.prune('receipts', 3600, 1), \
+            "select clerk_sync.record_dead_letter_attempt('a', 'b', 0, 'x'), clerk_sync.drop_dead_letter('a', 'b'), clerk_sync.prune('receipts', 3600, 1), \
              clerk_sync.prune('findings', 3600, 1), clerk_sync.prune('passes', 3600, 1), clerk_sync.prune('dead_letters', 3600, 1)",
         ),
         (
@@ -302,7 +302,7 @@ async fn temporary_types_of_a_caller_run_nothing_as_the_owner() {
 async fn the_writer_refuses_a_snapshot_older_than_its_lock() {
     let database = database().await;
     let mut worker = database.worker().await;
-    let sql = "begin isolation level repeatable read; select * from clerk_sync.apply(row('webhook', null, false, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null)::clerk_sync.batch)";
+    let sql = "begin isolation level repeatable read; select * from clerk_sync.apply(row('webhook', null, false, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null)::clerk_sync.batch_v1)";
     let error = sqlx::raw_sql(sql).execute(&mut worker).await.unwrap_err().to_string();
     assert!(error.contains("read committed"), "{error}");
     database

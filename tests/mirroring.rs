@@ -1,9 +1,7 @@
 //! A whole life of a user, an organization and a membership, as the application's database sees it.
 
-use crate::support::{self, START, World};
-use clerk_sync::clerk::kinds::{self, Listing};
-use clerk_sync::clerk::listing::{self, Seen};
-use clerk_sync::model::{Batch, Claim, Kind, Millis, Outcome, Source};
+use crate::support::{self, World};
+use clerk_sync::model::{Batch, Kind, Millis, Observation, Outcome, Source};
 use serde_json::json;
 
 #[tokio::test]
@@ -68,22 +66,12 @@ async fn private_metadata_is_stored_nowhere() {
 async fn an_object_of_each_kind_is_listed_written_and_read_back() {
     let database = support::database().await;
     let mut session = database.database().connect_for_passes().await.unwrap();
-    let at = Millis::new(START).unwrap();
     for kind in Kind::ALL {
-        let id = format!("{}1", kind.id_prefix());
-        let object = json!({
-            "id": id, "created_at": START - 1, "updated_at": START, "name": "Acme Widgets", "first_name": "Ada", "banned": false,
-            "public_metadata": { "plan": "pro" }, "role": "org:admin", "permissions": ["org:documents:read"],
-            "organization": { "id": "org_1" }, "public_user_data": { "user_id": "user_1", "banned": false },
-        });
-        let body = match kinds::of(kind).listing {
-            Listing::Cursor { .. } => json!([object]),
-            Listing::Offset => json!({ "data": [object], "total_count": 1 }),
-        };
-        let page = listing::page(body.to_string().as_bytes(), kind, Seen { observed_at: at, bound: at }).unwrap();
-        let Claim::Live { entity, .. } = &page.changes[0].claim else { panic!("{:?}", page.changes) };
+        let change = support::an_object(kind);
+        let id = change.id().unwrap().to_owned();
+        let Observation::Live { entity, .. } = &change.observation else { panic!("{change:?}") };
         assert_eq!((entity.kind(), entity.id()), (kind, id.as_str()), "what the kind's parser makes");
-        let batch = Batch::of_changes(Source::List, page.changes.iter());
+        let batch = Batch::of_changes(Source::List, std::iter::once(&change));
         let verdicts = session.apply(&batch, 1).await.unwrap();
         assert_eq!(verdicts[0].as_ref().map(|verdict| verdict.outcome), Some(Outcome::Applied), "{kind}");
         let rows = session.mirrored(kind, &[&id]).await.unwrap();

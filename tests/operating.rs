@@ -117,7 +117,7 @@ async fn metrics_and_the_status_page_tell_what_happened() {
     let (database, clerk, api) = (&world.database, &world.clerk, &world.api);
     let program = ServeProcess::start(database, &[("CLERK_SECRET_KEY", KEY), ("CLERK_API_URL", &api.url)]).await;
     for _ in 0..100 {
-        if database.count("clerk_sync.marks").await == 3 {
+        if database.count("clerk_sync.pass_watermarks").await == 3 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -415,7 +415,7 @@ async fn why_no_pass_can_begin_is_told_until_one_does() {
     assert!(!because.contains("planted") && !said.contains("planted"), "{because}{said}");
 
     let program = ServeProcess::start(database, &[("CLERK_SECRET_KEY", KEY), ("CLERK_API_URL", &api.url)]).await;
-    until("passes run", async || database.count("clerk_sync.marks").await == 3).await;
+    until("passes run", async || database.count("clerk_sync.pass_watermarks").await == 3).await;
     assert_eq!(database.count("clerk_sync.failed_start").await, 0);
     program.stop().await;
 }

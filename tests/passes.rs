@@ -222,7 +222,7 @@ async fn a_read_of_a_healthy_organization_is_not_given_up_with_another_s() {
     let user = world.clerk.lock().memberships[&members[0]].user_id.clone();
     for (id, organization, user) in [(&members[0], &silent, &user), (&healthy, &read.organization_id, &read.user_id)] {
         let sql = format!(
-            "insert into clerk_sync.pending_reads (kind, id, organization_id, user_id, reason, asked_at)
+            "insert into clerk_sync.pending_reads (kind, id, organization_id, user_id, reason, requested_at)
              values ('membership', '{id}', '{organization}', '{user}', 'test', now() - interval '1 minute')"
         );
         world.database.execute(&sql).await;

@@ -168,7 +168,7 @@ async fn an_organization_that_cannot_be_listed_holds_up_no_other_and_is_tried_ag
     world.clerk.clear_faults();
     world
         .database
-        .execute("update clerk_sync.pending_listings set next_at = now(), asked_at = now() - interval '1 minute'")
+        .execute("update clerk_sync.pending_listings set next_at = now(), requested_at = now() - interval '1 minute'")
         .await;
     assert_eq!(world.reconciler().list_members().await.unwrap().0, 2);
     assert_eq!(world.database.count("clerk_sync.pending_listings").await, 0);

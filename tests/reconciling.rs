@@ -540,9 +540,12 @@ async fn a_read_that_clerk_cannot_answer_ends_with_the_next_pass() {
     world.reconciler().settle().await.unwrap();
     assert_eq!(world.database.rows(open).await.len(), 1, "no read can settle it");
     // What was asked for just now is left to whoever makes reads between passes.
-    world.database.execute("update clerk_sync.pending_reads set asked_at = asked_at - interval '1 minute'").await;
+    world
+        .database
+        .execute("update clerk_sync.pending_reads set requested_at = requested_at - interval '1 minute'")
+        .await;
     // As an event would that comes while the pass goes on.
-    let later = "insert into clerk_sync.pending_reads (kind, id, organization_id, user_id, reason, asked_at)
+    let later = "insert into clerk_sync.pending_reads (kind, id, organization_id, user_id, reason, requested_at)
                  select kind, 'orgmem_later', organization_id, user_id, 'later', now() + interval '1 minute' from clerk_sync.pending_reads";
     world.database.execute(later).await;
     world.complete().await;

@@ -271,7 +271,7 @@ async fn a_pass_that_the_database_refuses_names_the_code() {
     let mut clerk = Clerk::new(7, clerk_sync::clock::now().get());
     clerk.create_user("Ada", "Lovelace");
     let world = testkit::World::builder().clerk(clerk).start().await.unwrap();
-    world.database.execute("drop function clerk_sync.record_page(jsonb, clerk_sync.batch)").await;
+    world.database.execute("drop function clerk_sync.record_page(jsonb, clerk_sync.batch_v1)").await;
     let output = Command::new(PROGRAM)
         .args(["reconcile", "--kind", "users"])
         .env_clear()

@@ -89,7 +89,7 @@ async fn each_trace_that_is_gone_is_noticed_once() {
     let last_seen = LastSeen::default();
     let receipt = |id: &str| {
         format!(
-            "insert into clerk_sync.receipts (message_id, body_hash, event_type, outcome, flaws) values ('{id}', '', 'x', 'applied', '{{}}')"
+            "insert into clerk_sync.receipts (message_id, body_hash, event_type, outcome, field_errors) values ('{id}', '', 'x', 'applied', '{{}}')"
         )
     };
     for id in ["msg_1", "msg_2"] {

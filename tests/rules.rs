@@ -214,8 +214,7 @@ async fn r4_only_a_person_undoes_the_tombstone_of_an_event() {
 #[tokio::test]
 async fn r4_a_tombstone_inferred_from_absence_yields_to_a_read_that_a_later_change_asks_for() {
     let (mut world, _, ada, _) = acme().await;
-    let absent =
-        json!({ "source": "list", "gone": [{ "n": 0, "kind": "user", "id": ada, "observed_at": START + 4_000_000 }] });
+    let absent = json!({ "source": "list", "deletions": [{ "n": 0, "kind": "user", "id": ada, "observed_at": START + 4_000_000 }] });
     assert_eq!(apply(&world, &absent).await, ["applied"]);
     assert_eq!(first_name(&world, &ada).await, None);
     world.clerk.lock().now = START + 4_100_000;
@@ -227,8 +226,7 @@ async fn r4_a_tombstone_inferred_from_absence_yields_to_a_read_that_a_later_chan
     assert_eq!(apply(&world, &batch("read", START + 4_120_000, &ada, START + 4_100_000, "Back")).await, ["applied"]);
     assert_eq!(first_name(&world, &ada).await.as_deref(), Some("Back"));
     assert_eq!(world.database.count("clerk_sync.pending_reads").await, 0, "the read has decided");
-    let older =
-        json!({ "source": "list", "gone": [{ "n": 0, "kind": "user", "id": ada, "observed_at": START + 4_050_000 }] });
+    let older = json!({ "source": "list", "deletions": [{ "n": 0, "kind": "user", "id": ada, "observed_at": START + 4_050_000 }] });
     assert_eq!(apply(&world, &older).await, ["stale"], "absent before it was seen again");
 }
 
@@ -337,7 +335,7 @@ async fn r7_what_came_before_the_last_pass_is_stale_or_kept_for_a_read() {
     world
         .database
         .execute(&format!(
-            "insert into clerk_sync.marks select k, {mark} from unnest(array['user', 'organization', 'membership']) k"
+            "insert into clerk_sync.pass_watermarks select k, {mark} from unnest(array['user', 'organization', 'membership']) k"
         ))
         .await;
     world.clerk.lock().now = START + 2_000;
@@ -378,7 +376,10 @@ async fn r7_what_came_before_the_last_pass_is_stale_or_kept_for_a_read() {
 #[tokio::test]
 async fn r7_a_doubtful_parent_is_read_instead_of_stubbed() {
     let mut world = World::new().await;
-    world.database.execute(&format!("insert into clerk_sync.marks values ('user', {})", START + 3_600_000)).await;
+    world
+        .database
+        .execute(&format!("insert into clerk_sync.pass_watermarks values ('user', {})", START + 3_600_000))
+        .await;
     let ada = world.clerk.lock().create_user("Ada", "Lovelace");
     let acme = world.clerk.lock().create_organization("Acme Widgets", &ada);
     let events = due(&mut world);
@@ -440,7 +441,7 @@ fn batch(source: &str, observed_at: i64, id: &str, updated_at: i64, first_name: 
 
 async fn apply(world: &World, batch: &Value) -> Vec<String> {
     let sql =
-        "select outcome from clerk_sync.apply(jsonb_populate_record(null::clerk_sync.batch, $1::jsonb)) order by n";
+        "select outcome from clerk_sync.apply(jsonb_populate_record(null::clerk_sync.batch_v1, $1::jsonb)) order by n";
     sqlx::query_scalar(sql).bind(batch.to_string()).fetch_all(&mut world.database.worker().await).await.unwrap()
 }
 
@@ -461,8 +462,7 @@ async fn r1_a_time_far_ahead_is_not_believed_without_an_envelope_either() {
 #[tokio::test]
 async fn r4_a_parent_that_comes_back_brings_its_membership_in_the_same_batch() {
     let (mut world, acme, _, ben) = acme().await;
-    let absent =
-        json!({ "source": "list", "gone": [{ "n": 0, "kind": "user", "id": ben, "observed_at": START + 4_000_000 }] });
+    let absent = json!({ "source": "list", "deletions": [{ "n": 0, "kind": "user", "id": ben, "observed_at": START + 4_000_000 }] });
     assert_eq!(apply(&world, &absent).await, ["applied"]);
     world.clerk.lock().now = START + 4_100_000;
     world.clerk.lock().add_member(&acme, &ben, "org:member");

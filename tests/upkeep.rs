@@ -144,7 +144,7 @@ async fn what_a_newer_release_can_read_is_applied_or_found_to_be_of_no_concern()
         let sql = format!(
             "insert into clerk_sync.dead_letters (message_id, body_hash, reason, headers, body) \
                values ('{message_id}', 'hash', 'too new', '{{}}', convert_to('{body}', 'UTF8')); \
-             insert into clerk_sync.receipts (message_id, body_hash, event_type, outcome, reason, flaws) \
+             insert into clerk_sync.receipts (message_id, body_hash, event_type, outcome, reason, field_errors) \
                values ('{message_id}', 'hash', '', 'dead_letter', 'too new', '{{}}')"
         );
         database.execute(&sql).await;
@@ -322,9 +322,9 @@ async fn retention_removes_what_is_old_and_nothing_else() {
     database.execute(&passes.concat()).await;
     database
         .execute(&format!(
-            "insert into clerk_sync.receipts (message_id, body_hash, event_type, outcome, flaws, received_at) \
+            "insert into clerk_sync.receipts (message_id, body_hash, event_type, outcome, field_errors, received_at) \
                select 'old_' || i, 'x', 'user.updated', 'applied', '{{}}', {old} from generate_series(1, 2500) i; \
-             insert into clerk_sync.receipts (message_id, body_hash, event_type, outcome, flaws, received_at) \
+             insert into clerk_sync.receipts (message_id, body_hash, event_type, outcome, field_errors, received_at) \
                select 'new_' || i, 'x', 'user.updated', 'applied', '{{}}', {new} from generate_series(1, 10) i; \
              insert into clerk_sync.findings (pass_id, kind, entity_id, drift, fields, cause, repaired_at) \
                select 1, 'user', 'user_' || i, 'missing', '{{}}', 'x', {old} from generate_series(1, 1500) i; \
@@ -334,8 +334,8 @@ async fn retention_removes_what_is_old_and_nothing_else() {
                values ('old', 'x', 'x', '{{}}', '', {old}), ('new', 'x', 'x', '{{}}', '', {new}); \
              insert into clerk_sync.versions (kind, id, state, observed_at) values ('user', 'user_1', 'deleted', 0); \
              insert into clerk_sync.generations values ('org_1', 'user_1', 0, 'orgmem_1'); \
-             insert into clerk_sync.marks values ('user', 0); \
-             insert into clerk_sync.pending_reads (kind, id, reason, asked_at) values ('user', 'user_1', 'stub', {old}); \
+             insert into clerk_sync.pass_watermarks values ('user', 0); \
+             insert into clerk_sync.pending_reads (kind, id, reason, requested_at) values ('user', 'user_1', 'stub', {old}); \
              insert into clerk_sync.absentees values (14, 'user_1')"
         ))
         .await;

@@ -3,7 +3,7 @@
 
 use axum::http::{HeaderMap, HeaderValue};
 use clerk_sync::clerk::event;
-use clerk_sync::model::{Batch, Delivery, Item, Message, MessageId, Millis, Row, Source, Stub, Winner};
+use clerk_sync::model::{Batch, Delivery, Item, Message, MessageId, Millis, Row, Source, Stub, FoldedChange};
 use clerk_sync::webhook::signature::Verifier;
 use std::collections::HashSet;
 use std::sync::LazyLock;
@@ -33,14 +33,14 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             entity_id: event.entity.map(|entity| entity.id),
             instance_id: event.instance_id,
             event_at: event.event_at,
-            flaws: event.flaws,
+            field_errors: event.field_errors,
         };
         deliveries.push(Delivery { message: Some(message), item: Item::Change(Box::new(change)) });
     }
     let batch = Batch::fold(Source::Webhook, true, deliveries.iter());
     for rows in [&batch.changes, &batch.stubs] {
         let mut seen = HashSet::new();
-        for Winner { row, .. } in rows {
+        for FoldedChange { row, .. } in rows {
             assert!(seen.insert((row.kind(), row.id())), "two winners");
             assert!(!row.id().is_empty() && row.id().len() <= 255);
             fits_postgres(&match row {

@@ -10,7 +10,7 @@ use super::budget::Budget;
 use super::kinds::{self, Listing, ReadBy};
 use super::listing::{self, Malformed, Page, Seen};
 use super::retry::Retries;
-use crate::model::{Change, Claim, EntityRef, InstanceId, Kind, Millis, WantedRead};
+use crate::model::{Change, EntityRef, InstanceId, Kind, Millis, Observation, PendingRead};
 use crate::telemetry::{CLERK_CALLS, CLERK_FAILURES, CLERK_WAITS};
 use reqwest::StatusCode;
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
@@ -143,7 +143,7 @@ pub struct Read {
 /// An object that a read did not decide.
 #[derive(Clone, Debug)]
 pub struct Undecided {
-    pub read: WantedRead,
+    pub read: PendingRead,
     /// For people: names the organization that Clerk says nothing of, if it is one.
     pub problem: String,
     /// Clerk does not know the organization.
@@ -153,7 +153,7 @@ pub struct Undecided {
 }
 
 impl Read {
-    fn leave<'a>(&mut self, reads: impl Iterator<Item = &'a WantedRead>, error: &Error) {
+    fn leave<'a>(&mut self, reads: impl Iterator<Item = &'a PendingRead>, error: &Error) {
         self.undecided.extend(reads.map(|read| Undecided {
             read: read.clone(),
             problem: match &read.organization_id {
@@ -305,15 +305,15 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`]. An answer that holds what was not asked for is one.
-    pub async fn read(&self, kind: Kind, wanted: &[WantedRead]) -> Result<Read, Error> {
+    pub async fn read(&self, kind: Kind, wanted: &[PendingRead]) -> Result<Read, Error> {
         match kinds::of(kind).read_by {
             ReadBy::Id(parameter) => self.read_ids(kind, parameter, wanted).await,
             ReadBy::Pair => self.read_pairs(wanted).await,
         }
     }
 
-    async fn read_pairs(&self, wanted: &[WantedRead]) -> Result<Read, Error> {
-        let mut by_organization: BTreeMap<&str, Vec<&WantedRead>> = BTreeMap::new();
+    async fn read_pairs(&self, wanted: &[PendingRead]) -> Result<Read, Error> {
+        let mut by_organization: BTreeMap<&str, Vec<&PendingRead>> = BTreeMap::new();
         for read in wanted {
             if let (Some(organization), Some(_)) = (&read.organization_id, &read.user_id) {
                 by_organization.entry(organization.as_str()).or_default().push(read);
@@ -347,9 +347,9 @@ impl Client {
     }
 
     /// What an answer leaves unclear is asked for in halves, until those are left that make it so.
-    async fn read_ids(&self, kind: Kind, parameter: &str, wanted: &[WantedRead]) -> Result<Read, Error> {
+    async fn read_ids(&self, kind: Kind, parameter: &str, wanted: &[PendingRead]) -> Result<Read, Error> {
         let mut result = Read::default();
-        let mut waiting: Vec<&[WantedRead]> = wanted.chunks(ASKED).collect();
+        let mut waiting: Vec<&[PendingRead]> = wanted.chunks(ASKED).collect();
         while let Some(asked) = waiting.pop() {
             let ids: Vec<&str> = asked.iter().map(|read| read.id.as_str()).collect();
             match self.by_id(kind, parameter, &ids).await {
@@ -396,8 +396,8 @@ impl Client {
             let page = listing::page(body, Kind::Membership, seen)?;
             let users: HashSet<&str> = asked.iter().map(|(user, _)| *user).collect();
             let of_asked = |change: &Change| {
-                change.naming.as_ref().is_some_and(|naming| {
-                    naming.organization.id.as_str() == organization && users.contains(naming.user.id.as_str())
+                change.mention.as_ref().is_some_and(|mention| {
+                    mention.organization.id.as_str() == organization && users.contains(mention.user.id.as_str())
                 })
             };
             if !page.changes.iter().all(of_asked) {
@@ -588,7 +588,7 @@ fn with_gone<'a>(page: Page, kind: Kind, absent: impl Iterator<Item = &'a str>) 
 }
 
 fn gone(kind: Kind, id: &str, observed_at: Millis) -> Change {
-    Change { observed_at, claim: Claim::Gone(EntityRef::new(kind, id)), naming: None }
+    Change { observed_at, observation: Observation::Deleted(EntityRef::new(kind, id)), mention: None }
 }
 
 /// Where the memberships of one object are listed, if it can have any.

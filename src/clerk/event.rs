@@ -5,7 +5,8 @@
 
 use super::payload::{self, Object};
 use crate::model::{
-    Change, Claim, DeadLetter, Delivery, EntityRef, InstanceId, Item, Kind, Message, MessageId, Millis, OrganizationId,
+    Change, DeadLetter, Delivery, EntityRef, InstanceId, Item, Kind, Message, MessageId, Millis, Observation,
+    OrganizationId,
 };
 
 /// How far ahead of the attempt an event's own time may lie, in ms: beyond it one of the two clocks is wrong, and ordering
@@ -34,7 +35,7 @@ pub struct Event {
     /// `None`: the type says nothing about what we mirror.
     pub change: Option<Change>,
     /// Fields that could not be taken as they came, and why; values never.
-    pub flaws: Vec<String>,
+    pub field_errors: Vec<String>,
 }
 
 impl Event {
@@ -47,7 +48,7 @@ impl Event {
             entity_id: self.entity.map(|entity| entity.id),
             instance_id: self.instance_id,
             event_at: self.event_at,
-            flaws: self.flaws,
+            field_errors: self.field_errors,
         };
         self.change.map(|change| Delivery { message: Some(message), item: Item::Change(Box::new(change)) })
     }
@@ -75,7 +76,7 @@ impl Unusable {
             entity_id: None,
             instance_id: self.instance_id,
             event_at: None,
-            flaws: Vec::new(),
+            field_errors: Vec::new(),
         };
         Delivery { message: Some(message), item: Item::DeadLetter(keep(self.reason)) }
     }
@@ -115,7 +116,7 @@ pub fn parse(body: &[u8], attempted_at: Millis) -> Result<Event, Unusable> {
         entity: None,
         event_at: span.map(|(from, _)| from),
         change: None,
-        flaws: Vec::new(),
+        field_errors: Vec::new(),
     };
     match Subject::of(&event_type) {
         None => {}
@@ -127,13 +128,13 @@ pub fn parse(body: &[u8], attempted_at: Millis) -> Result<Event, Unusable> {
                 if !kind.contradicts(&id) {
                     let event_at = event.event_at.unwrap_or(attempted_at);
                     let organization_id = Some(OrganizationId(id.clone()));
-                    let claim = Claim::Unclear {
+                    let observation = Observation::NeedsPass {
                         kind: Kind::Membership,
                         organization_id,
                         reason: "a plan changed",
                         ripe_after: LAG,
                     };
-                    event.change = Some(Change { observed_at: event_at, claim, naming: None });
+                    event.change = Some(Change { observed_at: event_at, observation, mention: None });
                     event.entity = Some(EntityRef { kind, id });
                 }
             }
@@ -156,7 +157,7 @@ pub fn parse(body: &[u8], attempted_at: Millis) -> Result<Event, Unusable> {
                 }
                 None => return Err(unusable("data.id is missing or no id of this kind")),
             }
-            event.flaws = data.flaws();
+            event.field_errors = data.field_errors();
         }
     }
     Ok(event)
@@ -194,7 +195,11 @@ impl Subject {
 }
 
 fn unclear(kind: Kind, observed_at: Millis, reason: &'static str, ripe_after: u16) -> Change {
-    Change { observed_at, claim: Claim::Unclear { kind, organization_id: None, reason, ripe_after }, naming: None }
+    Change {
+        observed_at,
+        observation: Observation::NeedsPass { kind, organization_id: None, reason, ripe_after },
+        mention: None,
+    }
 }
 
 /// What the object in `data` says. `span` is what the event's time can mean; in seconds, it covers one.
@@ -217,12 +222,13 @@ fn observe(
         let reason =
             if span.is_none() { "the event's time is missing" } else { "the event's time is ahead of Clerk's clock" };
         // What it embeds cannot be dated, so it names a membership but stubs no parent that anything dated has stubbed.
-        let naming = payload::naming(data, &entity, attempted_at.plus(SLACK));
-        let claim = payload::unusable(data, &entity, reason, deleted);
-        return Change { observed_at: Millis::MIN, claim, naming };
+        let mention = payload::mention(data, &entity, attempted_at.plus(SLACK));
+        let observation = payload::unusable(data, &entity, reason, deleted);
+        return Change { observed_at: Millis::MIN, observation, mention };
     };
     let bound = observed_at.plus(SLACK);
-    let naming = payload::naming(data, &entity, bound);
-    let claim = if deleted { Claim::Gone(entity) } else { payload::live(data, &entity, naming.as_ref(), bound) };
-    Change { observed_at, claim, naming }
+    let mention = payload::mention(data, &entity, bound);
+    let observation =
+        if deleted { Observation::Deleted(entity) } else { payload::live(data, &entity, mention.as_ref(), bound) };
+    Change { observed_at, observation, mention }
 }

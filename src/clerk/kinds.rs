@@ -1,7 +1,7 @@
 //! How Clerk's Backend API lists and reads each kind, and what its JSON says: one entry a kind.
 
 use super::payload::{self, Object};
-use crate::model::{Entity, EntityRef, Kind, Millis, Naming, OrganizationId, UserId};
+use crate::model::{Entity, EntityRef, Kind, MembershipMention, Millis, OrganizationId, UserId};
 
 /// What must be known of a kind to ask Clerk about it.
 pub struct Api {
@@ -14,9 +14,9 @@ pub struct Api {
     /// Whether it is there only where the instance has organizations.
     pub needs_organizations: bool,
     /// The whole object. `Err`: what its access depends on, and it does not say.
-    pub(super) parse: fn(&Object<'_>, &EntityRef, Option<&Naming>) -> Result<Entity, &'static str>,
+    pub(super) parse: fn(&Object<'_>, &EntityRef, Option<&MembershipMention>) -> Result<Entity, &'static str>,
     /// What it embeds of its parents; no time in it counts as later than this.
-    pub(super) naming: fn(&Object<'_>, &EntityRef, Millis) -> Option<Naming>,
+    pub(super) mention: fn(&Object<'_>, &EntityRef, Millis) -> Option<MembershipMention>,
     /// Its organization and its user, as far as it names them.
     pub(super) pair: fn(&Object<'_>) -> (Option<OrganizationId>, Option<UserId>),
 }
@@ -49,7 +49,7 @@ pub const fn of(kind: Kind) -> &'static Api {
             memberships: Some("organization_memberships"),
             needs_organizations: false,
             parse: payload::user,
-            naming: |_, _, _| None,
+            mention: |_, _, _| None,
             pair: |_| (None, None),
         },
         Kind::Organization => &Api {
@@ -59,7 +59,7 @@ pub const fn of(kind: Kind) -> &'static Api {
             memberships: Some("memberships"),
             needs_organizations: true,
             parse: payload::organization,
-            naming: |_, _, _| None,
+            mention: |_, _, _| None,
             pair: |_| (None, None),
         },
         Kind::Membership => &Api {
@@ -69,7 +69,7 @@ pub const fn of(kind: Kind) -> &'static Api {
             memberships: None,
             needs_organizations: true,
             parse: payload::membership,
-            naming: payload::naming_of_membership,
+            mention: payload::naming_of_membership,
             pair: payload::pair_of_membership,
         },
     }

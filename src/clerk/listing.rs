@@ -84,9 +84,9 @@ fn change(row: &RawValue, kind: Kind, seen: Seen) -> Result<Change, String> {
     let data = Object::parse(row.get().as_bytes())?;
     let id = data.id("id").filter(|id| !kind.contradicts(id)).ok_or("id is missing or of another kind")?;
     let entity = EntityRef { kind, id };
-    let naming = payload::naming(&data, &entity, seen.bound);
-    let claim = payload::live(&data, &entity, naming.as_ref(), seen.bound);
-    Ok(Change { observed_at: seen.observed_at, claim, naming })
+    let mention = payload::mention(&data, &entity, seen.bound);
+    let observation = payload::live(&data, &entity, mention.as_ref(), seen.bound);
+    Ok(Change { observed_at: seen.observed_at, observation, mention })
 }
 
 /// `GET /users/count`, and the total of a list.
@@ -136,7 +136,7 @@ pub fn complaint(body: &[u8]) -> Complaint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Claim;
+    use crate::model::Observation;
 
     #[test]
     fn a_page_is_whole_or_none() {
@@ -144,7 +144,7 @@ mod tests {
         let at = Seen { observed_at: at, bound: at };
         let user = r#"{"id":"user_1","updated_at":1,"created_at":1,"banned":false}"#;
         let good = page(format!("[{user}]").as_bytes(), Kind::User, at).unwrap();
-        assert!(matches!(good.changes[0].claim, Claim::Live { .. }));
+        assert!(matches!(good.changes[0].observation, Observation::Live { .. }));
         for bad in [
             "",
             "[",

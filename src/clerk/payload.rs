@@ -3,8 +3,8 @@
 
 use super::kinds;
 use crate::model::{
-    Claim, Entity, EntityRef, Json, Membership, MembershipId, Millis, Naming, Organization, OrganizationId, User,
-    UserId, WantedRead, decode_string,
+    Entity, EntityRef, Json, Membership, MembershipId, MembershipMention, Millis, Observation, Organization,
+    OrganizationId, PendingRead, User, UserId, decode_string,
 };
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -12,14 +12,14 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 
-/// How many flaws of one object are told: a list can have any number.
-const MAX_FLAWS: usize = 16;
+/// How many field_errors of one object are told: a list can have any number.
+const MAX_FIELD_ERRORS: usize = 16;
 
 /// A JSON object whose members are still raw. Only an object will do: an array of the values in field order is refused.
 pub(super) struct Object<'a> {
     members: Vec<(Cow<'a, str>, &'a RawValue)>,
     /// What could not be taken as it came, by field; values never.
-    flaws: RefCell<Vec<String>>,
+    field_errors: RefCell<Vec<String>>,
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
@@ -37,7 +37,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
                 while let Some(Key(key)) = map.next_key()? {
                     members.push((key, map.next_value()?));
                 }
-                Ok(Object { members, flaws: RefCell::default() })
+                Ok(Object { members, field_errors: RefCell::default() })
             }
         }
         deserializer.deserialize_map(Members)
@@ -88,14 +88,14 @@ impl<'a> Object<'a> {
     }
 
     /// What was wrong with the fields read so far.
-    pub(super) fn flaws(&self) -> Vec<String> {
-        self.flaws.take()
+    pub(super) fn field_errors(&self) -> Vec<String> {
+        self.field_errors.take()
     }
 
     fn flaw(&self, name: &str, what: impl fmt::Display) {
-        let mut flaws = self.flaws.borrow_mut();
-        if flaws.len() < MAX_FLAWS {
-            flaws.push(format!("{name}: {what}"));
+        let mut field_errors = self.field_errors.borrow_mut();
+        if field_errors.len() < MAX_FIELD_ERRORS {
+            field_errors.push(format!("{name}: {what}"));
         }
     }
 
@@ -182,37 +182,51 @@ fn integer(raw: &str) -> Option<i64> {
     })
 }
 
-/// What the whole object in `data` says of itself. `naming` is what [`naming`] found in it; no time in it counts as later than
+/// What the whole object in `data` says of itself. `mention` is what [`mention`] found in it; no time in it counts as later than
 /// `bound`.
-pub(super) fn live(data: &Object<'_>, entity: &EntityRef, naming: Option<&Naming>, bound: Millis) -> Claim {
-    match ((kinds::of(entity.kind).parse)(data, entity, naming), data.millis("updated_at")) {
-        (Ok(found), Some(updated_at)) => Claim::live(found, updated_at, bound),
+pub(super) fn live(
+    data: &Object<'_>,
+    entity: &EntityRef,
+    mention: Option<&MembershipMention>,
+    bound: Millis,
+) -> Observation {
+    match ((kinds::of(entity.kind).parse)(data, entity, mention), data.millis("updated_at")) {
+        (Ok(found), Some(updated_at)) => Observation::live(found, updated_at, bound),
         (Err(lacks), _) => unusable(data, entity, lacks, false),
         (_, None) => unusable(data, entity, "updated_at is missing", false),
     }
 }
 
-/// That only a read by id can tell. `told_deleted`: it says that the object was deleted.
-pub(super) fn unusable(data: &Object<'_>, entity: &EntityRef, reason: &'static str, told_deleted: bool) -> Claim {
+/// That only a read by id can tell. `reported_deleted`: it says that the object was deleted.
+pub(super) fn unusable(
+    data: &Object<'_>,
+    entity: &EntityRef,
+    reason: &'static str,
+    reported_deleted: bool,
+) -> Observation {
     let (organization_id, user_id) = (kinds::of(entity.kind).pair)(data);
-    Claim::Unusable(WantedRead {
+    Observation::NeedsRead(PendingRead {
         kind: entity.kind,
         id: entity.id.clone(),
         organization_id,
         user_id,
         reason,
-        told_deleted,
+        reported_deleted,
     })
 }
 
 /// Which membership of which pair this is, with what it embeds of the two. `None` where the body lacks the pair or its
 /// creation time, or is of no membership. That time counts as no later than `bound`: one far ahead must not lock a user out (R5).
-pub(super) fn naming(data: &Object<'_>, entity: &EntityRef, bound: Millis) -> Option<Naming> {
-    (kinds::of(entity.kind).naming)(data, entity, bound)
+pub(super) fn mention(data: &Object<'_>, entity: &EntityRef, bound: Millis) -> Option<MembershipMention> {
+    (kinds::of(entity.kind).mention)(data, entity, bound)
 }
 
 /// A whole user.
-pub(super) fn user(data: &Object<'_>, entity: &EntityRef, _: Option<&Naming>) -> Result<Entity, &'static str> {
+pub(super) fn user(
+    data: &Object<'_>,
+    entity: &EntityRef,
+    _: Option<&MembershipMention>,
+) -> Result<Entity, &'static str> {
     let (email_address, email_address_verified) =
         primary(data, "primary_email_address_id", "email_addresses", "email_address");
     let (phone_number, phone_number_verified) =
@@ -254,7 +268,11 @@ fn primary(data: &Object<'_>, pointer: &str, list: &str, field: &str) -> (Option
 }
 
 /// A whole organization.
-pub(super) fn organization(data: &Object<'_>, entity: &EntityRef, _: Option<&Naming>) -> Result<Entity, &'static str> {
+pub(super) fn organization(
+    data: &Object<'_>,
+    entity: &EntityRef,
+    _: Option<&MembershipMention>,
+) -> Result<Entity, &'static str> {
     Ok(Entity::Organization(organization_or_stub(data, OrganizationId(entity.id.clone()))))
 }
 
@@ -302,11 +320,11 @@ pub(super) fn pair_of_membership(data: &Object<'_>) -> (Option<OrganizationId>, 
     (organization, user)
 }
 
-/// See [`naming`].
-pub(super) fn naming_of_membership(data: &Object<'_>, entity: &EntityRef, bound: Millis) -> Option<Naming> {
+/// See [`mention`].
+pub(super) fn naming_of_membership(data: &Object<'_>, entity: &EntityRef, bound: Millis) -> Option<MembershipMention> {
     let (embedded_organization, public_user_data) = (data.object("organization")?, data.object("public_user_data")?);
     let (organization_id, user_id) = pair_of_membership(data);
-    Some(Naming {
+    Some(MembershipMention {
         membership_id: MembershipId(entity.id.clone()),
         created_at: data.millis("created_at")?.min(bound),
         organization: organization_or_stub(&embedded_organization, organization_id?),
@@ -315,19 +333,23 @@ pub(super) fn naming_of_membership(data: &Object<'_>, entity: &EntityRef, bound:
 }
 
 /// A whole membership. None without a role: access is never guessed.
-pub(super) fn membership(data: &Object<'_>, _: &EntityRef, naming: Option<&Naming>) -> Result<Entity, &'static str> {
-    let whole = |naming: &Naming| -> Option<Membership> {
+pub(super) fn membership(
+    data: &Object<'_>,
+    _: &EntityRef,
+    mention: Option<&MembershipMention>,
+) -> Result<Entity, &'static str> {
+    let whole = |mention: &MembershipMention| -> Option<Membership> {
         Some(Membership {
-            id: naming.membership_id.clone(),
-            organization_id: naming.organization.id.clone(),
-            user_id: naming.user.id.clone(),
+            id: mention.membership_id.clone(),
+            organization_id: mention.organization.id.clone(),
+            user_id: mention.user.id.clone(),
             role: data.text("role").filter(|role| !role.is_empty())?,
             permissions: sorted(data.texts("permissions")),
             public_metadata: data.metadata("public_metadata"),
             created_at: data.millis("created_at")?,
         })
     };
-    naming.and_then(whole).map(Entity::Membership).ok_or("role, user or organization is missing")
+    mention.and_then(whole).map(Entity::Membership).ok_or("role, user or organization is missing")
 }
 
 /// Permissions are a set; webhooks and the API need not list them in one order.

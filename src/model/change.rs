@@ -24,41 +24,42 @@ words! {
 pub struct Change {
     /// On Clerk's clock: the event's own timestamp, or the time of an API answer. Never ours.
     pub observed_at: Millis,
-    pub claim: Claim,
+    pub observation: Observation,
     /// Of every observation of a membership, whatever else it says.
-    pub naming: Option<Naming>,
+    pub mention: Option<MembershipMention>,
 }
 
 impl Change {
     /// The object that it is about, where it names one.
     pub fn id(&self) -> Option<&str> {
-        match &self.claim {
-            Claim::Live { entity, .. } => Some(entity.id()),
-            Claim::Gone(entity) => Some(&entity.id),
-            Claim::Unusable(read) => Some(&read.id),
-            Claim::Unclear { .. } => None,
+        match &self.observation {
+            Observation::Live { entity, .. } => Some(entity.id()),
+            Observation::Deleted(entity) => Some(&entity.id),
+            Observation::NeedsRead(read) => Some(&read.id),
+            Observation::NeedsPass { .. } => None,
         }
     }
 
     /// Leaves to a read by id what it says of its object: the read decides, and this only asks for it.
     pub(crate) fn set_aside(&mut self, reason: &'static str) {
-        let (EntityRef { kind, id }, told_deleted) = match &self.claim {
-            Claim::Live { entity, .. } => (EntityRef::new(entity.kind(), entity.id()), false),
-            Claim::Gone(entity) => (entity.clone(), true),
-            Claim::Unusable(_) | Claim::Unclear { .. } => return,
+        let (EntityRef { kind, id }, reported_deleted) = match &self.observation {
+            Observation::Live { entity, .. } => (EntityRef::new(entity.kind(), entity.id()), false),
+            Observation::Deleted(entity) => (entity.clone(), true),
+            Observation::NeedsRead(_) | Observation::NeedsPass { .. } => return,
         };
-        let pair = self.naming.as_ref().map(|naming| (naming.organization.id.clone(), naming.user.id.clone()));
+        let pair = self.mention.as_ref().map(|mention| (mention.organization.id.clone(), mention.user.id.clone()));
         let (organization_id, user_id) = pair.unzip();
         self.observed_at = Millis::MIN;
-        self.claim = Claim::Unusable(WantedRead { kind, id, organization_id, user_id, reason, told_deleted });
+        self.observation =
+            Observation::NeedsRead(PendingRead { kind, id, organization_id, user_id, reason, reported_deleted });
     }
 
     /// When Clerk made the object, as far as the observation tells.
     pub fn created_at(&self) -> Option<Millis> {
-        match &self.claim {
-            Claim::Live { entity, .. } => entity.created_at(),
-            Claim::Gone(_) | Claim::Unusable(_) | Claim::Unclear { .. } => {
-                self.naming.as_ref().map(|naming| naming.created_at)
+        match &self.observation {
+            Observation::Live { entity, .. } => entity.created_at(),
+            Observation::Deleted(_) | Observation::NeedsRead(_) | Observation::NeedsPass { .. } => {
+                self.mention.as_ref().map(|mention| mention.created_at)
             }
         }
     }
@@ -66,31 +67,31 @@ impl Change {
 
 /// What the observation says.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Claim {
-    /// It was there and looked like this. `updated_at` is Clerk's, at most a second later than any clock of Clerk's told (R1);
+pub enum Observation {
+    /// It existed and looked like this. `updated_at` is Clerk's, at most a second later than the latest time that Clerk reported (R1);
     /// `ahead` is what Clerk sent, where that was later.
     Live { entity: Entity, updated_at: Millis, ahead: Option<Millis> },
-    /// It was gone.
-    Gone(EntityRef),
-    /// It names an object but cannot be used: only a read of that object by its id can tell.
-    Unusable(WantedRead),
+    /// It was deleted.
+    Deleted(EntityRef),
+    /// It names an object but cannot be used: the object must be read by its id.
+    NeedsRead(PendingRead),
     /// It says that something of a kind changed, and not what: only a pass can tell, or, where it is about the memberships of one
     /// organization, a list of those. One that begins `ripe_after` seconds later surely can.
-    Unclear { kind: Kind, organization_id: Option<OrganizationId>, reason: &'static str, ripe_after: u16 },
+    NeedsPass { kind: Kind, organization_id: Option<OrganizationId>, reason: &'static str, ripe_after: u16 },
 }
 
-impl Claim {
+impl Observation {
     /// The object as Clerk sent it, with an `updated_at` that is no later than `bound`: a time far ahead must not keep every later
     /// change out (R1).
-    pub fn live(entity: Entity, updated_at: Millis, bound: Millis) -> Claim {
+    pub fn live(entity: Entity, updated_at: Millis, bound: Millis) -> Observation {
         let ahead = (updated_at > bound).then_some(updated_at);
-        Claim::Live { entity, updated_at: updated_at.min(bound), ahead }
+        Observation::Live { entity, updated_at: updated_at.min(bound), ahead }
     }
 }
 
 /// An object to be read by its id, and why.
 #[derive(Clone, Debug, PartialEq)]
-pub struct WantedRead {
+pub struct PendingRead {
     pub kind: Kind,
     pub id: String,
     /// Of a membership, as far as known: the API finds one only by its organization and user.
@@ -98,10 +99,10 @@ pub struct WantedRead {
     pub user_id: Option<UserId>,
     pub reason: &'static str,
     /// An event says that it was deleted, and not when. Then Clerk's API proves it by not having it.
-    pub told_deleted: bool,
+    pub reported_deleted: bool,
 }
 
-impl WantedRead {
+impl PendingRead {
     /// The id of its parent of that kind, as far as known.
     pub fn parent(&self, kind: Kind) -> Option<&str> {
         match kind {
@@ -112,7 +113,7 @@ impl WantedRead {
     }
 
     /// The same, of an object that was listed for this parent: a list for a user need not name the user.
-    pub(crate) fn listed_for(mut self, parent: Kind, id: &str) -> WantedRead {
+    pub(crate) fn listed_for(mut self, parent: Kind, id: &str) -> PendingRead {
         match parent {
             Kind::User => {
                 self.user_id.get_or_insert_with(|| UserId(id.to_owned()));
@@ -123,11 +124,11 @@ impl WantedRead {
     }
 }
 
-/// That a membership of this user in this organization exists or existed, and what it embeds of the two.
+/// Evidence that a membership exists or existed, with what it embeds of its user and its organization.
 ///
 /// Even an observation that is stale, dead or beaten within its batch counts for this (R5, R6, R8).
 #[derive(Clone, Debug, PartialEq)]
-pub struct Naming {
+pub struct MembershipMention {
     pub membership_id: MembershipId,
     /// Clerk's, at most a second later than any clock of Clerk's told (R5).
     pub created_at: Millis,

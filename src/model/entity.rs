@@ -81,8 +81,8 @@ pub(super) trait Object {
     /// See [`Entity::denial`].
     fn denial(&self) -> i32;
 
-    /// See [`Entity::lacks`].
-    fn lacks(&self) -> Option<&'static str>;
+    /// See [`Entity::read_reason`].
+    fn read_reason(&self) -> Option<&'static str>;
 
     /// See [`Entity::pair`].
     fn pair(&self) -> Option<(&OrganizationId, &UserId)>;
@@ -126,7 +126,7 @@ impl Object for User {
         }
     }
 
-    fn lacks(&self) -> Option<&'static str> {
+    fn read_reason(&self) -> Option<&'static str> {
         self.banned.is_none().then_some("banned is missing")
     }
 
@@ -164,7 +164,7 @@ impl Object for Organization {
         0
     }
 
-    fn lacks(&self) -> Option<&'static str> {
+    fn read_reason(&self) -> Option<&'static str> {
         None
     }
 
@@ -202,7 +202,7 @@ impl Object for Membership {
         -i32::try_from(self.permissions.len()).unwrap_or(i32::MAX)
     }
 
-    fn lacks(&self) -> Option<&'static str> {
+    fn read_reason(&self) -> Option<&'static str> {
         None
     }
 
@@ -256,8 +256,8 @@ impl Entity {
     }
 
     /// What it does not say about access: then only a read by id can tell.
-    pub fn lacks(&self) -> Option<&'static str> {
-        self.object().lacks()
+    pub fn read_reason(&self) -> Option<&'static str> {
+        self.object().read_reason()
     }
 
     /// Of a membership: whose it is, and where.
@@ -291,9 +291,16 @@ impl Entity {
     }
 }
 
+/// Which columns [`content`] hashes: raised by the release that mirrors one more.
+const CONTENT_VERSION: i64 = 1;
+
 /// A number for what is stored of an object: breaks a full tie of two versions the same way in any order, on any replica.
+///
+/// Its first byte is the version of the hash. Two releases that serve one database hash different columns, so their numbers differ for
+/// the same row: the later release's are greater, and a row that it wrote is not written back by the earlier one in a tie.
 pub(super) fn content(row: &impl Serialize) -> i64 {
     let bytes = serde_json::to_vec(row).expect("an entity is plain data and always serializes");
     let digest = Sha256::digest(&bytes);
-    i64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
+    let hash = u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"));
+    CONTENT_VERSION << 56 | (hash >> 8).cast_signed()
 }

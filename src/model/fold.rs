@@ -6,8 +6,8 @@
 
 use super::entity::content;
 use super::{
-    Change, Claim, Entity, EntityRef, Fence, InstanceId, Kind, MessageId, Millis, Naming, Organization, OrganizationId,
-    Source, User, UserId, WantedRead,
+    Change, Entity, EntityRef, Fence, InstanceId, Kind, MembershipMention, MessageId, Millis, Observation,
+    Organization, OrganizationId, PendingRead, Source, User, UserId,
 };
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -25,7 +25,7 @@ pub struct Message {
     pub instance_id: Option<InstanceId>,
     pub event_at: Option<Millis>,
     /// Fields that could not be taken as they came, and why; values never.
-    pub flaws: Vec<String>,
+    pub field_errors: Vec<String>,
 }
 
 /// A message that cannot be used, kept whole.
@@ -87,19 +87,19 @@ pub struct Batch<'a> {
     /// Of a pass.
     pub fence: Option<Fence>,
     pub check_instance: bool,
-    pub messages: Vec<Told<'a>>,
+    pub messages: Vec<BatchMessage<'a>>,
     /// Objects that are no more.
-    pub gone: Vec<Winner<'a>>,
+    pub deletions: Vec<FoldedChange<'a>>,
     /// Objects that are live.
-    pub changes: Vec<Winner<'a>>,
-    pub stubs: Vec<Winner<'a>>,
+    pub changes: Vec<FoldedChange<'a>>,
+    pub stubs: Vec<FoldedChange<'a>>,
     /// The greatest of each pair, and when it was observed.
-    pub namings: Vec<(Millis, &'a Naming)>,
+    pub mentions: Vec<(Millis, &'a MembershipMention)>,
     /// Memberships that came with a greater one of the same pair.
-    pub outdated: Vec<&'a str>,
+    pub superseded: Vec<&'a str>,
     /// With the time of what asks for it, if it has one.
-    pub reads: Vec<(usize, Option<Millis>, &'a WantedRead)>,
-    pub passes: Vec<WantedPass<'a>>,
+    pub pending_reads: Vec<(usize, Option<Millis>, &'a PendingRead)>,
+    pub requested_passes: Vec<RequestedPass<'a>>,
     pub dead_letters: Vec<(usize, &'a DeadLetter)>,
     pub doubts: Vec<Doubt>,
     /// How much of it is to be written; of one change alone, unless it is [`Mode::Full`].
@@ -125,7 +125,7 @@ pub(crate) type EventVersion = (Millis, Millis, i64);
 
 /// A message among what was folded.
 #[derive(Clone, Copy, Debug)]
-pub struct Told<'a> {
+pub struct BatchMessage<'a> {
     pub n: usize,
     pub message: &'a Message,
     /// The body's hash of the first message with this id, if this is a later one.
@@ -134,25 +134,25 @@ pub struct Told<'a> {
 
 /// A kind to be listed, or the memberships of one organization.
 #[derive(Clone, Copy, Debug)]
-pub struct WantedPass<'a> {
+pub struct RequestedPass<'a> {
     pub n: usize,
     pub kind: Kind,
     pub organization_id: Option<&'a OrganizationId>,
     pub reason: &'static str,
-    /// In s; see [`Claim::Unclear`].
+    /// In s; see [`Observation::NeedsPass`].
     pub ripe_after: u16,
 }
 
 /// The change that counts for an object, or the stub that counts for a parent.
 #[derive(Clone, Debug)]
-pub struct Winner<'a> {
+pub struct FoldedChange<'a> {
     pub n: usize,
     pub observed_at: Millis,
     pub updated_at: Option<Millis>,
     pub content: Option<i64>,
     /// See [`Entity::denial`].
     pub denial: i32,
-    /// See [`Claim::Live`].
+    /// See [`Observation::Live`].
     pub ahead: Option<Millis>,
     pub row: Row<'a>,
     /// Set where another event was folded into this one.
@@ -202,13 +202,13 @@ struct Folding<'a> {
     batch: Batch<'a>,
     winners: Best<'a>,
     stubs: Best<'a>,
-    namings: HashMap<(&'a OrganizationId, &'a UserId), (Millis, &'a Naming)>,
+    mentions: HashMap<(&'a OrganizationId, &'a UserId), (Millis, &'a MembershipMention)>,
     /// By a message's id, the body's hash of the first one.
     first_hashes: HashMap<&'a MessageId, &'a str>,
 }
 
 /// By kind and id.
-type Best<'a> = HashMap<(Kind, &'a str), Winner<'a>>;
+type Best<'a> = HashMap<(Kind, &'a str), FoldedChange<'a>>;
 
 impl<'a> Folding<'a> {
     fn new(source: Source, check_instance: bool) -> Folding<'a> {
@@ -217,13 +217,13 @@ impl<'a> Folding<'a> {
             fence: None,
             check_instance,
             messages: Vec::new(),
-            gone: Vec::new(),
+            deletions: Vec::new(),
             changes: Vec::new(),
             stubs: Vec::new(),
-            namings: Vec::new(),
-            outdated: Vec::new(),
-            reads: Vec::new(),
-            passes: Vec::new(),
+            mentions: Vec::new(),
+            superseded: Vec::new(),
+            pending_reads: Vec::new(),
+            requested_passes: Vec::new(),
             dead_letters: Vec::new(),
             doubts: Vec::new(),
             mode: Mode::Full,
@@ -233,7 +233,7 @@ impl<'a> Folding<'a> {
             batch,
             winners: HashMap::new(),
             stubs: HashMap::new(),
-            namings: HashMap::new(),
+            mentions: HashMap::new(),
             first_hashes: HashMap::new(),
         }
     }
@@ -247,28 +247,30 @@ impl<'a> Folding<'a> {
                 None
             }
         };
-        self.batch.messages.push(Told { n, message, first_hash });
+        self.batch.messages.push(BatchMessage { n, message, first_hash });
     }
 
     fn add(&mut self, n: usize, change: &'a Change) {
-        if let Some(naming) = &change.naming {
-            self.name(change.observed_at, naming);
-            for stub in Winner::stubs(n, change.observed_at, naming) {
+        if let Some(mention) = &change.mention {
+            self.name(change.observed_at, mention);
+            for stub in FoldedChange::stubs(n, change.observed_at, mention) {
                 keep_greater(&mut self.stubs, stub);
             }
         }
-        match &change.claim {
-            Claim::Live { entity, updated_at, ahead } => {
-                let winner = Winner::live(n, change.observed_at, (*updated_at, *ahead), entity);
+        match &change.observation {
+            Observation::Live { entity, updated_at, ahead } => {
+                let winner = FoldedChange::live(n, change.observed_at, (*updated_at, *ahead), entity);
                 keep_greater(&mut self.winners, winner);
             }
-            Claim::Gone(entity) => keep_greater(&mut self.winners, Winner::gone(n, change.observed_at, entity)),
-            Claim::Unusable(read) => {
-                let observed_at = Some(change.observed_at).filter(|at| *at > Millis::MIN);
-                self.batch.reads.push((n, observed_at, read));
+            Observation::Deleted(entity) => {
+                keep_greater(&mut self.winners, FoldedChange::gone(n, change.observed_at, entity))
             }
-            Claim::Unclear { kind, organization_id, reason, ripe_after } => {
-                self.batch.passes.push(WantedPass {
+            Observation::NeedsRead(read) => {
+                let observed_at = Some(change.observed_at).filter(|at| *at > Millis::MIN);
+                self.batch.pending_reads.push((n, observed_at, read));
+            }
+            Observation::NeedsPass { kind, organization_id, reason, ripe_after } => {
+                self.batch.requested_passes.push(RequestedPass {
                     n,
                     kind: *kind,
                     organization_id: organization_id.as_ref(),
@@ -280,16 +282,16 @@ impl<'a> Folding<'a> {
     }
 
     /// Of each pair the greatest membership counts (R5).
-    fn name(&mut self, observed_at: Millis, naming: &'a Naming) {
-        match self.namings.entry((&naming.organization.id, &naming.user.id)) {
+    fn name(&mut self, observed_at: Millis, mention: &'a MembershipMention) {
+        match self.mentions.entry((&mention.organization.id, &mention.user.id)) {
             Entry::Vacant(entry) => {
-                entry.insert((observed_at, naming));
+                entry.insert((observed_at, mention));
             }
             Entry::Occupied(mut entry) => {
-                let (known, naming) = (*entry.get(), (observed_at, naming));
-                let (less, greater) = if place(naming) > place(known) { (known, naming) } else { (naming, known) };
+                let (known, mention) = (*entry.get(), (observed_at, mention));
+                let (less, greater) = if place(mention) > place(known) { (known, mention) } else { (mention, known) };
                 if less.1.membership_id != greater.1.membership_id {
-                    self.batch.outdated.push(less.1.membership_id.as_str());
+                    self.batch.superseded.push(less.1.membership_id.as_str());
                 }
                 entry.insert(greater);
             }
@@ -298,15 +300,15 @@ impl<'a> Folding<'a> {
 
     fn end(self) -> Batch<'a> {
         let in_order = |best: Best<'a>| {
-            let mut best: Vec<Winner<'a>> = best.into_values().collect();
+            let mut best: Vec<FoldedChange<'a>> = best.into_values().collect();
             best.sort_by_key(|winner| winner.n);
             best
         };
-        let (gone, changes): (Vec<_>, Vec<Winner<'a>>) =
+        let (deletions, changes): (Vec<_>, Vec<FoldedChange<'a>>) =
             in_order(self.winners).into_iter().partition(|winner| matches!(winner.row, Row::Gone(_)));
-        let namings = self.namings.into_values().collect();
+        let mentions = self.mentions.into_values().collect();
         let doubts = changes.iter().filter_map(|winner| winner.doubt).collect();
-        Batch { gone, changes, stubs: in_order(self.stubs), namings, doubts, ..self.batch }
+        Batch { deletions, changes, stubs: in_order(self.stubs), mentions, doubts, ..self.batch }
     }
 }
 
@@ -331,11 +333,11 @@ impl Batch<'_> {
 }
 
 /// A membership's place among all of its pair; of two observations of one, the later.
-fn place((observed_at, naming): (Millis, &Naming)) -> (Millis, &str, Millis) {
-    (naming.created_at, naming.membership_id.as_str(), observed_at)
+fn place((observed_at, mention): (Millis, &MembershipMention)) -> (Millis, &str, Millis) {
+    (mention.created_at, mention.membership_id.as_str(), observed_at)
 }
 
-fn keep_greater<'a>(best: &mut Best<'a>, winner: Winner<'a>) {
+fn keep_greater<'a>(best: &mut Best<'a>, winner: FoldedChange<'a>) {
     match best.entry((winner.row.kind(), winner.row.id())) {
         Entry::Vacant(entry) => {
             entry.insert(winner);
@@ -351,43 +353,46 @@ fn keep_greater<'a>(best: &mut Best<'a>, winner: Winner<'a>) {
 const SKEW: i64 = 2_100;
 const SOON: i64 = 5_000;
 
-impl<'a> Winner<'a> {
+impl<'a> FoldedChange<'a> {
     fn live(
         n: usize,
         observed_at: Millis,
         (updated_at, ahead): (Millis, Option<Millis>),
         entity: &'a Entity,
-    ) -> Winner<'a> {
+    ) -> FoldedChange<'a> {
         let row = Row::Live(entity);
         let (updated_at, content, denial) = (Some(updated_at), Some(entity.content()), entity.denial());
-        Winner { n, observed_at, updated_at, content, denial, ahead, row, doubt: None }
+        FoldedChange { n, observed_at, updated_at, content, denial, ahead, row, doubt: None }
     }
 
-    fn gone(n: usize, observed_at: Millis, entity: &'a EntityRef) -> Winner<'a> {
+    fn gone(n: usize, observed_at: Millis, entity: &'a EntityRef) -> FoldedChange<'a> {
         let row = Row::Gone(entity);
-        Winner { n, observed_at, updated_at: None, content: None, denial: 0, ahead: None, row, doubt: None }
+        FoldedChange { n, observed_at, updated_at: None, content: None, denial: 0, ahead: None, row, doubt: None }
     }
 
     /// A stub's version is the observation that embeds it: what is embedded has no time of its own (R6).
-    fn stubs(n: usize, observed_at: Millis, naming: &'a Naming) -> [Winner<'a>; 2] {
+    fn stubs(n: usize, observed_at: Millis, mention: &'a MembershipMention) -> [FoldedChange<'a>; 2] {
         let stub = |content, stub| {
             let (content, row) = (Some(content), Row::Stub(stub));
-            Winner { n, observed_at, updated_at: None, content, denial: 0, ahead: None, row, doubt: None }
+            FoldedChange { n, observed_at, updated_at: None, content, denial: 0, ahead: None, row, doubt: None }
         };
         [
-            stub(content(&naming.user), Stub::User(&naming.user)),
-            stub(content(&naming.organization), Stub::Organization(&naming.organization)),
+            stub(content(&mention.user), Stub::User(&mention.user)),
+            stub(content(&mention.organization), Stub::Organization(&mention.organization)),
         ]
     }
 
     /// What two observations of one object come to, whichever came first.
-    fn or(&self, other: &Winner<'a>) -> Winner<'a> {
+    fn or(&self, other: &FoldedChange<'a>) -> FoldedChange<'a> {
         let (less, greater) = if other.version() > self.version() { (self, other) } else { (other, self) };
         let (Some(earlier), Some(later)) = (less.event(), greater.event()) else { return greater.clone() };
         let asks = [less, greater].into_iter().any(|winner| winner.doubt.is_some_and(|doubt| doubt.asks));
-        let with = |winner: &Winner<'a>, asks: bool, in_doubt: bool| {
+        let with = |winner: &FoldedChange<'a>, asks: bool, in_doubt: bool| {
             let in_doubt = in_doubt || winner.doubt.is_some_and(|doubt| doubt.in_doubt);
-            Winner { doubt: Some(Doubt { n: winner.n, asks, in_doubt, event: earlier.max(later) }), ..winner.clone() }
+            FoldedChange {
+                doubt: Some(Doubt { n: winner.n, asks, in_doubt, event: earlier.max(later) }),
+                ..winner.clone()
+            }
         };
         let (updated, observed) =
             (apart(less.updated_at, greater.updated_at), greater.observed_at.get() - less.observed_at.get());

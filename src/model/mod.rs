@@ -17,9 +17,12 @@ mod time;
 mod undecided;
 mod words;
 
-pub use change::{Change, Claim, Naming, Outcome, Source, Verdict, WantedRead};
+pub use change::{Change, MembershipMention, Observation, Outcome, PendingRead, Source, Verdict};
 pub use entity::{Entity, Membership, Organization, User};
-pub use fold::{Batch, DeadLetter, Delivery, Doubt, Item, Message, Mode, Refusal, Row, Stub, Told, WantedPass, Winner};
+pub use fold::{
+    Batch, BatchMessage, DeadLetter, Delivery, Doubt, FoldedChange, Item, Message, Mode, Refusal, RequestedPass, Row,
+    Stub,
+};
 pub use id::{EntityRef, InstanceCheck, InstanceId, MembershipId, MessageId, OrganizationId, UserId};
 pub use json::Json;
 pub(crate) use json::decode_string;

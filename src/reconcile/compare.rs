@@ -1,6 +1,6 @@
 //! One page of Clerk's against the same rows of the mirror. Pure.
 
-use crate::model::{Change, Claim};
+use crate::model::{Change, Observation};
 use crate::store::{Mirrored, Version};
 use std::collections::HashMap;
 
@@ -31,8 +31,8 @@ pub fn compare<'a>(listed: &'a [Change], mirrored: &'a [Mirrored]) -> Vec<Differ
 }
 
 fn found<'a>(change: &Change, mirrored: &HashMap<&str, &'a Mirrored>) -> Option<Found<'a>> {
-    let Claim::Live { entity, updated_at, ahead } = &change.claim else {
-        return matches!(change.claim, Claim::Unusable(_)).then_some(Found::Unusable);
+    let Observation::Live { entity, updated_at, ahead } = &change.observation else {
+        return matches!(change.observation, Observation::NeedsRead(_)).then_some(Found::Unusable);
     };
     let Some(row) = mirrored.get(entity.id()) else { return Some(Found::Missing) };
     let fields = entity.differing_fields(&row.entity);

@@ -1,7 +1,7 @@
 //! A difference, told to people: what, since when, whether a webhook had come for it, and most likely why. Pure.
 
 use super::compare::{Difference, Found};
-use crate::model::{Change, Claim, Drift, Kind, Millis, Outcome, Word};
+use crate::model::{Change, Drift, Kind, Millis, Observation, Outcome, Word};
 use crate::store::{Receipt, Standing};
 use serde::Serialize;
 
@@ -29,7 +29,7 @@ pub struct Finding {
 impl Finding {
     /// Of a row that differs; `None` where only its times moved, or where it cannot be used.
     pub fn of(kind: Kind, difference: &Difference<'_>, receipts: &[Receipt]) -> Option<Finding> {
-        let Claim::Live { entity, updated_at, .. } = &difference.change.claim else { return None };
+        let Observation::Live { entity, updated_at, .. } = &difference.change.observation else { return None };
         let receipt = receipts.iter().find(|receipt| receipt.entity_id == entity.id());
         let is_recent = difference.change.observed_at.plus(-UNDER_WAY) < *updated_at;
         let (drift, fields, since, cause) = match &difference.found {
@@ -95,5 +95,5 @@ impl Finding {
 
 /// Whether a change says that its object is gone.
 pub(super) fn is_gone(change: &Change) -> bool {
-    matches!(change.claim, Claim::Gone(_))
+    matches!(change.observation, Observation::Deleted(_))
 }

@@ -7,7 +7,7 @@
 use super::pass::{Observed, Run, dry};
 use super::{Error, Progress, Reconciler, Report, Sink};
 use crate::clerk::client::{self, At, PAGE};
-use crate::model::{Change, Claim, Kind, Millis, PassState, Scope, Source};
+use crate::model::{Change, Kind, Millis, Observation, PassState, Scope, Source};
 use crate::store::Session;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -80,8 +80,8 @@ async fn steps(
                 return Err(Error::Contradiction("Clerk lists the same users again and again".to_owned()));
             }
             first = begins;
-            let changed_since = |change: &&Change| match &change.claim {
-                Claim::Live { updated_at, .. } => *updated_at >= since,
+            let changed_since = |change: &&Change| match &change.observation {
+                Observation::Live { updated_at, .. } => *updated_at >= since,
                 _ => true,
             };
             let lately: Vec<Change> = page.changes.iter().take_while(changed_since).cloned().collect();

@@ -5,7 +5,7 @@ use super::compare::compare;
 use super::{Error, Reconciler, ladder};
 use crate::clerk::client::{self, ASKED, Read};
 use crate::clerk::kinds::{self, ReadBy};
-use crate::model::{Change, Claim, Kind, Outcome, Reason, Source, Verdict, WantedRead};
+use crate::model::{Change, Kind, Observation, Outcome, PendingRead, Reason, Source, Verdict};
 use crate::store::Session;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -26,13 +26,13 @@ impl Reconciler {
             let read = standing.into_iter().next().ok_or_else(|| Error::UnknownMembership(id.to_owned()))?.read;
             return self.read(&mut session, source, kind, &[read]).await;
         }
-        let wanted = WantedRead {
+        let wanted = PendingRead {
             kind,
             id: id.to_owned(),
             organization_id: None,
             user_id: None,
             reason: "refresh",
-            told_deleted: false,
+            reported_deleted: false,
         };
         let mut verdicts = self.read(&mut session, source, kind, &[wanted]).await?;
         let listed = match self.clerk.memberships_of(kind, id).await {
@@ -157,7 +157,7 @@ impl Reconciler {
         session: &mut Session,
         source: Source,
         kind: Kind,
-        wanted: &[WantedRead],
+        wanted: &[PendingRead],
     ) -> Result<Vec<(String, Verdict)>, Error> {
         let Read { changes, undecided } = self.clerk.read(kind, wanted).await?;
         let verdicts = apply(session, source, changes).await?;
@@ -176,9 +176,9 @@ async fn members(
     kind: Kind,
     id: &str,
     listed: Vec<Change>,
-) -> Result<(Vec<Change>, Vec<WantedRead>), Error> {
+) -> Result<(Vec<Change>, Vec<PendingRead>), Error> {
     let (mut listed, unusable): (Vec<Change>, Vec<Change>) =
-        listed.into_iter().partition(|change| matches!(change.claim, Claim::Live { .. }));
+        listed.into_iter().partition(|change| matches!(change.observation, Observation::Live { .. }));
     let shown: HashSet<&str> = listed.iter().filter_map(Change::id).collect();
     let mut reads = session.memberships_of(kind, id).await?;
     reads.retain(|read| !shown.contains(read.id.as_str()));
@@ -193,8 +193,8 @@ async fn members(
 }
 
 /// The read of a membership that a list of its parent's could not tell whole, if its pair is known.
-fn by_pair(change: &Change, parent: Kind, id: &str) -> Option<WantedRead> {
-    let Claim::Unusable(read) = &change.claim else { return None };
+fn by_pair(change: &Change, parent: Kind, id: &str) -> Option<PendingRead> {
+    let Observation::NeedsRead(read) = &change.observation else { return None };
     let read = read.clone().listed_for(parent, id);
     (read.organization_id.is_some() && read.user_id.is_some()).then_some(read)
 }

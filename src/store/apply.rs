@@ -2,7 +2,7 @@
 
 use super::wire::{Wire, with_batch};
 use super::{Error, Session};
-use crate::model::{Batch, Millis, Outcome, Verdict, WantedRead, Word};
+use crate::model::{Batch, Millis, Outcome, PendingRead, Verdict, Word};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row as _};
 use std::sync::LazyLock;
@@ -31,7 +31,7 @@ impl Session {
     ///
     /// # Errors
     /// It is not denied, or nobody knows: do it again.
-    pub async fn deny_unsettled(&mut self, read: &WantedRead, observed_at: Millis) -> Result<(), Error> {
+    pub async fn deny_unsettled(&mut self, read: &PendingRead, observed_at: Millis) -> Result<(), Error> {
         let at = Some(observed_at.get()).filter(|_| observed_at > Millis::MIN);
         self.call(async |connection| {
             let query = sqlx::query("select clerk_sync.deny_unsettled($1, $2, $3, $4)");

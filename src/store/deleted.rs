@@ -114,7 +114,7 @@ impl Session {
     async fn end_memberships_of_deleted(&mut self, ids: &[String]) -> Result<(u64, Duration), Error> {
         let (ended, held_ms): (i32, f64) = self
             .call(async |connection| {
-                let query = sqlx::query_as("select ended, held_ms from clerk_sync.end_memberships_of_deleted($1)");
+                let query = sqlx::query_as("select ended, held_ms from clerk_sync.remove_memberships_of_deleted($1)");
                 query.bind(ids).fetch_one(connection).await
             })
             .await?;

@@ -5,9 +5,9 @@ use super::{Database, Error};
 use crate::model::{InstanceId, hex};
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
-use sqlx::AssertSqlSafe;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _};
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
@@ -50,8 +50,17 @@ pub async fn migrate(database: &Database) -> anyhow::Result<()> {
         }
         MigrateError::Execute(source) => anyhow::Error::new(source).context("cannot migrate"),
         other => anyhow::Error::new(other),
-    })
+    })?;
+    let mut transaction = connection.begin().await?;
+    for file in REPLAYED.iter() {
+        let running = sqlx::raw_sql(file.sql.clone()).execute(&mut *transaction).await;
+        running.with_context(|| format!("migrations/replayed/{} {} failed", file.version, file.description))?;
+    }
+    Ok(transaction.commit().await?)
 }
+
+/// Views, functions and policies, in the order in which they are created.
+static REPLAYED: LazyLock<Migrator> = LazyLock::new(|| sqlx::migrate!("./migrations/replayed"));
 
 /// The role that migrates, and what it may.
 #[derive(Deserialize)]
@@ -233,6 +242,9 @@ pub fn printed_migrations() -> String {
             body = migration.sql.as_str().trim_end(),
         )
         .expect("writing to a string cannot fail");
+    }
+    for file in REPLAYED.iter() {
+        write!(sql, "\n{}\n", file.sql.as_str().trim_end()).expect("writing to a string cannot fail");
     }
     sql
 }

@@ -2,7 +2,7 @@
 
 use super::kinds::{self, Table};
 use super::{Error, Session, at_most};
-use crate::model::{Entity, Kind, Millis, OrganizationId, Outcome, UserId, WantedRead, Word};
+use crate::model::{Entity, Kind, Millis, OrganizationId, Outcome, PendingRead, UserId, Word};
 use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row as _};
@@ -31,7 +31,7 @@ pub struct Version {
 #[derive(Clone, Debug)]
 pub struct Standing {
     /// How to ask the API for it.
-    pub read: WantedRead,
+    pub read: PendingRead,
     /// When it was last observed, on Clerk's clock; `None`: never, somebody wrote it who is not us.
     pub observed_at: Option<Millis>,
     /// When it was made, by Clerk's clock, as far as the row says.
@@ -157,7 +157,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn memberships_of(&mut self, parent: Kind, id: &str) -> Result<Vec<WantedRead>, Error> {
+    pub async fn memberships_of(&mut self, parent: Kind, id: &str) -> Result<Vec<PendingRead>, Error> {
         let Some(column) = kinds::of(parent).memberships_by else { return Ok(Vec::new()) };
         let sql = format!("select id, organization_id, user_id from clerk_sync.live_memberships where {column} = $1");
         let query = sqlx::query(AssertSqlSafe(sql)).bind(id);
@@ -206,7 +206,7 @@ impl Session {
         after: &str,
         limit: usize,
         due: bool,
-    ) -> Result<Vec<WantedRead>, Error> {
+    ) -> Result<Vec<PendingRead>, Error> {
         let sql = "select id, organization_id, user_id from clerk_sync.pending_reads \
                     where kind = $1 and id > $2 and (next_at <= now() or not $4) \
                       and (kind <> 'membership' or (organization_id is not null and user_id is not null)) \
@@ -257,13 +257,13 @@ impl Session {
     }
 }
 
-fn wanted(kind: Kind, row: &PgRow, reason: &'static str) -> Result<WantedRead, sqlx::Error> {
-    Ok(WantedRead {
+fn wanted(kind: Kind, row: &PgRow, reason: &'static str) -> Result<PendingRead, sqlx::Error> {
+    Ok(PendingRead {
         kind,
         id: row.try_get("id")?,
         organization_id: row.try_get::<Option<String>, _>("organization_id")?.map(OrganizationId),
         user_id: row.try_get::<Option<String>, _>("user_id")?.map(UserId),
         reason,
-        told_deleted: false,
+        reported_deleted: false,
     })
 }

@@ -266,7 +266,7 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub async fn mark(&mut self, kind: Kind) -> Result<Option<Millis>, Error> {
-        let sql = "select started_at from clerk_sync.marks where kind = $1";
+        let sql = "select started_at from clerk_sync.pass_watermarks where kind = $1";
         let at: Option<i64> = self
             .call(async |connection| sqlx::query_scalar(sql).bind(kind.as_str()).fetch_optional(connection).await)
             .await?;
@@ -307,7 +307,7 @@ impl Session {
     /// The database could not be asked.
     pub async fn note_failed_start(&mut self, problem: &str) -> Result<(), Error> {
         self.call(async |connection| {
-            sqlx::query("select clerk_sync.note_failed_start($1)").bind(problem).execute(connection).await.map(drop)
+            sqlx::query("select clerk_sync.record_failed_start($1)").bind(problem).execute(connection).await.map(drop)
         })
         .await
     }
@@ -330,7 +330,7 @@ impl Session {
     /// The database could not be asked.
     pub async fn ask_for_pass(&mut self, kind: Kind, reason: &str) -> Result<(), Error> {
         self.call(async |connection| {
-            let query = sqlx::query("select clerk_sync.ask_for_pass($1, $2)").bind(kind.as_str()).bind(reason);
+            let query = sqlx::query("select clerk_sync.request_pass($1, $2)").bind(kind.as_str()).bind(reason);
             query.execute(connection).await.map(drop)
         })
         .await
@@ -354,7 +354,7 @@ impl Session {
     /// The database could not be asked.
     pub async fn note_listed(&mut self, organization: &str) -> Result<(), Error> {
         self.call(async |connection| {
-            sqlx::query("select clerk_sync.note_listed($1)").bind(organization).execute(connection).await.map(drop)
+            sqlx::query("select clerk_sync.mark_listed($1)").bind(organization).execute(connection).await.map(drop)
         })
         .await
     }
@@ -365,7 +365,7 @@ impl Session {
     /// The database could not be asked.
     pub async fn ask_for_listings(&mut self, organizations: &[String], reason: &str) -> Result<(), Error> {
         self.call(async |connection| {
-            let query = sqlx::query("select clerk_sync.ask_for_listings($1, $2)").bind(organizations).bind(reason);
+            let query = sqlx::query("select clerk_sync.request_listings($1, $2)").bind(organizations).bind(reason);
             query.execute(connection).await.map(drop)
         })
         .await
@@ -387,8 +387,10 @@ impl Session {
     /// The database could not be asked.
     pub async fn note_tried(&mut self, kind: Kind, ids: &[&str], early: &[&str]) -> Result<(), Error> {
         self.call(async |connection| {
-            let query =
-                sqlx::query("select clerk_sync.note_tried($1, $2, $3)").bind(kind.as_str()).bind(ids).bind(early);
+            let query = sqlx::query("select clerk_sync.mark_reads_attempted($1, $2, $3)")
+                .bind(kind.as_str())
+                .bind(ids)
+                .bind(early);
             query.execute(connection).await.map(drop)
         })
         .await

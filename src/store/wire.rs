@@ -1,12 +1,12 @@
-//! A batch as the database takes it: arrays of the composite types that `0004_apply.sql` declares, in Postgres's binary format.
+//! A batch as the database takes it: arrays of the composite types that `migrations/0004_calls.sql` declares, in Postgres's binary format.
 //!
 //! (A user costs the database 14 µs to read as JSON, 10 µs as text and 4 µs like this.) The format names types by number, and
 //! numbers are each database's own: a session asks for them when it connects.
 
 use super::{Error, kinds};
 use crate::model::{
-    Batch, DeadLetter, Doubt, Entity, Fence, InstanceId, Json, Kind, Millis, Mode, Naming, OrganizationId, Row, Stub,
-    Told, UserId, WantedPass, WantedRead, Winner,
+    Batch, BatchMessage, DeadLetter, Doubt, Entity, Fence, FoldedChange, InstanceId, Json, Kind, MembershipMention,
+    Millis, Mode, OrganizationId, PendingRead, RequestedPass, Row, Stub, UserId,
 };
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
@@ -21,7 +21,7 @@ const PARAMETERS: usize = 16 + Kind::ALL.len();
 /// A statement that takes a batch: in `sql`, `{batch}` stands for it, and `{1}` for the parameter that is bound behind it.
 pub(super) fn with_batch(sql: &str) -> String {
     let parameters: Vec<String> = (1..=PARAMETERS).map(|n| format!("${n}")).collect();
-    let batch = format!("row({})::clerk_sync.batch", parameters.join(", "));
+    let batch = format!("row({})::clerk_sync.batch_v1", parameters.join(", "));
     let behind = |sql: String, n: usize| sql.replace(&format!("{{{n}}}"), &format!("${}", PARAMETERS + n));
     (1..=4).fold(sql.replace("{batch}", &batch), behind)
 }
@@ -37,8 +37,17 @@ pub(super) struct Types {
 }
 
 impl Types {
-    const EACH: [&str; 9] =
-        ["message", "gone", "change", "stub", "naming", "wanted_read", "wanted_pass", "dead_letter", "doubt"];
+    const EACH: [&str; 9] = [
+        "message_v1",
+        "deletion_v1",
+        "change_v1",
+        "stub_v1",
+        "membership_mention_v1",
+        "pending_read_v1",
+        "requested_pass_v1",
+        "dead_letter_v1",
+        "doubt_v1",
+    ];
 
     /// The names, in the order in which [`Types::new`] takes the numbers.
     pub(super) fn names() -> Vec<&'static str> {
@@ -62,7 +71,7 @@ pub(super) struct Wire {
     fence: Option<i64>,
     check_instance: bool,
     lists: Vec<List>,
-    outdated: Vec<String>,
+    superseded: Vec<String>,
     doubts: List,
     mode: Option<&'static str>,
     refused_by: Vec<Option<String>>,
@@ -73,10 +82,10 @@ type Query<'q> = sqlx::query::Query<'q, Postgres, sqlx::postgres::PgArguments>;
 
 impl Wire {
     pub(super) fn of(batch: &Batch<'_>, types: &Types) -> Wire {
-        let [messages, gone, changes, stubs, namings, reads, passes, letters, doubts] = types.each;
+        let [messages, gone, changes, stubs, mentions, reads, passes, letters, doubts] = types.each;
         let mut lists = vec![
             List::of(messages, batch.messages.iter(), message),
-            List::of(gone, batch.gone.iter(), self::gone),
+            List::of(gone, batch.deletions.iter(), self::gone),
             List::of(changes, numbered(batch), change),
         ];
         lists.extend(Kind::ALL.into_iter().zip(types.rows).map(|(kind, numbers)| {
@@ -87,13 +96,13 @@ impl Wire {
         }));
         lists.extend([
             List::of(stubs, batch.stubs.iter(), stub),
-            List::of(namings, batch.namings.iter().copied(), naming),
-            List::of(reads, batch.reads.iter(), |record, (n, at, read)| self::read(record, *n, *at, read)),
-            List::of(passes, batch.passes.iter(), pass),
+            List::of(mentions, batch.mentions.iter().copied(), mention),
+            List::of(reads, batch.pending_reads.iter(), |record, (n, at, read)| self::read(record, *n, *at, read)),
+            List::of(passes, batch.requested_passes.iter(), pass),
             List::of(letters, batch.dead_letters.iter(), |record, (n, letter)| dead_letter(record, *n, letter)),
         ]);
         let doubts = List::of(doubts, batch.doubts.iter(), doubt);
-        let outdated = batch.outdated.iter().map(|&id| id.to_owned()).collect();
+        let superseded = batch.superseded.iter().map(|&id| id.to_owned()).collect();
         let (mode, refused_by) = match &batch.mode {
             Mode::Full => (None, Vec::new()),
             Mode::Access => (Some("access"), Vec::new()),
@@ -104,7 +113,7 @@ impl Wire {
             fence: batch.fence.map(|Fence(number)| number),
             check_instance: batch.check_instance,
             lists,
-            outdated,
+            superseded,
             doubts,
             mode,
             refused_by,
@@ -114,7 +123,7 @@ impl Wire {
 
     pub(super) fn bind(self, query: Query<'_>) -> Query<'_> {
         let query = query.bind(self.source).bind(self.fence).bind(self.check_instance);
-        let query = self.lists.into_iter().fold(query, Query::bind).bind(self.outdated).bind(self.doubts);
+        let query = self.lists.into_iter().fold(query, Query::bind).bind(self.superseded).bind(self.doubts);
         query.bind(self.mode).bind(self.refused_by).bind(self.lock_wait_ms)
     }
 }
@@ -276,7 +285,7 @@ impl Record<'_> {
     }
 }
 
-fn gone(record: &mut Record<'_>, winner: &Winner<'_>) {
+fn gone(record: &mut Record<'_>, winner: &FoldedChange<'_>) {
     record
         .place(winner.n)
         .text(Some(winner.row.kind().as_str()))
@@ -285,7 +294,7 @@ fn gone(record: &mut Record<'_>, winner: &Winner<'_>) {
 }
 
 /// Each change with the number of its row among the rows of its kind, from 1.
-fn numbered<'a, 'b>(batch: &'a Batch<'b>) -> impl Iterator<Item = (usize, &'a Winner<'b>)> {
+fn numbered<'a, 'b>(batch: &'a Batch<'b>) -> impl Iterator<Item = (usize, &'a FoldedChange<'b>)> {
     let mut rows = HashMap::new();
     batch.changes.iter().map(move |change| {
         let number = rows.entry(change.row.kind()).or_insert(0);
@@ -294,7 +303,7 @@ fn numbered<'a, 'b>(batch: &'a Batch<'b>) -> impl Iterator<Item = (usize, &'a Wi
     })
 }
 
-fn change(record: &mut Record<'_>, (number, winner): (usize, &Winner<'_>)) {
+fn change(record: &mut Record<'_>, (number, winner): (usize, &FoldedChange<'_>)) {
     let entity = live(winner).map(|(entity, _)| entity);
     let (organization_id, user_id) = entity.and_then(Entity::pair).unzip();
     record
@@ -307,17 +316,17 @@ fn change(record: &mut Record<'_>, (number, winner): (usize, &Winner<'_>)) {
         .integer(winner.denial)
         .time(winner.ahead)
         .place(number)
-        .text(entity.and_then(Entity::lacks))
+        .text(entity.and_then(Entity::read_reason))
         .text(organization_id.map(OrganizationId::as_str))
         .text(user_id.map(UserId::as_str));
 }
 
 /// A row, and Clerk's `updated_at`.
-fn live<'a>(winner: &Winner<'a>) -> Option<(&'a Entity, Option<Millis>)> {
+fn live<'a>(winner: &FoldedChange<'a>) -> Option<(&'a Entity, Option<Millis>)> {
     if let Row::Live(entity) = winner.row { Some((entity, winner.updated_at)) } else { None }
 }
 
-fn stub(record: &mut Record<'_>, winner: &Winner<'_>) {
+fn stub(record: &mut Record<'_>, winner: &FoldedChange<'_>) {
     let (user, organization) = match winner.row {
         Row::Stub(Stub::User(user)) => (Some(user), None),
         Row::Stub(Stub::Organization(organization)) => (None, Some(organization)),
@@ -344,12 +353,12 @@ fn stub(record: &mut Record<'_>, winner: &Winner<'_>) {
         .time(organization.and_then(|row| row.created_at));
 }
 
-fn naming(record: &mut Record<'_>, (observed_at, naming): (Millis, &Naming)) {
-    record.text(Some(naming.organization.id.as_str())).text(Some(naming.user.id.as_str()));
-    record.text(Some(naming.membership_id.as_str())).time(Some(naming.created_at)).time(Some(observed_at));
+fn mention(record: &mut Record<'_>, (observed_at, mention): (Millis, &MembershipMention)) {
+    record.text(Some(mention.organization.id.as_str())).text(Some(mention.user.id.as_str()));
+    record.text(Some(mention.membership_id.as_str())).time(Some(mention.created_at)).time(Some(observed_at));
 }
 
-fn message(record: &mut Record<'_>, told: &Told<'_>) {
+fn message(record: &mut Record<'_>, told: &BatchMessage<'_>) {
     let message = told.message;
     record
         .place(told.n)
@@ -359,11 +368,11 @@ fn message(record: &mut Record<'_>, told: &Told<'_>) {
         .text(message.entity_id.as_deref())
         .text(message.instance_id.as_ref().map(InstanceId::as_str))
         .time(message.event_at)
-        .texts(Some(&message.flaws))
+        .texts(Some(&message.field_errors))
         .text(told.first_hash);
 }
 
-fn read(record: &mut Record<'_>, n: usize, observed_at: Option<Millis>, read: &WantedRead) {
+fn read(record: &mut Record<'_>, n: usize, observed_at: Option<Millis>, read: &PendingRead) {
     record
         .place(n)
         .text(Some(read.kind.as_str()))
@@ -372,10 +381,10 @@ fn read(record: &mut Record<'_>, n: usize, observed_at: Option<Millis>, read: &W
         .text(read.user_id.as_ref().map(UserId::as_str))
         .text(Some(read.reason))
         .time(observed_at)
-        .truth(Some(read.told_deleted));
+        .truth(Some(read.reported_deleted));
 }
 
-fn pass(record: &mut Record<'_>, pass: &WantedPass<'_>) {
+fn pass(record: &mut Record<'_>, pass: &RequestedPass<'_>) {
     let organization = pass.organization_id.map(OrganizationId::as_str);
     record.place(pass.n).text(Some(pass.kind.as_str())).text(organization).text(Some(pass.reason));
     record.integer(pass.ripe_after.into());

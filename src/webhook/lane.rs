@@ -10,7 +10,7 @@ use super::health::Reporter;
 use super::request::{Request, Unavailable};
 use crate::clock;
 use crate::failpoint::{self, Point};
-use crate::model::{Batch, Claim, InstanceCheck, Item, Mode, Outcome, Refusal, Source, Verdict};
+use crate::model::{Batch, InstanceCheck, Item, Mode, Observation, Outcome, Refusal, Source, Verdict};
 use crate::store::{Database, Error, LastSeen, Session};
 use crate::telemetry::{BATCH as BATCH_SIZE, POISON, WRITE};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -140,7 +140,7 @@ impl Lane {
         }
         for (request, verdict) in requests.iter().zip(verdicts) {
             let Item::Change(change) = &request.delivery.item else { continue };
-            let Claim::Unusable(read) = &change.claim else { continue };
+            let Observation::NeedsRead(read) = &change.observation else { continue };
             let is_delete =
                 request.delivery.message.as_ref().is_some_and(|message| message.event_type.ends_with(".deleted"));
             let is_pending = verdict.as_ref().is_some_and(|verdict| verdict.outcome == Outcome::Pending);

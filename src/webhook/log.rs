@@ -3,7 +3,7 @@
 use super::extract::Verified;
 use super::request::Unavailable;
 use crate::model::{EntityRef, Kind, MessageId, Outcome, Verdict, Word};
-use crate::telemetry::{DELIVERIES, FLAWS, Throttle, UNAVAILABLE};
+use crate::telemetry::{DELIVERIES, FIELD_ERRORS, Throttle, UNAVAILABLE};
 use std::time::Duration;
 
 /// The event types of Clerk's that we know of, for a label; all others are one.
@@ -37,13 +37,13 @@ impl Line {
         Line { message_id: verified.message_id.clone(), event_type: None, entity: None }
     }
 
-    pub(super) fn about(self, event_type: Option<String>, entity: Option<EntityRef>, flaws: &[String]) -> Line {
+    pub(super) fn about(self, event_type: Option<String>, entity: Option<EntityRef>, field_errors: &[String]) -> Line {
         static WARNED: Throttle = Throttle::new();
-        if !flaws.is_empty() {
-            metrics::counter!(FLAWS).increment(flaws.len() as u64);
+        if !field_errors.is_empty() {
+            metrics::counter!(FIELD_ERRORS).increment(field_errors.len() as u64);
             if let Some(held_back) = WARNED.pass() {
                 let message_id = &self.message_id;
-                tracing::warn!(%message_id, event_type, ?flaws, held_back, "fields could not be taken as they came");
+                tracing::warn!(%message_id, event_type, ?field_errors, held_back, "fields could not be taken as they came");
             }
         }
         Line { message_id: self.message_id, event_type, entity }

@@ -90,7 +90,7 @@ pub async fn receive(State(receiver): State<Receiver>, verified: Verified) -> Re
     // None: it says nothing about what we mirror.
     let (line, event_at, delivery) = match event::parse(&raw.body, attempted_at) {
         Ok(event) => {
-            let line = line.about(Some(event.event_type.clone()), event.entity.clone(), &event.flaws);
+            let line = line.about(Some(event.event_type.clone()), event.entity.clone(), &event.field_errors);
             (line, event.event_at, event.into_delivery(message_id, body_hash))
         }
         Err(unusable) => {

@@ -5,8 +5,8 @@
 //! shows.
 
 use clerk_sync::model::{
-    Change, Claim, Entity, EntityRef, Kind, Membership, MembershipId, Millis, Naming, Organization, OrganizationId,
-    User, UserId, WantedRead,
+    Change, Entity, EntityRef, Kind, Membership, MembershipId, MembershipMention, Millis, Observation, Organization,
+    OrganizationId, PendingRead, User, UserId,
 };
 use fastrand::Rng;
 use std::collections::{BTreeMap, HashMap};
@@ -150,10 +150,10 @@ impl HostileClerk {
     /// What an observation of it says. No time in it counts as later than `bound`.
     fn change(&mut self, id: &str, state: &State, observed_at: i64, bound: i64) -> Change {
         let entity = entity(id, state);
-        let naming = state.user.as_ref().map(|user| self.naming(id, state, user, bound));
-        let claim = Claim::live(entity, ms(state.updated_at), ms(bound));
-        let change = Change { observed_at: ms(observed_at), claim, naming };
-        let Claim::Live { entity, updated_at, .. } = &change.claim else { unreachable!() };
+        let mention = state.user.as_ref().map(|user| self.mention(id, state, user, bound));
+        let observation = Observation::live(entity, ms(state.updated_at), ms(bound));
+        let change = Change { observed_at: ms(observed_at), observation, mention };
+        let Observation::Live { entity, updated_at, .. } = &change.observation else { unreachable!() };
         let key = (id.to_owned(), observed_at, updated_at.get(), entity.content());
         let truth = self.truths.entry(key).or_insert(truth(state));
         if truth.place < self::truth(state).place {
@@ -162,14 +162,14 @@ impl HostileClerk {
         change
     }
 
-    fn naming(&self, id: &str, state: &State, user: &str, bound: i64) -> Naming {
+    fn mention(&self, id: &str, state: &State, user: &str, bound: i64) -> MembershipMention {
         let parent = |id: &str| {
             let history = &self.objects[id];
             history.iter().rev().find_map(|(_, state)| state.clone()).expect("it was there once")
         };
         let Entity::User(user) = entity(user, &parent(user)) else { unreachable!() };
         let Entity::Organization(organization) = entity(ORGANIZATION, &parent(ORGANIZATION)) else { unreachable!() };
-        Naming {
+        MembershipMention {
             membership_id: MembershipId::from(id),
             created_at: ms(state.created_at.min(bound)),
             organization,
@@ -209,28 +209,28 @@ impl HostileClerk {
         let observed_at = self.now + self.node() + 5;
         let entity = EntityRef::new(kind(id), id);
         let with_body = last.user.is_some() && self.rng.f64() < 0.7;
-        let naming =
-            last.user.as_ref().filter(|_| with_body).map(|user| self.naming(id, &last, user, observed_at + SECOND));
-        let claim = match self.rng.u8(0..40) {
+        let mention =
+            last.user.as_ref().filter(|_| with_body).map(|user| self.mention(id, &last, user, observed_at + SECOND));
+        let observation = match self.rng.u8(0..40) {
             // Its envelope has no time: Clerk's API must tell.
-            0 if with_body || last.user.is_none() => Claim::Unusable(WantedRead {
+            0 if with_body || last.user.is_none() => Observation::NeedsRead(PendingRead {
                 kind: entity.kind,
                 id: id.to_owned(),
                 organization_id: last.user.as_ref().map(|_| OrganizationId(ORGANIZATION.to_owned())),
                 user_id: last.user.clone().map(UserId),
                 reason: "the event's time is missing",
-                told_deleted: true,
+                reported_deleted: true,
             }),
             1 => unclear(entity.kind, "a delete without an id", 312),
-            _ => Claim::Gone(entity),
+            _ => Observation::Deleted(entity),
         };
         let truth = Truth { place: if last.user.is_some() { of_pair } else { place }, access: 0 };
-        let known = !matches!(claim, Claim::Unclear { .. });
+        let known = !matches!(observation, Observation::NeedsPass { .. });
         let effect = Effect { subject: subject(id, &last), truth, before: Some(self::truth(&last).access) };
-        let naming = naming.filter(|_| known);
+        let mention = mention.filter(|_| known);
         self.events.push(Event {
             at: self.now,
-            change: Change { observed_at: ms(observed_at), claim, naming },
+            change: Change { observed_at: ms(observed_at), observation, mention },
             effect: known.then_some(effect),
         });
     }
@@ -275,11 +275,11 @@ impl HostileClerk {
             self.touch(&id, |state| state.content = role, moves);
             // A remap of roles: the event of the role comes as well, or alone.
             if !moves && self.rng.bool() {
-                let claim = unclear(Kind::Membership, "a role or permission changed", 12);
+                let observation = unclear(Kind::Membership, "a role or permission changed", 12);
                 if self.rng.bool() {
                     self.events.pop();
                 }
-                let change = Change { observed_at: ms(self.now + 9), claim, naming: None };
+                let change = Change { observed_at: ms(self.now + 9), observation, mention: None };
                 self.events.push(Event { at: self.now, change, effect: None });
             }
         } else if what < 0.8 && !members.is_empty() {
@@ -369,8 +369,8 @@ impl HostileClerk {
     }
 }
 
-fn unclear(kind: Kind, reason: &'static str, ripe_after: u16) -> Claim {
-    Claim::Unclear { kind, organization_id: None, reason, ripe_after }
+fn unclear(kind: Kind, reason: &'static str, ripe_after: u16) -> Observation {
+    Observation::NeedsPass { kind, organization_id: None, reason, ripe_after }
 }
 
 /// As [`Clerk::table`] and the mirror's tables are compared.

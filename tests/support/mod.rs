@@ -5,8 +5,10 @@ pub mod oracle;
 pub mod pgbouncer;
 pub mod tables;
 
-use clerk_sync::model::InstanceCheck;
-use clerk_sync::model::InstanceId;
+use clerk_sync::clerk::kinds::{self, Listing};
+use clerk_sync::clerk::listing::{self, Seen};
+use clerk_sync::model::{Change, InstanceCheck, InstanceId, Kind, Millis};
+use serde_json::json;
 use std::path::PathBuf;
 use testkit::clerk::{Clerk, Event};
 pub use testkit::project::{Project, rows, shared as supabase, source, unique, written};
@@ -43,6 +45,23 @@ impl People {
         clerk.run_clock();
         People { clerk, events, ada, acme }
     }
+}
+
+/// An object of a kind, as a list of Clerk's API shows it.
+pub fn an_object(kind: Kind) -> Change {
+    let id = format!("{}1", kind.id_prefix());
+    let object = json!({
+        "id": id, "created_at": START - 1, "updated_at": START, "name": "Acme Widgets", "first_name": "Ada", "banned": false,
+        "public_metadata": { "plan": "pro" }, "role": "org:admin", "permissions": ["org:documents:read"],
+        "organization": { "id": "org_1" }, "public_user_data": { "user_id": "user_1", "banned": false },
+    });
+    let body = match kinds::of(kind).listing {
+        Listing::Cursor { .. } => json!([object]),
+        Listing::Offset => json!({ "data": [object], "total_count": 1 }),
+    };
+    let at = Millis::new(START).unwrap();
+    let mut page = listing::page(body.to_string().as_bytes(), kind, Seen { observed_at: at, bound: at }).unwrap();
+    page.changes.remove(0)
 }
 
 /// Whoever keeps the machine busy holds it, so that none of them observes another.

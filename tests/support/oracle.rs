@@ -2,7 +2,7 @@
 //!
 //! It takes the batches that `clerk_sync.apply` takes, as JSON, and keeps what the tables keep.
 
-use clerk_sync::model::{Batch, Entity, Kind, Row, Stub, Winner};
+use clerk_sync::model::{Batch, Entity, FoldedChange, Kind, Row, Stub};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -49,7 +49,7 @@ pub struct Pending {
     pub pair: Option<Pair>,
     pub reason: String,
     pub settles_after: i64,
-    pub told_deleted: bool,
+    pub reported_deleted: bool,
     pub said: Option<(String, i64)>,
     /// When a contradiction is old enough to be believed.
     pub due: Option<i64>,
@@ -91,7 +91,7 @@ fn items<'a>(batch: &'a Value, name: &str) -> &'a [Value] {
 
 /// A batch as JSON, named as the composite types in the database are.
 pub fn as_json(batch: &Batch<'_>) -> Value {
-    let row = |winner: &Winner<'_>| {
+    let row = |winner: &FoldedChange<'_>| {
         let mut row = match winner.row {
             Row::Live(entity) => json!(entity),
             Row::Stub(Stub::User(user)) => json!(user),
@@ -106,18 +106,18 @@ pub fn as_json(batch: &Batch<'_>) -> Value {
         row["denial"] = json!(winner.denial);
         row["ahead"] = json!(winner.ahead);
         if matches!(winner.row, Row::Live(Entity::User(user)) | Row::Stub(Stub::User(user)) if user.banned.is_none()) {
-            row["lacks"] = json!("banned is missing");
+            row["read_reason"] = json!("banned is missing");
         }
         row
     };
     let rows = |kind: Kind| batch.changes.iter().filter(move |change| change.row.kind() == kind).map(row);
-    let named = batch.namings.iter().map(|(observed_at, naming)| {
-        json!({ "organization_id": naming.organization.id, "user_id": naming.user.id, "observed_at": observed_at,
-                "membership_id": naming.membership_id, "created_at": naming.created_at })
+    let named = batch.mentions.iter().map(|(observed_at, mention)| {
+        json!({ "organization_id": mention.organization.id, "user_id": mention.user.id, "observed_at": observed_at,
+                "membership_id": mention.membership_id, "created_at": mention.created_at })
     });
-    let reads = batch.reads.iter().map(|(n, observed_at, read)| {
+    let reads = batch.pending_reads.iter().map(|(n, observed_at, read)| {
         json!({ "n": n, "kind": read.kind, "id": read.id, "organization_id": read.organization_id, "user_id": read.user_id,
-                "reason": read.reason, "observed_at": observed_at, "told_deleted": read.told_deleted })
+                "reason": read.reason, "observed_at": observed_at, "reported_deleted": read.reported_deleted })
     });
     let doubts = batch.doubts.iter().map(|doubt| {
         let (updated_at, observed_at, content) = doubt.event;
@@ -125,15 +125,15 @@ pub fn as_json(batch: &Batch<'_>) -> Value {
     });
     json!({
         "source": batch.source,
-        "gone": batch.gone.iter().map(row).collect::<Vec<_>>(),
+        "deletions": batch.deletions.iter().map(row).collect::<Vec<_>>(),
         "changes": batch.changes.iter().map(row).collect::<Vec<_>>(),
         "users": rows(Kind::User).collect::<Vec<_>>(),
         "organizations": rows(Kind::Organization).collect::<Vec<_>>(),
         "memberships": rows(Kind::Membership).collect::<Vec<_>>(),
         "stubs": batch.stubs.iter().map(row).collect::<Vec<_>>(),
-        "namings": named.collect::<Vec<_>>(),
-        "outdated": batch.outdated,
-        "reads": reads.collect::<Vec<_>>(),
+        "mentions": named.collect::<Vec<_>>(),
+        "superseded": batch.superseded,
+        "pending_reads": reads.collect::<Vec<_>>(),
         "doubts": doubts.collect::<Vec<_>>(),
     })
 }
@@ -160,18 +160,18 @@ fn compare_access(kind: &str, new: &Value, known: Option<&Value>, denials: (i64,
 impl Mirror {
     pub fn apply(&mut self, batch: &Value) {
         let source = text(batch, "source");
-        let mut outdated: Vec<String> =
-            items(batch, "outdated").iter().map(|id| id.as_str().unwrap().to_owned()).collect();
+        let mut superseded: Vec<String> =
+            items(batch, "superseded").iter().map(|id| id.as_str().unwrap().to_owned()).collect();
         let mut unproven = Vec::new();
-        for naming in items(batch, "namings") {
-            self.name(naming, &source, &mut outdated, &mut unproven);
+        for mention in items(batch, "mentions") {
+            self.name(mention, &source, &mut superseded, &mut unproven);
         }
         if source != "webhook" {
             for change in items(batch, "memberships") {
-                self.contradict_generation(change, &mut outdated);
+                self.contradict_generation(change, &mut superseded);
             }
         }
-        for gone in items(batch, "gone") {
+        for gone in items(batch, "deletions") {
             if ["read", "undelete"].contains(&source.as_str()) {
                 self.end_rivalry(gone, items(batch, "changes"));
             }
@@ -183,11 +183,11 @@ impl Mirror {
             }
             let changes = items(batch, "changes").iter();
             for change in changes.filter(|change| (change["kind"] == "membership") == of_memberships) {
-                self.live(change, &source, &outdated, &unproven);
+                self.live(change, &source, &superseded, &unproven);
                 self.leave_doubt(change, items(batch, "doubts"));
             }
         }
-        for read in items(batch, "reads") {
+        for read in items(batch, "pending_reads") {
             self.ask_for(read, &source);
         }
         self.end_dead_memberships();
@@ -202,15 +202,15 @@ impl Mirror {
     }
 
     /// R5
-    fn name(&mut self, naming: &Value, source: &str, outdated: &mut Vec<String>, unproven: &mut Vec<String>) {
-        let (id, created_at) = (text(naming, "membership_id"), number(naming, "created_at"));
+    fn name(&mut self, mention: &Value, source: &str, superseded: &mut Vec<String>, unproven: &mut Vec<String>) {
+        let (id, created_at) = (text(mention, "membership_id"), number(mention, "created_at"));
         let mark = self.marks.get("membership").copied();
-        let Some(known) = self.generations.get(&pair(naming)).cloned() else {
-            self.generations.insert(pair(naming), Generation { created_at, membership_id: id, rival: None });
+        let Some(known) = self.generations.get(&pair(mention)).cloned() else {
+            self.generations.insert(pair(mention), Generation { created_at, membership_id: id, rival: None });
             return;
         };
         let is_later = (created_at, &id) > (known.created_at, &known.membership_id);
-        let is_old = source == "webhook" && mark.is_some_and(|mark| number(naming, "observed_at") < mark - MARGIN);
+        let is_old = source == "webhook" && mark.is_some_and(|mark| number(mention, "observed_at") < mark - MARGIN);
         if is_later
             && id != known.membership_id
             && is_old
@@ -220,23 +220,23 @@ impl Mirror {
             unproven.push(id);
         } else if is_later {
             let created_at = created_at.max(known.created_at);
-            self.generations.insert(pair(naming), Generation { created_at, membership_id: id, rival: None });
+            self.generations.insert(pair(mention), Generation { created_at, membership_id: id, rival: None });
         } else if id == known.membership_id {
             if source != "webhook" {
-                self.generations.get_mut(&pair(naming)).unwrap().rival = None;
+                self.generations.get_mut(&pair(mention)).unwrap().rival = None;
             }
         } else {
-            outdated.push(id);
+            superseded.push(id);
         }
         self.end_dead_memberships();
     }
 
     /// R5, R2: a read shows another membership of the pair.
-    fn contradict_generation(&mut self, change: &Value, outdated: &mut Vec<String>) {
+    fn contradict_generation(&mut self, change: &Value, superseded: &mut Vec<String>) {
         let (id, observed_at) = (text(change, "id"), number(change, "observed_at"));
         let Some(known) = self.generations.get(&pair(change)).cloned() else { return };
         let tombstone = self.versions.get(&("membership".to_owned(), id.clone()));
-        if !outdated.contains(&id)
+        if !superseded.contains(&id)
             || known.membership_id == id
             || tombstone.is_some_and(|version| version.state == "deleted" && !version.inferred)
         {
@@ -250,7 +250,7 @@ impl Mirror {
         let generation = self.generations.get_mut(&pair(change)).unwrap();
         if observed_at - since >= wait {
             *generation = Generation { created_at: known.created_at + 1, membership_id: id.clone(), rival: None };
-            outdated.retain(|other| *other != id);
+            superseded.retain(|other| *other != id);
             self.end_dead_memberships();
         } else {
             generation.rival = Some((id, since));
@@ -292,7 +292,7 @@ impl Mirror {
             let is_early = pending.as_ref().is_some_and(|pending| observed_at < pending.settles_after);
             let is_young = known.event.is_some()
                 && known.first_observed_at.is_some_and(|at| at > observed_at - HOUR)
-                && !pending.as_ref().is_some_and(|pending| pending.told_deleted);
+                && !pending.as_ref().is_some_and(|pending| pending.reported_deleted);
             if !from_webhook && (is_early || known.observed_at > observed_at || is_young) {
                 return;
             }
@@ -342,9 +342,9 @@ impl Mirror {
     }
 
     /// R1, R2, R3, R5, R7, R9
-    fn live(&mut self, change: &Value, source: &str, outdated: &[String], unproven: &[String]) {
+    fn live(&mut self, change: &Value, source: &str, superseded: &[String], unproven: &[String]) {
         let (key, from_webhook) = (key(change), source == "webhook");
-        let verdict = self.judge(change, source, outdated, unproven);
+        let verdict = self.judge(change, source, superseded, unproven);
         let (updated_at, observed_at, content) =
             (number(change, "updated_at"), number(change, "observed_at"), number(change, "content"));
         let known = self.versions.get(&key).cloned().filter(|known| known.state == "live");
@@ -406,7 +406,7 @@ impl Mirror {
         compare_access(&key.0, change, self.rows.get(&key), denials)
     }
 
-    fn judge(&self, change: &Value, source: &str, outdated: &[String], unproven: &[String]) -> &'static str {
+    fn judge(&self, change: &Value, source: &str, superseded: &[String], unproven: &[String]) -> &'static str {
         let (key, from_webhook, from_read) = (key(change), source == "webhook", ["read", "undelete"].contains(&source));
         let (updated_at, observed_at, content, denial) = (
             number(change, "updated_at"),
@@ -450,7 +450,7 @@ impl Mirror {
             if unproven.contains(&key.1) {
                 return "doubtful";
             }
-            if outdated.contains(&key.1) {
+            if superseded.contains(&key.1) {
                 return "newer membership known";
             }
             if parents.iter().any(|parent| !self.versions.contains_key(parent)) {
@@ -520,7 +520,7 @@ impl Mirror {
         let (key, from_webhook) = (key(change), source == "webhook");
         let from_read = ["read", "undelete"].contains(&source);
         let observed_at = number(change, "observed_at");
-        let lacks = !change["lacks"].is_null();
+        let lacks = !change["read_reason"].is_null();
         if let Some(pending) = self.pending.get_mut(&key) {
             let decided = !["deleted", "parent doubtful", "older", "contradicts"].contains(&verdict);
             let settled = if from_read {
@@ -606,7 +606,7 @@ impl Mirror {
         let pair = (!read["organization_id"].is_null() && !read["user_id"].is_null()).then(|| pair(read));
         let pending = self.pending.entry(key(read)).or_default();
         pending.pair = pending.pair.take().or(pair);
-        pending.told_deleted |= read["told_deleted"] == json!(true);
+        pending.reported_deleted |= read["reported_deleted"] == json!(true);
         if pending.reason.is_empty() {
             pending.reason = text(read, "reason");
         }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 /// Faster than `truncate` where there are few rows.
 pub const EMPTY: &str = "delete from clerk.organization_memberships; delete from clerk.organizations; delete from clerk.users; \
      delete from clerk_sync.versions; delete from clerk_sync.generations; delete from clerk_sync.pending_reads; \
-     delete from clerk_sync.pending_passes; delete from clerk_sync.marks; delete from clerk_sync.deleted_parents";
+     delete from clerk_sync.pending_passes; delete from clerk_sync.pass_watermarks; delete from clerk_sync.deleted_parents";
 
 /// What the tables hold: versions with their rows, generations, and what waits for a read.
 pub async fn held(owner: &mut PgConnection) -> BTreeMap<(String, String), Value> {
@@ -33,7 +33,7 @@ pub async fn held(owner: &mut PgConnection) -> BTreeMap<(String, String), Value>
            from clerk_sync.generations g
           union all
          select 'pending ' || p.kind, p.id,
-                jsonb_build_object('settles_after', p.settles_after, 'told_deleted', p.told_deleted, 'said', p.said, 'said_since', p.said_since),
+                jsonb_build_object('settles_after', p.settles_after, 'reported_deleted', p.reported_deleted, 'said', p.said, 'said_since', p.said_since),
                 null
            from clerk_sync.pending_reads p";
     let rows = rows(owner, sql).await;
@@ -84,7 +84,7 @@ pub fn expected(oracle: &Mirror) -> BTreeMap<(String, String), Value> {
     });
     let pending = oracle.pending.iter().map(|((kind, id), pending)| {
         let (said, said_since) = pending.said.clone().unzip();
-        let version = json!({ "settles_after": pending.settles_after, "told_deleted": pending.told_deleted, "said": said,
+        let version = json!({ "settles_after": pending.settles_after, "reported_deleted": pending.reported_deleted, "said": said,
                               "said_since": said_since });
         ((format!("pending {kind}"), id.clone()), json!({ "version": version, "row": null }))
     });

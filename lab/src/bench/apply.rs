@@ -156,8 +156,8 @@ impl Mirror {
 
 /// The receipts of the last batch once more, inserted by themselves.
 const RECEIPTS: &str = "
-insert into clerk_sync.receipts (message_id, body_hash, event_type, entity_id, outcome, reason, flaws, event_at)
-  select replace(message_id, 'again', 'thrice'), body_hash, event_type, entity_id, outcome, reason, flaws, event_at
+insert into clerk_sync.receipts (message_id, body_hash, event_type, entity_id, outcome, reason, field_errors, event_at)
+  select replace(message_id, 'again', 'thrice'), body_hash, event_type, entity_id, outcome, reason, field_errors, event_at
     from clerk_sync.receipts where message_id like 'msg\\_again\\_%' order by message_id
 ";
 

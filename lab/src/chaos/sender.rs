@@ -23,10 +23,10 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// What became of every message so far. Cheap to clone; all clones share it.
 #[derive(Clone, Default)]
-pub(super) struct History(Arc<Mutex<Told>>);
+pub(super) struct History(Arc<Mutex<BatchMessage>>);
 
 #[derive(Default)]
-struct Told {
+struct BatchMessage {
     messages: Vec<Message>,
     last_acknowledged: Option<Instant>,
     /// How long each answer took.
@@ -36,7 +36,7 @@ struct Told {
 }
 
 impl History {
-    fn lock(&self) -> MutexGuard<'_, Told> {
+    fn lock(&self) -> MutexGuard<'_, BatchMessage> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

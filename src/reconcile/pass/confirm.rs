@@ -5,7 +5,7 @@ use super::super::finding::is_gone;
 use super::super::{Error, Sink};
 use super::{BEHIND, MARGIN, Observed, Run};
 use crate::clerk::client::{ASKED, Read};
-use crate::model::{Change, Claim, Kind, Millis, PassState, Source, Undecided, WantedRead, hex};
+use crate::model::{Change, Kind, Millis, Observation, PassState, PendingRead, Source, Undecided, hex};
 use crate::store::Standing;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, HashSet};
@@ -139,15 +139,15 @@ impl Run<'_> {
             for &parent in kind.parents() {
                 let id = |row: &Standing| row.read.parent(parent).unwrap_or_default().to_owned();
                 let ids: BTreeSet<String> = standing.iter().map(id).filter(|id| !seen.contains(id)).collect();
-                let read = |id: &String| WantedRead {
+                let read = |id: &String| PendingRead {
                     kind: parent,
                     id: id.clone(),
                     organization_id: None,
                     user_id: None,
                     reason: "its memberships are absent",
-                    told_deleted: false,
+                    reported_deleted: false,
                 };
-                let reads: Vec<WantedRead> = ids.iter().map(read).collect();
+                let reads: Vec<PendingRead> = ids.iter().map(read).collect();
                 for change in self.clerk.read(parent, &reads).await?.changes.iter().filter(|change| is_gone(change)) {
                     away.insert(parent);
                     self.parents_away.extend(change.id().map(str::to_owned));
@@ -184,8 +184,8 @@ impl Run<'_> {
                     problems.insert(one.problem);
                 }
                 // Whoever makes reads between passes tries it again.
-                let claim = Claim::Unusable(one.read);
-                changes.push(Change { observed_at: self.row.observed_from, claim, naming: None });
+                let observation = Observation::NeedsRead(one.read);
+                changes.push(Change { observed_at: self.row.observed_from, observation, mention: None });
             }
             self.observe(Source::Read, &changes, Observed { settled: &settled, ..Observed::default() }).await?;
             after = last;

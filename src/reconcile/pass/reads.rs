@@ -3,7 +3,7 @@
 use super::super::{Error, Sink};
 use super::{Observed, Run};
 use crate::clerk::client::{ASKED, Read};
-use crate::model::{Change, Claim, Kind, Source};
+use crate::model::{Change, Kind, Observation, Source};
 
 impl Run<'_> {
     /// Reads what only a read can settle.
@@ -18,7 +18,7 @@ impl Run<'_> {
             last.id.clone_into(&mut after);
             wanted.retain(|read| !self.unread.contains(&read.id));
             let Read { changes, undecided } = self.clerk.read(kind, &wanted).await?;
-            let is_unusable = |change: &&Change| matches!(change.claim, Claim::Unusable(_));
+            let is_unusable = |change: &&Change| matches!(change.observation, Observation::NeedsRead(_));
             self.undecided.unreadable += (undecided.len() + changes.iter().filter(is_unusable).count()) as u64;
             self.observe(Source::Read, &changes, Observed::default()).await?;
             let ids: Vec<&str> = wanted.iter().map(|read| read.id.as_str()).collect();

@@ -7,7 +7,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
 pub(super) const TABLE: Table = Table {
-    row_type: "membership_row",
+    row_type: "membership_row_v1",
     whole: "select m.id, organization_id, user_id, role, permissions, public_metadata::text, \
      (extract(epoch from created_at) * 1000)::bigint as created_ms, v.updated_at, v.ahead, v.observed_at, v.content, \
      exists (select from clerk_sync.pending_reads p where p.kind = 'membership' and p.id = w.id and p.said is not null) \

@@ -11,7 +11,7 @@ use sqlx::postgres::PgRow;
 
 /// What must be known of a kind to ask the database about it.
 pub(super) struct Table {
-    /// The composite type of `0004_apply.sql` that the writer takes a row in.
+    /// The composite type of `migrations/0004_calls.sql` that the writer takes a row in.
     pub(super) row_type: &'static str,
     /// The whole rows among the ids `$1`, with their versions; stubs and deleted ones are none. Read by `decode`.
     pub(super) whole: &'static str,

@@ -7,7 +7,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
 pub(super) const TABLE: Table = Table {
-    row_type: "organization_row",
+    row_type: "organization_row_v1",
     whole: "select o.id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata::text, \
      (extract(epoch from created_at) * 1000)::bigint as created_ms, v.updated_at, v.ahead, v.observed_at, v.content, \
      exists (select from clerk_sync.pending_reads p where p.kind = 'organization' and p.id = w.id and p.said is not null) as contradicted \

@@ -7,7 +7,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
 pub(super) const TABLE: Table = Table {
-    row_type: "user_row",
+    row_type: "user_row_v1",
     whole: "select u.id, first_name, last_name, username, image_url, has_image, email_address, email_address_verified, \
      phone_number, phone_number_verified, external_id, banned, locked, deprovisioned, public_metadata::text, \
      unsafe_metadata::text, (extract(epoch from created_at) * 1000)::bigint as created_ms, \

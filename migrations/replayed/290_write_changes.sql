@@ -1,0 +1,52 @@
+-- Step: changes, from their judgement to their rows. Called once, or, where users or organizations of memberships are in doubt, once for
+-- those and then for the memberships: what a membership may rest on is then decided and written. (Every observation of a live
+-- membership brings the stubs of its parents, so a version then has its row.)
+create or replace function clerk_sync.write_changes(
+    changes clerk_sync.change_v1[], user_rows clerk_sync.user_row_v1[], organization_rows clerk_sync.organization_row_v1[],
+    membership_rows clerk_sync.membership_row_v1[], doubts clerk_sync.doubt_v1[], unverified text[], superseded text[], unproven text[],
+    stubs clerk_sync.stub_v1[], context clerk_sync.context,
+    out results clerk_sync.outcome[], out intents clerk_sync.intent[])
+  language plpgsql volatile set search_path = '' as $$
+#variable_conflict use_column
+declare
+  parents record;
+  judged record;
+begin
+  if cardinality(changes) > 0 is not true then
+    return;
+  end if;
+  parents := clerk_sync.find_dead_parents(changes, unverified);
+  if context.from_webhook then
+    judged := clerk_sync.judge_events(changes, user_rows, organization_rows, membership_rows, parents.deleted, parents.doubtful,
+                                      parents.missing, superseded, unproven, context);
+  else
+    judged := clerk_sync.judge_reads(changes, membership_rows, parents.deleted, parents.doubtful, parents.missing, superseded, context);
+  end if;
+  results := judged.results;
+  if cardinality(judged.follow_ups) > 0 then
+    perform clerk_sync.follow_up(judged.follow_ups, context);
+  end if;
+  if cardinality(doubts) > 0 then
+    perform clerk_sync.record_doubts(doubts, changes);
+  end if;
+  if context.in_full then
+    if true = any (judged.users_win) then
+      perform clerk_sync.write_users(user_rows, judged.users_win);
+    end if;
+    if true = any (judged.organizations_win) then
+      perform clerk_sync.write_organizations(organization_rows, judged.organizations_win);
+    end if;
+    if true = any (judged.memberships_win) then
+      perform clerk_sync.write_memberships(membership_rows, judged.memberships_win);
+    end if;
+  end if;
+  if not context.in_full or context.has_refused or judged.takes then
+    intents := clerk_sync.collect_intents(
+      user_rows, judged.users_win, organization_rows, judged.organizations_win, membership_rows, judged.memberships_win,
+      case when not context.in_full then stubs end, not context.in_full or context.has_refused);
+  end if;
+end
+$$;
+
+revoke all on function clerk_sync.write_changes(clerk_sync.change_v1[], clerk_sync.user_row_v1[], clerk_sync.organization_row_v1[],
+  clerk_sync.membership_row_v1[], clerk_sync.doubt_v1[], text[], text[], text[], clerk_sync.stub_v1[], clerk_sync.context) from public, anon, authenticated, service_role;

@@ -1,0 +1,64 @@
+-- The functions for policies. Policies of applications depend on their names, arguments and results: those never change.
+
+create or replace function clerk_rls.user_id() returns text
+  language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (select c.user_id from clerk_rls.caller c);
+end
+$$;
+
+create or replace function clerk_rls.organization_ids() returns setof text
+  language plpgsql stable security definer set search_path = '' as $$
+begin
+  return query select m.organization_id from clerk_rls.caller_memberships m;
+end
+$$;
+
+create or replace function clerk_rls.organization_ids_by_role(role text) returns setof text
+  language plpgsql stable strict security definer set search_path = '' as $$
+begin
+  return query select m.organization_id from clerk_rls.caller_memberships m where m.role = $1;
+end
+$$;
+
+create or replace function clerk_rls.organization_ids_by_permission(permission text) returns setof text
+  language plpgsql stable strict security definer set search_path = '' as $$
+begin
+  return query select m.organization_id from clerk_rls.caller_memberships m where $1 = any (m.permissions);
+end
+$$;
+
+create or replace function clerk_rls.active_organization_id() returns text
+  language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (select m.organization_id from clerk_rls.caller_memberships m where m.is_active);
+end
+$$;
+
+create or replace function clerk_rls.active_organization_role() returns text
+  language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (select m.role from clerk_rls.caller_memberships m where m.is_active);
+end
+$$;
+
+comment on function clerk_rls.user_id() is
+  'The caller''s Clerk user id; null unless the mirror has that user, not deleted, banned, deprovisioned or denied, and the session is active.';
+comment on function clerk_rls.organization_ids() is 'All organizations that the caller is a member of now.';
+comment on function clerk_rls.organization_ids_by_role(text) is 'Those in which the caller has this role, such as org:admin.';
+comment on function clerk_rls.organization_ids_by_permission(text) is 'Those in which the caller''s role has this permission, such as org:invoices:read.';
+comment on function clerk_rls.active_organization_id() is 'The organization the token names, if the caller is a member of it now.';
+comment on function clerk_rls.active_organization_role() is 'The caller''s role in that organization, by its row.';
+
+revoke all on function clerk_rls.user_id() from public, anon, authenticated, service_role;
+grant execute on function clerk_rls.user_id() to authenticated;
+revoke all on function clerk_rls.organization_ids() from public, anon, authenticated, service_role;
+grant execute on function clerk_rls.organization_ids() to authenticated;
+revoke all on function clerk_rls.organization_ids_by_role(text) from public, anon, authenticated, service_role;
+grant execute on function clerk_rls.organization_ids_by_role(text) to authenticated;
+revoke all on function clerk_rls.organization_ids_by_permission(text) from public, anon, authenticated, service_role;
+grant execute on function clerk_rls.organization_ids_by_permission(text) to authenticated;
+revoke all on function clerk_rls.active_organization_id() from public, anon, authenticated, service_role;
+grant execute on function clerk_rls.active_organization_id() to authenticated;
+revoke all on function clerk_rls.active_organization_role() from public, anon, authenticated, service_role;
+grant execute on function clerk_rls.active_organization_role() to authenticated;
