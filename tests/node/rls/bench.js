@@ -14,12 +14,12 @@ const claimed = `((select auth.jwt()) ->> 'sub')`
 const WAYS = {
   'by hand, `in (select …)`': null,
   'by hand, `= any (array(select …))`': null,
-  'the kit: `= any (array(select clerk_rls.organization_ids()))`': 'organization_id = any (array(select clerk_rls.organization_ids()))',
-  'the kit, active organization only: `= (select clerk_rls.active_organization_id())`': 'organization_id = (select clerk_rls.active_organization_id())',
+  'clerk-sync: `= any (array(select clerk_rls.organization_ids()))`': 'organization_id = any (array(select clerk_rls.organization_ids()))',
+  'clerk-sync, active organization only: `= (select clerk_rls.active_organization_id())`': 'organization_id = (select clerk_rls.active_organization_id())',
   'a claim, active organization only: `= (auth.jwt() ->> \'org_id\')`': "organization_id = (auth.jwt() ->> 'org_id')",
   '`in (select clerk_rls.organization_ids())`': 'organization_id in (select clerk_rls.organization_ids())',
-  '`in (select … join)` to the mirror': `organization_id in (${member} = ${claimed})`,
-  '`exists (select …)` of the mirror': `exists (${member} = ${claimed} and m.organization_id = documents.organization_id)`,
+  '`in (select … join)` to the synced tables': `organization_id in (${member} = ${claimed})`,
+  '`exists (select …)` of the synced tables': `exists (${member} = ${claimed} and m.organization_id = documents.organization_id)`,
   'a function for each row': 'public.is_member(organization_id)',
 }
 

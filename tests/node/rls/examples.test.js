@@ -172,6 +172,14 @@ describe("today's integration, with our tables", () => {
     assert.deepEqual(await page(await of('user_cleo')), ['<li>Cleo Example, org:admin of other</li>'])
   })
 
+  test('the page asks a visitor to sign in, and says why it is empty', async () => {
+    const page = async (token) => (await fetch(url, { headers: token ? { authorization: `Bearer ${token}` } : {} })).text()
+    assert.match(await page(), /Sign in to see the people/)
+    assert.match(await page(await of('user_nobody')), /You are not in an organization yet/)
+    const roleless = await tokens.v2('user_ada', { claims: { role: undefined } })
+    assert.match(await page(roleless), /activate the Supabase integration/)
+  })
+
   test('an ex-member with a valid token gets nothing from the next request on', async () => {
     const token = await of('user_ben', 'org_acme')
     assert.deepEqual(await titles(token), ['plan'])
