@@ -162,11 +162,12 @@ fn messages(source: &str) -> String {
                 while let Some(character) = characters.next() {
                     match character {
                         '"' => break,
-                        '\\' => match characters.next() {
-                            // The text continues after the blanks of the next line.
-                            Some('\n') => while characters.next_if(|next| next.is_whitespace()).is_some() {},
-                            _ => {}
-                        },
+                        // What is escaped says nothing, but for the end of a line: the text continues after the blanks of the next one.
+                        '\\' => {
+                            if characters.next() == Some('\n') {
+                                while characters.next_if(|next| next.is_whitespace()).is_some() {}
+                            }
+                        }
                         character => text.push(character),
                     }
                 }

@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 
-/// How many field_errors of one object are told: a list can have any number.
+/// How many `field_errors` of one object are reported: a list can have any number.
 const MAX_FIELD_ERRORS: usize = 16;
 
 /// A JSON object whose members are still raw. Only an object will do: an array of the values in field order is refused.

@@ -263,7 +263,7 @@ impl<'a> Folding<'a> {
                 keep_greater(&mut self.winners, winner);
             }
             Observation::Deleted(entity) => {
-                keep_greater(&mut self.winners, FoldedChange::gone(n, change.observed_at, entity))
+                keep_greater(&mut self.winners, FoldedChange::gone(n, change.observed_at, entity));
             }
             Observation::NeedsRead(read) => {
                 let observed_at = Some(change.observed_at).filter(|at| *at > Millis::MIN);

@@ -161,7 +161,7 @@ impl Report {
     }
 }
 
-/// BatchMessage while a pass goes on.
+/// Told while a pass goes on.
 pub trait Progress: Send {
     /// So many rows of a kind have been compared, of about so many.
     fn listed(&mut self, kind: Kind, rows: u64, of: Option<u64>);
