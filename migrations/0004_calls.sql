@@ -110,6 +110,13 @@ create type clerk_sync.intent as (
   banned boolean, deprovisioned boolean,             -- of a user
   organization_id text, user_id text, role text, permissions text[], created_at bigint, updated_at bigint   -- of a membership
 );
+-- What steps of the writer find, each described there.
+create type clerk_sync.parents_found as (unverified text[], stubs clerk_sync.stub_v1[]);
+create type clerk_sync.dead_parents as (deleted integer[], doubtful integer[], missing integer[]);
+create type clerk_sync.mentions_found as (superseded text[], unproven text[], intents clerk_sync.intent[]);
+create type clerk_sync.deletions_found as (
+  results clerk_sync.outcome[], users text[], organizations text[], parents text[], intents clerk_sync.intent[]
+);
 
 do $$
 declare t regtype;

@@ -152,7 +152,7 @@
 //! * Clerk's API: a fifth of the rate limit, 30 s for a try, 3 minutes for a call with all its tries.
 //! * Bookkeeping: receipts are kept for 30 days, findings with their passes and dead letters for 90, unless configured
 //!   otherwise, and removed 1,000 rows at a time. Without its receipt a message that comes again is stale or unchanged by its
-//!   version. Versions, tombstones, generations and marks are for ever.
+//!   version. Versions, tombstones, generations and watermarks are kept for ever.
 //! * Refused rows: what Postgres would refuse in a payload is fixed in [`model`] and reported (`field_errors`). A row that is refused all
 //!   the same, mostly by something of the application's, is found by halving; of it less is written (see below), and it is tried again
 //!   after a minute, then ever more seldom, an hour apart at most. After a statement ran out of time batches have 16 deliveries, then one.

@@ -167,7 +167,7 @@ async fn the_workers_functions_that_remove_have_a_least_age() {
         let code = error.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
         assert_eq!(code.as_deref(), Some("22023"), "{sql}: {error}");
     }
-    for what in ["versions", "generations", "marks", "lease"] {
+    for what in ["versions", "generations", "pass_watermarks", "lease"] {
         let sql = sqlx::AssertSqlSafe(format!("select clerk_sync.prune('{what}', 86400, 1)"));
         assert!(sqlx::raw_sql(sql).execute(&mut worker).await.is_err(), "{what}");
     }

@@ -154,7 +154,7 @@ async fn an_organization_that_cannot_be_listed_holds_up_no_other_and_is_tried_ag
     world.clerk.lock().set_plan(&organization, "free", &[]);
     world.clerk.lock().outbox.clear();
     let mut session = world.database.database().connect().await.unwrap();
-    session.ask_for_listings(&[other.clone(), organization.clone()], "test").await.unwrap();
+    session.request_listings(&[other.clone(), organization.clone()], "test").await.unwrap();
     let (listed, _) = world.reconciler().list_members().await.unwrap();
     assert_eq!(listed, 1);
     assert!(!may_read_reports(&world, &member).await);
@@ -186,7 +186,7 @@ async fn a_listing_that_lacks_most_members_asks_for_a_pass() {
     });
     let held = world.mirrored().await;
     let mut session = world.database.database().connect().await.unwrap();
-    session.ask_for_listings(std::slice::from_ref(&organization), "test").await.unwrap();
+    session.request_listings(std::slice::from_ref(&organization), "test").await.unwrap();
     world.reconciler().list_members().await.unwrap();
     assert_eq!(world.mirrored().await, held);
     let asked: Vec<Value> = world.database.rows("select kind from clerk_sync.pending_passes").await;

@@ -1269,7 +1269,7 @@ async fn serve_leaves_braked_deletions_to_a_person() {
     assert_eq!(reports[0].state, PassState::Braked, "{reports:?}");
     let mut session = world.database.database().connect_for_passes().await.unwrap();
     for kind in [Kind::User, Kind::Membership] {
-        session.ask_for_pass(kind, "asked").await.unwrap();
+        session.request_pass(kind, "asked").await.unwrap();
     }
     let server = world.serve().await;
     let asked =

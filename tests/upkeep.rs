@@ -350,7 +350,7 @@ async fn retention_removes_what_is_old_and_nothing_else() {
         ("dead_letters", 1),
         ("versions", 1),
         ("generations", 1),
-        ("marks", 1),
+        ("pass_watermarks", 1),
         ("pending_reads", 1),
         ("absentees", 1),
     ] {

@@ -1,14 +1,13 @@
 -- Step: which users and organizations that memberships embed are not here as a whole. Most are, and are not looked at any further.
 -- unverified: their ids. stubs: those that may be written from what a membership embeds (R6): no tombstone forbids it.
-create or replace function clerk_sync.find_missing_parents(embedded clerk_sync.stub_v1[], out unverified text[], out stubs clerk_sync.stub_v1[])
+create or replace function clerk_sync.find_missing_parents(embedded clerk_sync.stub_v1[]) returns clerk_sync.parents_found
   language plpgsql stable set search_path = '' as $$
 #variable_conflict use_column
+declare
+  found clerk_sync.parents_found;
 begin
-  if cardinality(embedded) = 0 then
-    return;
-  end if;
   select array_agg(s.id), array_agg(s::clerk_sync.stub_v1) filter (where v.state is distinct from 'deleted')
-    into unverified, stubs
+    into found.unverified, found.stubs
     from unnest(embedded) s
     left join lateral (select true as stands from clerk.users
                         where s.kind = 'user' and id = s.id and deleted_at is null
@@ -21,6 +20,7 @@ begin
     left join lateral (select state from clerk_sync.versions
                         where r.stands is null and kind = s.kind and id = s.id offset 0) v on true
    where r.stands is null or p.is_stub;
+  return found;
 end
 $$;
 

@@ -2,18 +2,16 @@
 -- older one. superseded: those of the batch that are older than what is known.
 -- unproven: those that are older than the last pass, which has read another one since.
 create or replace function clerk_sync.raise_generations(
-    mentions clerk_sync.membership_mention_v1[], context clerk_sync.context,
-    out superseded text[], out unproven text[], out intents clerk_sync.intent[])
+    mentions clerk_sync.membership_mention_v1[], context clerk_sync.context)
+  returns clerk_sync.mentions_found
   language plpgsql volatile set search_path = '' as $$
 #variable_conflict use_column
 declare
   margin constant bigint := 300000;
   skew constant bigint := 2100;
   ended pg_catalog.text[];
+  found clerk_sync.mentions_found;
 begin
-  if cardinality(mentions) = 0 then
-    return;
-  end if;
   with known as (
     select c.*, g.membership_id as known, g.rival_id,
            (c.created_at, c.membership_id collate "C") > (g.created_at, g.membership_id collate "C") as is_later,
@@ -43,15 +41,16 @@ begin
   select array_agg(m.id) filter (where m.id <> c.membership_id),
          array_agg(c.membership_id) filter (where not c.is_later and not c.is_unproven and c.membership_id <> c.known),
          array_agg(c.membership_id) filter (where c.is_unproven)
-    into ended, superseded, unproven
+    into ended, found.superseded, found.unproven
     from mention c
     left join lateral (select id from clerk.organization_memberships
                         where c.is_later is not false and organization_id = c.organization_id and user_id = c.user_id offset 0) m on true;
   if cardinality(ended) > 0 then
     perform clerk_sync.remove_memberships(ended, context.in_full);
-    intents := array(select row('membership', id, false, null, null, null, null, null, null, null, null, null)::clerk_sync.intent
-                       from unnest(ended) id);
+    found.intents := array(select row('membership', id, false, null, null, null, null, null, null, null, null, null)::clerk_sync.intent
+                             from unnest(ended) id);
   end if;
+  return found;
 end
 $$;
 

@@ -2,8 +2,7 @@
 -- enough, theirs is the one that is known, placed after the one that it replaces: nobody is locked out for ever. Returns what of
 -- the batch is superseded still.
 create or replace function clerk_sync.replace_generations(
-    superseded text[], changes clerk_sync.change_v1[], membership_rows clerk_sync.membership_row_v1[],
-    context clerk_sync.context)
+    superseded text[], changes clerk_sync.change_v1[], membership_rows clerk_sync.membership_row_v1[])
   returns text[]
   language plpgsql volatile set search_path = '' as $$
 #variable_conflict use_column
@@ -14,9 +13,6 @@ declare
   corrected pg_catalog.text[];
   ended pg_catalog.text[];
 begin
-  if context.from_webhook or cardinality(superseded) > 0 is not true then
-    return superseded;
-  end if;
   with rival as (
     select c.id, c.organization_id, c.user_id, g.membership_id as known, g.created_at as known_created_at,
            case when g.rival_id = c.id then g.rival_since else c.observed_at end as since, c.observed_at,
@@ -52,5 +48,5 @@ begin
 end
 $$;
 
-revoke all on function clerk_sync.replace_generations(text[], clerk_sync.change_v1[], clerk_sync.membership_row_v1[], clerk_sync.context)
+revoke all on function clerk_sync.replace_generations(text[], clerk_sync.change_v1[], clerk_sync.membership_row_v1[])
   from public, anon, authenticated, service_role;

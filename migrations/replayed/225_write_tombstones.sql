@@ -9,16 +9,14 @@
 -- | too early | R9 | stale | the read may not know what asked for it |
 -- | known for less than an hour | R4 | stale | Clerk's API may not have the object yet |
 create or replace function clerk_sync.write_tombstones(
-    deletions clerk_sync.deletion_v1[], changes clerk_sync.change_v1[], context clerk_sync.context,
-    out results clerk_sync.outcome[], out users text[], out organizations text[], out parents text[], out intents clerk_sync.intent[])
+    deletions clerk_sync.deletion_v1[], changes clerk_sync.change_v1[], context clerk_sync.context)
+  returns clerk_sync.deletions_found
   language plpgsql volatile set search_path = '' as $$
 #variable_conflict use_column
 declare
   hour constant bigint := 3600000;
+  found clerk_sync.deletions_found;
 begin
-  if cardinality(deletions) = 0 then
-    return;
-  end if;
   -- A read of a pair that shows no membership at all does not show another one in the place of the one that is known either.
   if context.from_read then
     update clerk_sync.generations g set rival_id = null, rival_since = null
@@ -66,7 +64,8 @@ begin
          array_agg(id) filter (where kind = 'user' and is_deleted), array_agg(id) filter (where kind = 'organization' and is_deleted),
          array_agg(id) filter (where kind <> 'membership'),
          array_agg(row(kind, id, false, observed_at, null, null, null, null, null, null, null, null)::clerk_sync.intent) filter (where is_deleted)
-    into results, users, organizations, parents, intents from answered;
+    into found from answered;
+  return found;
 end
 $$;
 

@@ -1,16 +1,15 @@
 -- Step, R6: memberships (by their n) that cannot be stored: their user or organization is deleted, may be (a tombstone that no event
 -- announced), or is still missing.
-create or replace function clerk_sync.find_dead_parents(changes clerk_sync.change_v1[], unverified text[],
-    out deleted integer[], out doubtful integer[], out missing integer[])
+create or replace function clerk_sync.find_dead_parents(changes clerk_sync.change_v1[], unverified text[])
+  returns clerk_sync.dead_parents
   language plpgsql stable set search_path = '' as $$
 #variable_conflict use_column
+declare
+  found clerk_sync.dead_parents;
 begin
-  if cardinality(unverified) > 0 is not true then
-    return;
-  end if;
   select array_agg(n) filter (where is_deleted and not is_inferred), array_agg(n) filter (where is_deleted and is_inferred),
          array_agg(n) filter (where is_missing)
-    into deleted, doubtful, missing
+    into found
     from (select c.n, 'deleted' in (o.state, u.state) as is_deleted,
                  coalesce(o.inferred, false) or coalesce(u.inferred, false) as is_inferred,
                  (c.organization_id = any (unverified) and o.state is null) or (c.user_id = any (unverified) and u.state is null) as is_missing
@@ -20,6 +19,7 @@ begin
             left join lateral (select state, inferred from clerk_sync.versions
                                 where c.user_id = any (unverified) and kind = 'user' and id = c.user_id offset 0) u on true
            where c.kind = 'membership') parents;
+  return found;
 end
 $$;
 

@@ -9,13 +9,13 @@ create or replace function clerk_sync.write_changes(
   language plpgsql volatile set search_path = '' as $$
 #variable_conflict use_column
 declare
-  parents record;
+  parents clerk_sync.dead_parents;
   judged record;
 begin
   if cardinality(changes) > 0 is not true then
     return;
   end if;
-  parents := clerk_sync.find_dead_parents(changes, unverified);
+  parents := case when cardinality(unverified) > 0 then clerk_sync.find_dead_parents(changes, unverified) end;
   if context.from_webhook then
     judged := clerk_sync.judge_events(changes, user_rows, organization_rows, membership_rows, parents.deleted, parents.doubtful,
                                       parents.missing, superseded, unproven, context);

@@ -7,9 +7,6 @@ create or replace function clerk_sync.write_requests(
 declare
   skew constant bigint := 2100;
 begin
-  if cardinality(reads) = 0 and cardinality(passes) = 0 then
-    return null;
-  end if;
   if cardinality(reads) > 0 then
     insert into clerk_sync.pending_reads as p (kind, id, organization_id, user_id, reason, settles_after, reported_deleted)
       select distinct on (r.kind, r.id) r.kind, r.id, r.organization_id, r.user_id, r.reason,

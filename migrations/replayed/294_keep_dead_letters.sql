@@ -5,9 +5,6 @@ create or replace function clerk_sync.keep_dead_letters(
   language plpgsql volatile set search_path = '' as $$
 #variable_conflict use_column
 begin
-  if cardinality(dead_letters) = 0 then
-    return null;
-  end if;
   insert into clerk_sync.dead_letters (message_id, body_hash, event_type, reason, headers, body)
     select m.message_id, m.body_hash, m.event_type, d.reason, d.headers, d.body
       from unnest(dead_letters) d

@@ -22,7 +22,11 @@ create or replace function clerk_sync.apply(batch clerk_sync.batch_v1)
 #variable_conflict use_column
 declare
   context clerk_sync.context;
-  messages record; parents record; pairs record; deleted record; written record;
+  messages record;
+  parents clerk_sync.parents_found;
+  pairs clerk_sync.mentions_found;
+  deleted clerk_sync.deletions_found;
+  written record;
   changes clerk_sync.change_v1[] := batch.changes;
   unverified pg_catalog.text[];   -- users and organizations that are in doubt
   superseded pg_catalog.text[];
@@ -36,11 +40,14 @@ begin
     return query select * from unnest(messages.refused);
     return;
   end if;
-  parents := clerk_sync.find_missing_parents(batch.stubs);
-  pairs := clerk_sync.raise_generations(batch.mentions, context);
-  superseded := clerk_sync.replace_generations(batch.superseded || pairs.superseded, changes, batch.memberships, context);
-  deleted := clerk_sync.write_tombstones(batch.deletions, changes, context);
-  if deleted.results is not null then
+  parents := case when cardinality(batch.stubs) > 0 then clerk_sync.find_missing_parents(batch.stubs) end;
+  pairs := case when cardinality(batch.mentions) > 0 then clerk_sync.raise_generations(batch.mentions, context) end;
+  superseded := batch.superseded || pairs.superseded;
+  if not context.from_webhook and cardinality(superseded) > 0 then
+    superseded := clerk_sync.replace_generations(superseded, changes, batch.memberships);
+  end if;
+  if cardinality(batch.deletions) > 0 then
+    deleted := clerk_sync.write_tombstones(batch.deletions, changes, context);
     perform clerk_sync.empty_deleted(deleted.users, deleted.organizations, batch.deletions, context.in_full);
   end if;
   unverified := parents.unverified || deleted.parents;
@@ -59,9 +66,14 @@ begin
     results := results || written.results;
     intents := intents || written.intents;
   end if;
-  results := clerk_sync.check_rows(intents, results, batch.mode, batch.refused_by, context);
-  results := results || clerk_sync.write_requests(batch.pending_reads, batch.requested_passes, context);
-  results := results || clerk_sync.keep_dead_letters(batch.dead_letters, batch.messages, messages.repeated);
+  if cardinality(intents) > 0 or not context.in_full then
+    results := clerk_sync.check_rows(intents, results, batch.mode, batch.refused_by, context);
+  end if;
+  results := results
+    || case when cardinality(batch.pending_reads) > 0 or cardinality(batch.requested_passes) > 0
+            then clerk_sync.write_requests(batch.pending_reads, batch.requested_passes, context) end
+    || case when cardinality(batch.dead_letters) > 0
+            then clerk_sync.keep_dead_letters(batch.dead_letters, batch.messages, messages.repeated) end;
   return query select * from unnest(clerk_sync.write_receipts(batch.messages, messages.repeated, results));
 end
 $$;

@@ -196,7 +196,7 @@ impl Reconciler {
         let began_at = match self.check_instance(&mut session).await {
             Ok(began_at) => began_at,
             Err(error) => {
-                if !dry_run && let Err(error) = session.note_failed_start(&error.to_string()).await {
+                if !dry_run && let Err(error) = session.record_failed_start(&error.to_string()).await {
                     tracing::debug!(%error, "that no pass could begin is not noted");
                 }
                 return Err(error);

@@ -55,7 +55,7 @@ pub(super) async fn run(
         for kind in Kind::ALL {
             let Some(tally) = counts.get_mut(kind.as_str()) else { continue };
             if tally.calls(before.get(kind.as_str())) {
-                run.session.ask_for_pass(kind, "the counts disagree").await?;
+                run.session.request_pass(kind, "the counts disagree").await?;
             }
         }
     }
@@ -139,7 +139,7 @@ async fn organizations(reconciler: &Reconciler, run: &mut Run<'_>, before: Organ
         }
     }
     if run.sink.fence().is_some() && !unlike.is_empty() {
-        run.session.ask_for_listings(&unlike, "the counts of its members disagree").await?;
+        run.session.request_listings(&unlike, "the counts of its members disagree").await?;
     }
     run.position = Some(json!(Organizations { organizations_from: offset, members }));
     run.observe(Source::List, &[], Observed::default()).await

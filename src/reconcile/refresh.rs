@@ -65,7 +65,7 @@ impl Reconciler {
             }
             match self.members_of(&mut session, organization).await {
                 Ok(()) => {
-                    session.note_listed(organization).await?;
+                    session.mark_listed(organization).await?;
                     listed += 1;
                 }
                 Err(error @ Error::Database(_)) => return Err(error),
@@ -82,7 +82,7 @@ impl Reconciler {
         let listed = match self.clerk.memberships_of(Kind::Organization, organization).await {
             Ok(listed) => listed,
             Err(client::Error::NotFound(_)) => {
-                session.ask_for_pass(Kind::Organization, "an organization with a plan is not known").await?;
+                session.request_pass(Kind::Organization, "an organization with a plan is not known").await?;
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
@@ -96,7 +96,7 @@ impl Reconciler {
         // As in a pass: so many at once somebody must approve.
         let rows = session.memberships_of(Kind::Organization, organization).await?.len() as u64;
         if (Weight { rows, absent: reads.len() as u64 }).is_too_heavy() {
-            session.ask_for_pass(Kind::Membership, "many memberships of an organization are absent").await?;
+            session.request_pass(Kind::Membership, "many memberships of an organization are absent").await?;
             return Ok(());
         }
         self.read(session, Source::Read, Kind::Membership, &reads).await.map(drop)
@@ -139,7 +139,7 @@ impl Reconciler {
                         .collect(),
                     Err(_) => ids.clone(),
                 };
-                session.note_tried(kind, &ids, &early).await?;
+                session.mark_reads_attempted(kind, &ids, &early).await?;
                 let contradicts = |verdict: &Verdict| verdict.known_reason().is_some_and(Reason::contradicts);
                 let is_settled = |verdict: &Verdict| {
                     verdict.outcome != Outcome::Pending && !is_early(verdict) && !contradicts(verdict)

@@ -289,7 +289,7 @@ impl Passes {
     async fn ask_again(&mut self, kinds: &[Kind]) {
         if let Ok(mut session) = self.reconciler.database.connect_for_passes().await {
             for kind in kinds {
-                if session.ask_for_pass(*kind, "the last one did not end").await.is_err() {
+                if session.request_pass(*kind, "the last one did not end").await.is_err() {
                     break;
                 }
             }

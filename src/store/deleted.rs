@@ -74,7 +74,7 @@ impl Session {
                     let mut waiting = vec![now];
                     while let Some(now) = waiting.pop() {
                         let mut held = Duration::ZERO;
-                        match self.end_memberships_of_deleted(now).await {
+                        match self.remove_chunk_of_deleted(now).await {
                             Ok((rows, took)) => {
                                 removed.rows += rows;
                                 held = took;
@@ -111,7 +111,7 @@ impl Session {
     }
 
     /// Those of these that belong to a deleted parent, in one statement: how many, and for how long others could not write.
-    async fn end_memberships_of_deleted(&mut self, ids: &[String]) -> Result<(u64, Duration), Error> {
+    async fn remove_chunk_of_deleted(&mut self, ids: &[String]) -> Result<(u64, Duration), Error> {
         let (ended, held_ms): (i32, f64) = self
             .call(async |connection| {
                 let query = sqlx::query_as("select ended, held_ms from clerk_sync.remove_memberships_of_deleted($1)");

@@ -75,7 +75,7 @@ const OUR_CHECKS: &[&str] = &[
     "instance_pinned_by_check",
     "lease_only_row_check",
     "listings_kind_check",
-    "marks_kind_check",
+    "pass_watermarks_kind_check",
     "passes_scope_check",
     "passes_state_check",
     "passes_step_check",

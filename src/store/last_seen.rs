@@ -62,7 +62,7 @@ impl Session {
         };
         if let Some(missing) = missing {
             for kind in Kind::ALL {
-                self.ask_for_pass(kind, &format!("{WENT_BACK}{missing}")).await?;
+                self.request_pass(kind, &format!("{WENT_BACK}{missing}")).await?;
             }
             tracing::error!(
                 missing,

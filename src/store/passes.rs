@@ -305,7 +305,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn note_failed_start(&mut self, problem: &str) -> Result<(), Error> {
+    pub async fn record_failed_start(&mut self, problem: &str) -> Result<(), Error> {
         self.call(async |connection| {
             sqlx::query("select clerk_sync.record_failed_start($1)").bind(problem).execute(connection).await.map(drop)
         })
@@ -328,7 +328,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn ask_for_pass(&mut self, kind: Kind, reason: &str) -> Result<(), Error> {
+    pub async fn request_pass(&mut self, kind: Kind, reason: &str) -> Result<(), Error> {
         self.call(async |connection| {
             let query = sqlx::query("select clerk_sync.request_pass($1, $2)").bind(kind.as_str()).bind(reason);
             query.execute(connection).await.map(drop)
@@ -352,7 +352,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn note_listed(&mut self, organization: &str) -> Result<(), Error> {
+    pub async fn mark_listed(&mut self, organization: &str) -> Result<(), Error> {
         self.call(async |connection| {
             sqlx::query("select clerk_sync.mark_listed($1)").bind(organization).execute(connection).await.map(drop)
         })
@@ -363,7 +363,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn ask_for_listings(&mut self, organizations: &[String], reason: &str) -> Result<(), Error> {
+    pub async fn request_listings(&mut self, organizations: &[String], reason: &str) -> Result<(), Error> {
         self.call(async |connection| {
             let query = sqlx::query("select clerk_sync.request_listings($1, $2)").bind(organizations).bind(reason);
             query.execute(connection).await.map(drop)
@@ -385,7 +385,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn note_tried(&mut self, kind: Kind, ids: &[&str], early: &[&str]) -> Result<(), Error> {
+    pub async fn mark_reads_attempted(&mut self, kind: Kind, ids: &[&str], early: &[&str]) -> Result<(), Error> {
         self.call(async |connection| {
             let query = sqlx::query("select clerk_sync.mark_reads_attempted($1, $2, $3)")
                 .bind(kind.as_str())

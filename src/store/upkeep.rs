@@ -188,7 +188,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn note_dead_letter_tried(&mut self, letter: &Letter, reason: &str) -> Result<bool, Error> {
+    pub async fn record_dead_letter_attempt(&mut self, letter: &Letter, reason: &str) -> Result<bool, Error> {
         self.call(async |connection| {
             sqlx::query_scalar("select clerk_sync.record_dead_letter_attempt($1, $2, $3, $4)")
                 .bind(letter.message_id.as_str())

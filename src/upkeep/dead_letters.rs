@@ -75,7 +75,7 @@ pub async fn retry(
 }
 
 async fn stays(session: &mut Session, letter: &Letter, reason: String) -> Result<Fate, Error> {
-    let noted = session.note_dead_letter_tried(letter, &reason).await?;
+    let noted = session.record_dead_letter_attempt(letter, &reason).await?;
     Ok(if noted { Fate::Stays(reason) } else { Fate::Gone })
 }
 

@@ -3,7 +3,7 @@
 //!
 //! A task of `serve` does all but the last by itself, a round each minute. It keeps no state: what is due stands in the
 //! database, so that any number of replicas may do it, and one that was down goes on. Every write is one statement that may
-//! be cut off. Whatever it removes, the mirror does not notice: versions, tombstones, generations and marks stay for ever.
+//! be cut off. Whatever it removes, the mirror does not notice: versions, tombstones, generations and watermarks stay for ever.
 
 pub mod dead_letters;
 pub mod purge;

@@ -162,7 +162,7 @@ impl Run<'_> {
             after = last;
         }
         for parent in away.iter().filter(|_| self.sink.fence().is_some()) {
-            self.session.ask_for_pass(*parent, "memberships are absent with it").await?;
+            self.session.request_pass(*parent, "memberships are absent with it").await?;
         }
         Ok(!away.is_empty())
     }
@@ -195,7 +195,7 @@ impl Run<'_> {
         }
         self.undecided.unreadable += unclear as u64;
         if is_unknown && self.sink.fence().is_some() {
-            self.session.ask_for_pass(Kind::Organization, "a membership's organization is not known").await?;
+            self.session.request_pass(Kind::Organization, "a membership's organization is not known").await?;
         }
         self.row.problem = Some(format!(
             "{unclear} {} are neither listed nor denied, and left as they are; the others were judged. Clerk says of {}",

@@ -23,7 +23,7 @@ impl Run<'_> {
             self.observe(Source::Read, &changes, Observed::default()).await?;
             let ids: Vec<&str> = wanted.iter().map(|read| read.id.as_str()).collect();
             // Those that were asked for just now are left to whoever makes reads between passes.
-            self.session.note_tried(kind, &ids, &ids).await?;
+            self.session.mark_reads_attempted(kind, &ids, &ids).await?;
         }
     }
 }
