@@ -53,7 +53,7 @@ pub(crate) fn visible(text: &str, is_kept: impl Fn(char) -> bool) -> String {
 }
 
 /// Control characters, those that end a line, and those that change the direction of what follows.
-fn is_obeyed(c: char) -> bool {
+pub(crate) fn is_obeyed(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -369,14 +369,18 @@ async fn each_planted_fault_is_named_with_its_fix_and_nothing_else_fails() {
         },
         PlantedFault {
             name: "restricting key on memberships",
-            plant: Plant::Sql("create table public.notes (m text references clerk.organization_memberships)"),
+            plant: Plant::Sql(
+                "create table public.notes (m text references clerk.organization_memberships); alter table public.notes enable row level security",
+            ),
             check: "foreign-objects",
             status: "fail",
             fix: "refer to clerk.users or clerk.organizations",
         },
         PlantedFault {
             name: "cascading key on details",
-            plant: Plant::Sql("create table public.notes (u text references clerk.user_details on delete cascade)"),
+            plant: Plant::Sql(
+                "create table public.notes (u text references clerk.user_details on delete cascade); alter table public.notes enable row level security",
+            ),
             check: "foreign-objects",
             status: "warn",
             fix: "refer to clerk.users or clerk.organizations",

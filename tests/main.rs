@@ -26,6 +26,7 @@ mod plain_words;
 mod plans;
 mod policies;
 mod policy_check;
+mod policy_holes;
 mod poolers;
 mod protocol;
 mod receiving;

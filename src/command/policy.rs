@@ -2,6 +2,7 @@
 
 use super::arguments::DatabaseArguments;
 use crate::policy::{TableName, check, print};
+use crate::store::Database;
 use crate::store::foreign::Weight;
 use crate::terminal;
 use std::process::ExitCode;
@@ -11,7 +12,7 @@ use std::process::ExitCode;
 pub enum Policy {
     /// Write ready policies for a table to standard output; with `DATABASE_URL`, the index too if it is missing there
     Print(Print),
-    /// Report what is wrong with policies that ask who the caller is. Exit code 2: something is
+    /// Report what is wrong with the policies of tables that hold rows of organizations or users. Exit code 2: something is
     Check(Check),
 }
 
@@ -26,7 +27,8 @@ pub struct Print {
 
 #[derive(clap::Args)]
 pub struct Check {
-    /// This table alone; without it, every table with such a policy
+    /// This table alone; without it, every table that refers to clerk.*, has a text column named like the id of an organization
+    /// or a user, or has a policy that asks who the caller is
     table: Option<TableName>,
 
     /// Write the findings as JSON
@@ -45,23 +47,14 @@ impl Policy {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Policy::Print(Print { policies, database }) => {
+                if let Some(refusal) = policies.refusal() {
+                    anyhow::bail!(refusal);
+                }
+                if let Some(warning) = policies.warning() {
+                    terminal::note(format_args!("warning: {warning}"));
+                }
                 let index = match database.url() {
-                    Some(_) => {
-                        let tables = database.database()?.policies(Some(policies.table.parts())).await?;
-                        match tables.first() {
-                            Some(table) if table.indexed.iter().any(|column| column == policies.column()) => {
-                                print::Index::There
-                            }
-                            Some(_) => print::Index::Missing,
-                            None => {
-                                terminal::note(format_args!(
-                                    "There is no table {} yet, so nobody looked whether it has an index.",
-                                    policies.table
-                                ));
-                                print::Index::Unknown
-                            }
-                        }
-                    }
+                    Some(_) => index(&policies, &database.database()?).await?,
                     None => print::Index::Unknown,
                 };
                 terminal::text(policies.sql(index).trim_end());
@@ -69,12 +62,13 @@ impl Policy {
             }
             Policy::Check(Check { table, json, database }) => {
                 let database = database.database()?;
-                let tables = database.policies(table.as_ref().map(TableName::parts)).await?;
+                let catalog = database.policies(table.as_ref().map(TableName::parts)).await?;
+                let tables = catalog.tables.iter().filter(|table| table.is_listed).count();
                 let objects = if table.is_none() { database.foreign_objects().await? } else { Vec::new() };
-                if let (Some(table), true) = (&table, tables.is_empty()) {
+                if let (Some(table), true) = (&table, tables == 0) {
                     anyhow::bail!("there is no table {table}");
                 }
-                let mut findings: Vec<check::Finding> = tables.iter().flat_map(check::findings).collect();
+                let mut findings = check::findings(&catalog);
                 findings.extend(check::of_foreign_objects(&objects));
                 for object in objects.iter().filter(|object| object.weight == Weight::Warn) {
                     terminal::note(format_args!("warning: {}: {}", object.describe(), object.advice()));
@@ -83,10 +77,25 @@ impl Policy {
                     terminal::text(serde_json::to_string_pretty(&findings)?);
                 } else {
                     findings.iter().for_each(check::Finding::print);
-                    terminal::line(format_args!("Tables looked at: {}. Findings: {}.", tables.len(), findings.len()));
+                    terminal::line(format_args!("Tables looked at: {tables}. Findings: {}.", findings.len()));
                 }
                 Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })
             }
         }
     }
+}
+
+/// Whether the table has the index, once it has been looked at.
+async fn index(policies: &print::Policies, database: &Database) -> anyhow::Result<print::Index> {
+    let (schema, name) = policies.table.parts();
+    let Some(target) = database.target(schema, name).await? else {
+        let table = &policies.table;
+        terminal::note(format_args!("There is no table {table} yet, so its column and its index were not checked."));
+        return Ok(print::Index::Unknown);
+    };
+    if let Some(objection) = policies.objection(&target) {
+        anyhow::bail!(objection);
+    }
+    let is_there = target.indexed.iter().any(|column| column == policies.column());
+    Ok(if is_there { print::Index::There } else { print::Index::Missing })
 }

@@ -2,6 +2,7 @@
 
 use super::{Check, no_database};
 use crate::policy::check::{Code, Finding, findings};
+use crate::policy::print::quoted;
 use crate::store::Database;
 
 const NAME: &str = "policies";
@@ -12,37 +13,32 @@ const SHOWN: usize = 10;
 pub(super) async fn examine(database: Option<&Database>) -> Vec<Check> {
     let Some(asked) = database else { return vec![Check::skip(NAME, no_database(None))] };
     match asked.policies(None).await {
-        Ok(tables) => checks(tables.len(), tables.iter().flat_map(findings).collect()),
+        Ok(catalog) => checks(catalog.tables.iter().filter(|table| table.is_listed).count(), findings(&catalog)),
         Err(_) => vec![Check::skip(NAME, no_database(database))],
     }
 }
 
 fn checks(tables: usize, mut found: Vec<Finding>) -> Vec<Check> {
-    // Of our own tables that is told by another check.
-    found.retain(|finding| finding.code != Code::RlsOff || !finding.table.starts_with("clerk."));
     if found.is_empty() {
         return vec![Check::ok(
             NAME,
-            format!("{tables} tables have policies that ask who the caller is; all are sound"),
+            format!("{tables} tables hold rows of organizations or users; their policies are sound"),
         )];
     }
-    found.sort_by_key(|finding| (!is_grave(finding.code), finding.code));
-    let mut checks: Vec<Check> = found.iter().take(SHOWN).map(check).collect();
-    if found.len() > SHOWN {
-        let says = format!("{} more findings", found.len() - SHOWN);
+    found.sort_by_key(|finding| (!finding.code.is_grave(), finding.code));
+    // Whatever is grave is named.
+    let shown = found.iter().filter(|finding| finding.code.is_grave()).count().max(SHOWN);
+    let mut checks: Vec<Check> = found.iter().take(shown).map(check).collect();
+    if found.len() > shown {
+        let says = format!("{} more findings", found.len() - shown);
         checks.push(Check::warn(NAME, says, "clerk-sync policy check lists them all"));
     }
     checks
 }
 
-/// Whether rows are open to those whom they should not be, or queries fail; the rest is slow or unclear.
-fn is_grave(code: Code) -> bool {
-    matches!(code, Code::RlsOff | Code::AuthUid | Code::UnsafeMetadata)
-}
-
 fn check(finding: &Finding) -> Check {
     let place = match &finding.policy {
-        Some(policy) => format!("{}, policy \"{policy}\"", finding.table),
+        Some(policy) => format!("{}, policy {}", finding.table, quoted(policy)),
         None => finding.table.clone(),
     };
     // The parser's complaint may quote the condition, and a condition may hold an address.
@@ -51,7 +47,7 @@ fn check(finding: &Finding) -> Check {
         _ => finding.problem.as_str(),
     };
     let says = format!("{place}: {problem}");
-    if is_grave(finding.code) {
+    if finding.code.is_grave() {
         Check::fail(NAME, says, &finding.advice)
     } else {
         Check::warn(NAME, says, &finding.advice)

@@ -1,18 +1,17 @@
 //! `clerk-sync policy check`: what is wrong with a table's policies. Pure; the catalog is read by [`crate::store::policies`].
 
+use super::cost::Condition;
+use super::guard::{Guard, Level, Width};
+use super::print::{identifier, qualified, quoted};
 use crate::store::foreign::{ForeignObject, Weight};
-use crate::store::policies::{Command, Policy, Table};
+use crate::store::policies::{Catalog, Command, Policy, Table, View};
 use crate::terminal;
 use serde::Serialize;
-use sqlparser::ast::{BinaryOperator, Expr, Function, Query, UnaryOperator, Visit, Visitor};
-use sqlparser::dialect::PostgreSqlDialect;
-use sqlparser::parser::Parser;
-use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 
 /// One thing that is wrong, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
+    /// A table or a view, as SQL writes it.
     pub table: String,
     /// `None`: it is about the table.
     pub policy: Option<String>,
@@ -24,12 +23,20 @@ pub struct Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Code {
+    /// Its condition is true of other people's rows.
+    Open,
+    /// A view that shows rows past the policies of its tables.
+    View,
     /// Row-Level Security is off.
     RlsOff,
     /// It holds for the owner, too.
     RlsForced,
     /// A second permissive policy allows what the first one does not.
     Widened,
+    /// A policy reads its own table: every query fails.
+    Recursion,
+    /// A claim that no session token of Clerk's has.
+    DeadClaim,
     /// A function is called for each row.
     PerRowFunction,
     /// `auth.uid()` fails for a Clerk id.
@@ -48,6 +55,13 @@ pub enum Code {
     ForeignObject,
     /// The condition is beyond this check.
     Unreadable,
+}
+
+impl Code {
+    /// Whether rows are open to people who should not see them, or queries fail; the rest is slow or unclear.
+    pub fn is_grave(self) -> bool {
+        matches!(self, Code::Open | Code::View | Code::RlsOff | Code::Recursion | Code::AuthUid | Code::UnsafeMetadata)
+    }
 }
 
 impl Finding {
@@ -73,78 +87,215 @@ pub(crate) fn of_foreign_objects(objects: &[ForeignObject]) -> impl Iterator<Ite
     })
 }
 
-/// A policy's name as SQL takes it, whatever is in it.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
+/// All that is wrong with the tables that are to be looked at, and with the views over them.
+pub fn findings(catalog: &Catalog) -> Vec<Finding> {
+    let tables = catalog.tables.iter().filter(|table| table.is_listed);
+    let views = catalog.views.iter().filter_map(|view| of_view(catalog, view));
+    tables.flat_map(|table| of_table(catalog, table)).chain(views).collect()
 }
 
-/// All that is wrong with one table.
-pub fn findings(table: &Table) -> Vec<Finding> {
+/// A policy and what was read of it.
+struct Read<'a> {
+    policy: &'a Policy,
+    condition: Condition<'a>,
+    using: Option<Level>,
+    check: Option<Level>,
+    dead: Vec<String>,
+    is_recursive: bool,
+    problem: Option<String>,
+}
+
+impl<'a> Read<'a> {
+    fn new(catalog: &Catalog, table: &'a Table, policy: &'a Policy) -> Read<'a> {
+        let mut guard = Guard::new(catalog);
+        let mut condition = Condition::new(&table.relation);
+        let mut problem = None;
+        let mut level = |expression: &Option<String>| {
+            let expression = expression.as_ref()?;
+            let read = condition.read(expression).and_then(|()| guard.policy(table, expression));
+            read.map_err(|error| problem = Some(error.to_string())).ok()
+        };
+        let (using, check) = (level(&policy.using), level(&policy.check));
+        let (dead, is_recursive) = (guard.dead.into_iter().collect(), guard.is_recursive);
+        Read { policy, condition, using, check, dead, is_recursive, problem }
+    }
+
+    /// Whether its rows hang on who the caller is.
+    fn asks(&self) -> bool {
+        self.policy.asks_who || self.width() == Some(Width::Bound)
+    }
+
+    fn width(&self) -> Option<Width> {
+        [&self.using, &self.check].into_iter().flatten().map(|level| level.width).min()
+    }
+
+    /// Whether one request can be subject to both, and either suffices.
+    fn overlaps(&self, other: &Read<'_>) -> bool {
+        let (one, two) = (self.policy, other.policy);
+        let commands = one.command == two.command || one.command == Command::All || two.command == Command::All;
+        let roles = one.roles.iter().any(|role| role == "public" || two.roles.contains(role))
+            || two.roles.iter().any(|role| role == "public");
+        one.permissive && two.permissive && commands && roles && !self.condition.excludes(&other.condition)
+    }
+
+    /// Whether it shows rows that the other one, which asks who the caller is, does not. Rows of the caller's by another column
+    /// are meant to come on top.
+    fn widens(&self, other: &Read<'_>) -> bool {
+        match self.width() {
+            Some(Width::Open | Width::Caller) => false,
+            Some(Width::Bound) => !self.condition.columns.is_disjoint(&other.condition.columns),
+            _ => true,
+        }
+    }
+}
+
+fn of_table(catalog: &Catalog, table: &Table) -> Vec<Finding> {
+    let name = qualified(&table.schema, &table.relation);
     let mut found = Vec::new();
     let mut add = |policy: Option<&Policy>, code, problem: String, advice: String| {
         let policy = policy.map(|policy| policy.name.clone());
-        let finding = Finding { table: table.name.clone(), policy, code, problem, advice };
+        let finding = Finding { table: name.clone(), policy, code, problem, advice };
         if !found.contains(&finding) {
             found.push(finding);
         }
     };
-    if !table.row_security {
+    if !table.row_security && (table.is_open_to_api || !table.policies.is_empty()) {
         let problem =
             "Row-Level Security is off: every policy is idle, and whoever may read the table reads all of it.";
-        add(None, Code::RlsOff, problem.into(), format!("alter table {} enable row level security;", table.name));
+        add(None, Code::RlsOff, problem.into(), format!("alter table {name} enable row level security;"));
     }
     if table.forced {
         let problem =
             "Row-Level Security is forced: the owner's own functions and migrations see only what a policy lets them.";
-        add(None, Code::RlsForced, problem.into(), format!("alter table {} no force row level security;", table.name));
+        add(None, Code::RlsForced, problem.into(), format!("alter table {name} no force row level security;"));
+    }
+    for default in &table.defaults {
+        let column = identifier(&default.column);
+        let unset = format!("alter table {name} alter column {column} set default clerk_rls.user_id();");
+        if default.expression.contains("auth.uid()") {
+            let problem = format!("The default of {column} is auth.uid(), which fails for every Clerk id (22P02).");
+            add(None, Code::AuthUid, problem, format!("{unset} The column must be text."));
+        }
+        let mut guard = Guard::new(catalog);
+        guard.default(&default.expression);
+        for why in guard.dead {
+            let problem = format!("The default of {column} reads a claim that no session token of Clerk's has.");
+            add(None, Code::DeadClaim, problem, why);
+        }
     }
     // Of two policies that both ask, the later one is named; one for all commands is the latest.
-    let mut policies: Vec<&Policy> = table.policies.iter().collect();
-    policies.sort_by_key(|policy| policy.command == Command::All);
-    for (index, policy) in policies.iter().copied().enumerate() {
+    let mut policies: Vec<Read<'_>> = table.policies.iter().map(|policy| Read::new(catalog, table, policy)).collect();
+    policies.sort_by_key(|read| read.policy.command == Command::All);
+    for (index, read) in policies.iter().enumerate() {
         let narrower = policies.iter().enumerate().find(|(other, narrow)| {
-            *other != index && narrow.asks_who && narrow.overlaps(policy) && (!policy.asks_who || *other < index)
+            *other != index
+                && narrow.asks()
+                && narrow.overlaps(read)
+                && (!read.asks() || *other < index)
+                && read.widens(narrow)
         });
         if let Some((_, narrower)) = narrower {
             let problem = format!(
                 "Permissive beside {}: a row shows if either allows it, so this one only widens.",
-                quoted(&narrower.name)
+                quoted(&narrower.policy.name)
             );
             add(
-                Some(policy),
+                Some(read.policy),
                 Code::Widened,
                 problem,
                 "Write both conditions into one policy, or make this one restrictive.".into(),
             );
         }
-        for (code, problem, advice) in of_policy(table, policy) {
+        for (code, problem, advice) in of_policy(table, &name, read) {
             // One index serves all policies.
-            add((code != Code::NoIndex).then_some(policy), code, problem, advice);
+            add((code != Code::NoIndex).then_some(read.policy), code, problem, advice);
         }
     }
     found
 }
 
-impl Policy {
-    /// Whether one request can be subject to both, and either suffices.
-    fn overlaps(&self, other: &Policy) -> bool {
-        let commands = self.command == other.command || self.command == Command::All || other.command == Command::All;
-        let roles = self.roles.iter().any(|role| role == "public" || other.roles.contains(role))
-            || other.roles.iter().any(|role| role == "public");
-        self.permissive && other.permissive && commands && roles
+type Faults = Vec<(Code, String, String)>;
+
+fn of_policy(table: &Table, name: &str, read: &Read<'_>) -> Faults {
+    let policy = read.policy;
+    let mut found = Vec::new();
+    if let Some(error) = &read.problem {
+        let problem = format!("This check cannot read its condition ({error}).");
+        found.push((Code::Unreadable, problem, "Look at it yourself.".to_owned()));
     }
+    let text = policy.text();
+    if text.contains("unsafe_metadata") || text.contains("user_metadata") {
+        let problem = "The condition reads metadata that the user writes from the browser.";
+        found.push((
+            Code::UnsafeMetadata,
+            problem.to_owned(),
+            "Use a role, a permission, or public_metadata.".to_owned(),
+        ));
+    } else if policy.permissive && policy.is_for_callers() {
+        found.extend(of_width(table, read));
+    }
+    for why in &read.dead {
+        let problem = "The condition reads a claim that no session token of Clerk's has.";
+        found.push((Code::DeadClaim, problem.to_owned(), why.clone()));
+    }
+    if read.condition.functions.contains("auth.uid") {
+        let problem = "auth.uid() takes the token's subject for a uuid: with a Clerk id every query fails (22P02).";
+        found.push((
+            Code::AuthUid,
+            problem.to_owned(),
+            "Use (select clerk_rls.user_id()), and text columns.".to_owned(),
+        ));
+    }
+    let of_kit = read.condition.functions.iter().any(|function| function.starts_with("clerk_rls."));
+    if of_kit && policy.roles.iter().any(|role| role == "public" || role == "anon") {
+        let problem = "It applies to anon, who may not call clerk_rls: such a request fails (42501) where an empty answer was meant.";
+        found.push((
+            Code::ForAnon,
+            problem.to_owned(),
+            format!("alter policy {} on {name} to authenticated;", quoted(&policy.name)),
+        ));
+    }
+    if read.is_recursive {
+        let problem = "It reads its own table, so every query fails: infinite recursion (42P17).";
+        let advice = "Compare a column with clerk_rls instead, or read the table in a security definer function.";
+        found.push((Code::Recursion, problem.to_owned(), advice.to_owned()));
+    } else {
+        found.extend(of_cost(table, name, read));
+    }
+    found
 }
 
-fn of_policy(table: &Table, policy: &Policy) -> Vec<(Code, String, String)> {
+/// Whose rows it lets through.
+fn of_width(table: &Table, read: &Read<'_>) -> Faults {
+    let column = table.id_columns.first().map_or_else(|| "organization_id".to_owned(), |column| identifier(column));
+    let compare = format!(
+        "Compare a column with the caller: {column} = any (array(select clerk_rls.organization_ids())), or = (select \
+         clerk_rls.user_id()). Rows that are meant for everybody need a column that says so, such as is_public = true."
+    );
+    let wide =
+        [(&read.using, "It lets through other people's rows"), (&read.check, "It lets callers write rows for others")];
     let mut found = Vec::new();
-    let text = [&policy.using, &policy.check].into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join("\n");
-    let mut condition = Condition::new(&table.relation);
-    for expression in [&policy.using, &policy.check].into_iter().flatten() {
-        if let Err(error) = condition.read(expression) {
-            let problem = format!("This check cannot read its condition ({error}).");
-            found.push((Code::Unreadable, problem, "Look at it yourself.".to_owned()));
+    for (level, says) in wide {
+        let Some(Level { width, because }) = level else { continue };
+        match width {
+            Width::Open | Width::Caller => found.push((Code::Open, format!("{says}: {because}."), compare.clone())),
+            Width::Unknown if !read.is_recursive => {
+                let problem = format!("This check cannot read {because}.");
+                let advice = "Look at it yourself: it must tie each row to the caller.";
+                found.push((Code::Unreadable, problem, advice.to_owned()));
+            }
+            _ => {}
         }
     }
+    // What is wrong with both is said once.
+    found.dedup_by(|later, first| later.0 == first.0 && read.using == read.check);
+    found
+}
+
+/// What makes it slow, or looks slow to Supabase's Advisor.
+fn of_cost(table: &Table, name: &str, read: &Read<'_>) -> Faults {
+    let (policy, condition) = (read.policy, &read.condition);
+    let mut found = Vec::new();
     for function in &condition.per_row {
         let problem = format!("{function}() is called once for each row of the table.");
         let advice = match function.as_str() {
@@ -153,42 +304,16 @@ fn of_policy(table: &Table, policy: &Policy) -> Vec<(Code, String, String)> {
         };
         found.push((Code::PerRowFunction, problem, advice));
     }
-    if condition.functions.contains("auth.uid") {
-        let problem = "auth.uid() takes the token's subject for a uuid: with a Clerk id every query fails (22P02).";
-        found.push((
-            Code::AuthUid,
-            problem.to_owned(),
-            "Use (select clerk_rls.user_id()), and text columns.".to_owned(),
-        ));
-    }
-    if text.contains("unsafe_metadata") || text.contains("user_metadata") {
-        let problem = "The condition reads metadata that the user writes from the browser.";
-        found.push((
-            Code::UnsafeMetadata,
-            problem.to_owned(),
-            "Use a role, a permission, or public_metadata.".to_owned(),
-        ));
-    }
-    let of_kit = condition.functions.iter().any(|function| function.starts_with("clerk_rls."));
-    if of_kit && policy.roles.iter().any(|role| role == "public" || role == "anon") {
-        let problem = "It applies to anon, who may not call clerk_rls: such a request fails (42501) where an empty answer was meant.";
-        found.push((
-            Code::ForAnon,
-            problem.to_owned(),
-            format!("alter policy {} on {} to authenticated;", quoted(&policy.name), table.name),
-        ));
-    }
-    if !condition.columns.is_empty()
+    // Nobody but Supabase may put an index on its own tables.
+    let is_managed = matches!(table.schema.as_str(), "storage" | "realtime");
+    if !is_managed
+        && let Some(first) = condition.columns.first()
         && policy.using.is_some()
         && !condition.columns.iter().any(|column| table.indexed.contains(column))
     {
-        let columns = condition.columns.iter().cloned().collect::<Vec<_>>().join(" or ");
+        let columns = condition.columns.iter().map(|column| identifier(column)).collect::<Vec<_>>().join(" or ");
         let problem = format!("No index begins with {columns}: each query reads the whole table.");
-        found.push((
-            Code::NoIndex,
-            problem,
-            format!("create index on {} ({});", table.name, condition.columns.first().expect("not empty")),
-        ));
+        found.push((Code::NoIndex, problem, format!("create index on {name} ({});", identifier(first))));
     }
     if condition.has_in_select {
         let problem = "column in (select …) uses no index of the column: each query reads the whole table.";
@@ -198,7 +323,7 @@ fn of_policy(table: &Table, policy: &Policy) -> Vec<(Code, String, String)> {
             "Write column = any (array(select clerk_rls.organization_ids())).".to_owned(),
         ));
     }
-    let lower = text.to_lowercase();
+    let lower = policy.text().to_lowercase();
     let is_flagged = |call: &str| lower.contains(call) && !lower.contains(&format!("select {call}"));
     if !condition.per_row.contains("auth.jwt") && is_flagged("auth.jwt()") {
         let problem = "The Advisor reports auth.jwt() in this spelling (0003), although it runs once.";
@@ -207,116 +332,42 @@ fn of_policy(table: &Table, policy: &Policy) -> Vec<(Code, String, String)> {
     found
 }
 
-/// What a condition is made of.
-struct Condition<'a> {
-    /// The policy's table, as subqueries call it.
-    table: &'a str,
-    depth: usize,
-    /// Every function that is not built in.
-    functions: BTreeSet<String>,
-    /// Those that run for each row.
-    per_row: BTreeSet<String>,
-    /// The table's columns that are held against something other than a constant.
-    columns: BTreeSet<String>,
-    has_in_select: bool,
-    /// The next `in (select …)` stands behind a `not`.
-    is_negated: bool,
-}
-
-impl<'a> Condition<'a> {
-    fn new(table: &'a str) -> Condition<'a> {
-        let (functions, per_row, columns) = Default::default();
-        Condition { table, depth: 0, functions, per_row, columns, has_in_select: false, is_negated: false }
+/// A view that reads with its owner's rights passes by the policies of its tables.
+fn of_view(catalog: &Catalog, view: &View) -> Option<Finding> {
+    if view.security_invoker && !view.is_materialized {
+        return None;
     }
-
-    fn read(&mut self, expression: &str) -> Result<(), sqlparser::parser::ParserError> {
-        let expression = Parser::new(&PostgreSqlDialect {}).try_with_sql(expression)?.parse_expr()?;
-        let _ = expression.visit(self);
-        Ok(())
+    let name = qualified(&view.schema, &view.relation);
+    let finding = |code, problem: String, advice: String| {
+        Some(Finding { table: name.clone(), policy: None, code, problem, advice })
+    };
+    if view.is_materialized {
+        let problem =
+            "A materialized view keeps rows of everybody, and has no policies: whoever may read it reads all of it.";
+        return finding(
+            Code::View,
+            problem.to_owned(),
+            format!("revoke all on {name} from anon, authenticated, public;"),
+        );
     }
-
-    /// The table's column that the expression is, if it is one. In a subquery the server writes its table before it.
-    fn column(&self, expression: &Expr) -> Option<String> {
-        match expression {
-            Expr::Nested(inner) | Expr::Cast { expr: inner, .. } => self.column(inner),
-            Expr::Identifier(column) if self.depth == 0 => Some(column.value.clone()),
-            Expr::CompoundIdentifier(parts) => match parts.as_slice() {
-                [table, column] if table.value == self.table => Some(column.value.clone()),
-                _ => None,
-            },
-            _ => None,
+    let mut guard = Guard::new(catalog);
+    let advice = format!("alter view {name} set (security_invoker = true);");
+    match guard.view(&view.definition) {
+        Ok(Level { width: Width::Open | Width::Caller, because }) => {
+            let problem = format!("The view reads with its owner's rights, past all policies: {because}.");
+            finding(Code::View, problem, advice)
         }
-    }
-
-    fn compare(&mut self, one: &Expr, other: &Expr) {
-        if !is_constant(other) {
-            self.columns.extend(self.column(one));
+        Ok(Level { width: Width::Unknown, because }) => {
+            let problem =
+                format!("The view reads with its owner's rights, past all policies; this check cannot read {because}.");
+            finding(Code::Unreadable, problem, advice)
         }
-    }
-
-    fn names_a_column(&self, function: &Function) -> bool {
-        sqlparser::ast::visit_expressions(function, |expression| match self.column(expression) {
-            Some(_) => ControlFlow::Break(()),
-            None => ControlFlow::Continue(()),
-        })
-        .is_break()
-    }
-}
-
-fn is_constant(expression: &Expr) -> bool {
-    match expression {
-        Expr::Nested(inner) | Expr::Cast { expr: inner, .. } => is_constant(inner),
-        Expr::Value(_) => true,
-        _ => false,
-    }
-}
-
-fn is_in_select(expression: &Expr) -> bool {
-    match expression {
-        Expr::Nested(inner) => is_in_select(inner),
-        Expr::InSubquery { .. } => true,
-        _ => false,
-    }
-}
-
-impl Visitor for Condition<'_> {
-    type Break = std::convert::Infallible;
-
-    fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<Self::Break> {
-        self.depth += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _: &Query) -> ControlFlow<Self::Break> {
-        self.depth -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<Self::Break> {
-        match expression {
-            // With an empty search path only what is built in has no schema.
-            Expr::Function(function) if function.name.0.len() > 1 => {
-                let name = function.name.to_string();
-                if self.depth == 0 || self.names_a_column(function) {
-                    self.per_row.insert(name.clone());
-                }
-                self.functions.insert(name);
-            }
-            Expr::UnaryOp { op: UnaryOperator::Not, expr } => self.is_negated = is_in_select(expr),
-            // No index answers `not in`.
-            Expr::InSubquery { negated: true, .. } => {}
-            Expr::InSubquery { .. } if self.is_negated => self.is_negated = false,
-            Expr::InSubquery { expr, .. } => {
-                self.has_in_select |= self.column(expr).is_some();
-                self.columns.extend(self.column(expr));
-            }
-            Expr::AnyOp { left, right, .. } => self.compare(left, right),
-            Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
-                self.compare(left, right);
-                self.compare(right, left);
-            }
-            _ => {}
+        Ok(_) => None,
+        Err(error) => {
+            let problem = format!(
+                "The view reads with its owner's rights, past all policies; this check cannot read it ({error})."
+            );
+            finding(Code::Unreadable, problem, advice)
         }
-        ControlFlow::Continue(())
     }
 }

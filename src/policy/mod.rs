@@ -1,7 +1,11 @@
 //! Policies over the mirror for the application's own tables: writing them, and finding what is wrong with them.
 
 pub mod check;
+mod claims;
+mod cost;
+mod guard;
 pub mod print;
+mod syntax;
 
 use std::str::FromStr;
 
@@ -37,6 +41,6 @@ impl FromStr for TableName {
 /// As SQL takes it, whatever the names are.
 impl std::fmt::Display for TableName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", print::identifier(&self.schema), print::identifier(&self.name))
+        f.write_str(&print::qualified(&self.schema, &self.name))
     }
 }

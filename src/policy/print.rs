@@ -2,6 +2,8 @@
 //! Advisor nothing to say.
 
 use super::TableName;
+use crate::store::policies::Target;
+use crate::terminal;
 use std::fmt::Write as _;
 
 /// Whom the rows of a table are for.
@@ -78,21 +80,95 @@ impl Policies {
         organization_column.as_deref().or(user_column.as_deref()).expect("one of both is required")
     }
 
+    /// Why no policies are to be printed for that table, and what to do instead.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        let (schema, name) = self.table.parts();
+        let of_organization = self.owner.organization_column.is_some();
+        let condition = match (schema, name) {
+            ("storage", "objects") if of_organization => {
+                format!("bucket_id = 'BUCKET' and {}", self.condition("(storage.foldername(name))[1]").1)
+            }
+            ("storage", "objects") => format!("bucket_id = 'BUCKET' and {}", self.condition("owner_id").1),
+            ("realtime", "messages") => self.condition("split_part((select realtime.topic()), ':', 2)").1,
+            ("clerk" | "clerk_rls" | "clerk_sync", _) => {
+                return Some(format!("{} belongs to clerk-sync and has its policies already", self.table));
+            }
+            ("storage" | "realtime" | "auth" | "extensions" | "vault" | "graphql", _) => {
+                return Some(format!("{} belongs to Supabase: you may not create policies on it", self.table));
+            }
+            _ => return None,
+        };
+        let (place, named) = match schema {
+            "storage" if of_organization => (
+                "Storage → Policies of the dashboard, or create policy in a migration",
+                ", where files are in a folder named by the organization's id",
+            ),
+            "storage" => ("Storage → Policies of the dashboard, or create policy in a migration", ""),
+            _ => (
+                "Realtime → Policies of the dashboard, or create policy in a migration",
+                ", where a channel is named org:ID or user:ID",
+            ),
+        };
+        Some(format!(
+            "{} belongs to Supabase: you may add policies to it, but not grant rights or create an index. Use {place}, for the role \
+             authenticated, with this condition{named}: {condition}",
+            self.table
+        ))
+    }
+
+    /// What is wrong with the table as it is, or with its column.
+    pub(crate) fn objection(&self, target: &Target) -> Option<String> {
+        let (table, column) = (&self.table, identifier(self.column()));
+        if !target.is_owned {
+            return Some(format!(
+                "{table} belongs to {}, and only its owner may create policies: connect as that role, or leave out DATABASE_URL \
+                 and run the output as it",
+                target.owner
+            ));
+        }
+        let Some(found) = target.columns.iter().find(|found| found.name == self.column()) else {
+            let columns: Vec<String> = target.columns.iter().map(|column| identifier(&column.name)).collect();
+            return Some(format!("{table} has no column {column}; it has {}", columns.join(", ")));
+        };
+        (!found.is_text).then(|| {
+            format!(
+                "{table}.{column} is {}, and Clerk's ids are text: alter table {table} alter column {column} type text;",
+                found.of_type
+            )
+        })
+    }
+
+    /// What is probably a mistake.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let missing = |what: &str, value: &Option<String>| {
+            let value = value.as_ref().filter(|value| !value.starts_with("org:"))?;
+            Some(format!(
+                "Clerk's {what} begin with org:, and this one does not, so nobody may have it. Is it org:{value}?"
+            ))
+        };
+        missing("roles", &self.role).or_else(|| missing("permissions", &self.permission))
+    }
+
+    /// Who they are for, and what holds of their rows.
+    fn condition(&self, column: &str) -> (String, String) {
+        match (&self.owner.organization_column, &self.role, &self.permission) {
+            (None, ..) => ("owner".to_owned(), format!("{column} = (select clerk_rls.user_id())")),
+            (Some(_), None, None) => ("members".to_owned(), is_any(column, "organization_ids()")),
+            (Some(_), Some(role), _) => {
+                (role.clone(), is_any(column, &format!("organization_ids_by_role({})", literal(role))))
+            }
+            (Some(_), None, Some(permission)) => {
+                let call = format!("organization_ids_by_permission({})", literal(permission));
+                (permission.clone(), is_any(column, &call))
+            }
+        }
+    }
+
     /// The statements.
     pub fn sql(&self, index: Index) -> String {
         let table = &self.table;
         let column = identifier(self.column());
-        let (who, condition) = match (&self.owner.organization_column, &self.role, &self.permission) {
-            (None, ..) => ("owner".to_owned(), format!("{column} = (select clerk_rls.user_id())")),
-            (Some(_), None, None) => ("members".to_owned(), is_any(&column, "organization_ids()")),
-            (Some(_), Some(role), _) => {
-                (role.clone(), is_any(&column, &format!("organization_ids_by_role({})", literal(role))))
-            }
-            (Some(_), None, Some(permission)) => {
-                let call = format!("organization_ids_by_permission({})", literal(permission));
-                (permission.clone(), is_any(&column, &call))
-            }
-        };
+        let (who, condition) = self.condition(&column);
         let names: Vec<&str> = self.commands.iter().map(|command| command.name()).collect();
         let mut sql = format!(
             "alter table {table} enable row level security;\n\
@@ -128,12 +204,51 @@ fn is_any(column: &str, call: &str) -> String {
     format!("{column} = any (array(select clerk_rls.{call}))")
 }
 
+/// Words that Postgres (up to 18) does not take for a name everywhere, as `pg_get_keywords` lists them.
+const KEYWORDS: &str = "
+    all analyse analyze and any array as asc asymmetric authorization between bigint binary bit boolean both case cast char
+    character check coalesce collate collation column concurrently constraint create cross current_catalog current_date
+    current_role current_schema current_time current_timestamp current_user dec decimal default deferrable desc distinct do
+    else end except exists extract false fetch float for foreign freeze from full grant greatest group grouping having ilike
+    in initially inner inout int integer intersect interval into is isnull join json json_array json_arrayagg json_exists
+    json_object json_objectagg json_query json_scalar json_serialize json_table json_value lateral leading least left like
+    limit localtime localtimestamp merge_action national natural nchar none normalize not notnull null nullif numeric offset
+    on only or order out outer overlaps overlay placing position precision primary real references returning right row
+    select session_user setof similar smallint some substring symmetric system_user table tablesample then time timestamp to
+    trailing treat trim true union unique user using values varchar variadic verbose when where window with xmlattributes
+    xmlconcat xmlelement xmlexists xmlforest xmlnamespaces xmlparse xmlpi xmlroot xmlserialize xmltable
+";
+
 /// A name as SQL takes it: in quotes, unless that can make no difference.
-pub(super) fn identifier(name: &str) -> String {
+pub(crate) fn identifier(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-    let keyword = sqlparser::keywords::ALL_KEYWORDS.binary_search(&name.to_ascii_uppercase().as_str()).is_ok();
-    if plain && (!keyword || name == "public") { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+    let keyword = KEYWORDS.split_ascii_whitespace().any(|word| word == name);
+    if plain && !keyword { name.to_owned() } else { quoted(name) }
+}
+
+/// A name in quotes. What a terminal would obey is written as its number, which SQL reads as the same name.
+pub(crate) fn quoted(name: &str) -> String {
+    if !name.chars().any(terminal::is_obeyed) {
+        return format!("\"{}\"", name.replace('"', "\"\""));
+    }
+    let mut text = String::from("U&\"");
+    for c in name.chars() {
+        match c {
+            '"' => text.push_str("\"\""),
+            '\\' => text.push_str("\\\\"),
+            c if terminal::is_obeyed(c) => {
+                write!(text, "\\{:04x}", u32::from(c)).expect("writing to a string cannot fail");
+            }
+            c => text.push(c),
+        }
+    }
+    text + "\""
+}
+
+/// A table's name with its schema.
+pub(crate) fn qualified(schema: &str, name: &str) -> String {
+    format!("{}.{}", identifier(schema), identifier(name))
 }
 
 fn literal(text: &str) -> String {
