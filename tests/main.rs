@@ -32,6 +32,7 @@ mod protocol;
 mod receiving;
 mod reconciling;
 mod refusals;
+mod released;
 mod replaying;
 mod restoring;
 mod roles;
