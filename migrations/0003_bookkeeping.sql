@@ -275,6 +275,16 @@ create table clerk_sync.failed_start (
 );
 comment on table clerk_sync.failed_start is 'Why no pass can begin, and since when. Removed when one begins.';
 
+create table clerk_sync.replayed (
+  only_row    boolean primary key default true check (only_row),
+  generation  integer not null,
+  files       jsonb not null,
+  release     text not null,
+  replayed_at timestamptz not null default now()
+);
+comment on table clerk_sync.replayed is 'Which views, functions and policies the database has: those of this generation, from this release.';
+comment on column clerk_sync.replayed.files is 'The SHA-256 of each of their files. The next release runs those that it changed.';
+
 -- Writers take turns by locking this table: unlike an advisory lock, which any login can take, that needs a right, and only the
 -- owner has it. It has no rows; reading it, dumping it and autovacuum hold up no writer.
 create table clerk_sync.writer ();
@@ -286,7 +296,7 @@ do $$
 declare t text;
 begin
   foreach t in array array['instance', 'versions', 'generations', 'pass_watermarks', 'listings', 'pending_reads', 'pending_passes', 'pending_listings', 'deleted_parents', 'receipts', 'dead_letters',
-                           'lease', 'passes', 'absentees', 'findings', 'denials', 'write_checks', 'failed_start'] loop
+                           'lease', 'passes', 'absentees', 'findings', 'denials', 'write_checks', 'failed_start', 'replayed'] loop
     execute format('alter table clerk_sync.%I enable row level security', t);
     execute format('revoke all on table clerk_sync.%I from public, anon, authenticated, service_role', t);
     execute format('grant select on table clerk_sync.%I to clerk_sync_worker', t);

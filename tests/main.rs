@@ -41,5 +41,6 @@ mod secrets;
 mod signatures;
 mod storms;
 mod terminal;
+mod upgrading;
 mod upkeep;
 mod words;

@@ -2,7 +2,7 @@
 
 use crate::support::{Project, database, rows, supabase, unique};
 use clerk_sync::model::InstanceId;
-use clerk_sync::store::{self, Database};
+use clerk_sync::store::{self, Database, Migrating};
 use serde_json::json;
 use testkit::postgres::{Cluster, Durability};
 
@@ -17,7 +17,7 @@ async fn empty_project() -> Project {
 async fn migrating_twice_changes_nothing() {
     let project = empty_project().await;
     for _ in 0..2 {
-        store::migrate(&project.database()).await.unwrap();
+        store::migrate(&project.database(), Migrating::default()).await.unwrap();
     }
     assert_eq!(project.count("clerk.users").await, 0);
     let versions = project.rows("select version from clerk_sync._sqlx_migrations where not success").await;
@@ -25,27 +25,13 @@ async fn migrating_twice_changes_nothing() {
 }
 
 #[tokio::test]
-async fn the_printed_file_makes_the_same_schema_and_migrate_takes_over() {
-    let (printed, migrated) = (empty_project().await, empty_project().await);
-    printed.execute(&store::printed_migrations()).await;
-    store::migrate(&printed.database()).await.unwrap();
-    store::migrate(&migrated.database()).await.unwrap();
-    let catalog = "select n.nspname, c.relname, c.relkind, c.relacl::text, c.relrowsecurity from pg_class c \
-         join pg_namespace n on n.oid = c.relnamespace where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') order by 1, 2";
-    assert_eq!(printed.rows(catalog).await, migrated.rows(catalog).await);
-    let functions = "select p.oid::regprocedure::text, md5(p.prosrc), p.proacl::text from pg_proc p \
-         join pg_namespace n on n.oid = p.pronamespace where n.nspname in ('clerk', 'clerk_rls', 'clerk_sync') order by 1";
-    assert_eq!(printed.rows(functions).await, migrated.rows(functions).await);
-}
-
-#[tokio::test]
 async fn a_foreign_clerk_schema_is_refused_with_the_way_out() {
     let project = empty_project().await;
     project.execute("create schema clerk; create table clerk.users (id text)").await;
-    let error = store::told(store::migrate(&project.database()).await.unwrap_err().chain());
+    let error = store::told(store::migrate(&project.database(), Migrating::default()).await.unwrap_err().chain());
     assert!(error.contains("alter schema clerk rename to clerk_fdw"), "{error}");
     project.execute("alter schema clerk rename to clerk_fdw").await;
-    store::migrate(&project.database()).await.unwrap();
+    store::migrate(&project.database(), Migrating::default()).await.unwrap();
 }
 
 #[tokio::test]
@@ -53,7 +39,7 @@ async fn a_database_that_is_not_supabase_is_named_as_such() {
     // Roles belong to the cluster, so this needs one in which nobody made them.
     let cluster = tokio::task::spawn_blocking(|| Cluster::start(Durability::Fast).unwrap()).await.unwrap();
     let database = Database::parse(&cluster.url("supabase_admin", "postgres")).unwrap();
-    let error = format!("{:#}", store::migrate(&database).await.unwrap_err());
+    let error = format!("{:#}", store::migrate(&database, Migrating::default()).await.unwrap_err());
     assert!(error.contains("not a Supabase database"), "{error}");
 }
 
@@ -87,7 +73,7 @@ async fn each_role_may_do_exactly_what_is_written_here() {
         json!({ "may": format!("authenticated: {read}, select clerk_rls.able_users, select clerk_rls.denied") }),
         json!({ "may": format!(
             "clerk_sync_worker: {read}, select clerk_sync.absentees, select clerk_sync.deleted_parents, select clerk_sync.denials, select clerk_sync.ended_rows, select clerk_sync.findings, \
-             select clerk_sync.instance, select clerk_sync.lease, select clerk_sync.listings, select clerk_sync.live_memberships, select clerk_sync.passes, select clerk_sync.versions"
+             select clerk_sync.instance, select clerk_sync.lease, select clerk_sync.listings, select clerk_sync.live_memberships, select clerk_sync.passes, select clerk_sync.replayed, select clerk_sync.versions"
         ) }),
         json!({ "may": format!("service_role: {read}") }),
     ];
@@ -134,6 +120,44 @@ async fn each_role_may_do_exactly_what_is_written_here() {
     ];
     let expected = expected.map(|(role, function)| json!({ "role": role, "function": function }));
     assert_eq!(database.rows(functions).await, expected);
+}
+
+/// Policies of users' applications call these: a signature never changes and is never removed.
+#[tokio::test]
+async fn the_functions_for_policies_are_for_ever() {
+    let signatures = "select p.proname || '(' || pg_get_function_arguments(p.oid) || ') returns ' || pg_get_function_result(p.oid) as is \
+         from pg_proc p where p.pronamespace = 'clerk_rls'::regnamespace order by 1";
+    let expected = [
+        "active_organization_id() returns text",
+        "active_organization_role() returns text",
+        "organization_ids() returns SETOF text",
+        "organization_ids_by_permission(permission text) returns SETOF text",
+        "organization_ids_by_role(role text) returns SETOF text",
+        "user_id() returns text",
+    ];
+    assert_eq!(database().await.rows(signatures).await, expected.map(|is| json!({ "is": is })));
+}
+
+/// `create or replace function` takes what it does not state from the defaults: a setting that was lost shows here.
+#[tokio::test]
+async fn each_function_has_the_owner_settings_and_rights_of_the_manifest() {
+    let manifest = r#"select format(E'%s returns %s\n    %s %s security %s%s%s parallel %s, owner %s\n    %s\n    %s',
+              p.oid::regprocedure, pg_get_function_result(p.oid), l.lanname,
+              case p.provolatile when 'i' then 'immutable' when 's' then 'stable' else 'volatile' end,
+              case when p.prosecdef then 'definer' else 'invoker' end, case when p.proisstrict then ' strict' end,
+              case when p.proleakproof then ' leakproof' end, p.proparallel, p.proowner::regrole,
+              coalesce((select string_agg(s, ', ') from unnest(p.proconfig) s), 'no settings'),
+              coalesce((select string_agg(a::text, ', ') from unnest(p.proacl) a), 'everybody'))
+              as is
+         from pg_proc p join pg_language l on l.oid = p.prolang
+        where p.pronamespace in ('clerk'::regnamespace, 'clerk_rls'::regnamespace, 'clerk_sync'::regnamespace)
+        order by p.oid::regprocedure::text collate "C""#;
+    let functions = database().await.rows(manifest).await;
+    let lines: Vec<&str> = functions.iter().map(|row| row["is"].as_str().unwrap()).collect();
+    let mut settings = insta::Settings::clone_current();
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!("functions", lines.join("\n")));
 }
 
 #[tokio::test]

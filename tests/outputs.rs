@@ -22,6 +22,8 @@ const VARYING: &[(&str, &str)] = &[
     (r"\bv1,[0-9A-Za-z+/]{43}=", "SIGNATURE"),
     (r"\btrace [0-9a-f]{32}\b", "trace TRACE"),
     (r"\bPostgres \d+\b", "Postgres VERSION"),
+    (r"\b(migration|generation) \d+ → \d+", "${1} N → M"),
+    (r"\b(migration|generation) \d+", "${1} N"),
 ];
 
 #[track_caller]
@@ -255,6 +257,10 @@ async fn migrate_prune_and_purge() {
     world.database.execute(&sql).await;
     let run = async |arguments: &[&str]| run(clerk_sync(&world.database, arguments)).await;
     snapshot("migrate", &run(&["migrate"]).await);
+    world.database.execute("update clerk_sync.replayed set generation = generation - 1").await;
+    snapshot("migrate-upgraded", &run(&["migrate"]).await);
+    world.database.execute("update clerk_sync.replayed set generation = generation + 1").await;
+    snapshot("migrate-by-an-older-release", &run(&["migrate"]).await);
     snapshot("prune", &run(&["prune"]).await);
     snapshot("prune-json", &run(&["prune", "--json"]).await);
     snapshot("purge", &run(&["purge", "--older-than", "30d"]).await);

@@ -211,7 +211,7 @@ async fn without_a_database_deliveries_get_503_and_with_it_they_get_2xx() {
     let (_, ready) = server.get("/readyz").await;
     assert!(ready["reasons"][0]["detail"].as_str().unwrap().contains("clerk-sync migrate"), "{ready}");
 
-    clerk_sync::store::migrate(&database).await.unwrap();
+    clerk_sync::store::migrate(&database, clerk_sync::store::Migrating::default()).await.unwrap();
     assert_eq!(sender.send("msg_1", body.as_bytes()).await.unwrap().status, 204);
     assert_eq!(server.get("/readyz").await.0, 200);
 

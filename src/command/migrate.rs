@@ -3,8 +3,8 @@
 use crate::config;
 use crate::doctor;
 use crate::model::InstanceId;
-use crate::store;
 use crate::store::foreign::Weight;
+use crate::store::{self, Migrating};
 use crate::terminal;
 use std::process::ExitCode;
 
@@ -19,9 +19,13 @@ pub struct Migrate {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
 
-    /// Write all migrations as one plain SQL file to standard output, and touch no database
+    /// Write the whole schema as one plain SQL file to standard output, and touch no database
     #[arg(long)]
     print: bool,
+
+    /// Only what a database lacks that is at this migration: select max(version) from `clerk_sync._sqlx_migrations`
+    #[arg(long, requires = "print", value_name = "MIGRATION", default_value_t = 0, hide_default_value = true)]
+    from: i64,
 
     /// Pin the mirror to the Clerk instance of `CLERK_INSTANCE_ID`, or, where that is unset, to the next webhook's
     #[arg(long, conflicts_with = "print")]
@@ -38,7 +42,7 @@ impl Migrate {
     /// A value is wrong, or the database refuses.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         if self.print {
-            terminal::text(store::printed_migrations().trim_end());
+            terminal::text(store::printed(self.from)?.trim_end());
             return Ok(ExitCode::SUCCESS);
         }
         // The role of another login is what serve logs in as.
@@ -49,13 +53,13 @@ impl Migrate {
             None => ("DATABASE_URL", self.database_url),
         };
         let database = config::database(url.as_deref()).map_err(|problem| anyhow::anyhow!("{variable} {problem}"))?;
-        store::migrate(&database).await?;
-        for statement in
-            store::grant_again(&database, serving.as_ref().map(store::Database::user), doctor::grants).await?
-        {
+        let how = Migrating { say: |sentence| terminal::note(sentence), ..Migrating::default() };
+        let migrated = store::migrate(&database, how).await?;
+        let serving = serving.as_ref().map(store::Database::user);
+        for statement in store::grant_again(&database, how, serving, doctor::grants).await? {
             terminal::line(format_args!("Was missing: {statement}"));
         }
-        terminal::line(format_args!("The schemas clerk, clerk_rls and clerk_sync are up to date."));
+        terminal::line(migrated);
         for object in database.foreign_objects().await? {
             let grave = if object.weight == Weight::Fail { "error" } else { "warning" };
             terminal::note(format_args!("{grave}: {}: {}", object.describe(), object.advice()));

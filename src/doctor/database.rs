@@ -4,7 +4,7 @@ use super::mirror::Counts;
 use super::{Check, Status, no_database, rights};
 use crate::model::Kind;
 use crate::store::inspect::{Schema, Server, Standing, Trouble, Worker};
-use crate::store::{Database, Error, Tls, latest_version};
+use crate::store::{Database, Error, SchemaVersion, Tls};
 
 /// The first release of Postgres on which the writer is tested.
 const OLDEST: i64 = 15;
@@ -252,10 +252,10 @@ fn login_role(server: &Server) -> Check {
     Check::ok("login-role", format!("{login}: no superuser, bound by Row-Level Security"))
 }
 
-fn schema(seen: &Schema, applied: Option<Result<i64, Error>>) -> Check {
+fn schema(seen: &Schema, applied: Option<Result<SchemaVersion, Error>>) -> Check {
     const NAME: &str = "schema";
     const MIGRATE: &str = "clerk-sync migrate";
-    let newest = latest_version();
+    let program = SchemaVersion::of_program();
     match applied {
         _ if seen.has_clerk && !seen.has_migrations => Check::fail(
             NAME,
@@ -268,17 +268,15 @@ fn schema(seen: &Schema, applied: Option<Result<i64, Error>>) -> Check {
             "clerk-sync migrate, as the owner of the schemas: it makes the role and grants what it needs",
         ),
         None => Check::fail(NAME, "is not there", MIGRATE),
-        Some(Ok(applied)) if applied < newest => Check::fail(
+        Some(Ok(applied)) if applied.is_too_old() => {
+            Check::fail(NAME, format!("has {applied}, and this program needs {program}: serve does not start"), MIGRATE)
+        }
+        Some(Ok(applied)) if applied.is_newer() => Check::warn(
             NAME,
-            format!("has version {applied}, this program needs {newest}: serve does not start"),
-            MIGRATE,
-        ),
-        Some(Ok(applied)) if applied > newest => Check::warn(
-            NAME,
-            format!("has version {applied}, newer than this program's {newest}; it still serves"),
+            format!("has {applied}, newer than this program's {program}; it still serves"),
             "deploy the release that migrated it",
         ),
-        Some(Ok(applied)) => Check::ok(NAME, format!("has version {applied}, this program's")),
+        Some(Ok(applied)) => Check::ok(NAME, format!("has {applied}: this program's")),
         Some(Err(error)) => Check::fail(
             NAME,
             format!("its version cannot be read: {}", error.summary()),

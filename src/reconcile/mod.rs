@@ -161,7 +161,7 @@ impl Report {
     }
 }
 
-/// Told while a pass goes on.
+/// What is reported while a pass runs.
 pub trait Progress: Send {
     /// So many rows of a kind have been compared, of about so many.
     fn listed(&mut self, kind: Kind, rows: u64, of: Option<u64>);

@@ -66,11 +66,11 @@ const OUR_INDEXES: &[&str] = &[
     "versions_stubs_idx",
 ];
 const OUR_CHECKS: &[&str] = &[
+    "deleted_parents_kind_check",
+    "denials_kind_check",
     "failed_start_only_row_check",
     "findings_drift_check",
     "findings_kind_check",
-    "deleted_parents_kind_check",
-    "denials_kind_check",
     "instance_only_row_check",
     "instance_pinned_by_check",
     "lease_only_row_check",
@@ -81,6 +81,7 @@ const OUR_CHECKS: &[&str] = &[
     "passes_step_check",
     "pending_passes_kind_check",
     "pending_reads_kind_check",
+    "replayed_only_row_check",
     "write_checks_only_row_check",
 ];
 

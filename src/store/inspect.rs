@@ -3,7 +3,7 @@
 //! An [`Inspector`] writes nothing. What it learns is plain data; what that means is decided by [`crate::doctor`].
 
 use super::status::DenialRow;
-use super::{CALL, Database, Error, Session, kinds};
+use super::{CALL, Database, Error, SchemaVersion, Session, kinds};
 use crate::model::{InstanceId, Kind, PassState, Word};
 use serde::Deserialize;
 use sqlx::Row as _;
@@ -368,12 +368,17 @@ impl Inspector {
         self.run("set role clerk_sync_worker").await
     }
 
-    /// The newest migration that was applied.
+    /// How far the schema is.
     ///
     /// # Errors
     /// The database could not be asked.
-    pub(crate) async fn schema_version(&mut self) -> Result<i64, Error> {
-        self.read("select coalesce(max(version), 0)::text from clerk_sync._sqlx_migrations where success").await
+    pub(crate) async fn schema_version(&mut self) -> Result<SchemaVersion, Error> {
+        self.read(
+            "select pg_catalog.json_build_object(
+                 'migration', (select coalesce(max(version), 0) from clerk_sync._sqlx_migrations where success),
+                 'generation', (select coalesce(max(generation), 0) from clerk_sync.replayed))::text",
+        )
+        .await
     }
 
     /// What the holder of a token with these claims sees, asked as Supabase's API asks, in a transaction that reads only and

@@ -1,17 +1,19 @@
-//! Bringing the database's schema up to this program's.
+//! Bringing the database's schema up to this program's: migrations first, then what [`super::replay`] creates again.
 
 use super::inspect::Rights;
-use super::{Database, Error};
-use crate::model::{InstanceId, hex};
-use anyhow::{Context as _, bail};
+use super::{Database, Error, replay};
+use crate::model::InstanceId;
+use anyhow::{Context as _, anyhow, bail};
 use serde::Deserialize;
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::{Migrate as _, MigrateError, Migrator};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
-use std::fmt::Write as _;
+use std::fmt::Display;
 use std::sync::LazyLock;
+use std::time::Duration;
+use tokio::time::sleep;
 
-static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
+pub(super) static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
     let mut migrator = sqlx::migrate!("./migrations");
     migrator.create_schema("clerk_sync");
     // Not in public, where Supabase's Data API would serve it.
@@ -21,46 +23,221 @@ static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
     migrator
 });
 
-/// The version of the newest migration in this program.
-pub(crate) fn latest_version() -> i64 {
-    MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or(0)
+/// How far a schema is: of what a release brings, tables and types come by migrations, and views, functions and policies by generations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct SchemaVersion {
+    /// The number of the newest migration; 0 where there is none.
+    pub migration: i64,
+    /// The generation of views, functions and policies; 0 where there are none.
+    pub generation: i32,
 }
+
+impl SchemaVersion {
+    /// What this program needs.
+    pub fn of_program() -> SchemaVersion {
+        let migration = MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or(0);
+        SchemaVersion { migration, generation: *replay::GENERATION }
+    }
+
+    /// Whether it lacks anything that this program needs.
+    pub fn is_too_old(self) -> bool {
+        let program = SchemaVersion::of_program();
+        self.migration < program.migration || self.generation < program.generation
+    }
+
+    /// Whether a newer release than this program has migrated it.
+    pub fn is_newer(self) -> bool {
+        let program = SchemaVersion::of_program();
+        self.migration > program.migration || self.generation > program.generation
+    }
+}
+
+impl Display for SchemaVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "migration {}, generation {}", self.migration, self.generation)
+    }
+}
+
+/// What `migrate` did. Displayed, it is a sentence or two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Migrated {
+    /// There was no schema of ours.
+    Created(SchemaVersion),
+    Upgraded {
+        from: SchemaVersion,
+        to: SchemaVersion,
+    },
+    /// All views, functions and policies, though their generation was this program's already.
+    Recreated(SchemaVersion),
+    /// The database has what this program needs; a newer release may have brought more, which was left alone.
+    Nothing(SchemaVersion),
+}
+
+impl Display for Migrated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Migrated::Created(to) => write!(f, "Created the schemas clerk, clerk_rls and clerk_sync ({to})."),
+            Migrated::Upgraded { from, to } => {
+                let numbers = [
+                    ("migration", from.migration, to.migration),
+                    ("generation", i64::from(from.generation), i64::from(to.generation)),
+                ];
+                let changed = numbers.iter().filter(|(_, from, to)| from != to);
+                let changed: Vec<String> = changed.map(|(name, from, to)| format!("{name} {from} → {to}")).collect();
+                write!(f, "Upgraded the schemas clerk, clerk_rls and clerk_sync: {}.", changed.join(", "))
+            }
+            Migrated::Recreated(at) => {
+                write!(f, "Created all views, functions and policies of clerk, clerk_rls and clerk_sync again ({at}).")
+            }
+            Migrated::Nothing(at) if at.is_newer() => write!(
+                f,
+                "Nothing to do: a newer release of clerk-sync has migrated the database ({at}; this one brings {}). Its \
+                 functions and policies stay, and this release can serve with them.",
+                SchemaVersion::of_program()
+            ),
+            Migrated::Nothing(at) => write!(f, "Nothing to do: the database is up to date ({at})."),
+        }
+    }
+}
+
+/// How to migrate.
+#[derive(Clone, Copy, Debug)]
+pub struct Migrating {
+    /// Creates all views, functions and policies again, whatever the database says that it has.
+    pub repairs: bool,
+    /// How often to try where other sessions hold a lock that it needs. Each try waits for 2 s, with a pause of a second before the next.
+    pub tries: u32,
+    /// What to do with a sentence that says what it waits for.
+    pub say: fn(&str),
+}
+
+impl Default for Migrating {
+    fn default() -> Migrating {
+        Migrating { repairs: false, tries: 30, say: |_| {} }
+    }
+}
+
+/// For the session: none of our statements makes others wait behind it for long, and "exists, skipping" is not reported.
+const SESSION: &str = "set lock_timeout = '2s'; set client_min_messages = warning";
+const PAUSE: Duration = Duration::from_secs(1);
+const GIVEN_UP: &str = "run `clerk-sync migrate` again when that is over, or end the other session with `select \
+                        pg_terminate_backend(PROCESS)`";
 
 /// Applies what is missing. Run it as the role that will own the schemas: on Supabase, `postgres`.
 ///
 /// Each time it makes sure that the worker's role is there and that the owner may become it: a dump that was restored elsewhere
-/// may lack both.
+/// may lack both. Several at once take turns.
 ///
 /// # Errors
 /// The role lacks a right, named with the statement that grants it; or a migration failed and was rolled back, and those before
-/// it stay applied.
-pub async fn migrate(database: &Database) -> anyhow::Result<()> {
+/// it stay applied; or the views, functions and policies did, all of them together; or another session did not release a lock.
+pub async fn migrate(database: &Database, how: Migrating) -> anyhow::Result<Migrated> {
+    let mut from = None;
+    exclusively(database, how, async |connection| {
+        let owner = Owner::ask(connection).await?;
+        let lacks = owner.lacks();
+        if !lacks.is_empty() {
+            bail!("{} cannot migrate: {}", owner.name, lacks.join("; "));
+        }
+        for statement in owner.takes_the_worker() {
+            run(connection, &statement).await?;
+        }
+        let before = owner.version(connection).await?;
+        // Of several tries, the first.
+        let from = *from.get_or_insert(before);
+        MIGRATOR.run_direct(None, connection, false).await.map_err(of_migration)?;
+        replay::replay(connection, how.repairs).await?;
+        let to = Owner::ask(connection).await?.version(connection).await?;
+        Ok(match from {
+            SchemaVersion { migration: 0, .. } => Migrated::Created(to),
+            from if from != to => Migrated::Upgraded { from, to },
+            _ if how.repairs => Migrated::Recreated(to),
+            _ => Migrated::Nothing(to),
+        })
+    })
+    .await
+}
+
+/// Does something that no other `migrate` does at the same time, on a connection of its own. Where another session's lock is in its
+/// way, it is done again from the beginning.
+async fn exclusively<T>(
+    database: &Database,
+    how: Migrating,
+    mut work: impl AsyncFnMut(&mut PgConnection) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let mut connection = database.open().await.map_err(anyhow::Error::from)?;
-    let owner = Owner::ask(&mut connection).await?;
-    let lacks = owner.lacks();
-    if !lacks.is_empty() {
-        bail!("{} cannot migrate: {}", owner.name, lacks.join("; "));
+    sqlx::raw_sql(SESSION).execute(&mut connection).await.map_err(Error::Refused)?;
+    let mut tries = 1;
+    loop {
+        let locked = connection.lock().await.map_err(of_migration);
+        let others_migrate = locked.is_err();
+        let done = match locked {
+            Ok(()) => work(&mut connection).await,
+            Err(error) => Err(error),
+        };
+        let error = match done {
+            Err(error) if is_blocked(&error) => error,
+            done => {
+                let _ = connection.close().await;
+                return done;
+            }
+        };
+        let in_the_way = if others_migrate {
+            "another `clerk-sync migrate` is running".to_owned()
+        } else {
+            holders(&mut connection).await
+        };
+        if tries >= how.tries {
+            return Err(error.context(format!("gave up after {tries} tries, because {in_the_way}; {GIVEN_UP}")));
+        }
+        (how.say)(&format!("Waiting, because {in_the_way} (try {tries} of {}).", how.tries));
+        let unlocking = sqlx::raw_sql("select pg_catalog.pg_advisory_unlock_all()").execute(&mut connection).await;
+        unlocking.map_err(Error::Refused)?;
+        sleep(PAUSE).await;
+        tries += 1;
     }
-    for statement in owner.takes_the_worker() {
-        run(&mut connection, &statement).await?;
-    }
-    MIGRATOR.run(&mut connection).await.map_err(|error| match error {
+}
+
+/// Whether it failed because another session holds a lock for too long, or waits for one that we held.
+fn is_blocked(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|cause| cause.downcast_ref::<sqlx::Error>()).any(|cause| {
+        let code = cause.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        code.is_some_and(|code| code == "55P03" || code == "40P01")
+    })
+}
+
+/// What failed, and what of it was kept.
+fn of_migration(error: MigrateError) -> anyhow::Error {
+    match error {
         MigrateError::ExecuteMigration(source, version) => {
             anyhow::Error::new(source).context(format!("migration {version} failed and was rolled back"))
         }
         MigrateError::Execute(source) => anyhow::Error::new(source).context("cannot migrate"),
+        MigrateError::VersionMismatch(version) => anyhow!(
+            "migration {version} in the database is not the one of this program: a build of clerk-sync that was never released \
+             migrated it"
+        ),
         other => anyhow::Error::new(other),
-    })?;
-    let mut transaction = connection.begin().await?;
-    for file in REPLAYED.iter() {
-        let running = sqlx::raw_sql(file.sql.clone()).execute(&mut *transaction).await;
-        running.with_context(|| format!("migrations/replayed/{} {} failed", file.version, file.description))?;
     }
-    Ok(transaction.commit().await?)
 }
 
-/// Views, functions and policies, in the order in which they are created.
-static REPLAYED: LazyLock<Migrator> = LazyLock::new(|| sqlx::migrate!("./migrations/replayed"));
+/// Other sessions with locks on our tables and views, the one that has been at it for longest first.
+const HOLDERS: &str = "
+select pg_catalog.format('process %s holds a lock on %s%s', a.pid, pg_catalog.string_agg(distinct l.relation::regclass::text, ', '),
+                         ', in a transaction that began ' || pg_catalog.round(extract(epoch from pg_catalog.now() - a.xact_start)) || ' s ago')
+  from pg_catalog.pg_locks l
+  join pg_catalog.pg_stat_activity a on a.pid = l.pid
+  join pg_catalog.pg_class c on c.oid = l.relation
+ where l.granted and l.pid <> pg_catalog.pg_backend_pid()
+   and l.database = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
+   and c.relnamespace in (select oid from pg_catalog.pg_namespace where nspname in ('clerk', 'clerk_rls', 'clerk_sync')) and c.relkind in ('r', 'v')
+ group by a.pid, a.xact_start order by a.xact_start limit 3";
+
+/// What may be in the way of our locks, as a sentence without its end.
+async fn holders(connection: &mut PgConnection) -> String {
+    let holders: Vec<String> = sqlx::query_scalar(HOLDERS).fetch_all(connection).await.unwrap_or_default();
+    if holders.is_empty() { "another session held a lock on our tables".to_owned() } else { holders.join("; ") }
+}
 
 /// The role that migrates, and what it may.
 #[derive(Deserialize)]
@@ -73,6 +250,8 @@ struct Owner {
     may_create_schemas: bool,
     /// Our migrator's table is there.
     has_migrations: bool,
+    /// So is the table that says which views, functions and policies the database has.
+    has_generation: bool,
     /// Whose `clerk_sync` is, if it belongs to a role that this one cannot act as.
     other: Option<String>,
     /// Whether the worker's role is there.
@@ -89,6 +268,7 @@ select pg_catalog.json_build_object(
     'is_superuser', r.rolsuper, 'may_create_roles', r.rolcreaterole,
     'may_create_schemas', pg_catalog.has_database_privilege(pg_catalog.current_database(), 'create'),
     'has_migrations', pg_catalog.to_regclass('clerk_sync._sqlx_migrations') is not null,
+    'has_generation', pg_catalog.to_regclass('clerk_sync.replayed') is not null,
     'other', (select n.nspowner::regrole::text from pg_catalog.pg_namespace n
                where n.nspname = 'clerk_sync' and not pg_catalog.pg_has_role(n.nspowner, 'usage')),
     'has_worker', w.oid is not null,
@@ -107,6 +287,22 @@ impl Owner {
     async fn ask(connection: &mut PgConnection) -> anyhow::Result<Owner> {
         let json: String = sqlx::query_scalar(OWNER).fetch_one(connection).await.map_err(Error::Refused)?;
         Ok(serde_json::from_str(&json)?)
+    }
+
+    /// How far the schema is.
+    async fn version(&self, connection: &mut PgConnection) -> anyhow::Result<SchemaVersion> {
+        const MIGRATION: &str = "select coalesce(max(version), 0) from clerk_sync._sqlx_migrations where success";
+        const GENERATION: &str = "select coalesce(max(generation), 0) from clerk_sync.replayed";
+        let mut version = SchemaVersion { migration: 0, generation: 0 };
+        if self.has_migrations {
+            let asking = sqlx::query_scalar(MIGRATION).fetch_one(&mut *connection).await;
+            version.migration = asking.map_err(Error::Refused)?;
+        }
+        if self.has_generation {
+            let asking = sqlx::query_scalar(GENERATION).fetch_one(&mut *connection).await;
+            version.generation = asking.map_err(Error::Refused)?;
+        }
+        Ok(version)
     }
 
     /// What an administrator must grant first.
@@ -164,26 +360,29 @@ impl Owner {
 /// The role may not, or the database could not be asked.
 pub async fn grant_again(
     database: &Database,
+    how: Migrating,
     serving: Option<&str>,
-    missing: impl FnOnce(&Rights) -> Vec<String>,
+    missing: impl Fn(&Rights) -> Vec<String>,
 ) -> anyhow::Result<Vec<String>> {
-    let mut connection = database.open().await.map_err(anyhow::Error::from)?;
-    let of_everybody = sqlx::query_scalar(OF_EVERYBODY).fetch_all(&mut connection).await;
-    let mut statements: Vec<String> = of_everybody.map_err(Error::Refused)?;
-    for statement in &statements {
-        run(&mut connection, statement).await?;
-    }
-    // What roles had as everybody they lack now.
-    let mut grants = missing(&database.inspect().await?.rights().await?);
-    if let Some(serving) = serving {
-        let to_serving = sqlx::query_scalar(TO_SERVING).bind(serving).fetch_optional(&mut connection).await;
-        grants.extend(to_serving.map_err(Error::Refused)?);
-    }
-    for statement in &grants {
-        run(&mut connection, statement).await?;
-    }
-    statements.append(&mut grants);
-    Ok(statements)
+    exclusively(database, how, async |connection| {
+        let of_everybody = sqlx::query_scalar(OF_EVERYBODY).fetch_all(&mut *connection).await;
+        let mut statements: Vec<String> = of_everybody.map_err(Error::Refused)?;
+        for statement in &statements {
+            run(connection, statement).await?;
+        }
+        // What roles had as everybody they lack now.
+        let mut grants = missing(&database.inspect().await?.rights().await?);
+        if let Some(serving) = serving {
+            let to_serving = sqlx::query_scalar(TO_SERVING).bind(serving).fetch_optional(&mut *connection).await;
+            grants.extend(to_serving.map_err(Error::Refused)?);
+        }
+        for statement in &grants {
+            run(connection, statement).await?;
+        }
+        statements.append(&mut grants);
+        Ok(statements)
+    })
+    .await
 }
 
 /// What everybody may do with our functions, tables and schemas is nothing.
@@ -217,36 +416,6 @@ async fn run(connection: &mut PgConnection, statement: &str) -> anyhow::Result<(
         ""
     };
     running.map(drop).with_context(|| format!("cannot {statement}{who}"))
-}
-
-/// All migrations as one plain SQL file, for `supabase/migrations`. It records them as applied, so that `migrate` can take
-/// over from there.
-pub fn printed_migrations() -> String {
-    let mut sql = String::from(
-        "-- clerk-sync: the whole schema, printed by `clerk-sync migrate --print`.\n\
-         -- Put it into supabase/migrations, or run it as the role postgres.\n\n\
-         create schema if not exists clerk_sync;\n\
-         create table clerk_sync._sqlx_migrations (\n  version bigint primary key,\n  description text not null,\n  \
-         installed_on timestamptz not null default now(),\n  success boolean not null,\n  checksum bytea not null,\n  \
-         execution_time bigint not null\n);\n",
-    );
-    for migration in MIGRATOR.iter() {
-        let checksum = hex(&migration.checksum);
-        write!(
-            sql,
-            "\n-- {version}: {description}\n\n{body}\ninsert into clerk_sync._sqlx_migrations \
-             (version, description, success, checksum, execution_time)\n  \
-             values ({version}, '{description}', true, '\\x{checksum}', 0);\n",
-            version = migration.version,
-            description = migration.description,
-            body = migration.sql.as_str().trim_end(),
-        )
-        .expect("writing to a string cannot fail");
-    }
-    for file in REPLAYED.iter() {
-        write!(sql, "\n{}\n", file.sql.as_str().trim_end()).expect("writing to a string cannot fail");
-    }
-    sql
 }
 
 /// Pins the mirror to another Clerk instance, or, given none, lets the next webhook pin it. The rows stay: whoever repins

@@ -17,6 +17,8 @@ mod migrate;
 mod mirror;
 mod passes;
 pub mod policies;
+mod printed;
+mod replay;
 pub mod status;
 mod upkeep;
 mod wire;
@@ -26,10 +28,10 @@ pub use connect::Database;
 pub use deleted::Removed;
 pub use kinds::emptied;
 pub use last_seen::LastSeen;
-pub(crate) use migrate::latest_version;
-pub use migrate::{grant_again, migrate, printed_migrations, repin};
+pub use migrate::{Migrated, Migrating, SchemaVersion, grant_again, migrate, repin};
 pub use mirror::{Mirrored, Receipt, Standing, Version};
 pub use passes::{Ending, PageRecord, Pass};
+pub use printed::printed;
 pub use upkeep::{Content, Letter, Prunable, Purged, Reference};
 
 use crate::model::{InstanceId, Millis, Refusal};
@@ -63,7 +65,8 @@ const SCHEMA: &str = "
 with type as (
   select t.oid, t.typarray, w.n from unnest($1::text[]) with ordinality w(name, n)
     join pg_catalog.pg_type t on t.typname = w.name and t.typnamespace = 'clerk_sync'::regnamespace)
-select (select coalesce(max(version), 0) from clerk_sync._sqlx_migrations where success) as version,
+select (select coalesce(max(version), 0) from clerk_sync._sqlx_migrations where success) as migration,
+       (select coalesce(max(generation), 0) from clerk_sync.replayed) as generation,
        array(select oid from type order by n) as rows, array(select typarray from type order by n) as arrays";
 
 /// What went wrong with the database.
@@ -91,6 +94,9 @@ pub enum Error {
     Silent(Duration),
     #[error("the database's schema is not ready: run `clerk-sync migrate`")]
     NotMigrated(#[source] Option<sqlx::Error>),
+    /// What this program calls is no longer there.
+    #[error("the database is two releases newer than this program: deploy the newer program")]
+    TooNew,
     #[error(
         "the login role may not become clerk_sync_worker: run `clerk-sync migrate` as the owner of the schemas, or \
          `grant clerk_sync_worker to` the role"
@@ -223,22 +229,26 @@ impl Database {
     /// A connection as the worker.
     ///
     /// # Errors
-    /// As [`Database::open`]; [`Error::NotMigrated`], [`Error::NotWorker`] or [`Error::MissingRight`] where our schema, the login
-    /// role or its rights are not as `migrate` leaves them.
+    /// As [`Database::open`]; [`Error::NotMigrated`], [`Error::TooNew`], [`Error::NotWorker`] or [`Error::MissingRight`] where our
+    /// schema, the login role or its rights are not as `migrate` leaves them.
     pub async fn connect(&self) -> Result<Session, Error> {
         let mut connection = self.open().await?;
         let connected = async {
             sqlx::raw_sql(SESSION).execute(&mut connection).await?;
             let row = sqlx::query(SCHEMA).bind(Types::names()).fetch_one(&mut connection).await?;
             let (rows, arrays): (Vec<Oid>, Vec<Oid>) = (row.try_get("rows")?, row.try_get("arrays")?);
-            Ok((row.try_get::<i64, _>("version")?, rows.into_iter().zip(arrays).collect()))
+            let (migration, generation) = (row.try_get("migration")?, row.try_get("generation")?);
+            Ok((SchemaVersion { migration, generation }, rows.into_iter().zip(arrays).collect()))
         };
         let connected = timeout(CALL, connected).await.map_err(|_| Error::Crowded(CALL))?;
         let (schema, types) = connected.map_err(Error::of_set_up)?;
-        if schema < migrate::latest_version() {
+        if schema.is_too_old() {
             return Err(Error::NotMigrated(None));
         }
-        Ok(Session { connection, types: Types::new(types)?, limit: CALL, way: Arc::clone(&self.way) })
+        // A release keeps what the one before it calls; the next one may drop it.
+        let types =
+            Types::new(types).ok_or(if schema.is_newer() { Error::TooNew } else { Error::NotMigrated(None) })?;
+        Ok(Session { connection, types, limit: CALL, way: Arc::clone(&self.way) })
     }
 }
 

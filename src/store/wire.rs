@@ -3,7 +3,7 @@
 //! (A user costs the database 14 µs to read as JSON, 10 µs as text and 4 µs like this.) The format names types by number, and
 //! numbers are each database's own: a session asks for them when it connects.
 
-use super::{Error, kinds};
+use super::kinds;
 use crate::model::{
     Batch, BatchMessage, DeadLetter, Doubt, Entity, Fence, FoldedChange, InstanceId, Json, Kind, MembershipMention,
     Millis, Mode, OrganizationId, PendingRead, RequestedPass, Row, Stub, UserId,
@@ -54,14 +54,10 @@ impl Types {
         Types::EACH.into_iter().chain(Kind::ALL.map(|kind| kinds::of(kind).row_type)).collect()
     }
 
-    /// # Errors
-    /// Some are missing.
-    pub(super) fn new(mut found: Vec<Numbers>) -> Result<Types, Error> {
+    /// None if some are missing.
+    pub(super) fn new(mut found: Vec<Numbers>) -> Option<Types> {
         let rows = found.split_off(found.len().min(Types::EACH.len()));
-        match (found.try_into(), rows.try_into()) {
-            (Ok(each), Ok(rows)) => Ok(Types { each, rows }),
-            _ => Err(Error::NotMigrated(None)),
-        }
+        Some(Types { each: found.try_into().ok()?, rows: rows.try_into().ok()? })
     }
 }
 

@@ -63,7 +63,7 @@ impl Project {
     /// The server refused.
     pub async fn migrated(server: &Supabase, name: &str) -> anyhow::Result<Project> {
         let project = Project::empty(server, name).await?;
-        store::migrate(&project.database()).await?;
+        store::migrate(&project.database(), store::Migrating::default()).await?;
         Ok(project)
     }
 

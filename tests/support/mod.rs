@@ -3,6 +3,7 @@
 pub mod history;
 pub mod oracle;
 pub mod pgbouncer;
+pub mod schema;
 pub mod tables;
 
 use clerk_sync::clerk::kinds::{self, Listing};
