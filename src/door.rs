@@ -1,9 +1,8 @@
-//! A listener that cannot be shut by those who only sit there: connections with limits on number, time and life.
+//! A listener that idle clients cannot block: connections with limits on number, time and age.
 //!
-//! When all places are taken, a new connection gets the place of the one that has been idle longest, for [`GRACE`] at least: first
-//! of those that never carried a [`Welcome`] answer, then of the others. Until then it waits in the listener's backlog. A request
-//! that is being handled is never cut off. axum's own server has none of these limits (`tokio-rs/axum` pull request 3478), hence
-//! hyper's.
+//! When all slots are taken, a new connection replaces the one that has been idle longest, and for at least [`GRACE`]: first those
+//! without a [`Welcome`] response, then the others. Until then it waits in the listener's backlog. A request that is being handled is never
+//! cut off. axum's own server has none of these limits (`tokio-rs/axum` pull request 3478), so this uses hyper.
 
 use crate::os;
 use crate::telemetry::{EVICTED, Throttle};
@@ -30,24 +29,23 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long what a client does not take may wait to be sent.
+/// How long sent data may stay unacknowledged by the client.
 const UNREAD: Duration = Duration::from_secs(10);
-/// Bytes for one connection: its request's head and what of a body has arrived. A head that fits gets an answer of ours.
+/// Bytes for one connection: the request's head, and the part of a body that has arrived. A larger head gets no response of ours.
 const BUFFER: usize = 80 * 1024;
-/// Connections beyond the limit for moments: those that were told to end and have not yet, and those that are in line when the
-/// listener closes.
+/// Connections beyond the limit for a moment: those that are ending, and those in the backlog when the listener closes.
 pub(crate) const SLACK: usize = 32;
-/// Connections that may wait to be accepted; the system has a limit of its own, often the same.
+/// Connections that may wait to be accepted; the system has its own limit, often the same.
 const BACKLOG: u32 = 4_096;
-/// How long an idle connection keeps its place whatever happens: a request follows the connection that was opened for it within a
-/// round trip, also while thousands a second come and go.
+/// How long an idle connection always keeps its slot: the first request follows a new connection within a round trip, also while
+/// thousands a second open and close.
 pub const GRACE: Duration = Duration::from_millis(250);
-/// The same for a welcome one: its client will send on it again, and requests that stall give up their places before.
+/// The same for a welcome one: its client will use it again, and stalled requests lose their slots first.
 const WELCOME_GRACE: Duration = Duration::from_secs(2);
-/// How long a new connection waits before it looks again for a place, where none became free.
+/// How long a new connection waits before it looks for a slot again, if none became free.
 const NEXT_LOOK: Duration = Duration::from_millis(100);
-/// How long, once stopping is requested, new requests are still answered, each with word that its connection ends: so a client
-/// does not send the next one down a connection that is being closed.
+/// How long new requests are still answered after stopping was requested, each with `connection: close`: so a client does not send the next
+/// one on a connection that is being closed.
 const FAREWELL: Duration = Duration::from_millis(150);
 /// How long a request may take to follow the connection that was opened for it.
 const FOLLOW: Duration = Duration::from_millis(50);
@@ -57,21 +55,21 @@ const FOLLOW: Duration = Duration::from_millis(50);
 pub struct Limits {
     /// Connections at once, but for [`SLACK`].
     pub connections: usize,
-    /// Time for a request's head, and for a connection to lie idle.
+    /// Time for a request's head, and for which a connection may be idle.
     pub head: Duration,
-    /// The age from which a connection ends with its next answer.
+    /// The age after which a connection ends with its next response.
     pub life: Duration,
 }
 
-/// An extension of a response: the request has proven that its sender is welcome. Such a connection is closed for room only
-/// after all others.
+/// An extension of a response: the request has proven that its sender is welcome. Such a connection is replaced only after all
+/// others.
 #[derive(Clone, Copy, Debug)]
 pub struct Welcome;
 
-/// Listens with room for a crowd.
+/// Listens with a large backlog.
 ///
 /// # Errors
-/// The address is not ours, or is taken.
+/// The address is not one of this machine, or is in use.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A port may be taken again at once by the next process.
@@ -82,8 +80,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts connections until a little after `shutdown`, and returns those that are open.
 ///
-/// `scarce` is called while all places are taken by requests that are being handled, and by welcome clients: it may end some of
-/// these requests.
+/// `scarce` is called while all slots are taken by requests that are being handled and by welcome clients: it may end some of these
+/// requests.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -118,7 +116,7 @@ pub async fn serve(
             break;
         }
     }
-    // Those in line would be cut off with the listener.
+    // Connections in the backlog would be cut off with the listener.
     for _ in 0..SLACK {
         let Some(Ok((stream, _))) = listener.accept().now_or_never() else { break };
         door.let_in(stream);
@@ -128,7 +126,7 @@ pub async fn serve(
     door.open
 }
 
-/// Out of files, most likely: those in use will become free.
+/// Most likely out of file descriptors: those in use will become free.
 fn log_refused(error: &io::Error) {
     static LOGGED: Throttle = Throttle::new();
     if let Some(held_back) = LOGGED.pass() {
@@ -136,13 +134,13 @@ fn log_refused(error: &io::Error) {
     }
 }
 
-/// Where connections become served ones.
+/// Serves accepted connections.
 struct Door {
     server: http1::Builder,
     router: TowerToHyperService<Router>,
     places: Arc<Places>,
     life: Duration,
-    /// Every answer from now on is its connection's last.
+    /// From now on every response closes its connection.
     closing: Arc<AtomicBool>,
     open: GracefulShutdown,
 }
@@ -178,7 +176,7 @@ impl Door {
         });
         let connection = self.open.watch(self.server.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
-            // In this order: what has arrived is read before the place is given up.
+            // In this order: data that has arrived is read before the slot is given up.
             tokio::select! {
                 biased;
                 ended = connection => if let Err(error) = ended {
@@ -190,7 +188,7 @@ impl Door {
     }
 }
 
-/// The answer on its way: its connection is busy until the body is handed over.
+/// The response: its connection is busy until the body is sent.
 fn leave(mut response: Response<Body>, busy: Busy, is_last: bool) -> Response<Body> {
     if response.extensions().get::<Welcome>().is_some() {
         busy.welcome();
@@ -218,7 +216,7 @@ struct Places {
 struct Table {
     next: u64,
     open: HashMap<u64, Entry>,
-    /// The ids of those that wait for a request, the one to be closed first in front.
+    /// The ids of those that wait for a request, the one to be closed first at the front.
     idle: BTreeMap<Rank, u64>,
     leaving: usize,
 }
@@ -238,15 +236,15 @@ struct Entry {
 enum State {
     Idle(Rank),
     Busy,
-    /// It was told to give up its place.
+    /// It was asked to give up its slot.
     Leaving,
 }
 
-/// Whether one more may come in.
+/// Whether one more connection fits.
 enum Room {
     Free,
     FreeIn(Duration),
-    /// Every connection is in the middle of a request, or was a moment ago.
+    /// Every connection handles a request, or did a moment ago.
     AllBusy,
 }
 
@@ -289,7 +287,7 @@ impl Table {
         self.next
     }
 
-    /// Whether one more may come in, after the one idle longest was told to leave if need be.
+    /// Whether one more connection fits; if needed, the one that was idle longest is asked to end.
     fn make_room(&mut self, limit: usize) -> Room {
         while self.open.len() - self.leaving >= limit {
             let Some(first) = self.idle.first_entry() else { return Room::AllBusy };
@@ -319,7 +317,7 @@ impl Table {
         }
     }
 
-    /// Takes it out of the order of the idle; returns what it was.
+    /// Removes it from the idle ones; returns its state before.
     fn set_busy(&mut self, id: u64) -> Option<State> {
         let entry = self.open.get_mut(&id)?;
         let before = std::mem::replace(&mut entry.state, State::Busy);
@@ -350,7 +348,7 @@ fn log_eviction() {
     }
 }
 
-/// One connection's place, until dropped.
+/// One connection's slot, until dropped.
 struct Place {
     places: Arc<Places>,
     id: u64,
@@ -358,7 +356,7 @@ struct Place {
 }
 
 impl Place {
-    /// Waits until the place was given to somebody else.
+    /// Waits until the slot was given to another connection.
     async fn given_up(&self) {
         loop {
             self.told.notified().await;
@@ -380,7 +378,7 @@ impl Drop for Place {
 /// A request is being handled, until dropped.
 struct Busy {
     place: Arc<Place>,
-    /// The place was given to somebody else: the connection ends with this answer.
+    /// The slot was given to another connection: this one ends with this response.
     is_last: bool,
 }
 

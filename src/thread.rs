@@ -14,7 +14,7 @@ pub type Ended = oneshot::Receiver<()>;
 /// The system gives no more threads or files.
 pub fn spawn<F: Future<Output = ()>>(name: &str, task: impl FnOnce() -> F + Send + 'static) -> io::Result<Ended> {
     let (ended, end) = oneshot::channel::<()>();
-    // Made there, it is dropped there: elsewhere that is a panic.
+    // Created on this thread: dropping it inside another runtime's async context panics.
     let (starts, started) = mpsc::sync_channel(1);
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         let _ended = ended;
@@ -24,7 +24,7 @@ pub fn spawn<F: Future<Output = ()>>(name: &str, task: impl FnOnce() -> F + Send
         };
         drop(starts.send(Ok(())));
         runtime.block_on(async { task().await });
-        // A name that is being looked up cannot be cancelled.
+        // A blocking DNS lookup cannot be cancelled; do not wait for it.
         runtime.shutdown_background();
     })?;
     started.recv().map_err(io::Error::other)??;

@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         Err(error) => return fail(&anyhow::Error::new(error).context("cannot start")),
     };
     let result = runtime.block_on(run(cli.command));
-    // A name that is being looked up cannot be cancelled, and must not hold up the end.
+    // A blocking DNS lookup cannot be cancelled; do not wait for it.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
     result.unwrap_or_else(|error| fail(&error))
 }

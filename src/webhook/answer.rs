@@ -1,4 +1,4 @@
-//! What a sender is told. Nobody else chooses a status for a delivery, and 2xx means that it is durable.
+//! The response to a delivery. No other module chooses its status, and 2xx means that it is durable.
 
 use super::rejection::Rejection;
 use super::request::Unavailable;
@@ -8,10 +8,10 @@ use axum::http::{HeaderValue, StatusCode, header::RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-/// The header that tells what became of a delivery, on every 2xx.
+/// The header with the outcome of a delivery, on every 2xx.
 pub(crate) const OUTCOME_HEADER: &str = "clerk-sync-outcome";
 
-/// When a sender is asked to come back. Svix keeps to its own schedule, at 5 s for the first retry.
+/// The value of Retry-After. Svix uses its own schedule, with 5 s before the first retry.
 const RETRY_AFTER_S: u64 = 5;
 
 /// The answer to a verified delivery.
@@ -31,14 +31,14 @@ pub(super) fn respond(result: Result<Verdict, Unavailable>) -> Response {
     }
 }
 
-/// An answer that makes the sender come again.
+/// A response that makes the sender retry.
 fn try_again(error: &str) -> Response {
     let mut response = refusal(StatusCode::SERVICE_UNAVAILABLE, error);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
     response
 }
 
-/// An answer that says no, with one word why.
+/// A rejection, with one word for the reason.
 fn refusal(status: StatusCode, error: &str) -> Response {
     (status, Json(json!({ "error": error }))).into_response()
 }

@@ -1,31 +1,31 @@
-//! How much memory requests may take: all bodies that are being read, waiting or being written, together.
+//! A limit on the memory for request bodies: all that are being read, waiting or being written, together.
 //!
-//! Svix may have 500 deliveries in flight, and a payload may have 350 kB; while the database hangs they would all wait here.
-//! Large bodies have a pool of their own, so that a flood of them, signed or not, leaves the usual ones alone; so have bodies of
-//! requests that cannot be Clerk's by their headers.
+//! Svix may have 500 deliveries in flight, and a payload may have 350 kB; while the database hangs they all wait here.
+//! Large bodies have their own pool, so that many of them, signed or not, do not affect the usual ones. Bodies of requests that
+//! cannot be Clerk's (by their headers) have a third pool.
 //!
-//! Svix sends a body in one go. So when a pool is used up, the body that has been arriving for the longest time loses its room to
-//! the new one: a crowd that sends all but the last byte keeps nobody out. Bodies that have arrived keep their room; when they
-//! take all of it, the new one is refused. Who is refused gets a 503 and comes again.
+//! Svix sends a body at once. So when a pool is full, the body that has been arriving longest loses its memory to the new one: clients
+//! that send all but the last byte keep no other client out. Complete bodies keep their memory; if they fill the pool, the new request
+//! gets 503, and the sender retries.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// Bytes of bodies at once: of those up to [`USUAL`], and of all others. A body's fields are held a second time once it is
-/// read, and a third time while it is written, and each connection has a buffer of its own: with 500 in flight and the
-/// database silent the process peaks at some 110 MB.
+/// Bytes of the pools: for bodies up to [`USUAL`], and for larger ones. A body's fields are in memory a second time once it is
+/// parsed, and a third time while it is written, and each connection has its own buffer: with 500 in flight and a database that does not
+/// answer, the process peaks at about 110 MB.
 const FOR_USUAL: usize = 10 * 1024 * 1024;
 const FOR_LARGE: usize = 10 * 1024 * 1024;
-/// Room for one that is as large as can be.
+/// Enough for one body of the largest size.
 const FOR_STRANGERS: usize = 2 * 1024 * 1024;
-/// A user with full metadata has some 20 kB.
+/// A user with full metadata has about 20 kB.
 const USUAL: u64 = 64 * 1024;
-/// What a body may take to arrive where others find no place.
+/// How long a body may take to arrive while other connections wait.
 const STALLED: Duration = Duration::from_secs(1);
 
-/// The bytes that are left. Cheap to clone; all clones share them.
+/// The free bytes of all pools. Cheap to clone; all clones share them.
 #[derive(Clone, Debug)]
 pub struct Budget {
     usual: Arc<Pool>,
@@ -52,16 +52,16 @@ struct Arriving {
     told: Arc<Notify>,
 }
 
-/// What the headers say of a body.
+/// What the headers say about a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// It may be Clerk's.
     Plausible,
-    /// Its signature may be good, and it cannot be accepted all the same.
+    /// It cannot be accepted, even if its signature is good.
     Stranger,
 }
 
-/// Room for a body that is arriving.
+/// Memory for a body that is arriving.
 #[derive(Debug)]
 pub struct Share {
     pool: Arc<Pool>,
@@ -69,20 +69,20 @@ pub struct Share {
     told: Arc<Notify>,
 }
 
-/// What a body must do for others.
+/// What a body must give up for others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MakeWay {
-    /// Its room was given away: what is held of it must be dropped.
+    /// Its memory was given away: drop what has arrived.
     Forget,
-    /// Its connection is needed.
+    /// Its connection is needed: close it.
     End,
 }
 
-/// Bytes that are taken, until dropped.
+/// Bytes that are reserved until dropped.
 #[derive(Debug, Default)]
 pub struct Reserved(Option<(Arc<Pool>, usize)>);
 
-/// Nothing is left, or this body has lost its room to another one.
+/// The pool is full, or this body has lost its memory to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exhausted;
 
@@ -94,7 +94,7 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// For a body of so many bytes; `None`: the sender does not say how many.
+    /// For a body of this length; `None`: the sender did not announce it.
     pub fn share(&self, length: Option<u64>, origin: Origin) -> Share {
         let pool = match (origin, length) {
             (Origin::Stranger, _) => &self.strangers,
@@ -111,7 +111,7 @@ impl Budget {
         Share { pool: Arc::clone(pool), id, told }
     }
 
-    /// Ends all bodies that have been arriving for longer than a second: others wait for their connections.
+    /// Ends all bodies that have been arriving for longer than a second, because their connections are needed.
     pub(crate) fn make_way(&self) {
         for pool in [&self.usual, &self.large, &self.strangers] {
             let mut table = pool.table();
@@ -145,7 +145,7 @@ impl Table {
         Ok(())
     }
 
-    /// Takes room from the bodies that have been arriving longest, until so many bytes are left.
+    /// Takes memory from the bodies that have been arriving longest, until so many bytes are free.
     fn free(&mut self, id: u64, bytes: usize) -> Result<(), Exhausted> {
         let others = self.arriving.iter_mut().filter(|(other, body)| **other != id && body.bytes > 0);
         let mut others: Vec<&mut Arriving> = others.map(|(_, body)| body).collect();
@@ -165,24 +165,24 @@ impl Table {
 }
 
 impl Share {
-    /// Takes `bytes` more, from bodies that have been arriving for longer if nothing else is left.
+    /// Reserves `bytes` more, from bodies that have been arriving longer if nothing else is free.
     ///
     /// # Errors
-    /// They cannot be had, or this body has lost its room.
+    /// The pool is full, or this body has lost its memory.
     pub fn take(&mut self, bytes: usize) -> Result<(), Exhausted> {
         self.pool.table().take(self.id, bytes)
     }
 
-    /// Waits until this body must make way for others.
+    /// Waits until this body must give up its memory or its connection.
     pub(crate) async fn makes_way(&self) -> MakeWay {
         self.told.notified().await;
         if self.pool.table().arriving.contains_key(&self.id) { MakeWay::Forget } else { MakeWay::End }
     }
 
-    /// The body has arrived, and keeps its room.
+    /// The body is complete, and keeps its memory.
     ///
     /// # Errors
-    /// It has lost its room.
+    /// It has lost its memory.
     pub fn arrived(self) -> Result<Reserved, Exhausted> {
         match self.pool.table().arriving.remove(&self.id) {
             Some(Arriving { bytes, has_lost: false, .. }) => Ok(Reserved(Some((Arc::clone(&self.pool), bytes)))),

@@ -1,30 +1,31 @@
-//! How large a batch may be, and what goes alone: learned from batches that failed. Pure but for the clock.
+//! How large a batch may be, and which objects are written alone, as learned from batches that failed. Pure except for the clock.
 
 use super::request::Request;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Deliveries in one statement, and bytes of their bodies, so that it stays far under its time limit; while it is on its way, all of
-/// it is in memory once more.
+/// Deliveries in one statement, and bytes of their bodies, so that it stays far below its time limit. While it runs, all of it is in
+/// memory once more.
 pub(super) const BATCH: usize = 256;
 const BATCH_BYTES: usize = 2 * 1024 * 1024;
-/// How long an object whose row was refused is written alone: what was sent once will come again.
+/// How long an object is written alone after its row was refused: its webhook will be retried.
 const QUARANTINE: Duration = Duration::from_secs(600);
 /// Deliveries in one statement after one ran out of time; and after that, one alone.
 const FEW: usize = 16;
-/// A batch that takes no longer lets the next one be larger again.
+/// After a batch that takes no longer, the next one may be larger again.
 const QUICK: Duration = Duration::from_millis(500);
-/// How long a row of ours that somebody else has locked is waited for, so long after the last one: it holds up everybody behind it.
+/// How long to wait for a row that another session has locked, and how long after the last one this shorter wait applies: all later batches
+/// wait behind it.
 pub(super) const LOCK_WAIT: Duration = Duration::from_millis(100);
 const LOCKED: Duration = Duration::from_secs(60);
 
 /// What was learned from batches that failed.
 pub(super) struct Caution {
-    /// Whose row was refused, and when.
+    /// Objects with a refused row, and when it was refused.
     suspects: HashMap<String, Instant>,
     /// Deliveries that go into one statement.
     most: usize,
-    /// When somebody else's lock was last waited for in vain.
+    /// When the last wait for a lock of another session timed out.
     locked: Option<Instant>,
 }
 
@@ -33,7 +34,7 @@ impl Caution {
         Caution { suspects: HashMap::new(), most: BATCH, locked: None }
     }
 
-    /// Batches of bounded size, suspects alone and last.
+    /// Batches of bounded size; objects that were refused before go alone and last.
     pub(super) fn batches(&mut self, requests: Vec<Request>) -> Vec<Vec<Request>> {
         self.suspects.retain(|_, since| since.elapsed() < QUARANTINE);
         let (suspects, others): (Vec<Request>, Vec<Request>) =

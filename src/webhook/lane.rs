@@ -1,9 +1,8 @@
-//! One session with the database, and what becomes of the deliveries that are written on it.
+//! Writes batches on one session with the database, and answers their requests.
 //!
-//! A batch fails as a whole. If the database refuses a row of it (for what is in it, or something of the application's refuses or
-//! holds it), parts are tried until the culprit is alone, and the rest commits. Of the culprit less is written, as little as a denial:
-//! what takes access away takes effect all the same, and the row is written later. For any other failure everybody is told to
-//! come again.
+//! A batch fails as a whole. If the database refuses one of its rows (because of its content, or because an object of the application
+//! refuses or locks it), the batch is split until that row is alone, and the rest commits. Of that row less is written, in the end only a
+//! denial: what takes access away still takes effect, and the row is written later. After any other failure all senders must retry.
 
 use super::caution::{Caution, LOCK_WAIT};
 use super::health::Reporter;
@@ -17,13 +16,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::Notify;
 
-/// The database could not be written to: why, and those who must be told so.
+/// The database could not be written to: why, and the requests that still need a response.
 pub(super) struct Away {
     pub(super) error: Error,
     pub(super) refused: Vec<Request>,
 }
 
-/// One session, and what it takes to write on it. A clone has no session yet.
+/// One session, and what is needed to write on it. A clone has no session yet.
 pub(super) struct Lane {
     database: Database,
     check: InstanceCheck,
@@ -31,7 +30,7 @@ pub(super) struct Lane {
     pub(super) health: Reporter,
     pub(super) pending: Arc<Notify>,
     pub(super) last_seen: LastSeen,
-    /// Whether somebody makes the reads that are left to be made; else a change that is refused is kept as a dead letter, too.
+    /// Whether this process makes pending reads by id; if not, a refused change is kept as a dead letter as well.
     makes_reads: bool,
     caution: Arc<Mutex<Caution>>,
 }
@@ -65,7 +64,7 @@ impl Lane {
         }
     }
 
-    /// Whether it has a session: it is lost with the connection, and made when it is needed.
+    /// Whether it has a session: it is lost with the connection, and opened when needed.
     pub(super) const fn is_connected(&self) -> bool {
         self.session.is_some()
     }
@@ -74,8 +73,8 @@ impl Lane {
         self.caution.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes everything that gathered, in batches of bounded size, suspects alone and last. `Err`: the database is away, and those
-    /// who are not answered yet shall be told so.
+    /// Writes all gathered requests in batches of bounded size; objects that were refused before go alone and last. `Err`: the database is
+    /// away; the requests in it still need a response.
     pub(super) async fn write_all(&mut self, requests: Vec<Request>) -> Result<(), Away> {
         let mut batches = self.caution().batches(requests);
         batches.reverse(); // the oldest is the last, and goes first
@@ -96,8 +95,8 @@ impl Lane {
         Ok(())
     }
 
-    /// Writes one batch, and answers its requests or puts them back among the `batches`. What must not be applied is taken out first,
-    /// and the rest sent again: it might have beaten an honest one when the batch was folded. `Err`: nobody is answered.
+    /// Writes one batch, and answers its requests or puts them back into `batches`. If some must not be applied, the rest is written again
+    /// without them: they may have replaced a valid change when the batch was folded. `Err`: no request has been answered.
     async fn write_batch(&mut self, requests: &mut Vec<Request>, batches: &mut Vec<Vec<Request>>) -> Result<(), Error> {
         let began = Instant::now();
         let error = match self.apply(requests, Mode::Full).await {
@@ -130,10 +129,9 @@ impl Lane {
         Ok(())
     }
 
-    /// Where nobody makes reads, what waits for one can never be settled.
+    /// Without a secret key no reads are made, so what waits for a read would wait forever.
     ///
-    /// A delete that does not say when, and a membership that does not say which role, may take access away: it is taken, until an
-    /// event tells more.
+    /// A delete without a time, and a membership without a role, may take access away: access is denied until an event says more.
     async fn deny_unsettled(&mut self, requests: &[Request], verdicts: &[Option<Verdict>]) -> Result<(), Error> {
         if self.makes_reads {
             return Ok(());
@@ -153,7 +151,7 @@ impl Lane {
         Ok(())
     }
 
-    /// Halves a batch that was refused, or cuts it smaller where time ran out: each trial costs as much again.
+    /// Halves a batch that was refused, or cuts it smaller after a time-out, where each attempt costs the full time.
     fn split(&self, mut requests: Vec<Request>, refusal: &Refusal, error: &Error, batches: &mut Vec<Vec<Request>>) {
         let size = if error.is_out_of_time() {
             let mut caution = self.caution();
@@ -170,8 +168,8 @@ impl Lane {
         batches.push(requests);
     }
 
-    /// Writes of one change what its row does not hinder: what decides access, or a denial. `None`: it is to be kept as a dead letter,
-    /// because nobody will read its object, or because no part of it can be stored.
+    /// Writes the part of a refused change that can be written: what decides access, or else a denial. `None`: it must be kept as a dead
+    /// letter, because its object will not be read by id, or because no part of it can be stored.
     async fn write_less(&mut self, request: &mut Request, refusal: Refusal) -> Result<Option<Verdict>, Error> {
         let (sqlstate, object) = (refusal.sqlstate.as_str(), refusal.object.as_deref());
         tracing::error!(subject = request.subject(), sqlstate, object, "the database refuses a row");
@@ -203,7 +201,7 @@ impl Lane {
         Ok(None)
     }
 
-    /// Answers one request, or gives it back to be sent again.
+    /// Answers one request, or returns it to be written again.
     fn settle(&self, mut request: Request, verdict: Option<Verdict>, batch_was_refused: bool) -> Option<Request> {
         match verdict {
             Some(verdict) if verdict.outcome == Outcome::Foreign => {
@@ -245,7 +243,7 @@ impl Lane {
         }
     }
 
-    /// One call, and one more on a fresh connection if the old one turned out to be dead: applying twice is harmless.
+    /// One call, and a second one on a new connection if the old one is dead: applying twice is harmless.
     async fn apply(&mut self, requests: &[Request], mode: Mode) -> Result<Vec<Option<Verdict>>, Error> {
         let check = matches!(self.check, InstanceCheck::Pinned(_));
         if !failpoint::writes() {

@@ -1,4 +1,4 @@
-//! What is logged and counted of one delivery: ids, no personal data.
+//! What is logged and counted for one delivery: ids, no personal data.
 
 use super::extract::Verified;
 use super::request::Unavailable;
@@ -6,7 +6,7 @@ use crate::model::{EntityRef, Kind, MessageId, Outcome, Verdict, Word};
 use crate::telemetry::{DELIVERIES, FIELD_ERRORS, Throttle, UNAVAILABLE};
 use std::time::Duration;
 
-/// The event types of Clerk's that we know of, for a label; all others are one.
+/// The event type for a metric label: the part before the dot if it is a known one, else "other".
 fn known(event_type: &str) -> &'static str {
     const OTHERS: [&str; 10] = [
         "session",

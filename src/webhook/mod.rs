@@ -1,9 +1,9 @@
-//! The way of one delivery, `POST /webhooks/clerk`.
+//! How one delivery is processed, `POST /webhooks/clerk`.
 //!
 //! [`extract::Verified`] (the whole body, within the [`budget`], with a good [`signature`]) → [`receive`] →
 //! [`crate::clerk::event::parse`] → [`writer::Writer`] (waits for the commit) → [`answer`].
 //!
-//! Statuses are chosen in [`answer`] alone. 2xx means durable: Svix will not send that message again.
+//! Only [`answer`] chooses a status. 2xx means durable: Svix will not send that message again.
 
 pub mod answer;
 pub mod budget;

@@ -1,4 +1,4 @@
-//! One delivery on its way to the database, and whoever waits for its answer.
+//! One delivery on its way to the database, with the channel for its response.
 
 use super::budget::Reserved;
 use crate::model::{DeadLetter, Delivery, Item, Verdict};
@@ -6,7 +6,7 @@ use axum::body::Bytes;
 use axum::http::HeaderMap;
 use tokio::sync::oneshot;
 
-/// Nothing was written, or nobody knows: the sender shall try again.
+/// Nothing was written, or that is unknown: the sender must retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     #[error("too many deliveries are waiting")]
@@ -20,7 +20,7 @@ pub enum Unavailable {
 }
 
 impl Unavailable {
-    /// One word for answers, logs and counters.
+    /// One word for responses, logs and counters.
     pub const fn as_str(self) -> &'static str {
         match self {
             Unavailable::QueueFull => "queue_full",
@@ -31,18 +31,18 @@ impl Unavailable {
     }
 }
 
-/// A message as it came, should it have to be kept whole.
+/// A message as it arrived, in case it becomes a dead letter.
 #[derive(Debug)]
 pub struct Raw {
     pub headers: HeaderMap,
     pub body: Bytes,
-    /// Freed with the rest once the delivery is answered.
+    /// Freed with the rest after the response.
     pub reserved: Reserved,
 }
 
 impl Raw {
-    /// The message, kept whole, with the headers that say something of it: an endpoint's owner may have it sent others,
-    /// and they may be secrets. Bytes that are no ASCII are escaped.
+    /// The whole message, with the headers that describe it: the endpoint's owner can add other headers, and those may be secrets. Bytes
+    /// that are not ASCII are escaped.
     pub fn dead_letter(&self, reason: String) -> DeadLetter {
         let text = |value: &axum::http::HeaderValue| value.as_bytes().escape_ascii().to_string();
         let telling = |name: &str| {
@@ -54,7 +54,7 @@ impl Raw {
     }
 }
 
-/// One delivery, and who waits for it.
+/// One delivery, and the request that waits for it.
 pub(super) struct Request {
     pub(super) delivery: Delivery,
     pub(super) raw: Raw,
@@ -71,7 +71,7 @@ impl Request {
         self.delivery.item = Item::DeadLetter(self.raw.dead_letter(reason));
     }
 
-    /// Has it sent again.
+    /// Answers 503, so that the sender retries.
     pub(super) fn refuse(self) {
         let _ = self.answer.send(Err(Unavailable::Database));
     }

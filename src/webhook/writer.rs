@@ -1,10 +1,10 @@
-//! The writer task: many requests, few statements.
+//! The write queue: many requests, few statements.
 //!
-//! Requests hand over what they have and wait. While a batch is in flight the next one gathers, so that batches grow with the
-//! load and a lone event waits for nobody. Two batches may be in flight, each on a session of its own: the writers of all
-//! replicas take turns in the database, so the second one is on its way while the first is written, and waits there for its
-//! turn ([`departs`] tells when it sets out). All of it is detached from the requests, on a thread of its own: a client that hangs up
-//! cannot cancel database work that has begun, and thousands of clients cannot delay it.
+//! Each request enqueues its delivery and waits. While a batch is in flight the next one is gathered, so batches grow with the load, and
+//! a single delivery is written at once. Two batches may be in flight, each on its own session: the database runs the writers of all
+//! replicas one after the other, so the second batch travels while the first is written ([`departs`] decides when it is sent). The queue
+//! runs on its own thread, apart from the requests: a client that hangs up cannot cancel database work that has begun, and thousands of
+//! clients cannot delay it.
 
 use super::caution::BATCH;
 use super::health::Health;
@@ -23,20 +23,20 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
-/// Deliveries that may wait: some five times what one Svix worker has in flight at most (500).
+/// Deliveries that may wait: about five times what a Svix worker has in flight at most (500).
 const QUEUE: usize = 2_500;
 /// Batches in flight at once.
 const LANES: usize = 2;
-/// Where a batch takes less or more time than this, the next one does not set out before it is back: half as large it would cost
-/// the database more than the trip takes, or it would spend its time limit waiting for its turn.
+/// Batches overlap only when one takes `QUICK..=SLOW`. If it is faster, splitting costs Postgres more than the latency it hides; if it is
+/// slower, the second batch runs out of time while it waits for the lock.
 const QUICK: Duration = Duration::from_millis(5);
 const SLOW: Duration = Duration::from_millis(500);
-/// How long a delivery may wait for its commit. Svix hangs up after 15 s and then waits a minute at least: answer before.
+/// How long a delivery may wait for its commit. Svix hangs up after 15 s and then waits at least a minute, so respond before.
 const DEADLINE: Duration = Duration::from_secs(8);
-/// How often an idle connection is tried, so that `/readyz` tells the truth without traffic.
+/// How often an idle connection is checked, so that `/readyz` is right without traffic.
 const PING: Duration = Duration::from_secs(5);
 
-/// Hands deliveries to the task. Cheap to clone; when the last one is dropped, the task drains its queue and ends.
+/// Enqueues deliveries. Cheap to clone; when the last clone is dropped, the task drains its queue and ends.
 #[derive(Clone, Debug)]
 pub struct Writer {
     queue: mpsc::Sender<Request>,
@@ -59,8 +59,8 @@ impl Pace {
         Duration::from_micros(self.0.load(Ordering::Relaxed))
     }
 
-    /// Whether whoever comes now is written in time: after those that are under way or gathered and those that `waiting` make. Whoever
-    /// would be in the very next batch is always let in, or nobody would find out that it goes faster again.
+    /// Whether a delivery that is enqueued now commits before [`DEADLINE`], after the batches in flight, the one being gathered, and the
+    /// `waiting` deliveries. The next batch is always admitted: otherwise nothing would measure that the database is fast again.
     fn allows(&self, waiting: usize) -> bool {
         let batches = waiting / BATCH;
         batches == 0 || self.get().saturating_mul(u32::try_from(batches + 3).unwrap_or(u32::MAX)) <= DEADLINE
@@ -68,12 +68,12 @@ impl Pace {
 }
 
 impl Writer {
-    /// Starts the task, on a thread of its own: on a machine that is busy with requests, those who are to be refused included, it
-    /// would else wait for its turn behind all of them, some ten times for each batch. It connects when it must and stays up without
-    /// a database. `makes_reads`: whether somebody reads from Clerk what deliveries leave to be read.
+    /// Starts the task on its own thread: on the requests' runtime it would wait behind all of them, about ten times for each batch,
+    /// while the machine is busy. It connects when needed and keeps running without a database. `makes_reads`: whether this process
+    /// also makes the reads by id that deliveries request.
     ///
     /// # Errors
-    /// The system gives no more threads or files.
+    /// The system has no more threads or files.
     pub fn start(database: Database, check: InstanceCheck, makes_reads: bool) -> io::Result<(Writer, Ended)> {
         let (queue, requests) = mpsc::channel(QUEUE);
         let pace = Arc::new(Pace::default());
@@ -84,12 +84,10 @@ impl Writer {
         Ok((writer, ended))
     }
 
-    /// Hands one delivery over and waits until it is durable, for 8 s at most. `raw` is kept if the message turns out to be
-    /// unusable.
+    /// Enqueues one delivery and waits until it is durable, for 8 s at most. `raw` is kept if it becomes a dead letter.
     ///
     /// # Errors
-    /// It is not durable, or nobody knows: have it sent again. If too many wait already for it to be in time, this is known
-    /// at once.
+    /// It is not durable, or that is unknown: the sender must retry. If too many wait already, it fails at once.
     pub async fn write(&self, delivery: Delivery, raw: Raw) -> Result<Verdict, Unavailable> {
         if !self.pace.allows(self.queue.max_capacity() - self.queue.capacity()) {
             return Err(Unavailable::QueueFull);
@@ -108,12 +106,12 @@ impl Writer {
         self.health.borrow().clone()
     }
 
-    /// The same, for whoever outlives the handles: it keeps no task from ending.
+    /// The same, for holders that may outlive the queue: it does not keep the task running.
     pub fn watch(&self) -> watch::Receiver<Health> {
         self.health.clone()
     }
 
-    /// What it has seen the database hold.
+    /// The last message id that was seen in the database.
     pub fn last_seen(&self) -> LastSeen {
         self.last_seen.clone()
     }
@@ -140,43 +138,43 @@ impl Drop for Waiting {
     }
 }
 
-/// Gathers what waits, and sends it on its way.
+/// Gathers waiting deliveries into batches and starts writing them.
 struct Task {
-    /// The one that was back last, and is likeliest to be connected, sets out next.
+    /// The last one is used next: it finished last, so it is likely to be connected.
     idle: Vec<Lane>,
     jobs: JoinSet<Landed>,
     in_flight: Vec<Flight>,
     pace: Arc<Pace>,
     ping: Interval,
-    /// Flights that are back, so far.
+    /// Batches that have ended so far.
     landed: u64,
-    /// How many deliveries set out together at most.
+    /// How many deliveries one batch may have.
     at_most: usize,
 }
 
-/// A batch that is under way.
+/// A batch in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Flight {
     since: Instant,
     deliveries: usize,
 }
 
-/// A lane that is back.
+/// The end of a job, with its batch writer.
 struct Landed {
     lane: Lane,
     trip: Trip,
 }
 
-/// What it was away for, and how that ended.
+/// What the batch writer did, and the result.
 enum Trip {
     Flight(Flight, Result<(), Away>),
-    /// It asked whether a delivery could be written, when so many flights were back.
+    /// A check whether a delivery could be written, and how many batches had ended when it began.
     Ping(u64, Result<(), Error>),
     Connect,
 }
 
-/// Whether those who wait set out now: at once if nothing is in flight. Else they would wait in the database for the batch that
-/// is, so they gather until there are as many of them: the trips overlap, and batches stay large.
+/// Whether the gathered deliveries are sent now: at once if nothing is in flight. Otherwise they would wait in the database for the batch
+/// in flight, so they gather until there are as many of them: the network times overlap, and batches stay large.
 fn departs(waiting: usize, in_flight: Option<&Flight>) -> bool {
     waiting >= in_flight.map_or(1, |flight| flight.deliveries.min(BATCH))
 }
@@ -196,7 +194,7 @@ impl Task {
         }
     }
 
-    /// Goes on until nobody can hand anything over any more, and all of it is written.
+    /// Runs until nothing more can be enqueued and everything is written.
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let (mut gathered, mut is_open) = (Vec::new(), true);
         while is_open || !gathered.is_empty() || !self.jobs.is_empty() {
@@ -210,7 +208,7 @@ impl Task {
                 biased;
                 Some(landed) = self.jobs.join_next() => self.land(landed, &mut gathered, &mut requests),
                 count = requests.recv_many(&mut gathered, room), if is_open && has_lane && room > 0 => is_open = count > 0,
-                // Turn by turn, and never the one that deliveries would take: so both are connected before they are needed.
+                // In turn, and never the one that the next batch will use: so both are connected before they are needed.
                 _ = self.ping.tick(), if self.idle.first().is_some_and(|lane| self.jobs.is_empty() || !lane.is_connected()) => self.ping(),
             }
         }
@@ -219,16 +217,16 @@ impl Task {
         }
     }
 
-    /// Whether there is one that deliveries may gather for. While a batch is in flight, that is only so where the trip is worth it,
-    /// and one is connected: where batches take long, to connect takes longer.
+    /// Whether a batch writer is free for the next batch. While another batch is in flight, only if overlapping pays
+    /// and one is connected: when batches are slow, connecting is slower.
     fn has_lane(&self) -> bool {
         let overlaps = |lane: &Lane| lane.is_connected() && (QUICK..=SLOW).contains(&self.pace.get());
         self.idle.last().is_some_and(|lane| self.in_flight.is_empty() || overlaps(lane))
     }
 
     fn depart(&mut self, mut requests: Vec<Request>) {
-        // Nobody waits for these any more: their senders will come again. Were they sent on a flight of their own, it would land at
-        // once, and its pace let in many who could not be written in time either.
+        // Their senders have hung up and will retry. A batch of them alone would end at once, and that latency would admit deliveries that
+        // could not be written in time either.
         requests.retain(|request| !request.answer.is_closed());
         if requests.is_empty() {
             return;
@@ -242,7 +240,7 @@ impl Task {
         });
     }
 
-    /// Sends the lane that is used least to ask whether a delivery could be written.
+    /// Lets the least used batch writer check whether a delivery could be written.
     fn ping(&mut self) {
         let (mut lane, landed) = (self.idle.remove(0), self.landed);
         self.jobs.spawn(async move {
@@ -251,7 +249,7 @@ impl Task {
         });
     }
 
-    /// Connects the lane that is used least, should it not be.
+    /// Connects the least used batch writer, if it is not connected.
     fn connect(&mut self) {
         if self.idle.first().is_some_and(|lane| !lane.is_connected()) {
             let mut lane = self.idle.remove(0);
@@ -262,8 +260,8 @@ impl Task {
         }
     }
 
-    /// Takes a lane back. If it found the database away, whoever came meanwhile would wait in vain as well: now is better than
-    /// late. If a ping found it well, the other lane is connected, too, should it not be.
+    /// Takes a batch writer back. If the database was away, everything that is waiting is answered now instead of late. If a ping succeeded,
+    /// the other batch writer is connected as well.
     fn land(
         &mut self,
         landed: Result<Landed, JoinError>,
@@ -287,12 +285,12 @@ impl Task {
                         while let Ok(request) = requests.try_recv() {
                             refused.push(request);
                         }
-                        // All at the end: who comes again because of it shall not be taken for one who came meanwhile.
+                        // At the end, so that a sender that retries at once is not among them.
                         refused.into_iter().for_each(Request::refuse);
                     }
                 }
             }
-            // What a delivery has found since then counts for more.
+            // What a delivery has found since then is newer.
             Trip::Ping(landed, Err(error)) if landed == self.landed => lane.health.set_fault(&error, false),
             Trip::Ping(_, Err(_)) => {}
             Trip::Ping(landed, Ok(())) => {

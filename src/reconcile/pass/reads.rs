@@ -1,4 +1,4 @@
-//! The third step: what waits for a read by id, read.
+//! The third step: the pending reads by id.
 
 use super::super::{Error, Sink};
 use super::{Observed, Run};
@@ -6,7 +6,7 @@ use crate::clerk::client::{ASKED, Read};
 use crate::model::{Change, Kind, Observation, Source};
 
 impl Run<'_> {
-    /// Reads what only a read can settle.
+    /// Makes the pending reads of a kind.
     pub(super) async fn reads(&mut self, kind: Kind) -> Result<(), Error> {
         if self.sink == Sink::DryRun {
             return Ok(());
@@ -22,7 +22,7 @@ impl Run<'_> {
             self.undecided.unreadable += (undecided.len() + changes.iter().filter(is_unusable).count()) as u64;
             self.observe(Source::Read, &changes, Observed::default()).await?;
             let ids: Vec<&str> = wanted.iter().map(|read| read.id.as_str()).collect();
-            // Those that were asked for just now are left to whoever makes reads between passes.
+            // Reads that were requested just now stay pending: `settle` retries them between passes.
             self.session.mark_reads_attempted(kind, &ids, &ids).await?;
         }
     }
