@@ -141,6 +141,7 @@
 //!
 //! * Time: 10 s for a request's head and for its body, 10 minutes for a connection, 8 s until the answer, 10 s to take it, 4 s
 //!   for a call to the database on our side, 3 s on its own (2 s for the writer's turn, 1 s for another lock). Stopping takes 10 s at most.
+//!   `migrate` waits 2 s for a lock of another session, 30 times.
 //! * Memory: 2 MiB for a body, 20 MiB for all bodies together, half of it for those up to 64 kB ([`webhook::budget`]), 2,500
 //!   deliveries waiting. Beyond it a body that is still arriving loses its room to the new one; who finds or has no room is answered 503
 //!   at once.
