@@ -11,6 +11,9 @@ RUN mkdir -p src tests migrations testkit/src lab/src && echo 'fn main() {}' | t
  && touch src/lib.rs testkit/src/lib.rs tests/main.rs && cargo build --release --locked && rm -rf src
 COPY migrations migrations
 COPY src src
+# What --version says: .git is not copied. docker build --build-arg CLERK_SYNC_COMMIT=$(git rev-parse HEAD) --build-arg CLERK_SYNC_DATE=…
+ARG CLERK_SYNC_COMMIT=
+ARG CLERK_SYNC_DATE=
 RUN touch src/main.rs src/lib.rs && cargo build --release --locked
 
 # No shell, no package manager; the user is not root.

@@ -178,7 +178,7 @@ create table clerk_sync.dead_letters (
   tried_at    timestamptz,
   primary key (message_id, body_hash)
 );
-comment on table clerk_sync.dead_letters is 'Signed messages that could not be used, kept whole. Bodies may hold personal data.';
+comment on table clerk_sync.dead_letters is 'Signed messages that could not be used, kept but for private_metadata (where they are JSON). Bodies may hold personal data.';
 comment on column clerk_sync.dead_letters.reason is 'Why it could not be used when it was last tried.';
 comment on column clerk_sync.dead_letters.tries is 'How often it was tried again. One that can be used after all is removed.';
 

@@ -42,7 +42,7 @@ const RESERVED_FILES: u64 = 192;
 const SHUTDOWN: Duration = Duration::from_millis(9_500);
 
 /// The one path that webhooks are taken on.
-const WEBHOOKS: &str = "/webhooks/clerk";
+pub(crate) const WEBHOOKS: &str = "/webhooks/clerk";
 
 /// Serves on `listener` until `shutdown` completes, then answers what is under way and ends.
 ///

@@ -21,7 +21,8 @@ pub struct Environment {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", help = DATABASE_URL_HELP)]
     pub database_url: Option<String>,
 
-    /// The endpoint's signing secret from the Clerk dashboard (whsec_…); several, comma separated, during a rotation
+    /// The endpoint's signing secret from the Clerk dashboard (whsec_…); several, comma separated, during a rotation. Unset: every
+    /// webhook gets a 503 response
     #[arg(long, env = "CLERK_WEBHOOK_SIGNING_SECRET", hide_env_values = true, value_name = "SECRETS")]
     pub signing_secret: Option<String>,
 
@@ -143,7 +144,9 @@ impl ClerkEnvironment {
             secret_key: key.to_owned().into(),
             rate: share.map(|share: u32| client::Options::limit_of(key) * share / 100),
             patience: client::Options::PATIENCE,
+            give_up_after: client::Options::PATIENCE,
             clock_tolerance: Some(client::Options::CLOCK_TOLERANCE),
+            on_trouble: None,
         }))
     }
 
@@ -176,6 +179,7 @@ pub struct Reconcile {
 #[derive(Clone, Debug)]
 pub struct Config {
     pub database: Database,
+    /// Without a secret it verifies nothing, and each webhook gets a 503 response.
     pub verifier: Verifier,
     pub instance: InstanceCheck,
     pub listen_addr: SocketAddr,
@@ -226,10 +230,10 @@ impl Environment {
         let database = note(&mut mistakes, "DATABASE_URL", None, database(self.database_url.as_deref()));
         let secrets =
             given(self.signing_secret.as_deref()).map(|secrets| secrets.split(',').filter(|s| !s.trim().is_empty()));
+        // Without one the service runs, and webhooks get a 503 response: the secret is made with the endpoint, which needs a URL.
         let verifier = match secrets {
             Some(secrets) => Verifier::new(secrets).map_err(|error| error.to_string()),
-            None => Err("is not set: copy it from the endpoint's page in the Clerk dashboard (it begins with whsec_)"
-                .to_owned()),
+            None => Ok(Verifier::default()),
         };
         let verifier = note(&mut mistakes, "CLERK_WEBHOOK_SIGNING_SECRET", self.signing_secret.as_deref(), verifier);
         let instance = note(&mut mistakes, "CLERK_INSTANCE_ID", None, instance(self.instance_id.as_deref()));
@@ -453,8 +457,17 @@ mod tests {
     }
 
     #[test]
+    fn an_environment_without_a_secret_is_good_and_verifies_nothing() {
+        for secret in [None, Some(""), Some(" ")] {
+            let environment = Environment { signing_secret: secret.map(str::to_owned), ..environment() };
+            assert!(!environment.check().unwrap().verifier.has_secret(), "{secret:?}");
+        }
+        assert!(environment().check().unwrap().verifier.has_secret());
+    }
+
+    #[test]
     fn empty_secrets_are_a_mistake() {
-        for secret in ["", " ", ",", "whsec_", "whpk_abc", "whsec_bm90IGEgcmVhbCBzZWNyZXQ=,whsec_"] {
+        for secret in [",", "whsec_", "whpk_abc", "whsec_bm90IGEgcmVhbCBzZWNyZXQ=,whsec_"] {
             let environment = Environment { signing_secret: Some(secret.to_owned()), ..environment() };
             assert_eq!(environment.check().unwrap_err()[0].variable, "CLERK_WEBHOOK_SIGNING_SECRET", "{secret}");
         }

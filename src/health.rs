@@ -20,7 +20,7 @@ pub async fn live() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: 200 if deliveries can be written, else 503 with every reason. Whatever kept one from being written is a reason until
+/// `GET /readyz`: 200 if deliveries can be verified and written, else 503 with every reason. Whatever kept one from being written is a reason until
 /// a write succeeds.
 #[expect(clippy::unused_async, reason = "a handler is async")]
 pub async fn ready(State(receiver): State<Receiver>, check: InstanceCheck, foreign: Foreign) -> Response {
@@ -29,6 +29,10 @@ pub async fn ready(State(receiver): State<Receiver>, check: InstanceCheck, forei
     if let Some(fault) = health.fault {
         // Without the server's code: anybody may ask here. The status page and the log have it.
         reasons.push(json!({ "error": "database_unavailable", "detail": fault.summary }));
+    }
+    if !receiver.has_secret() {
+        let detail = "CLERK_WEBHOOK_SIGNING_SECRET is not set: every webhook gets a 503 response";
+        reasons.push(json!({ "error": "no_signing_secret", "detail": detail }));
     }
     if let (InstanceCheck::Pinned(Some(configured)), Some(pinned)) = (&check, &health.pinned)
         && configured != pinned

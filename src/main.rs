@@ -1,4 +1,5 @@
-//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage; by `policy check` 2 findings; by `reconcile` 2 drift, 3 braked, 4 not all judged.
+//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage; by `policy check` 2 findings; by `reconcile` 2 drift, 3 held back by the
+//! deletion limit, 4 not all judged.
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use clerk_sync::command::Command;
@@ -11,9 +12,11 @@ use std::process::ExitCode;
 /// policies can be built on them.
 #[derive(Parser)]
 #[command(
-    version,
+    version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("CLERK_SYNC_BUILD"), ")"),
     about,
-    after_help = "A .env file in the working directory is read, unless other users may write it. Logs: RUST_LOG=debug, LOG_FORMAT=json."
+    help_template = "{about-with-newline}\n{usage-heading} {usage}\n{before-help}Options:\n{options}{after-help}",
+    after_help = "A .env file in the working directory is read, unless other users may write it. Logs: RUST_LOG=debug, LOG_FORMAT=json.\n\
+                  clerk-sync COMMAND --help says all of a command, with its exit codes."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -31,7 +34,11 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return explain(&error),
     };
-    telemetry::init(if cli.command.is_service() { "info,sqlx=warn" } else { "warn,clerk_sync::dotenv=info" });
+    telemetry::init(if cli.command.is_service() {
+        "info,sqlx=warn,tokio_cron_scheduler=warn"
+    } else {
+        "warn,clerk_sync::dotenv=info"
+    });
     if let Some(dotenv) = &dotenv {
         dotenv.tell();
     }
@@ -50,7 +57,9 @@ fn parse() -> Result<Cli, clap::Error> {
     fn without_values(command: clap::Command) -> clap::Command {
         command.mut_args(|argument| argument.hide_env_values(true)).mut_subcommands(without_values)
     }
-    let mut command = without_values(Cli::command());
+    let command = without_values(Cli::command());
+    let groups = Command::groups(&command);
+    let mut command = command.before_help(groups);
     let matches = command.try_get_matches_from_mut(std::env::args_os())?;
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }

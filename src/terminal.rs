@@ -5,11 +5,50 @@
 //! `println!` and its like elsewhere.
 
 use std::fmt::Display;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal as _, Write};
 
 /// Prints one line on standard output.
 pub fn line(text: impl Display) {
     write(&mut io::stdout().lock(), &visible(&text.to_string(), |_| false));
+}
+
+/// What a word at the beginning of a line means, which a terminal shows by its colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    Good,
+    Attention,
+    Bad,
+    /// Of no weight, such as what was left out.
+    Faint,
+}
+
+impl Mark {
+    /// As ANSI has it. Each but the last is bold as well: it shall not hang on the colour alone.
+    const fn code(self) -> &'static str {
+        match self {
+            Mark::Good => "1;32",
+            Mark::Attention => "1;33",
+            Mark::Bad => "1;31",
+            Mark::Faint => "2",
+        }
+    }
+}
+
+/// Prints one line on standard output that begins with a word of ours, in colour on a terminal. `NO_COLOR` turns colours off,
+/// `CLICOLOR_FORCE` turns them on where the output is piped.
+pub fn marked(mark: Mark, word: &str, rest: impl Display) {
+    let (word, rest) = (visible(word, |_| false), visible(&rest.to_string(), |_| false));
+    let line =
+        if is_coloured() { format!("\u{1b}[{}m{word}\u{1b}[0m{rest}", mark.code()) } else { format!("{word}{rest}") };
+    write(&mut io::stdout().lock(), &line);
+}
+
+/// Whether standard output is shown in colours (<https://no-color.org>, <https://bixense.com/clicolors>).
+fn is_coloured() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_forced = is_set("CLICOLOR_FORCE") && std::env::var_os("CLICOLOR_FORCE").is_some_and(|value| value != "0");
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    !is_set("NO_COLOR") && (is_forced || (io::stdout().is_terminal() && !is_dumb))
 }
 
 /// Prints one line on standard error.

@@ -12,6 +12,7 @@ mod doctoring;
 mod documents;
 mod door;
 mod faults;
+mod first_hour;
 mod fixtures;
 mod hostile;
 mod lagging;

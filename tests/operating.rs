@@ -16,15 +16,15 @@ const KEY: &str = "sk_test_planted4secret0key";
 const TOKEN: &str = "planted-ops-token";
 
 /// `clerk-sync serve`, with its addresses and its log.
-struct ServeProcess {
+pub struct ServeProcess {
     child: Child,
-    url: String,
-    ops: String,
+    pub url: String,
+    pub ops: String,
     log: tokio::task::JoinHandle<String>,
 }
 
 impl ServeProcess {
-    async fn start(database: &Project, environment: &[(&str, &str)]) -> ServeProcess {
+    pub async fn start(database: &Project, environment: &[(&str, &str)]) -> ServeProcess {
         let mut child = Command::new(env!("CARGO_BIN_EXE_clerk-sync"))
             .arg("serve")
             .env("DATABASE_URL", database.url())
@@ -61,17 +61,17 @@ impl ServeProcess {
         ServeProcess { child, url: url.unwrap(), ops: ops.unwrap(), log }
     }
 
-    fn sender(&self) -> Sender {
+    pub fn sender(&self) -> Sender {
         Sender::new(format!("{}/webhooks/clerk", self.url), SECRET).unwrap()
     }
 
-    async fn get(&self, path: &str) -> (u16, String) {
+    pub async fn get(&self, path: &str) -> (u16, String) {
         let response = client().get(format!("{}{path}", self.ops)).bearer_auth(TOKEN).send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
     }
 
     /// Ends it as a platform does: all that it logged.
-    async fn stop(mut self) -> String {
+    pub async fn stop(mut self) -> String {
         let id = self.child.id().expect("it runs").to_string();
         Command::new("kill").args(["-TERM", &id]).status().await.unwrap();
         let status = tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await.expect("it ends").unwrap();
@@ -163,14 +163,18 @@ async fn metrics_and_the_status_page_tell_what_happened() {
     promtool(&text);
     let (status, json) = program.get("/status.json").await;
     let json: Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((status, json["verdict"]["headline"].as_str()), (200, Some("In step, but something waits for you")));
+    assert_eq!((status, json["verdict"]["headline"].as_str()), (200, Some("In sync, and something waits for you")));
     assert_eq!(json["status"]["rows"]["membership"], 20);
     let (status, page) = program.get("/").await;
     assert_eq!(status, 200);
-    for part in ["<svg", "31", "dead-letters retry msg_unusable", "(first)"] {
+    for part in ["<svg", "31", "dead-letters retry msg_unusable", "filled (the first)", "99 % within"] {
         assert!(page.contains(part), "{part}");
     }
-    assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("<script"), "it loads nothing");
+    assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("src="), "it loads nothing");
+    assert_eq!(page.matches("<script").count(), 1, "its own, which the policy names by its hash");
+    for link in page.split("href=\"").skip(1) {
+        assert!(link.starts_with("data:image/svg+xml;base64,") || link.starts_with("/status.json\""), "{link:.80}");
+    }
     let said = program.stop().await;
     assert!(said.contains("\"outcome\":\"applied\"") && said.contains("\"scope\":\"membership\""), "{said}");
 }
@@ -315,7 +319,7 @@ async fn the_page_says_so_when_the_database_is_away() {
     let program = ServeProcess::start(&database, &[("DATABASE_URL", nobody)]).await;
     let (status, page) = program.get("/").await;
     assert_eq!(status, 200);
-    assert!(page.contains("The database does not answer"), "{page}");
+    assert!(page.contains("<h1>The database cannot be reached</h1>") && page.contains("clerk-sync doctor"), "{page}");
     assert_eq!(program.get("/status.json").await.0, 503);
     assert_eq!(metric(&program.get("/metrics").await.1, "clerk_sync_database_up"), Some(0.0));
     let said = program.stop().await;
@@ -410,7 +414,7 @@ async fn why_no_pass_can_begin_is_told_until_one_does() {
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["verdict"]["level"], "attention");
     let because = json["verdict"]["because"].to_string();
-    assert!(because.contains("No pass could begin since") && because.contains("401"), "{because}");
+    assert!(because.contains("No reconcile could begin since") && because.contains("401"), "{because}");
     let said = program.stop().await;
     assert!(!because.contains("planted") && !said.contains("planted"), "{because}{said}");
 

@@ -659,7 +659,8 @@ async fn too_many_deletions_stop_a_pass_until_somebody_approves() {
     let states = reports.iter().map(|report| report.state).collect::<Vec<_>>();
     assert_eq!(states, [PassState::Braked, PassState::Complete, PassState::Complete]);
     let pass = reports[0].pass.unwrap();
-    assert!(reports[0].problem.as_ref().unwrap().contains(&format!("--approve {pass}")));
+    assert_eq!(reports[0].approve, Some(format!("clerk-sync reconcile --approve {pass}")));
+    assert_eq!(reports[0].candidates.len(), 11);
     let after = world.database.mirror().await;
     let differs = before.lines().zip(after.lines()).find(|(before, after)| before != after);
     assert!(before == after, "a braked pass wrote {differs:?}");

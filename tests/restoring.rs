@@ -4,6 +4,7 @@
 use crate::reconciling::ReconcileWorld;
 use crate::support::{SECRET, supabase};
 use clerk_sync::model::{Kind, MessageId};
+use clerk_sync::ops;
 use clerk_sync::sender::Sender;
 use clerk_sync::store::LastSeen;
 use sqlx::AssertSqlSafe;
@@ -74,7 +75,7 @@ async fn a_restore_that_lost_acknowledged_events_is_noticed_and_repaired() {
     assert_eq!(reason, "the database went back in time: a message that was acknowledged is gone");
     assert!(world.database.count("clerk_sync.passes").await >= passes);
     let status = world.database.database().status().await.unwrap();
-    let verdict = clerk_sync::ops::verdict::Verdict::of(&status);
+    let verdict = ops::verdict::Verdict::of(&status, &ops::verdict::Setup::default());
     assert!(
         verdict.because.iter().any(|reason| reason.starts_with("The database lost what it had acknowledged")),
         "{verdict:?}"

@@ -37,6 +37,10 @@ const SILENT_IN_A_ROW: usize = 3;
 const SLACK: i64 = 1_000;
 /// One try, from connecting to the last byte.
 const TRY: Duration = Duration::from_secs(30);
+/// How long a person waits for an answer without a word.
+const SILENCE: Duration = Duration::from_secs(4);
+/// Tries of a call whose answers are dated wrong: one of Clerk's servers may have a wrong clock, all of them have not.
+const CLOCK_TRIES: u32 = 3;
 /// A page of 500 users with all the metadata that Clerk allows has some 14 MB.
 const MAX_BODY: usize = 32 * 1024 * 1024;
 
@@ -48,11 +52,16 @@ pub struct Options {
     pub secret_key: SecretString,
     /// Calls in 10 s; `None`: any number.
     pub rate: Option<u32>,
-    /// For one call with all its tries.
+    /// For one call with all its tries, pauses included that Clerk asks for.
     pub patience: Duration,
+    /// For one call with all its tries, where Clerk asks for no pause.
+    pub give_up_after: Duration,
     /// How far the `Date` of an answer may be from the database's clock. It decides what is newer, so a wrong one would make later
     /// bans and removals look old. `None`: any, where time is simulated.
     pub clock_tolerance: Option<Duration>,
+    /// Called, at most once for each call to the API, as soon as it does not succeed within [`SILENCE`]: with what is wrong, and for how
+    /// long it is tried again. `None`: nobody waits for it.
+    pub on_trouble: Option<fn(&str, Duration)>,
 }
 
 impl Options {
@@ -231,7 +240,7 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub(crate) async fn instance_and_date(&self) -> Result<(InstanceId, Millis), Error> {
-        let retries = Retries::within(self.options.patience);
+        let retries = Retries::hasty(self.options.patience, self.options.give_up_after);
         self.ask("/instance", &[], retries, |answer| Ok((listing::instance(&answer.body)?, answer.date))).await
     }
 
@@ -440,7 +449,7 @@ impl Client {
         query: &[(&str, String)],
         parse: impl Fn(&[u8], Seen) -> Result<T, Malformed>,
     ) -> Result<T, Error> {
-        let retries = Retries::within(self.options.patience);
+        let retries = Retries::hasty(self.options.patience, self.options.give_up_after);
         self.ask(path, query, retries, |answer| {
             self.check_date(answer).and_then(|()| Ok(parse(&answer.body, answer.seen())?))
         })
@@ -454,7 +463,7 @@ impl Client {
         query: &[(&str, String)],
         parse: impl Fn(&[u8], Seen) -> Result<T, Malformed>,
     ) -> Result<T, Error> {
-        let retries = Retries::hasty(self.options.patience, HASTE);
+        let retries = Retries::hasty(self.options.patience, HASTE.min(self.options.give_up_after));
         self.ask(path, query, retries, |answer| {
             self.check_date(answer).and_then(|()| Ok(parse(&answer.body, answer.seen())?))
         })
@@ -468,11 +477,26 @@ impl Client {
         mut retries: Retries,
         parse: impl Fn(&Answer) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        let (mut trouble, mut misdated) = (self.options.on_trouble, 0);
+        let mut tell = |problem: &str, left: Duration| {
+            if let Some(tell) = trouble.take() {
+                tell(problem, left);
+            }
+        };
         loop {
             let asked = Instant::now();
             self.budget.take().await;
             metrics::histogram!(CLERK_WAITS).record(asked.elapsed());
-            let failure = match self.attempt(path, query).await {
+            let attempt = self.attempt(path, query);
+            tokio::pin!(attempt);
+            let answer = match tokio::time::timeout(SILENCE, &mut attempt).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    tell("Clerk's API has not answered yet", retries.left());
+                    attempt.await
+                }
+            };
+            let failure = match answer {
                 Ok(answer) => match parse(&answer) {
                     Ok(value) => return Ok(value),
                     // An error page of something between us and Clerk, most likely, or one server's wrong clock.
@@ -481,8 +505,10 @@ impl Client {
                 Err(failure) => failure,
             };
             metrics::counter!(CLERK_FAILURES).increment(1);
-            let Some(told) = failure.again else { return Err(failure.error) };
+            misdated += u32::from(matches!(failure.error, Error::Clocks(..)));
+            let Some(told) = failure.again.filter(|_| misdated < CLOCK_TRIES) else { return Err(failure.error) };
             let Some(pause) = retries.pause(told) else { return Err(failure.error) };
+            tell(&failure.error.to_string(), retries.left());
             tracing::debug!(path, error = %failure.error, pause_ms = pause.as_millis(), "a call to Clerk is tried again");
             if told.is_some() {
                 self.budget.block(pause);

@@ -36,6 +36,11 @@ impl Retries {
         Retries { unasked_until: all.deadline.min(Instant::now() + at_most), ..all }
     }
 
+    /// For how long tries go on.
+    pub(super) fn left(&self) -> Duration {
+        self.unasked_until.saturating_duration_since(Instant::now())
+    }
+
     /// How long to pause before the next try; `None`: it would come too late. `told` is what the server asks for.
     pub(super) fn pause(&mut self, told: Option<Duration>) -> Option<Duration> {
         let deadline = if told.is_some() { self.deadline } else { self.unasked_until };

@@ -1,11 +1,21 @@
 //! Arguments that several commands share.
 
-use crate::clerk::client::Client;
+use crate::clerk::client::{Client, Options};
 use crate::config::{self, ClerkEnvironment, Mistake};
 use crate::reconcile::{Reconciler, Times};
 use crate::store::Database;
+use crate::terminal;
 use anyhow::Context as _;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a call to Clerk is tried again while a person waits, where Clerk asks for no pause.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
+
+/// Says that a call to Clerk does not succeed, and for how long it is tried again.
+fn tell(problem: &str, left: Duration) {
+    terminal::note(format_args!("{problem}; trying again for {} s", left.as_secs()));
+}
 
 /// The database.
 #[derive(clap::Args)]
@@ -52,6 +62,7 @@ impl Access {
         let (Ok(database), Ok(options), Ok(instance)) = (database, options, instance) else {
             return Err(config::Mistakes(mistakes).into());
         };
+        let options = Options { give_up_after: GIVE_UP_AFTER, on_trouble: Some(tell), ..options };
         let clerk = Arc::new(Client::new(options).context("TLS cannot be set up")?);
         let instance = instance.wanted().cloned();
         Ok(Reconciler { clerk, database, instance, times: Times::default() })

@@ -40,13 +40,14 @@ enum Action {
         json: bool,
     },
     /// Try again. What can be used after all is applied, as old as it is, and removed from here. Exit code 1: some could not
+    #[command(group = clap::ArgGroup::new("which").required(true))]
     Retry {
         /// As for show. One whose message id came before with another body is applied only when it is named here
-        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        #[arg(group = "which")]
         id: Option<String>,
 
         /// All of them
-        #[arg(long)]
+        #[arg(long, group = "which")]
         all: bool,
 
         /// The Clerk instance to mirror, as for serve: `*` takes a message of any

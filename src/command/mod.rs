@@ -1,6 +1,7 @@
 //! What a person types: each command is a file, with its arguments.
 
 mod arguments;
+mod completions;
 mod dead_letters;
 mod doctor;
 mod migrate;
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 /// The commands.
 #[derive(clap::Subcommand)]
 pub enum Command {
-    /// Receive Clerk's webhooks and keep the mirror
+    /// Receive Clerk's webhooks, keep the tables in sync, and reconcile on schedule
     Serve(Box<Environment>),
     Migrate(migrate::Migrate),
     Reconcile(Box<reconcile::Reconcile>),
@@ -32,9 +33,43 @@ pub enum Command {
     Replay(replay::Replay),
     #[command(subcommand)]
     Policy(policy::Policy),
+    Completions(completions::Completions),
 }
 
+/// The commands by when they are needed, as `--help` lists them.
+const GROUPS: [(&str, &[&str]); 4] = [
+    ("Set up", &["migrate", "doctor", "policy"]),
+    ("Run", &["serve"]),
+    ("Operate", &["reconcile", "refresh", "dead-letters", "prune", "purge"]),
+    ("Try and develop", &["replay", "completions"]),
+];
+
 impl Command {
+    /// The commands in groups, each with its first sentence, for the help of the whole program.
+    pub fn groups(program: &clap::Command) -> String {
+        let mut text = String::new();
+        let named: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| *names).copied().collect();
+        let others: Vec<&str> = program.get_subcommands().map(clap::Command::get_name).collect();
+        let others: Vec<&str> = others.into_iter().filter(|name| !named.contains(name) && *name != "help").collect();
+        for (heading, names) in GROUPS.iter().copied().chain([("Other", others.as_slice())]) {
+            let commands: Vec<&clap::Command> = names
+                .iter()
+                .filter_map(|name| program.find_subcommand(name))
+                .filter(|command| !command.is_hide_set())
+                .collect();
+            if commands.is_empty() {
+                continue;
+            }
+            text.push_str(&format!("\n{heading}:\n"));
+            for command in commands {
+                let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+                let sentence = about.split_once(". ").map_or(about.as_str(), |(first, _)| first).trim_end_matches('.');
+                text.push_str(&format!("  {:<13} {}\n", command.get_name(), sentence.replace('\n', " ")));
+            }
+        }
+        text
+    }
+
     /// Whether it is the service itself, which tells of every delivery: the other commands speak for themselves.
     pub const fn is_service(&self) -> bool {
         matches!(self, Command::Serve(_))
@@ -56,6 +91,7 @@ impl Command {
             Command::Purge(purge) => purge.run().await,
             Command::Replay(replay) => replay.run().await,
             Command::Policy(policy) => policy.run().await,
+            Command::Completions(completions) => completions.run(),
         }
     }
 }

@@ -4,7 +4,7 @@ use super::arguments::Access;
 use crate::model::{Kind, PassState};
 use crate::reconcile::{Finding, Progress, Report, Wanted};
 use crate::terminal;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 /// Findings that are printed for people.
 const SHOWN: usize = 20;
 
-/// Compare the mirror with Clerk and repair what webhooks missed.
+/// Compare everything with Clerk, and repair what webhooks missed.
 ///
-/// Exit codes: 0 in sync or repaired, 1 not finished, 2 drift found (--dry-run), 3 deletions held back because there are too many,
-/// 4 some rows could not be judged (run it again when it says)
+/// Exit codes: 0 in sync, filled or repaired, 1 not finished, 2 there is something to add or to repair (--dry-run), 3 the deletion limit
+/// held deletions back, 4 some rows could not be judged (run it again when it says)
 #[derive(clap::Args)]
 pub struct Reconcile {
     #[command(flatten)]
@@ -30,7 +30,7 @@ pub struct Reconcile {
     #[arg(long)]
     dry_run: bool,
 
-    /// Let a pass that was stopped for deleting too much go on; its number stands in its report
+    /// Delete what the deletion limit held back; the number is in the report
     #[arg(long, value_name = "PASS", conflicts_with_all = ["kind", "dry_run", "quick"])]
     approve: Option<i64>,
 
@@ -43,11 +43,11 @@ pub struct Reconcile {
     json: bool,
 }
 
-/// A kind, by its plural.
+/// A kind as JSON, logs and the database spell it; the plural is taken, too.
 fn kind() -> impl TypedValueParser<Value = Kind> {
-    let of_plural = |plural: String| Kind::ALL.into_iter().find(|kind| kind.plural() == plural);
-    PossibleValuesParser::new(Kind::ALL.map(Kind::plural))
-        .try_map(move |plural| of_plural(plural).ok_or("no such kind"))
+    let values = Kind::ALL.map(|kind| PossibleValue::new(kind.as_str()).alias(kind.plural()));
+    let of_name = |name: String| Kind::ALL.into_iter().find(|kind| [kind.as_str(), kind.plural()].contains(&&*name));
+    PossibleValuesParser::new(values).try_map(move |name| of_name(name).ok_or("no such kind"))
 }
 
 impl Reconcile {
@@ -68,7 +68,8 @@ impl Reconcile {
         bar.clear();
         let reports = reports?;
         if self.json {
-            terminal::line(serde_json::json!({ "dry_run": self.dry_run, "passes": reports }));
+            let json = serde_json::json!({ "dry_run": self.dry_run, "passes": reports });
+            terminal::text(serde_json::to_string_pretty(&json)?);
         } else {
             reports.iter().for_each(print);
         }
@@ -77,7 +78,7 @@ impl Reconcile {
             ExitCode::FAILURE
         } else if any(|state| state == PassState::Braked) {
             ExitCode::from(3)
-        } else if self.dry_run && reports.iter().any(|report| report.drift() > 0) {
+        } else if self.dry_run && reports.iter().any(|report| report.drift() + report.added > 0) {
             ExitCode::from(2)
         } else if reports.iter().any(|report| report.undecided.total() > 0) {
             ExitCode::from(4)
@@ -93,22 +94,32 @@ fn print(report: &Report) {
         PassState::Complete if report.dry_run && report.drift() > 0 => "drift",
         PassState::Complete if report.drift() > 0 => "repaired",
         PassState::Complete if undecided.is_some() => "NOT ALL JUDGED",
+        PassState::Complete if report.dry_run && report.added > 0 => "would be filled",
+        PassState::Complete if report.added > 0 => "filled",
         PassState::Complete => "in sync",
         PassState::Incomplete | PassState::Void => "INCOMPLETE",
         PassState::Braked => "DELETIONS HELD BACK",
         PassState::Skipped => "skipped",
         PassState::Running => "running",
     };
+    let mut counts = vec![format!("{} at Clerk", report.listed)];
+    if report.added > 0 {
+        counts.push(format!("{} {}", report.added, if report.dry_run { "would be added" } else { "added" }));
+    }
+    // A first pass finds nothing missing: nothing was here.
+    if !report.backfill || report.drift() > 0 {
+        counts.push(format!("{} missing", report.missing));
+        counts.push(format!("{} differing", report.differing));
+        counts.push(format!("{} extra", report.extra));
+    }
+    if report.refreshed > 0 {
+        counts.push(format!("{} with newer times only", report.refreshed));
+    }
     terminal::line(format_args!(
-        "{:<13} {state}: {} listed, {} missing, {} differing, {} extra, {} refreshed, {:.1} s{}{}",
+        "{:<13} {state}: {}, {:.1} s{}",
         report.scope,
-        report.listed,
-        report.missing,
-        report.differing,
-        report.extra,
-        report.refreshed,
+        counts.join(", "),
         report.seconds,
-        if report.backfill { " (the first pass: what it adds is not drift)" } else { "" },
         if report.resumed { " (begun by an earlier run)" } else { "" },
     ));
     if let Some(problem) = &report.problem {
@@ -117,15 +128,26 @@ fn print(report: &Report) {
     if let Some(undecided) = undecided {
         terminal::line(format_args!("  {undecided}"));
     }
+    list(&report.candidates, |finding| format!("held back {}: {}", finding.entity_id, finding.cause));
+    if let Some(approve) = &report.approve {
+        terminal::line(format_args!("  if those are right to go: {approve}"));
+    } else if report.state == PassState::Braked {
+        terminal::line("  clerk-sync reconcile without --dry-run gives the command that approves it");
+    }
     for id in report.contradictions.iter().take(SHOWN) {
         terminal::line(format_args!("  contradicts {id}: Clerk's API says something older than its webhooks did"));
     }
-    for Finding { entity_id, drift, fields, cause, .. } in report.findings.iter().take(SHOWN) {
+    list(&report.findings, |Finding { entity_id, drift, fields, cause, .. }| {
         let fields = if fields.is_empty() { String::new() } else { format!(" ({})", fields.join(", ")) };
-        terminal::line(format_args!("  {drift:<9} {entity_id}{fields}: {cause}"));
-    }
-    if report.findings.len() > SHOWN {
-        terminal::line(format_args!("  … and {} more; --json lists them", report.findings.len() - SHOWN));
+        format!("{drift:<9} {entity_id}{fields}: {cause}")
+    });
+}
+
+/// The first of them, a line each.
+fn list(findings: &[Finding], line: impl Fn(&Finding) -> String) {
+    findings.iter().take(SHOWN).for_each(|finding| terminal::line(format_args!("  {}", line(finding))));
+    if findings.len() > SHOWN {
+        terminal::line(format_args!("  … and {} more; --json lists them", findings.len() - SHOWN));
     }
 }
 

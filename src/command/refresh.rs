@@ -1,11 +1,12 @@
 //! `clerk-sync refresh`: one object, read again.
 
 use super::arguments::Access;
-use crate::model::Kind;
+use crate::model::{Kind, Outcome};
+use crate::reconcile::Refreshed;
 use crate::terminal;
 use std::process::ExitCode;
 
-/// Read one object again, with its memberships
+/// Read one object again from Clerk, with its memberships, and write what differs. Exit code 1: neither Clerk nor the mirror knows it
 #[derive(clap::Args)]
 pub struct Refresh {
     #[command(flatten)]
@@ -18,6 +19,10 @@ pub struct Refresh {
     /// Restore it although a webhook has reported that it was deleted
     #[arg(long)]
     undelete: bool,
+
+    /// A JSON array on standard output
+    #[arg(long)]
+    json: bool,
 }
 
 /// An id whose kind shows. Of anything else Clerk would say that it has no such user, which leaves a tombstone.
@@ -34,13 +39,22 @@ impl Refresh {
     /// # Errors
     /// Clerk or the database does not answer.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        for (id, verdict) in self.access.reconciler()?.refresh(&self.id, self.undelete).await? {
-            terminal::line(format_args!(
-                "{id}  {}{}",
-                verdict.outcome,
-                verdict.reason.map(|reason| format!(" ({reason})")).unwrap_or_default()
-            ));
+        let refreshed = self.access.reconciler()?.refresh(&self.id, self.undelete).await?;
+        if self.json {
+            terminal::text(serde_json::to_string_pretty(&refreshed)?);
+        } else {
+            refreshed.iter().for_each(print);
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn print(refreshed: &Refreshed) {
+    let Refreshed { id, outcome, reason, differed, .. } = refreshed;
+    let is_settled = matches!(outcome, Outcome::Applied | Outcome::Unchanged);
+    if is_settled && !differed {
+        return terminal::line(format_args!("{id}  in sync"));
+    }
+    let reason = reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    terminal::line(format_args!("{id}  {outcome}{reason}"));
 }

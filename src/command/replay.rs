@@ -1,6 +1,7 @@
 //! `clerk-sync replay`: signs JSON bodies as Svix would and posts them, to try a running server.
 
-use crate::sender::Sender;
+use crate::model::Outcome;
+use crate::sender::{Attempt, Sender};
 use crate::terminal;
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -14,7 +15,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// Sign JSON bodies as Clerk's webhooks are signed, and post them to a running server
+/// Sign JSON bodies as Clerk's webhooks are signed, and post them to a running server. Exit code 1: one of them was not accepted, or
+/// could not be applied
 #[derive(clap::Args, Clone)]
 pub struct Replay {
     /// A JSON file, or a folder of them
@@ -47,19 +49,32 @@ pub struct Replay {
 
 /// How many requests ended in which way.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Summary(BTreeMap<(String, String), usize>);
+pub struct Summary {
+    /// By status and outcome.
+    requests: BTreeMap<(String, String), usize>,
+    /// Why a request got no answer, the first time that one did not.
+    pub unanswered: Option<String>,
+}
 
 impl Summary {
-    /// Whether every answer was a 2xx.
+    /// Whether every answer was a 2xx, and nothing was kept as a dead letter.
     pub fn all_accepted(&self) -> bool {
-        self.0.keys().all(|(status, _)| status.starts_with('2'))
+        let is_accepted =
+            |status: &str, outcome: &str| status.starts_with('2') && outcome != Outcome::DeadLetter.as_str();
+        self.requests.keys().all(|(status, outcome)| is_accepted(status, outcome))
+    }
+
+    /// How many were kept because they could not be applied.
+    fn dead_letters(&self) -> usize {
+        let dead = self.requests.iter().filter(|((_, outcome), _)| outcome == Outcome::DeadLetter.as_str());
+        dead.map(|(_, count)| count).sum()
     }
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:<8} {:<24} {:>8}", "status", "outcome", "requests")?;
-        for ((status, outcome), count) in &self.0 {
+        for ((status, outcome), count) in &self.requests {
             writeln!(f, "{status:<8} {outcome:<24} {count:>8}")?;
         }
         Ok(())
@@ -69,11 +84,25 @@ impl fmt::Display for Summary {
 impl Replay {
     /// Runs the command, and prints how many requests ended in which way.
     ///
+    /// Exit code 1: one was not accepted, or was kept as a dead letter.
+    ///
     /// # Errors
     /// As [`Replay::send`].
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let summary = self.send().await?;
         terminal::text(summary.to_string().trim_end());
+        if let Some(problem) = &summary.unanswered {
+            terminal::note(format_args!(
+                "clerk-sync: no answer from {}: {problem}. Is clerk-sync serve running there?",
+                self.url
+            ));
+        }
+        let dead_letters = summary.dead_letters();
+        if dead_letters > 0 {
+            terminal::note(format_args!(
+                "clerk-sync: {dead_letters} could not be applied and were kept as dead letters: clerk-sync dead-letters list"
+            ));
+        }
         Ok(if summary.all_accepted() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
@@ -116,21 +145,30 @@ impl Replay {
         }
         let mut summary = Summary::default();
         while let Some(answer) = sending.join_next().await {
-            *summary.0.entry(answer?).or_default() += 1;
+            let (status, outcome) = match answer? {
+                Ok(attempt) => (attempt.status.to_string(), attempt.outcome.unwrap_or_else(|| "-".to_owned())),
+                Err(error) => {
+                    summary.unanswered.get_or_insert_with(|| cause(&error));
+                    ("none".to_owned(), "no answer".to_owned())
+                }
+            };
+            *summary.requests.entry((status, outcome)).or_default() += 1;
         }
         progress.finish_and_clear();
         Ok(summary)
     }
 }
 
-/// Posts one body: its status, and the outcome that the server names.
-async fn send(sender: &Sender, body: &[u8]) -> (String, String) {
+/// Posts one body.
+async fn send(sender: &Sender, body: &[u8]) -> anyhow::Result<Attempt> {
     // One body has one id, however often it is sent, so that a repetition is seen as one.
     let message_id = format!("msg_{}", &crate::model::hex(&Sha256::digest(body))[..27]);
-    match sender.send(&message_id, body).await {
-        Ok(attempt) => (attempt.status.to_string(), attempt.outcome.unwrap_or_else(|| "-".to_owned())),
-        Err(_) => ("none".to_owned(), "no answer".to_owned()),
-    }
+    sender.send(&message_id, body).await
+}
+
+/// What is at the bottom of an error, such as `Connection refused`: what is above it names the URL again.
+fn cause(error: &anyhow::Error) -> String {
+    error.chain().last().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// The bodies of all `.json` files at or below `path`, by name.

@@ -1,10 +1,11 @@
 //! `clerk-sync serve`: the service, until it is asked to stop.
 
 use crate::app;
-use crate::config::{self, Environment};
+use crate::config::{self, Config, Environment};
 use crate::door;
 use crate::failpoint;
 use crate::ops;
+use crate::ops::verdict::Setup;
 use crate::os;
 use crate::store;
 use crate::webhook::writer::Writer;
@@ -22,12 +23,18 @@ pub(super) async fn serve(environment: Environment) -> anyhow::Result<ExitCode> 
     let listener =
         door::bind(config.listen_addr).with_context(|| format!("cannot listen on {}", config.listen_addr))?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
+    if !config.verifier.has_secret() {
+        tracing::warn!(
+            "CLERK_WEBHOOK_SIGNING_SECRET is not set: every webhook gets a 503 response until it is (Clerk dashboard → Webhooks → the endpoint)"
+        );
+    }
     let counts = ops::start_counting()?;
     let writer = Writer::start(config.database.clone(), config.instance.clone(), config.reconcile.is_some());
     let writer = writer.context("cannot start the writer")?;
     let health = Some(writer.0.watch());
     let (database, token) = (config.database.clone(), config.ops_token.clone());
-    let ops = ops::Ops { counts, database, token, open_metrics: config.ops_open_metrics, health };
+    let setup = setup(&config);
+    let ops = ops::Ops { counts, database, token, open_metrics: config.ops_open_metrics, health, setup };
     if let Err(error) = ops::listen(config.ops_addr.unwrap_or(config::DEFAULT_OPS_ADDR), ops) {
         if config.ops_addr.is_some() {
             return Err(error.context("OPS_ADDR"));
@@ -48,6 +55,18 @@ pub(super) async fn serve(environment: Environment) -> anyhow::Result<ExitCode> 
     }
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What somebody who sets it up must know, for the status page.
+fn setup(config: &Config) -> Setup {
+    let lacks = [
+        (!config.verifier.has_secret(), "CLERK_WEBHOOK_SIGNING_SECRET"),
+        (config.reconcile.is_none(), "CLERK_SECRET_KEY"),
+    ];
+    let missing = lacks.into_iter().filter(|(is_missing, _)| *is_missing).map(|(_, name)| name).collect();
+    // Fly.io sets it, and gives each application this name.
+    let webhook_url = std::env::var("FLY_APP_NAME").ok().map(|app| format!("https://{app}.fly.dev{}", app::WEBHOOKS));
+    Setup { missing, webhook_url }
 }
 
 /// Completes when the database turns out to be behind a pooler that we must not use. One that is away is asked again.

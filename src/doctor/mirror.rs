@@ -13,6 +13,9 @@ const OLD_PASS: i64 = 26 * 3_600;
 /// Seconds for which no webhook may come while Clerk changes.
 const SILENT: i64 = 3_600;
 
+/// By how many rows the two sides may differ while webhooks are in flight.
+const IN_FLIGHT: u64 = 24;
+
 /// Rows here, by kind.
 pub(super) type Counts = Vec<(Kind, Option<u64>)>;
 
@@ -40,7 +43,9 @@ pub(super) fn checks(standing: Option<&Standing>, counts: Option<&Counts>, clerk
     }));
     checks.extend(Kind::ALL.map(|kind| {
         let here = counts.and_then(|counts| counts.iter().find(|(of, _)| *of == kind)).and_then(|(_, rows)| *rows);
-        rows(kind, here, clerk.count(kind))
+        let last = standing.passes.iter().find(|pass| pass.kind == kind);
+        let was_filled = last.is_some_and(|pass| pass.complete_s.is_some());
+        rows(kind, here, clerk.count(kind), was_filled)
     }));
     checks
 }
@@ -123,17 +128,36 @@ fn pass(kind: Kind, last: Option<&LastPass>, has_organizations: Option<bool>) ->
     }
 }
 
-fn rows(kind: Kind, here: Option<u64>, at_clerk: Option<u64>) -> Check {
+fn rows(kind: Kind, here: Option<u64>, at_clerk: Option<u64>, was_filled: bool) -> Check {
     const NAME: &str = "rows";
     let kinds = kind.plural();
-    match (here, at_clerk) {
-        (Some(here), Some(there)) if here == there => Check::ok(NAME, format!("{kinds}: {here} here and at Clerk")),
-        (Some(here), Some(there)) => Check::warn(
+    let (here, there) = match (here, at_clerk) {
+        (Some(here), Some(there)) => (here, there),
+        (Some(here), None) => {
+            return Check::ok(NAME, format!("{kinds}: {here} here; Clerk was not asked or did not say"));
+        }
+        (None, _) => return Check::skip(NAME, format!("{kinds}: they could not be counted here in time")),
+    };
+    let apart = here.abs_diff(there);
+    if apart == 0 {
+        Check::ok(NAME, format!("{kinds}: {here} here and at Clerk"))
+    } else if !was_filled && here < there && (here == 0 || apart > IN_FLIGHT) {
+        Check::fail(
             NAME,
-            format!("{kinds}: {here} here, {there} at Clerk; a few may be under way"),
+            format!("{kinds}: {here} here, {there} at Clerk: they were never copied from Clerk"),
+            "clerk-sync reconcile copies them now; serve does so by itself while CLERK_SECRET_KEY is set",
+        )
+    } else if apart <= IN_FLIGHT {
+        Check::warn(
+            NAME,
+            format!("{kinds}: {here} here, {there} at Clerk; a few webhooks may be in flight"),
             "run doctor again; if it stays: clerk-sync reconcile",
-        ),
-        (Some(here), None) => Check::ok(NAME, format!("{kinds}: {here} here; Clerk was not asked or did not say")),
-        (None, _) => Check::skip(NAME, format!("{kinds}: they could not be counted here in time")),
+        )
+    } else {
+        Check::warn(
+            NAME,
+            format!("{kinds}: {here} here, {there} at Clerk: too many for webhooks in flight"),
+            "clerk-sync reconcile --dry-run shows which ones, clerk-sync reconcile repairs them",
+        )
     }
 }

@@ -20,7 +20,7 @@ use crate::config::{self, Environment};
 use crate::dotenv::Dotenv;
 use crate::model::InstanceId;
 use crate::store::Database;
-use crate::terminal;
+use crate::terminal::{self, Mark};
 use anyhow::Context as _;
 use serde::Serialize;
 use std::time::Duration;
@@ -82,13 +82,13 @@ impl Check {
 
 impl Check {
     fn print(&self) {
-        let status = match self.status {
-            Status::Ok => "ok",
-            Status::Warn => "warn",
-            Status::Fail => "FAIL",
-            Status::Skip => "skip",
+        let (mark, word) = match self.status {
+            Status::Ok => (Mark::Good, "ok  "),
+            Status::Warn => (Mark::Attention, "warn"),
+            Status::Fail => (Mark::Bad, "FAIL"),
+            Status::Skip => (Mark::Faint, "skip"),
         };
-        terminal::line(format_args!("{status:<4}  {}: {}", self.name, self.says));
+        terminal::marked(mark, word, format_args!("  {}: {}", self.name, self.says));
         if let Some(fix) = &self.fix {
             terminal::line(format_args!("      fix: {fix}"));
         }
@@ -112,12 +112,31 @@ impl Report {
         self.checks.iter().filter(|check| check.status == status).count()
     }
 
-    /// Prints it for people.
+    /// Prints it for people: what failed first, and what could not be looked at in a line for each reason.
     pub fn print(&self) {
-        self.checks.iter().for_each(Check::print);
+        for status in [Status::Fail, Status::Warn, Status::Ok] {
+            self.checks.iter().filter(|check| check.status == status).for_each(Check::print);
+        }
+        let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+        for check in self.checks.iter().filter(|check| check.status == Status::Skip) {
+            match reasons.iter_mut().find(|(reason, _)| *reason == check.says) {
+                Some((_, names)) => names.push(check.name),
+                None => reasons.push((&check.says, vec![check.name])),
+            }
+        }
+        for (reason, mut names) in reasons {
+            names.dedup();
+            terminal::marked(Mark::Faint, "skip", format_args!("  {}: {reason}", names.join(", ")));
+        }
         let (failed, warned, skipped) = (self.count(Status::Fail), self.count(Status::Warn), self.count(Status::Skip));
+        let (mark, word) = match (failed, warned + skipped) {
+            (0, 0) => (Mark::Good, "All set. "),
+            (0, _) => (Mark::Good, "Nothing failed. "),
+            _ => (Mark::Bad, "Not ready. "),
+        };
         let checks = self.checks.len();
-        terminal::line(format_args!("Checks: {checks}. Failed: {failed}. Warnings: {warned}. Skipped: {skipped}."));
+        let counts = format_args!("Checks: {checks}. Failed: {failed}. Warnings: {warned}. Skipped: {skipped}.");
+        terminal::marked(mark, word, counts);
     }
 }
 

@@ -62,12 +62,18 @@ fn well_formed(environment: &Environment, name: &'static str, fix: &str) -> Chec
     let value = match name {
         "CLERK_SECRET_KEY" => &environment.clerk.secret_key,
         "CLERK_INSTANCE_ID" => &environment.instance_id,
+        "CLERK_WEBHOOK_SIGNING_SECRET" => &environment.signing_secret,
         _ => return Check::ok(name, "is set and well-formed"),
     };
     match (name, value.as_deref().map(str::trim).filter(|value| !value.is_empty())) {
         ("CLERK_SECRET_KEY", None) => {
             Check::warn(name, "is not set: no pass runs, and what webhooks miss stays lost", fix)
         }
+        ("CLERK_WEBHOOK_SIGNING_SECRET", None) => Check::fail(
+            name,
+            "is not set: every webhook gets a 503 response",
+            "Clerk dashboard → Webhooks → Add endpoint: https://YOUR-HOST/webhooks/clerk; copy its Signing Secret, all of it, with whsec_",
+        ),
         ("CLERK_INSTANCE_ID", None) => Check::ok(name, "is not set: the secret key or the first webhook decides"),
         ("CLERK_INSTANCE_ID", Some("*")) => Check::warn(
             name,

@@ -192,7 +192,7 @@ impl Canonical {
 }
 
 /// One past the closing quote of the string that opens at `at`.
-fn string_end(bytes: &[u8], at: usize) -> usize {
+pub(super) fn string_end(bytes: &[u8], at: usize) -> usize {
     let mut at = at + 1;
     while at < bytes.len() && bytes[at] != b'"' {
         at += if bytes[at] == b'\\' { 2 } else { 1 };
@@ -201,7 +201,7 @@ fn string_end(bytes: &[u8], at: usize) -> usize {
 }
 
 /// One past the number, `true`, `false` or `null` that begins at `at`.
-fn scalar_end(bytes: &[u8], at: usize) -> usize {
+pub(super) fn scalar_end(bytes: &[u8], at: usize) -> usize {
     let is_end = |b: &u8| matches!(b, b' ' | b'\t' | b'\n' | b'\r' | b',' | b']' | b'}' | b':');
     bytes[at..].iter().position(is_end).map_or(bytes.len(), |n| at + n)
 }

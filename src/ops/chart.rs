@@ -1,132 +1,237 @@
-//! Two charts, as SVG in the page: deliveries by hour and outcome, and the last passes with what they took and found. Pure.
+//! The chart of the status page, as SVG: webhooks by hour and outcome. Pure.
 
-use super::page::{drift, escape, moment, put, span};
-use crate::model::PassState;
-use crate::store::status::{PassRow, Status};
+use super::page::grouped;
+use crate::store::status::Status;
+use maud::{Markup, html};
 
-const WIDTH: u32 = 960;
-const HEIGHT: u32 = 160;
 const HOUR: i64 = 3_600_000;
 const HOURS: i64 = 24;
 
-/// Outcomes in the order of the stack, with their colours.
-const OUTCOMES: [(&str, &str); 6] = [
-    ("applied", "var(--good)"),
-    ("unchanged", "var(--blue)"),
-    ("duplicate", "var(--grey)"),
-    ("stale", "var(--line)"),
-    ("pending", "var(--attention)"),
-    ("dead_letter", "var(--bad)"),
+/// Outcomes in the order of the stack: by name, in words, and with their colour. The last one is hatched, too.
+const OUTCOMES: [(&str, &str, &str); 5] = [
+    ("applied", "applied", "var(--c-applied)"),
+    ("unchanged", "unchanged", "var(--c-unchanged)"),
+    ("stale", "overtaken by something newer", "var(--c-stale)"),
+    ("pending", "to be read from Clerk", "var(--c-pending)"),
+    ("dead_letter", "dead letters", "var(--c-dead)"),
 ];
 
-/// A bar for each of the last 24 hours.
-pub(super) fn deliveries(status: &Status) -> String {
-    let first = (status.now / HOUR - HOURS + 1) * HOUR;
-    let of = |hour: i64, outcome: &str| -> u64 {
-        let rows = status.deliveries.iter().filter(|row| row.hour == hour && row.outcome == outcome);
-        rows.map(|row| row.count).sum()
-    };
-    let hours: Vec<i64> = (0..HOURS).map(|n| first + n * HOUR).collect();
-    let total = |hour: i64| OUTCOMES.iter().map(|(outcome, _)| of(hour, outcome)).sum::<u64>();
-    let most = hours.iter().map(|hour| total(*hour)).max().unwrap_or_default();
-    if most == 0 {
-        return "<p class=\"soft\">None came.</p>".to_owned();
+/// How it is drawn.
+struct Shape {
+    class: &'static str,
+    width: f64,
+    height: f64,
+    hours: usize,
+    /// An hour is written below each bar of so many.
+    label_each: usize,
+}
+
+/// For a wide screen a day, for a narrow one the last half of it, so that numbers and hours can be read.
+const WIDE: Shape = Shape { class: "wide", width: 960.0, height: 200.0, hours: 24, label_each: 3 };
+const NARROW: Shape = Shape { class: "narrow", width: 360.0, height: 190.0, hours: 12, label_each: 3 };
+
+/// Room above for numbers, below for hours.
+const TOP: f64 = 24.0;
+const BOTTOM: f64 = 22.0;
+/// Half of what an hour's label takes.
+const HALF_HOUR_LABEL: f64 = 18.0;
+
+/// One hour's webhooks by outcome.
+struct Bar {
+    hour: i64,
+    counts: [u64; OUTCOMES.len()],
+}
+
+impl Bar {
+    fn total(&self) -> u64 {
+        self.counts.iter().sum()
     }
-    let mut svg = open(&format!("Deliveries by hour; {most} in the busiest"));
-    let step = f64::from(WIDTH) / 24.0;
-    for (index, hour) in (0_u32..).zip(&hours) {
-        let (x, mut top) = (f64::from(index) * step, f64::from(HEIGHT));
-        let told: Vec<String> = OUTCOMES
-            .iter()
-            .map(|(outcome, _)| (outcome, of(*hour, outcome)))
-            .filter(|(_, n)| *n > 0)
-            .map(|(outcome, n)| format!("{n} {outcome}"))
-            .collect();
-        put(&mut svg, format_args!("<g><title>{}: {}</title>", moment(*hour), told.join(", ")));
-        for (outcome, colour) in OUTCOMES {
-            let height = f64::from(HEIGHT - 20) * share(of(*hour, outcome), most);
-            if height > 0.0 {
-                top -= height.max(1.0);
-                put(
-                    &mut svg,
-                    format_args!(
-                        "<rect x=\"{:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{colour}\"/>",
-                        x + 1.0,
-                        step - 2.0,
-                        height.max(1.0)
-                    ),
-                );
+}
+
+/// A bar for each hour, and how many there were of each outcome.
+pub(super) fn deliveries(status: &Status) -> Markup {
+    let bars = bars(status);
+    let totals: Vec<u64> = (0..OUTCOMES.len()).map(|n| bars.iter().map(|bar| bar.counts[n]).sum()).collect();
+    if totals.iter().sum::<u64>() == 0 {
+        return html! { p.soft { "None came." } };
+    }
+    html! {
+        figure style="margin:0" {
+            (drawn(&bars, &WIDE))
+            (drawn(&bars, &NARROW))
+            ul.key aria-label="Webhooks of the last 24 hours by outcome" {
+                @for ((_, words, colour), total) in OUTCOMES.iter().zip(&totals) {
+                    @if *total > 0 {
+                        li {
+                            svg viewBox="0 0 10 10" aria-hidden="true" {
+                                rect width="10" height="10" rx="2" style={ "fill:" (colour) } {}
+                                @if is_hatched(words) { path d="M0 10L10 0" stroke="var(--card)" stroke-width="2" {} }
+                            }
+                            (words) " " b { (grouped(*total)) }
+                        }
+                    }
+                }
             }
         }
-        svg.push_str("</g>");
     }
-    put(&mut svg, format_args!("<text x=\"2\" y=\"12\">{most} an hour</text></svg><p class=\"key\">"));
-    for (outcome, colour) in OUTCOMES {
-        put(&mut svg, format_args!("<span><i style=\"background:{colour}\"></i>{}</span>", outcome.replace('_', " ")));
-    }
-    svg.push_str("</p>");
-    svg
 }
 
-/// A bar for each of the last passes, the newest at the right: its height is how long it took, its colour how it ended.
-pub(super) fn passes(status: &Status) -> String {
-    let took =
-        |pass: &PassRow| u64::try_from(pass.ended_at.unwrap_or(status.now) - pass.started_at).unwrap_or_default();
-    let shown: Vec<&PassRow> = status.passes.iter().take(50).collect();
-    let longest = shown.iter().map(|pass| took(pass)).max().unwrap_or_default().max(1);
-    if shown.is_empty() {
-        return String::new();
-    }
-    let mut svg = open(&format!("The last {} passes; the longest took {}", shown.len(), span(longest.cast_signed())));
-    let step = f64::from(WIDTH) / 50.0;
-    for (index, pass) in (0_u32..).zip(shown.into_iter().rev()) {
-        let height = (f64::from(HEIGHT - 30) * share(took(pass), longest)).max(3.0);
-        let x = f64::from(index) * step;
-        let colour = match pass.state.known() {
-            Some(PassState::Complete) if drift(pass) == 0 => "var(--good)",
-            Some(PassState::Complete | PassState::Running) => "var(--blue)",
-            Some(PassState::Skipped) => "var(--grey)",
-            Some(PassState::Braked) => "var(--bad)",
-            Some(PassState::Incomplete | PassState::Void) | None => "var(--attention)",
-        };
-        let y = f64::from(HEIGHT) - height;
-        put(
-            &mut svg,
-            format_args!(
-                "<g><title>pass {} of {}: {}, {}, {} rows wrong</title><rect x=\"{:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{height:.1}\" fill=\"{colour}\"/>",
-                pass.id,
-                escape(pass.scope.as_str()),
-                escape(pass.state.as_str()),
-                span(took(pass).cast_signed()),
-                drift(pass),
-                x + 1.0,
-                step - 2.0
-            ),
-        );
-        if drift(pass) > 0 {
-            put(
-                &mut svg,
-                format_args!(
-                    "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-                    x + step / 2.0,
-                    y - 4.0,
-                    drift(pass)
-                ),
-            );
+fn is_hatched(words: &str) -> bool {
+    words == OUTCOMES[OUTCOMES.len() - 1].1
+}
+
+/// The last 24 hours, the latest last.
+fn bars(status: &Status) -> Vec<Bar> {
+    let first = (status.now / HOUR - HOURS + 1) * HOUR;
+    let bar = |n: i64| {
+        let hour = first + n * HOUR;
+        let counts = OUTCOMES.map(|(outcome, ..)| {
+            let rows = status.deliveries.iter().filter(|row| row.hour == hour && row.outcome == outcome);
+            rows.map(|row| row.count).sum()
+        });
+        Bar { hour, counts }
+    };
+    (0..HOURS).map(bar).collect()
+}
+
+/// Up to which number bars are drawn whole. One burst must not flatten a day: a bar far above the others is cut, and its number
+/// says how high it is.
+fn limit(bars: &[Bar]) -> u64 {
+    let mut totals: Vec<u64> = bars.iter().map(Bar::total).filter(|total| *total > 0).collect();
+    totals.sort_unstable();
+    let Some((most, usual)) = totals.last().zip(totals.get(totals.len() * 3 / 4).or(totals.last())) else { return 1 };
+    let usual = if totals.len() > 3 { *usual.min(&totals[totals.len() - 2]) } else { *usual };
+    if *most > usual.saturating_mul(4) { usual.saturating_mul(2).max(1) } else { *most }
+}
+
+fn drawn(bars: &[Bar], shape: &Shape) -> Markup {
+    let bars = &bars[bars.len().saturating_sub(shape.hours)..];
+    let limit = limit(bars);
+    let most = bars.iter().map(Bar::total).max().unwrap_or_default();
+    let step = shape.width / number(bars.len() as u64);
+    let base = shape.height - BOTTOM;
+    let room = base - TOP;
+    let height = |count: u64| room * number(count) / number(limit.max(1));
+    html! {
+        svg class=(shape.class) viewBox=(format!("0 0 {} {}", shape.width, shape.height)) role="img"
+            aria-label=(format!("Webhooks by hour in UTC, the last {} hours; {} in the busiest", bars.len(), grouped(most))) {
+            @for part in [1.0, 0.5, 0.0] {
+                line x1="0" x2=(shape.width) y1=(at(base - room * part)) y2=(at(base - room * part)) {}
+            }
+            @for (n, bar) in bars.iter().enumerate() {
+                @let x = number(n as u64) * step;
+                @let total = bar.total();
+                @let is_cut = total > limit;
+                @let top = base - height(total.min(limit));
+                g {
+                    title { (hour(bar.hour)) " UTC: " (in_words(bar)) }
+                    @for (n, (y, height)) in segments(bar, base, base - top).into_iter().enumerate() {
+                        @if height > 0.0 {
+                            rect x=(at(x + 2.0)) y=(at(y)) width=(at(step - 4.0)) height=(at(height)) style={ "fill:" (OUTCOMES[n].2) } {}
+                            @if is_hatched(OUTCOMES[n].1) {
+                                path d=(hatch(x + 2.0, y, step - 4.0, height)) stroke="var(--card)" stroke-width="1.5" fill="none" {}
+                            }
+                        }
+                    }
+                    @if is_cut {
+                        path d=(format!("M{} {}l{} -6v5l-{} 6z", at(x), at(top + 12.0), at(step), at(step))) fill="var(--paper)" {}
+                    }
+                    @if total > 0 {
+                        text.n x=(at(x + step / 2.0)) y=(at(top - 5.0)) text-anchor="middle" { (short(total)) }
+                    }
+                    @if (bars.len() - 1 - n).is_multiple_of(shape.label_each) {
+                        text x=(at((x + step / 2.0).min(shape.width - HALF_HOUR_LABEL))) y=(at(shape.height - 5.0)) text-anchor="middle" {
+                            (hour(bar.hour))
+                        }
+                    }
+                }
+            }
         }
-        svg.push_str("</g>");
     }
-    put(&mut svg, format_args!("<text x=\"2\" y=\"12\">{}</text></svg>", span(longest.cast_signed())));
-    svg.push_str("<p class=\"key\"><span><i style=\"background:var(--good)\"></i>nothing wrong</span><span><i style=\"background:var(--blue)\"></i>\
-        repaired (rows), or running</span><span><i style=\"background:var(--attention)\"></i>not finished</span><span>\
-        <i style=\"background:var(--bad)\"></i>waits for approval</span></p>");
-    svg
 }
 
-fn open(title: &str) -> String {
-    format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escape(title))
+/// Where each outcome's part of a bar begins, from above, and how high it is. What is there can be seen, however little it is.
+fn segments(bar: &Bar, base: f64, whole: f64) -> [(f64, f64); OUTCOMES.len()] {
+    let total = bar.total().max(1);
+    let mut y = base;
+    bar.counts.map(|count| {
+        let height = if count == 0 { 0.0 } else { (whole * number(count) / number(total)).max(1.5) };
+        y -= height;
+        (y, height)
+    })
 }
 
-fn share(part: u64, whole: u64) -> f64 {
-    f64::from(u32::try_from(part).unwrap_or(u32::MAX)) / f64::from(u32::try_from(whole.max(1)).unwrap_or(u32::MAX))
+fn hatch(x: f64, y: f64, width: f64, height: f64) -> String {
+    let mut path = String::new();
+    let mut down = 3.0;
+    while down < height {
+        path.push_str(&format!("M{} {}h{}", at(x), at(y + down), at(width)));
+        down += 4.0;
+    }
+    path
+}
+
+fn in_words(bar: &Bar) -> String {
+    let parts = OUTCOMES.iter().zip(bar.counts).filter(|(_, count)| *count > 0);
+    let parts: Vec<String> = parts.map(|((_, words, _), count)| format!("{} {words}", grouped(count))).collect();
+    if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
+}
+
+fn hour(ms: i64) -> String {
+    chrono::DateTime::from_timestamp_millis(ms).map_or_else(String::new, |at| at.format("%H:00").to_string())
+}
+
+/// A number that fits above a bar.
+fn short(number: u64) -> String {
+    match number {
+        0..1_000 => number.to_string(),
+        1_000..10_000 => format!("{}.{}k", number / 1_000, number % 1_000 / 100),
+        10_000..1_000_000 => format!("{}k", number / 1_000),
+        _ => format!("{}M", number / 1_000_000),
+    }
+}
+
+/// A coordinate.
+fn at(place: f64) -> String {
+    format!("{place:.1}")
+}
+
+fn number(count: u64) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::status::Deliveries;
+
+    fn day(counts: &[u64]) -> Status {
+        let now = 30 * HOUR;
+        let row = |(n, count): (usize, &u64)| Deliveries {
+            hour: now - HOUR * i64::try_from(n).unwrap(),
+            outcome: "applied".to_owned(),
+            count: *count,
+        };
+        Status { now, deliveries: counts.iter().enumerate().map(row).collect(), ..Status::default() }
+    }
+
+    #[test]
+    fn one_burst_does_not_flatten_the_day_and_its_number_is_shown() {
+        assert_eq!(limit(&bars(&day(&[10, 12, 8, 11, 9, 5_000]))), 24);
+        assert_eq!(limit(&bars(&day(&[10, 12, 8]))), 12);
+        assert_eq!(limit(&bars(&day(&[7]))), 7);
+        let html = deliveries(&day(&[10, 12, 8, 11, 9, 5_000])).into_string();
+        assert!(html.contains(">5.0k</text>") && html.contains("applied <b>5,050</b>"), "{html}");
+    }
+
+    #[test]
+    fn hours_are_written_below_the_bars() {
+        let html = deliveries(&day(&[1])).into_string();
+        assert!(html.contains(">06:00</text>") && html.contains(">03:00</text>"), "{html}");
+    }
+
+    #[test]
+    fn a_day_without_webhooks_has_no_chart() {
+        assert!(!deliveries(&day(&[])).into_string().contains("<svg"));
+    }
 }

@@ -1,6 +1,7 @@
 //! Who may ask the private listener, and what browsers must not do with its answers.
 
 use super::Shared;
+use super::page::SCRIPT;
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -9,8 +10,9 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use secrecy::{ExposeSecret as _, SecretString};
+use sha2::{Digest as _, Sha256};
 use std::net::Ipv6Addr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Lets a request through that shows the token, as a program's bearer token or as a browser's password. Where none is required,
 /// the host name must be one that no website can have: else a page of anybody's, whose name was made to lead here, could read
@@ -35,14 +37,21 @@ pub(super) async fn authorize(State(shared): State<Arc<Shared>>, request: Reques
 
 /// No answer is stored, guessed at, or shown inside another page.
 pub(super) async fn protect(mut response: Response) -> Response {
-    const POLICY: &str =
-        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    // The page's own script, and what it asks for: the page.
+    static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+        let policy = format!(
+            "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{}'; connect-src 'self'; img-src data:; base-uri 'none'; \
+             form-action 'none'; frame-ancestors 'none'",
+            BASE64.encode(Sha256::digest(SCRIPT))
+        );
+        HeaderValue::from_str(&policy).expect("it is ASCII")
+    });
     for (name, value) in [
-        (header::CACHE_CONTROL, "no-store"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::CONTENT_SECURITY_POLICY, POLICY.clone()),
     ] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        response.headers_mut().insert(name, value);
     }
     response
 }
@@ -57,7 +66,6 @@ fn shows(headers: &HeaderMap, token: &SecretString) -> bool {
 
 /// In a time that does not tell where they differ.
 fn is_same(a: &[u8], b: &[u8]) -> bool {
-    use sha2::{Digest as _, Sha256};
     let (a, b) = (Sha256::digest(a), Sha256::digest(b));
     a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }

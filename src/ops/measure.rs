@@ -5,8 +5,9 @@ use crate::model::{Kind, Scope};
 use crate::procfs::{self, TICKS};
 use crate::store::status::Status;
 use crate::telemetry::{
-    BRAKED, CLERK_ROWS, CONNECTIONS, DATABASE_UP, DEAD_LETTERS, DENIALS, LAST_PASS, LAST_WEBHOOK, PENDING_READS,
-    PROCESS_CPU, PROCESS_FILES, PROCESS_MEMORY, PROCESS_START, REFUSED, ROWS, UNDECIDED,
+    BRAKED, CLERK_ROWS, CONNECTIONS, DATABASE_UP, DEAD_LETTERS, DELIVERIES, DENIALS, LAST_PASS, LAST_WEBHOOK,
+    PENDING_READS, PROCESS_CPU, PROCESS_FILES, PROCESS_MEMORY, PROCESS_START, REFUSED, REJECTED, ROWS, UNAVAILABLE,
+    UNDECIDED,
 };
 use metrics::gauge;
 
@@ -58,6 +59,32 @@ pub(super) fn tables(status: Option<&Status>, writable: bool) {
     gauge!(CONNECTIONS).set(float(status.connections.unsigned_abs()));
 }
 
+/// What this process has answered since it started, in words, from the metrics as Prometheus reads them: the most frequent first.
+pub(super) fn answers(metrics: &str) -> Vec<(String, u64)> {
+    let mut answers: Vec<(String, u64)> = metrics.lines().filter_map(answer).filter(|(_, count)| *count > 0).collect();
+    answers.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    answers
+}
+
+fn answer(line: &str) -> Option<(String, u64)> {
+    let (metric, count) = line.rsplit_once(' ')?;
+    let count = count.parse().ok()?;
+    let (name, labels) = metric.split_once('{')?;
+    let label = labels.split('"').nth(1)?.replace('_', " ");
+    let words = match name {
+        DELIVERIES if label == "duplicate" => "repeated".to_owned(),
+        DELIVERIES if label == "dead letter" => "kept as dead letters".to_owned(),
+        DELIVERIES if label == "stale" => "overtaken".to_owned(),
+        DELIVERIES if label == "pending" => "to be read from Clerk".to_owned(),
+        DELIVERIES if label == "foreign" => "of another Clerk instance".to_owned(),
+        DELIVERIES => label,
+        REJECTED => format!("refused ({label})"),
+        UNAVAILABLE => format!("503 ({label})"),
+        _ => return None,
+    };
+    Some((words, count))
+}
+
 fn seconds(ms: i64) -> f64 {
     float(ms.unsigned_abs()) / 1_000.0
 }
@@ -66,4 +93,22 @@ fn seconds(ms: i64) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "nothing here is that large")]
 fn float(number: u64) -> f64 {
     number as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repetitions_and_refusals_are_counted_as_what_they_were() {
+        let metrics = "# TYPE clerk_sync_deliveries_total counter\n\
+                       clerk_sync_deliveries_total{outcome=\"applied\"} 7\n\
+                       clerk_sync_deliveries_total{outcome=\"duplicate\"} 9\n\
+                       clerk_sync_rejected_total{reason=\"invalid_signature\"} 2\n\
+                       clerk_sync_unavailable_total{reason=\"queue_full\"} 0\n\
+                       clerk_sync_rows{kind=\"user\"} 31\n";
+        let answers = answers(metrics);
+        let words: Vec<(&str, u64)> = answers.iter().map(|(words, count)| (words.as_str(), *count)).collect();
+        assert_eq!(words, [("repeated", 9), ("applied", 7), ("refused (invalid signature)", 2)]);
+    }
 }

@@ -3,7 +3,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | [`verdict`] | is the mirror in step? One answer (pure) |
+//! | [`verdict`] | is the mirror in sync? One answer (pure) |
 //! | `page`, `chart` | the page (pure) |
 //! | `measure` | what this process uses, and what the tables say, as metrics |
 //! | `guard` | who may ask: the token, or a host name that no website can have; headers that every answer has |
@@ -15,8 +15,8 @@ mod page;
 pub mod verdict;
 
 use crate::door::{self, Limits};
-use crate::store::Database;
 use crate::store::status::Status;
+use crate::store::{Database, Error};
 use crate::telemetry;
 use crate::webhook::health::{Fault, Health};
 use anyhow::Context as _;
@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
-use verdict::Verdict;
+use verdict::{Setup, Verdict};
 
 /// How long an answer of the database is shown, however many ask.
 const FRESH: Duration = Duration::from_secs(10);
@@ -66,15 +66,19 @@ pub struct Ops {
     pub health: Option<watch::Receiver<Health>>,
     /// `/metrics` is served without the token, for a Prometheus that cannot show one, such as Fly's.
     pub open_metrics: bool,
+    /// What the environment lacks, for the page.
+    pub setup: Setup,
 }
 
 /// What is shown, and when it was asked for.
-type Shown = Option<(Instant, Result<Arc<Status>, String>)>;
+type Shown = Option<(Instant, Result<Arc<Status>, Arc<Error>>)>;
 
 struct Shared {
     ops: Ops,
     /// Held while the database is asked, so that many who ask make one question.
     shown: Mutex<Shown>,
+    /// What the tables said when they could last be asked.
+    last: Mutex<Option<Arc<Status>>>,
 }
 
 /// Serves until the process ends, and tells where.
@@ -104,7 +108,7 @@ pub fn listen(address: SocketAddr, ops: Ops) -> anyhow::Result<SocketAddr> {
 
 /// The routes of the private listener.
 pub fn router(ops: Ops) -> Router {
-    let shared = Arc::new(Shared { ops, shown: Mutex::new(None) });
+    let shared = Arc::new(Shared { ops, shown: Mutex::new(None), last: Mutex::new(None) });
     Router::new()
         .route("/", get(status_page))
         .route("/status", get(status_page))
@@ -116,7 +120,7 @@ pub fn router(ops: Ops) -> Router {
 }
 
 impl Shared {
-    async fn status(&self) -> Result<Arc<Status>, String> {
+    async fn status(&self) -> Result<Arc<Status>, Arc<Error>> {
         let mut shown = self.shown.lock().await;
         if let Some((at, status)) = &*shown
             && at.elapsed() < FRESH
@@ -124,11 +128,21 @@ impl Shared {
             return status.clone();
         }
         let status = match timeout(ANSWER, self.ops.database.status()).await {
-            Ok(status) => status.map(Arc::new).map_err(|error| error.to_string()),
-            Err(_) => Err(format!("the database did not answer within {} s", ANSWER.as_secs())),
+            Ok(status) => status.map(Arc::new).map_err(Arc::new),
+            Err(_) => Err(Arc::new(Error::Silent(ANSWER))),
         };
+        if let Ok(status) = &status {
+            *self.last.lock().await = Some(Arc::clone(status));
+        }
         *shown = Some((Instant::now(), status.clone()));
         status
+    }
+
+    fn verdict(&self, status: &Result<Arc<Status>, Arc<Error>>) -> Verdict {
+        match status {
+            Ok(status) => Verdict::of(status, &self.ops.setup).with_fault(self.fault().as_ref()),
+            Err(error) => Verdict::unknown(error).since(self.fault().as_ref()),
+        }
     }
 
     /// Why this process cannot write deliveries, if it cannot.
@@ -138,22 +152,24 @@ impl Shared {
 }
 
 async fn status_page(State(shared): State<Arc<Shared>>) -> Response {
-    let (status, fault) = (shared.status().await, shared.fault());
-    let shown = status.as_deref().map_err(String::as_str);
-    Html(page::page(shown, fault.as_ref(), env!("CARGO_PKG_VERSION"))).into_response()
+    let status = shared.status().await;
+    let verdict = shared.verdict(&status);
+    let is_earlier = status.is_err();
+    let shown = match status {
+        Ok(status) => Some(status),
+        Err(_) => shared.last.lock().await.clone(),
+    };
+    let answers = measure::answers(&shared.ops.counts.render());
+    let version = env!("CARGO_PKG_VERSION");
+    let view = page::View { verdict: &verdict, status: shown.as_deref(), is_earlier, answers: &answers, version };
+    Html(page::page(&view)).into_response()
 }
 
 async fn status_json(State(shared): State<Arc<Shared>>) -> Response {
-    match shared.status().await {
-        Ok(status) => {
-            let verdict = Verdict::of(&status).with_fault(shared.fault().as_ref());
-            Json(serde_json::json!({ "verdict": verdict, "status": *status })).into_response()
-        }
-        Err(error) => {
-            let body = serde_json::json!({ "verdict": Verdict::unknown(&error), "status": null });
-            (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
-        }
-    }
+    let status = shared.status().await;
+    let verdict = shared.verdict(&status);
+    let code = if status.is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(serde_json::json!({ "verdict": verdict, "status": status.ok().as_deref() }))).into_response()
 }
 
 /// What was counted, what the process uses, and what the tables tell.

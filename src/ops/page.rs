@@ -1,209 +1,417 @@
-//! The status page: one HTML document, made here, that loads nothing and refreshes itself. Pure.
+//! The status page: one HTML document, made here, that loads nothing else. Pure.
+//!
+//! Its script asks for the page again and replaces what has changed, so that what somebody reads or selects stays where it is, and adds
+//! the browser's own time to each moment. Without scripts the page reloads by itself.
 
 use super::chart;
 use super::verdict::{self, Level, Verdict};
-use crate::model::{self, Kind, PassState, Scope};
-use crate::store::status::{PassRow, Status};
-use crate::webhook::health::Fault;
-use std::fmt::Write as _;
+use crate::model::{self, Kind, PassState, Scope, Word};
+use crate::store::status::{Candidate, FindingRow, LetterRow, PassRow, Status};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 /// Light and dark, wide and narrow.
-const STYLE: &str = "
-:root{color-scheme:light dark;--ink:#1c2024;--soft:#60646c;--line:#d9d9e0;--paper:#fcfcfd;--card:#fff;
- --good:#18794e;--attention:#ab6400;--bad:#c62a2f;--blue:#0b68cb;--grey:#8b8d98}
-@media(prefers-color-scheme:dark){:root{--ink:#edeef0;--soft:#b0b4ba;--line:#363a3f;--paper:#111113;--card:#18191b;
- --good:#3dd68c;--attention:#ffca16;--bad:#ff9592;--blue:#70b8ff;--grey:#7e808a}}
-*{box-sizing:border-box}body{margin:0 auto;max-width:64rem;padding:1rem;background:var(--paper);color:var(--ink);
- font:16px/1.5 system-ui,sans-serif}
-header{border-left:.5rem solid var(--grey);padding:.25rem 1rem;margin-bottom:1.5rem}
-header.good{border-color:var(--good)}header.attention{border-color:var(--attention)}header.bad{border-color:var(--bad)}
-h1{margin:0;font-size:1.75rem;line-height:1.2}h2{font-size:1.1rem;margin:2rem 0 .5rem}p{margin:.35rem 0}
-.soft{color:var(--soft)}.cards{display:grid;gap:.75rem;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr))}
-.card{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.75rem 1rem}
-.card b{display:block;font-size:1.4rem;font-variant-numeric:tabular-nums}
-.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}
-th,td{text-align:left;padding:.3rem .75rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}td.n,td.at{white-space:nowrap}code{font-size:.85em;overflow-wrap:anywhere}
-svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font:11px system-ui,sans-serif}
-@media(max-width:36rem){svg text{font-size:26px}}
-.key span{display:inline-block;margin-right:1rem}.key i{display:inline-block;width:.7rem;height:.7rem;border-radius:2px;margin-right:.35rem}
-";
+const STYLE: &str = include_str!("page.css");
+/// See above. The listener's policy lets this one run, by its hash, and no other.
+pub(super) const SCRIPT: &str = include_str!("page.js");
 
-/// The page. `Err`: why there is no status. `fault`: why this process cannot write deliveries.
-pub(super) fn page(status: Result<&Status, &str>, fault: Option<&Fault>, version: &str) -> String {
-    let verdict = match status {
-        Ok(status) => Verdict::of(status).with_fault(fault),
-        Err(problem) => Verdict::unknown(problem),
+/// Rows of a table.
+const SHOWN: usize = 20;
+const RECONCILES: usize = 12;
+
+/// What the page shows.
+pub(super) struct View<'a> {
+    pub(super) verdict: &'a Verdict,
+    /// What the tables say; or what they said when they last could be asked.
+    pub(super) status: Option<&'a Status>,
+    /// Whether they said so earlier.
+    pub(super) is_earlier: bool,
+    /// How this process has responded since it started, most frequent first.
+    pub(super) answers: &'a [(String, u64)],
+    pub(super) version: &'a str,
+}
+
+/// The page.
+pub(super) fn page(view: &View<'_>) -> String {
+    let View { verdict, status, is_earlier, answers, version } = view;
+    let document = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width,initial-scale=1";
+                noscript { meta http-equiv="refresh" content="30"; }
+                title { (verdict.headline) " · clerk-sync" }
+                link rel="icon" href=(icon(verdict.level));
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                header #verdict class=(name(verdict.level)) {
+                    p.state { span.mark aria-hidden="true" { (mark(verdict.level)) } " " (state(verdict.level)) }
+                    h1 { (verdict.headline) }
+                    @for reason in &verdict.because { p { (reason) } }
+                    @if !verdict.commands.is_empty() {
+                        p.soft { @if verdict.commands.len() == 1 { "Run:" } @else { "Run, from the first on:" } }
+                        @for command in &verdict.commands { pre { code { (command) } } }
+                    }
+                }
+                p #stale role="status" hidden {}
+                main #content {
+                    @if let Some(status) = status {
+                        @if *is_earlier {
+                            p.earlier { "Last known, as of " (moment_at(status.now)) "; \"ago\" counts from then." }
+                        }
+                        (body(status, answers))
+                    }
+                }
+                footer #foot {
+                    p.soft {
+                        "clerk-sync " (version)
+                        @if let Some(status) = status { " · " (moment_at(status.now)) " by the database's clock" }
+                        " · refreshes itself · the same as JSON: " a href="/status.json" { "/status.json" }
+                    }
+                }
+                script { (PreEscaped(SCRIPT)) }
+            }
+        }
     };
-    let level = match verdict.level {
+    document.into_string()
+}
+
+fn body(status: &Status, answers: &[(String, u64)]) -> Markup {
+    html! {
+        (candidates(status))
+        (rows(status))
+        (facts(status))
+        section {
+            h2 { "Webhooks of the last 24 hours" }
+            (chart::deliveries(status))
+            @if !answers.is_empty() {
+                p.soft {
+                    "Responses of this process since it started: "
+                    @for (n, (what, count)) in answers.iter().enumerate() {
+                        @if n > 0 { ", " }
+                        b { (grouped(*count)) } " " (what)
+                    }
+                    "."
+                }
+            }
+        }
+        (reconciles(status))
+        (findings(&status.findings))
+        (dead_letters(&status.letters))
+        p.soft { "Clerk instance: " code { (status.instance.as_deref().unwrap_or("none yet")) } }
+    }
+}
+
+/// Rows here and at Clerk. Both numbers are of one moment, or one of them is not shown.
+fn rows(status: &Status) -> Markup {
+    let counted = verdict::counts(status);
+    html! {
+        section.rows aria-label="Rows" {
+            @for kind in Kind::ALL {
+                @let here = status.rows.get(kind.as_str()).copied();
+                @let counts = counted.iter().find(|(of, _)| of == kind.as_str()).map(|(_, counts)| *counts);
+                div.card {
+                    h3 { (title(kind)) }
+                    @match (counts, here) {
+                        (Some(counts), _) => {
+                            p.number { (grouped(counts.here)) " " small { "here" } }
+                            p class=[(counts.here != counts.there).then_some("differs")] {
+                                (grouped(counts.there)) " at Clerk "
+                                @if counts.here == counts.there { span.same { "✓ equal" } }
+                                @else { b { "≠ " (apart(counts.here, counts.there)) } }
+                            }
+                        }
+                        (None, Some(here)) => {
+                            p.number { (grouped(here)) " " small { "here" } }
+                            p.soft { "Clerk's are not counted yet" }
+                        }
+                        (None, None) => p.soft { "not counted yet" },
+                    }
+                }
+            }
+        }
+        @if let Some(at) = verdict::counted_at(status) {
+            p.soft.below { "Here and at Clerk, both counted " (span(status.now - at)) " ago." }
+        }
+    }
+}
+
+fn apart(here: u64, there: u64) -> String {
+    let (rows, word) = (here.abs_diff(there), if here < there { "fewer here" } else { "more here" });
+    format!("{} {word}", grouped(rows))
+}
+
+/// What else is asked first: is it alive, is it quick, does something wait?
+fn facts(status: &Status) -> Markup {
+    let ago = |at: Option<i64>| at.map_or_else(|| "never".to_owned(), |at| format!("{} ago", span(status.now - at)));
+    let full = status.last_complete.iter().filter(|(scope, _)| *scope != Scope::Quick.as_str());
+    let (last_full, incremental) =
+        (full.map(|(_, at)| *at).max(), status.last_complete.get(Scope::Quick.as_str()).copied());
+    let fresh = status.freshness.map_or_else(
+        || ("–".to_owned(), "no event in the last hour".to_owned()),
+        |fresh| {
+            let note = format!("99 % within {}; {} events, last hour", span(fresh.p99_ms), grouped(fresh.events));
+            (span(fresh.p50_ms), note)
+        },
+    );
+    let (dead, reads) = (status.dead_letters.unsigned_abs(), status.pending_reads.unsigned_abs());
+    let lease = status.lease.as_deref().map_or("no reconcile is running", |_| "a reconcile is running");
+    html! {
+        section.facts aria-label="State" {
+            (fact("Last webhook", &ago(status.last_webhook_at), "accepted by any replica"))
+            (fact("From Clerk to the row", &fresh.0, &fresh.1))
+            (fact("Last full reconcile", &ago(last_full), &format!("incremental: {}", ago(incremental))))
+            (fact("Dead letters", &grouped(dead), "webhooks that could not be applied"))
+            (fact("Reads to make", &grouped(reads), "objects to ask Clerk's API for"))
+            (fact("Database connections", &status.connections.to_string(), lease))
+        }
+    }
+}
+
+fn fact(name: &str, value: &str, note: &str) -> Markup {
+    html! { div.card { h3 { (name) } p.value { (value) } p.soft { (note) } } }
+}
+
+/// What a stopped reconcile would delete.
+fn candidates(status: &Status) -> Markup {
+    let parents = |row: &Candidate| match (&row.user_id, &row.organization_id) {
+        (Some(user), Some(organization)) => format!("{user} in {organization}"),
+        _ => String::new(),
+    };
+    html! {
+        @for pass in verdict::braked(status) {
+            @let rows: Vec<&Candidate> = status.candidates.iter().filter(|row| row.pass_id == pass.id).collect();
+            @if !rows.is_empty() {
+                section {
+                    h2 { "What reconcile " (pass.id) " would delete" }
+                    table.stack {
+                        caption { "The first " (rows.len()) ": rows that Clerk did not list. clerk-sync reconcile --dry-run --json lists all." }
+                        thead { tr { th scope="col" { "Kind" } th scope="col" { "Id" } th scope="col" { "Of" } } }
+                        tbody {
+                            @for row in rows {
+                                tr {
+                                    td data-label="Kind" { (row.kind) }
+                                    td data-label="Id" { code { (row.entity_id) } }
+                                    td data-label="Of" { code { (parents(row)) } }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn reconciles(status: &Status) -> Markup {
+    // Incremental ones come every few minutes: those without a finding say nothing.
+    let says = |pass: &&PassRow| pass.scope != Scope::Quick || pass.state != PassState::Complete || drift(pass) > 0;
+    let shown: Vec<&PassRow> = status.passes.iter().filter(says).take(RECONCILES).collect();
+    html! {
+        section {
+            h2 { "Reconciles" }
+            @if shown.is_empty() {
+                p.soft { "None yet." }
+            } @else {
+                table.stack {
+                    caption { "The latest first. Incremental ones that found nothing are left out." }
+                    thead {
+                        tr {
+                            th scope="col" { "No." } th scope="col" { "Of" } th scope="col" { "Began" } th scope="col" { "Result" }
+                            th.n scope="col" { "Took" } th.n scope="col" { "At Clerk" } th.n scope="col" { "Missing" }
+                            th.n scope="col" { "Differing" } th.n scope="col" { "Extra" }
+                        }
+                    }
+                    @for pass in shown { (reconcile(pass)) }
+                }
+            }
+        }
+    }
+}
+
+fn reconcile(pass: &PassRow) -> Markup {
+    let took = pass.ended_at.map_or_else(|| "…".to_owned(), |ended| span(ended - pass.started_at));
+    let judge_after = pass.judge_after.map(model::Millis::clamped);
+    let undecided = verdict::undecided(pass).and_then(|undecided| undecided.in_words(judge_after));
+    let (class, result) = result(pass);
+    html! {
+        tbody {
+            tr {
+                td data-label="No." { (pass.id) }
+                td data-label="Of" { (scope(&pass.scope)) }
+                td data-label="Began" { (moment_at(pass.started_at)) }
+                td data-label="Result" { span class=(class) { (result) } }
+                td.n data-label="Took" { (took) }
+                td.n data-label="At Clerk" { (grouped(pass.listed)) }
+                td.n data-label="Missing" class=[zero(pass.missing)] { (grouped(pass.missing)) }
+                td.n data-label="Differing" class=[zero(pass.differing)] { (grouped(pass.differing)) }
+                td.n data-label="Extra" class=[zero(pass.extra)] { (grouped(pass.extra)) }
+            }
+            @for note in pass.problem.iter().chain(&undecided) {
+                tr.note { td colspan="9" { (note) } }
+            }
+        }
+    }
+}
+
+/// A class of its own for nothing: a narrow screen leaves it out.
+const fn zero(count: u64) -> Option<&'static str> {
+    if count == 0 { Some("zero") } else { None }
+}
+
+/// How it ended: a class, and words.
+fn result(pass: &PassRow) -> (&'static str, String) {
+    match pass.state.known() {
+        Some(PassState::Complete) if pass.backfill => ("good", "✓ filled (the first)".to_owned()),
+        Some(PassState::Complete) if drift(pass) > 0 => ("good", format!("✓ repaired {}", grouped(drift(pass)))),
+        Some(PassState::Complete) => ("good", "✓ in sync".to_owned()),
+        Some(PassState::Running) => ("soft", "running".to_owned()),
+        Some(PassState::Skipped) => ("soft", "skipped: off at Clerk".to_owned()),
+        Some(PassState::Braked) => ("bad", "✕ deletions held back".to_owned()),
+        Some(PassState::Incomplete) => ("attention", "▲ not finished".to_owned()),
+        Some(PassState::Void) => ("attention", "▲ contradicted itself".to_owned()),
+        None => ("attention", pass.state.to_string()),
+    }
+}
+
+fn findings(findings: &[FindingRow]) -> Markup {
+    html! {
+        @if !findings.is_empty() {
+            section {
+                h2 { "What reconcile repaired" }
+                table.stack {
+                    caption { "The latest first; all are in clerk_sync.findings." }
+                    thead {
+                        tr {
+                            th scope="col" { "When" } th scope="col" { "What" } th scope="col" { "Id" } th scope="col" { "Columns" }
+                            th scope="col" { "Probable cause" }
+                        }
+                    }
+                    tbody {
+                        @for finding in findings.iter().take(SHOWN) {
+                            tr {
+                                td data-label="When" { (moment_at(finding.repaired_at)) }
+                                td data-label="What" { (finding.kind) " " (finding.drift) }
+                                td data-label="Id" { code { (finding.entity_id) } }
+                                td data-label="Columns" { (finding.fields.join(", ")) }
+                                td data-label="Probable cause" { (finding.cause) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn dead_letters(letters: &[LetterRow]) -> Markup {
+    html! {
+        @if !letters.is_empty() {
+            section {
+                h2 { "Dead letters" }
+                table.stack {
+                    caption { "Webhooks that were accepted and could not be applied. Once the reason is gone, retry them." }
+                    thead {
+                        tr { th scope="col" { "Came" } th scope="col" { "Event" } th scope="col" { "Why" } th scope="col" { "Retry" } }
+                    }
+                    tbody {
+                        @for letter in letters.iter().take(SHOWN) {
+                            tr {
+                                td data-label="Came" { (moment_at(letter.received_at)) }
+                                td data-label="Event" { (letter.event_type.as_deref().unwrap_or("not named")) }
+                                td data-label="Why" { (letter.reason) }
+                                td data-label="Retry" { code.command { "clerk-sync dead-letters retry " (letter.message_id) } }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn title(kind: Kind) -> String {
+    let plural = kind.plural();
+    plural[..1].to_uppercase() + &plural[1..]
+}
+
+fn scope(scope: &Word<Scope>) -> String {
+    match scope.known() {
+        Some(Scope::Quick) => "incremental".to_owned(),
+        Some(Scope::Kind(kind)) => kind.plural().to_owned(),
+        None => scope.to_string(),
+    }
+}
+
+const fn name(level: Level) -> &'static str {
+    match level {
         Level::Good => "good",
         Level::Attention => "attention",
         Level::Bad => "bad",
+    }
+}
+
+/// A shape beside each colour.
+const fn mark(level: Level) -> &'static str {
+    match level {
+        Level::Good => "✓",
+        Level::Attention => "▲",
+        Level::Bad => "✕",
+    }
+}
+
+const fn state(level: Level) -> &'static str {
+    match level {
+        Level::Good => "All good",
+        Level::Attention => "Needs a look",
+        Level::Bad => "Act now",
+    }
+}
+
+/// A dot in the tab, as part of the document: nothing is fetched.
+fn icon(level: Level) -> String {
+    let colour = match level {
+        Level::Good => "#0a7d57",
+        Level::Attention => "#b86e00",
+        Level::Bad => "#c2293d",
     };
-    let mut html = format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
-         content=\"width=device-width,initial-scale=1\"><meta http-equiv=\"refresh\" content=\"15\">\
-         <title>{headline} · clerk-sync</title><style>{STYLE}</style></head><body>\
-         <header class=\"{level}\"><h1>{headline}</h1>",
-        headline = verdict.headline,
+    let svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 16 16\"><circle cx=\"8\" cy=\"8\" r=\"7\" fill=\"{colour}\"/></svg>"
     );
-    for reason in &verdict.because {
-        put(&mut html, format_args!("<p>{}</p>", escape(reason)));
-    }
-    html.push_str("</header><main>");
-    if let Ok(status) = status {
-        body(&mut html, status);
-    }
-    put(&mut html, format_args!("</main><footer><p class=\"soft\">clerk-sync {}", escape(version)));
-    if let Ok(status) = status {
-        put(&mut html, format_args!(" · {} by the database's clock", moment(status.now)));
-    }
-    html.push_str("; refreshes itself every 15 seconds. The same as JSON: <a href=\"/status.json\">/status.json</a></p></footer></body></html>");
-    html
-}
-
-fn body(html: &mut String, status: &Status) {
-    cards(html, status);
-    html.push_str("<h2>Deliveries of the last 24 hours</h2>");
-    html.push_str(&chart::deliveries(status));
-    html.push_str("<h2>The last passes</h2>");
-    html.push_str(&chart::passes(status));
-    passes(html, status);
-    findings(html, status);
-    letters(html, status);
-}
-
-fn cards(html: &mut String, status: &Status) {
-    html.push_str("<div class=\"cards\">");
-    let counted = verdict::counts(status);
-    for kind in Kind::ALL {
-        let Some(here) = status.rows.get(kind.as_str()) else { continue };
-        let there = counted.iter().find(|(of, _)| of == kind.as_str()).map_or_else(
-            || "Clerk's count is not known yet".to_owned(),
-            |(_, counts)| format!("{} at Clerk when last counted", counts.there),
-        );
-        card(html, &format!("{} here", kind.plural()), &here.to_string(), &there);
-    }
-    let ago = |at: Option<i64>| at.map_or_else(|| "never".to_owned(), |at| format!("{} ago", span(status.now - at)));
-    let last_pass =
-        status.last_complete.iter().filter(|(scope, _)| *scope != Scope::Quick.as_str()).map(|(_, at)| *at).max();
-    card(html, "last webhook", &ago(status.last_webhook_at), "that was accepted");
-    let quick = status.last_complete.get(Scope::Quick.as_str()).copied();
-    card(html, "last complete pass", &ago(last_pass), &format!("quick pass: {}", ago(quick)));
-    card(
-        html,
-        "dead letters",
-        &status.dead_letters.to_string(),
-        &format!("{} reads by id to be made", status.pending_reads),
-    );
-    let holder =
-        status.lease.as_deref().map_or("no pass runs now".to_owned(), |holder| format!("a pass runs: {holder}"));
-    card(html, "connections", &status.connections.to_string(), &holder);
-    let instance = status.instance.as_deref().unwrap_or("none yet");
-    put(html, format_args!("</div><p class=\"soft\">Clerk instance: <code>{}</code></p>", escape(instance)));
-}
-
-fn card(html: &mut String, name: &str, value: &str, note: &str) {
-    let (name, value, note) = (escape(name), escape(value), escape(note));
-    put(html, format_args!("<div class=\"card\">{name}<b>{value}</b><span class=\"soft\">{note}</span></div>"));
-}
-
-fn passes(html: &mut String, status: &Status) {
-    // Quick passes come every few minutes: those without a finding tell nothing.
-    let told = |pass: &&PassRow| pass.scope != Scope::Quick || pass.state != PassState::Complete || drift(pass) > 0;
-    let shown: Vec<&PassRow> = status.passes.iter().filter(told).collect();
-    if shown.is_empty() {
-        html.push_str("<p class=\"soft\">None yet.</p>");
-        return;
-    }
-    html.push_str("<div class=\"wide\"><table><tr><th>pass</th><th>of</th><th>began</th><th class=\"n\">took</th><th>ended</th>\
-        <th class=\"n\">listed</th><th class=\"n\">missing</th><th class=\"n\">differing</th><th class=\"n\">extra</th></tr>");
-    for pass in shown {
-        let took = pass.ended_at.map_or_else(|| "…".to_owned(), |ended| span(ended - pass.started_at));
-        let state = if pass.backfill { format!("{} (first)", pass.state) } else { pass.state.to_string() };
-        put(
-            html,
-            format_args!(
-                "<tr><td>{}</td><td>{}</td><td class=\"at\">{}</td><td class=\"n\">{took}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
-                 <td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
-                pass.id,
-                escape(pass.scope.as_str()),
-                moment(pass.started_at),
-                escape(&state),
-                pass.listed,
-                pass.missing,
-                pass.differing,
-                pass.extra
-            ),
-        );
-        let judge_after = pass.judge_after.map(model::Millis::clamped);
-        let undecided = verdict::undecided(pass).and_then(|undecided| undecided.in_words(judge_after));
-        for note in pass.problem.iter().chain(&undecided) {
-            put(html, format_args!("<tr><td></td><td colspan=\"8\">{}</td></tr>", escape(note)));
-        }
-    }
-    html.push_str("</table></div>");
-}
-
-fn findings(html: &mut String, status: &Status) {
-    if status.findings.is_empty() {
-        return;
-    }
-    html.push_str("<h2>What the passes repaired</h2><div class=\"wide\"><table><tr><th>when</th><th>what</th><th>id</th><th>columns</th><th>probable cause</th></tr>");
-    for finding in status.findings.iter().take(20) {
-        put(
-            html,
-            format_args!(
-                "<tr><td class=\"at\">{}</td><td>{} {}</td><td><code>{}</code></td><td>{}</td><td>{}</td></tr>",
-                moment(finding.repaired_at),
-                escape(finding.drift.as_str()),
-                escape(&finding.kind),
-                escape(&finding.entity_id),
-                escape(&finding.fields.join(", ")),
-                escape(&finding.cause)
-            ),
-        );
-    }
-    html.push_str("</table></div>");
-}
-
-fn letters(html: &mut String, status: &Status) {
-    if status.letters.is_empty() {
-        return;
-    }
-    html.push_str("<h2>Dead letters</h2><div class=\"wide\"><table><tr><th>came</th><th>event</th><th>why</th><th>try again</th></tr>");
-    for letter in status.letters.iter().take(20) {
-        put(
-            html,
-            format_args!(
-                "<tr><td class=\"at\">{}</td><td>{}</td><td>{}</td><td><code>clerk-sync dead-letters retry {}</code></td></tr>",
-                moment(letter.received_at),
-                escape(letter.event_type.as_deref().unwrap_or("not named")),
-                escape(&letter.reason),
-                escape(&letter.message_id)
-            ),
-        );
-    }
-    html.push_str("</table></div>");
+    format!("data:image/svg+xml;base64,{}", BASE64.encode(svg))
 }
 
 pub(super) fn drift(pass: &PassRow) -> u64 {
     pass.missing + pass.differing + pass.extra
 }
 
-pub(super) fn put(html: &mut String, text: std::fmt::Arguments<'_>) {
-    html.write_fmt(text).expect("writing to a string cannot fail");
-}
-
-/// Text, whatever is in it, as HTML.
-pub(super) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+/// A number with its thousands apart.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// A time, as people in any country read it.
 pub(super) fn moment(ms: i64) -> String {
     chrono::DateTime::from_timestamp_millis(ms)
         .map_or_else(String::new, |at| at.format("%Y-%m-%d %H:%M UTC").to_string())
+}
+
+/// The same, so that the browser can add its own time.
+fn moment_at(ms: i64) -> Markup {
+    let machine = chrono::DateTime::from_timestamp_millis(ms)
+        .map_or_else(String::new, |at| at.format("%Y-%m-%dT%H:%M:%SZ").to_string());
+    html! { time datetime=(machine) { (moment(ms)) } }
 }
 
 /// Milliseconds in words.
@@ -213,18 +421,55 @@ pub(super) fn span(ms: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::verdict::Setup;
     use super::*;
+
+    fn shown(status: &Status) -> String {
+        let verdict = Verdict::of(status, &Setup::default());
+        page(&View { verdict: &verdict, status: Some(status), is_earlier: false, answers: &[], version: "1" })
+    }
 
     #[test]
     fn nothing_in_the_tables_becomes_markup() {
-        let status = Status { instance: Some("<script>alert(\"x\")</script>".to_owned()), ..Status::default() };
-        let html = page(Ok(&status), None, "1");
-        assert!(!html.contains("<script>") && html.contains("&lt;script&gt;"));
+        let hostile = "<script>alert(\"x\")</script>";
+        let status = Status {
+            instance: Some(hostile.to_owned()),
+            candidates: vec![],
+            letters: vec![LetterRow {
+                message_id: hostile.to_owned(),
+                event_type: Some(hostile.to_owned()),
+                reason: hostile.to_owned(),
+                received_at: 0,
+            }],
+            ..Status::default()
+        };
+        let html = shown(&status);
+        assert!(!html.contains("<script>alert") && html.matches("&lt;script&gt;").count() == 4, "{html}");
+    }
+
+    #[test]
+    fn numbers_that_stand_beside_each_other_are_of_one_moment() {
+        let counts = [("user".to_owned(), crate::store::status::Counts { here: 2_500, there: 2_503 })].into();
+        let quick: PassRow = serde_json::from_value(serde_json::json!({
+            "id": 1, "scope": "quick", "state": "complete", "problem": null, "backfill": false, "started_at": 0, "ended_at": 60_000,
+            "listed": 0, "missing": 0, "differing": 0, "extra": 0, "refreshed": 0, "counts": null,
+        }))
+        .unwrap();
+        let status = Status {
+            now: 180_000,
+            rows: [("user".to_owned(), 2_777)].into(),
+            passes: vec![PassRow { counts: Some(counts), ..quick }],
+            ..Status::default()
+        };
+        let html = shown(&status);
+        assert!(html.contains("2,500") && html.contains("2,503 at Clerk") && html.contains("3 fewer here"), "{html}");
+        assert!(html.contains("both counted 2 min ago") && !html.contains("2,777"), "{html}");
     }
 
     #[test]
     fn spans_are_round() {
         let spans = [5, 1_500, 119_999, 120_000, 7_200_000, 172_800_000].map(span);
         assert_eq!(spans, ["5 ms", "1 s", "119 s", "2 min", "2 h", "2 days"]);
+        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
     }
 }

@@ -1,7 +1,8 @@
-//! Is the mirror in step with Clerk? One answer, in words. Pure.
+//! Is the mirror in sync with Clerk? One answer, in words. Pure.
 
 use super::page::{moment, span};
 use crate::model::{Kind, Millis, PassState, Scope, Undecided};
+use crate::store::Error;
 use crate::store::status::{Counts, DenialRow, PassRow, Status};
 use crate::webhook::health::Fault;
 use serde::Serialize;
@@ -25,20 +26,64 @@ pub enum Level {
     Bad,
 }
 
+/// What this process was told, as far as somebody who sets it up must know. The default: nothing is missing.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// Variables that are not set and should be.
+    pub missing: Vec<&'static str>,
+    /// The public URL of the webhook endpoint, if the platform says what it is.
+    pub webhook_url: Option<String>,
+}
+
+/// The events that the endpoint at Clerk must send.
+pub const EVENTS: &str = "user.*, organization.*, organizationMembership.*, role.*, permission.*";
+
 /// The answer, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Verdict {
     pub level: Level,
-    pub headline: &'static str,
+    pub headline: String,
     pub because: Vec<String>,
+    /// What to type, where a command helps.
+    pub commands: Vec<String>,
 }
 
 impl Verdict {
+    fn new(level: Level, headline: &str, because: Vec<String>) -> Verdict {
+        Verdict { level, headline: headline.to_owned(), because, commands: Vec::new() }
+    }
+
     /// The database could not be asked.
-    pub fn unknown(error: &str) -> Verdict {
-        let because =
-            vec![format!("It says: {error}. Webhooks are answered with 503, and Svix tries again for about a day.")];
-        Verdict { level: Level::Bad, headline: "The database does not answer", because }
+    pub fn unknown(error: &Error) -> Verdict {
+        const RETRIED: &str = "Webhooks get a 503 response meanwhile, and Svix retries them for about a day.";
+        let (headline, command) = match error {
+            Error::NotMigrated(_) => ("The schema is missing or of an older version", Some("clerk-sync migrate")),
+            Error::TooNew => ("The schema is of a newer version than this program", None),
+            Error::NotWorker(_) | Error::MissingRight(_) => {
+                ("Rights are missing in the database", Some("clerk-sync migrate"))
+            }
+            Error::LoginRefused(_) => ("The database refuses the login", Some("clerk-sync doctor")),
+            Error::SharedConnections => {
+                ("The connection string leads to a transaction pooler", Some("clerk-sync doctor"))
+            }
+            Error::Connect(_) | Error::RootCertificate(_) => {
+                ("The database cannot be reached", Some("clerk-sync doctor"))
+            }
+            Error::Crowded(_) | Error::Silent(_) => ("The database responds too slowly", Some("clerk-sync doctor")),
+            Error::Refused(_) | Error::Answer(_) => ("The database cannot be asked", Some("clerk-sync doctor")),
+        };
+        let because = vec![format!("{}.", capitalized(&error.to_string())), RETRIED.to_owned()];
+        let commands = command.into_iter().map(str::to_owned).collect();
+        Verdict { commands, ..Verdict::new(Level::Bad, headline, because) }
+    }
+
+    /// The same with the time since when.
+    #[must_use]
+    pub(crate) fn since(mut self, fault: Option<&Fault>) -> Verdict {
+        if let Some(fault) = fault {
+            self.because.push(format!("Deliveries cannot be written since {}.", moment(fault.since.get())));
+        }
+        self
     }
 
     /// The same where this process cannot write deliveries: nothing else matters as much.
@@ -47,30 +92,60 @@ impl Verdict {
         let Some(fault) = fault else { return self };
         let code = fault.sqlstate.as_ref().map(|code| format!(" (SQLSTATE {code})")).unwrap_or_default();
         let reason = format!(
-            "Since {}: {}{code}. Webhooks are answered with 503, and Svix tries again for about a day.",
+            "Since {}: {}{code}. Webhooks get a 503 response, and Svix retries them for about a day.",
             moment(fault.since.get()),
             fault.summary
         );
         self.because.insert(0, reason);
-        Verdict { level: Level::Bad, headline: "Deliveries cannot be written", because: self.because }
+        Verdict { level: Level::Bad, headline: "Deliveries cannot be written".to_owned(), ..self }
     }
 
-    /// From what the tables tell.
-    pub fn of(status: &Status) -> Verdict {
+    /// From what the tables and the environment say.
+    pub fn of(status: &Status, setup: &Setup) -> Verdict {
         let mut because = Vec::new();
+        let mut commands = Vec::new();
         for pass in braked(status) {
-            because.push(format!("Pass {} was stopped before it deleted too much; see below.", pass.id));
+            because.push(format!(
+                "Reconcile {} of {} stopped before its deletions: {}. The rows are listed below; if they are right to go, approve it.",
+                pass.id,
+                pass.scope.known().and_then(Scope::kind).map_or("everything", Kind::plural),
+                pass.problem.as_deref().unwrap_or("there were too many")
+            ));
+            commands.push(format!("clerk-sync reconcile --approve {}", pass.id));
         }
         let is_braked = !because.is_empty();
+        let lacks_secret = setup.missing.contains(&"CLERK_WEBHOOK_SIGNING_SECRET");
+        let is_waiting = status.last_webhook_at.is_none();
+        if lacks_secret {
+            because.push(
+                "CLERK_WEBHOOK_SIGNING_SECRET is not set: every webhook gets a 503 response. It is on the endpoint's page (Clerk \
+                 dashboard → Webhooks), and begins with whsec_."
+                    .to_owned(),
+            );
+        }
+        if is_waiting {
+            let url = setup.webhook_url.as_deref().unwrap_or("https://YOUR-HOST/webhooks/clerk");
+            because.push(format!(
+                "No webhook has ever come. Clerk dashboard → Webhooks → Add endpoint: {url}, with the events {EVENTS} (with Clerk Billing \
+                 also subscription.* and subscriptionItem.*)."
+            ));
+        }
+        for name in setup.missing.iter().filter(|name| **name == "CLERK_SECRET_KEY") {
+            because.push(format!(
+                "{name} is not set: nothing is reconciled, and changes that webhooks miss stay missed. Clerk dashboard → API keys; it \
+                 begins with sk_."
+            ));
+        }
+        let lacks_key = setup.missing.contains(&"CLERK_SECRET_KEY");
         let missing: Vec<&str> = Kind::ALL
             .into_iter()
             .filter(|kind| !is_off(status, *kind) && complete_at(status, *kind).is_none())
             .map(Kind::plural)
             .collect();
         if missing.len() == Kind::ALL.len() {
-            because.push("No pass has completed yet: nobody knows what webhooks missed.".to_owned());
+            because.push("Nothing has been compared with Clerk yet: no reconcile is complete.".to_owned());
         } else if !missing.is_empty() {
-            because.push(format!("No pass of {} has completed yet.", missing.join(" and ")));
+            because.push(format!("No reconcile of {} is complete yet.", missing.join(" and ")));
         }
         let is_unproven = !missing.is_empty();
         let old: Vec<&str> = Kind::ALL
@@ -79,7 +154,10 @@ impl Verdict {
             .map(Kind::plural)
             .collect();
         if !old.is_empty() {
-            because.push(format!("The last complete pass of {} is more than two days old.", old.join(" and ")));
+            because.push(format!("The last complete reconcile of {} is more than two days old.", old.join(" and ")));
+        }
+        if (is_unproven || !old.is_empty()) && !lacks_key {
+            commands.push("clerk-sync reconcile".to_owned());
         }
         let apart: Vec<String> = counts(status)
             .into_iter()
@@ -88,14 +166,16 @@ impl Verdict {
             .collect();
         if !apart.is_empty() {
             because.push(format!(
-                "The counts disagree ({}). A pass is asked for if they still do next time.",
-                apart.join("; ")
+                "The counts differ ({}), as counted {} ago. Webhooks may be in flight; if they still differ next time, a full reconcile starts.",
+                apart.join("; "),
+                counted_at(status).map_or_else(|| "a while".to_owned(), |at| span(status.now - at))
             ));
+            commands.push("clerk-sync reconcile --dry-run".to_owned());
         }
         if status.denied > 0 {
             let denied: Vec<String> = status.denials.iter().take(5).map(DenialRow::describe).collect();
             because.push(format!(
-                "{} of the mirror's rows give access that has ended, because something of the application's keeps them: {}. Policies \
+                "{} rows give access that has ended, because something of the application's keeps them: {}. Policies \
                  of clerk-sync deny it; service_role and views and functions of the tables' owner do not.",
                 status.denied,
                 denied.join("; ")
@@ -107,31 +187,34 @@ impl Verdict {
                 status.refused
             ));
         }
+        if status.denied > 0 || status.refused > 0 {
+            commands.push("clerk-sync doctor".to_owned());
+        }
         if let Some(failed) = &status.failed_start {
             let since = moment(failed.since);
-            because.push(format!("No pass could begin since {since} ({} tries): {}.", failed.tries, failed.problem));
+            because
+                .push(format!("No reconcile could begin since {since} ({} tries): {}.", failed.tries, failed.problem));
         }
         // A webhook that is lost once in a while is no silence.
         let silence = status.last_webhook_at.map(|at| status.now - at);
-        let is_silent = status.drift_since_webhook > 0 && silence.is_none_or(|silence| silence > SILENT);
+        let is_silent = status.drift_since_webhook > 0 && silence.is_some_and(|silence| silence > SILENT);
         if is_silent {
-            let silence =
-                silence.map_or("has ever come".to_owned(), |silence| format!("has come for {}", span(silence)));
             because.push(format!(
-                "No webhook {silence}, although passes found {} rows changed since: does the endpoint at Clerk still send here?",
+                "No webhook has come for {}, although reconcile found {} rows changed since: does the endpoint at Clerk still send here?",
+                silence.map(span).unwrap_or_default(),
                 status.drift_since_webhook
             ));
         }
         if let Some(at) = status.went_back_at {
             because.push(format!(
-                "The database lost what it had acknowledged (a restore, or a failover). Passes over everything began at {}.",
+                "The database lost what it had acknowledged (a restore, or a failover). A reconcile of everything began at {}.",
                 moment(at)
             ));
         }
         let is_idle = idle(status);
         if let Some(idle) = is_idle {
             because.push(format!(
-                "Nothing was written and no pass was complete for {}: policies go on granting what the mirror said then.",
+                "Nothing was written and no reconcile was complete for {}: policies go on granting what the tables said then.",
                 span(idle)
             ));
         }
@@ -141,7 +224,7 @@ impl Verdict {
             .filter(|(_, pass)| pass.state == PassState::Void)
             .map(|(kind, pass)| {
                 format!(
-                    "The last pass of {} contradicts itself: {}.",
+                    "The last reconcile of {} contradicts itself: {}.",
                     kind.plural(),
                     pass.problem.as_deref().unwrap_or("?")
                 )
@@ -154,35 +237,49 @@ impl Verdict {
         because.extend(doubts);
         if status.dead_letters > 0 {
             let webhooks = if status.dead_letters == 1 {
-                "1 webhook".to_owned()
+                "1 webhook was accepted and".to_owned()
             } else {
-                format!("{} webhooks", status.dead_letters)
+                format!("{} webhooks were accepted and", status.dead_letters)
             };
-            because.push(format!("{webhooks} could not be used; see the dead letters below."));
+            because.push(format!("{webhooks} could not be applied (dead letters, listed below)."));
         }
-        let (level, headline) = if is_braked {
-            (Level::Bad, "A pass waits for approval")
-        } else if status.denied > 0 {
-            (Level::Bad, "Rows give access that has ended")
-        } else if !apart.is_empty() {
-            (Level::Attention, "Drifting")
-        } else if is_unproven
+        let is_unchecked = is_unproven
             || is_silent
             || is_idle.is_some()
             || is_void
             || status.failed_start.is_some()
-            || !old.is_empty()
-        {
-            (Level::Attention, "Not proven lately")
+            || !old.is_empty();
+        let (level, headline) = if is_braked {
+            (Level::Bad, "Deletions wait for your approval")
+        } else if status.denied > 0 {
+            (Level::Bad, "Rows give access that has ended")
+        } else if lacks_secret {
+            (Level::Attention, "CLERK_WEBHOOK_SIGNING_SECRET is not set")
+        } else if status.failed_start.is_some() {
+            (Level::Attention, "Reconcile cannot begin")
+        } else if is_waiting {
+            (Level::Attention, "Waiting for the first webhook")
+        } else if lacks_key {
+            (Level::Attention, "CLERK_SECRET_KEY is not set")
+        } else if !apart.is_empty() {
+            (Level::Attention, "Drifting: the counts differ from Clerk's")
+        } else if is_unchecked {
+            (Level::Attention, "Not checked against Clerk lately")
         } else if is_in_doubt {
-            (Level::Attention, "Not all rows were judged")
+            (Level::Attention, "Some rows could not be judged")
         } else if !because.is_empty() {
-            (Level::Attention, "In step, but something waits for you")
+            (Level::Attention, "In sync, and something waits for you")
         } else {
-            (Level::Good, "In step with Clerk")
+            (Level::Good, "In sync with Clerk")
         };
-        Verdict { level, headline, because }
+        commands.dedup();
+        Verdict { commands, ..Verdict::new(level, headline, because) }
     }
+}
+
+fn capitalized(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 fn is_off(status: &Status, kind: Kind) -> bool {
@@ -204,7 +301,7 @@ fn doubt(status: &Status, kind: Kind) -> Option<String> {
     let pass = ended(status, kind)?;
     let undecided = undecided(pass)?;
     let judge_after = pass.judge_after.map(Millis::clamped);
-    Some(format!("The last pass of {}: {}.", kind.plural(), undecided.in_words(judge_after)?))
+    Some(format!("The last reconcile of {}: {}.", kind.plural(), undecided.in_words(judge_after)?))
 }
 
 /// What a pass could not judge.
@@ -229,11 +326,19 @@ pub fn braked(status: &Status) -> impl Iterator<Item = &PassRow> {
     Kind::ALL.into_iter().filter_map(decided).filter(|pass| pass.state == PassState::Braked)
 }
 
-/// Rows here and at Clerk, as the last quick pass that counted saw them.
+/// Rows here and at Clerk, both as the last quick pass that counted saw them: numbers of two moments say nothing beside each other.
 pub fn counts(status: &Status) -> Vec<(String, Counts)> {
-    let counted =
-        status.passes.iter().filter(|pass| pass.state == PassState::Complete).find_map(|pass| pass.counts.as_ref());
+    let counted = counting(status).and_then(|pass| pass.counts.as_ref());
     counted.map(|counts| counts.iter().map(|(kind, counts)| (kind.clone(), *counts)).collect()).unwrap_or_default()
+}
+
+/// When that was.
+pub(super) fn counted_at(status: &Status) -> Option<i64> {
+    counting(status).map(|pass| pass.ended_at.unwrap_or(pass.started_at))
+}
+
+fn counting(status: &Status) -> Option<&PassRow> {
+    status.passes.iter().find(|pass| pass.state == PassState::Complete && pass.counts.is_some())
 }
 
 #[cfg(test)]
@@ -262,77 +367,118 @@ mod tests {
         }
     }
 
-    fn in_step() -> Status {
+    fn in_sync() -> Status {
         let last_complete = Kind::ALL.map(|kind| (kind.to_string(), 1_000)).into();
-        Status { now: 2_000, last_complete, ..Status::default() }
+        Status { now: 2_000, last_complete, last_webhook_at: Some(1_900), ..Status::default() }
+    }
+
+    fn judge(status: &Status) -> Verdict {
+        Verdict::of(status, &Setup::default())
     }
 
     #[test]
     fn the_worst_gives_the_headline() {
-        assert_eq!(Verdict::of(&in_step()).headline, "In step with Clerk");
-        assert_eq!(Verdict::of(&Status::default()).headline, "Not proven lately");
-        let old = Status { now: 1_001 + TOO_OLD, ..in_step() };
-        assert_eq!(Verdict::of(&old).headline, "Not proven lately");
-        let letters = Status { dead_letters: 1, ..in_step() };
-        assert_eq!(Verdict::of(&letters).headline, "In step, but something waits for you");
+        assert_eq!(judge(&in_sync()).headline, "In sync with Clerk");
+        assert_eq!(judge(&Status::default()).headline, "Waiting for the first webhook");
+        let old = Status { now: 1_001 + TOO_OLD, ..in_sync() };
+        assert_eq!(judge(&old).headline, "Not checked against Clerk lately");
+        let letters = Status { dead_letters: 1, ..in_sync() };
+        assert_eq!(judge(&letters).headline, "In sync, and something waits for you");
         let counts = [("user".to_owned(), Counts { here: 2, there: 3 })].into();
         let quick = PassRow { counts: Some(counts), ..pass(9, "quick", "complete") };
-        let drifting = Status { dead_letters: 1, passes: vec![quick], ..in_step() };
-        assert_eq!(Verdict::of(&drifting).headline, "Drifting");
+        let drifting = Status { dead_letters: 1, passes: vec![quick], ..in_sync() };
+        assert_eq!(judge(&drifting).headline, "Drifting: the counts differ from Clerk's");
         let braked = Status { passes: vec![pass(3, "user", "braked"), pass(2, "user", "complete")], ..drifting };
-        assert_eq!(Verdict::of(&braked).level, Level::Bad);
+        assert_eq!(judge(&braked).level, Level::Bad);
     }
 
     #[test]
-    fn a_pass_that_cannot_begin_and_an_endpoint_that_is_silent_while_clerk_changes_are_told() {
+    fn a_reconcile_that_cannot_begin_and_an_endpoint_that_is_silent_while_clerk_changes_are_reported() {
         let failed =
             FailedStart { since: 0, last_at: 1_000, tries: 9, problem: "Clerk refuses the key (401)".to_owned() };
-        let verdict = Verdict::of(&Status { failed_start: Some(failed), ..in_step() });
-        assert_eq!((verdict.level, verdict.headline), (Level::Attention, "Not proven lately"));
+        let verdict = judge(&Status { failed_start: Some(failed), ..in_sync() });
+        assert_eq!((verdict.level, verdict.headline.as_str()), (Level::Attention, "Reconcile cannot begin"));
         assert!(verdict.because[0].contains("refuses the key (401)"), "{verdict:?}");
         let silent = |silence: i64, drift: u64| {
-            let status = in_step();
-            Verdict::of(&Status { last_webhook_at: Some(status.now - silence), drift_since_webhook: drift, ..status })
+            let status = in_sync();
+            judge(&Status { last_webhook_at: Some(status.now - silence), drift_since_webhook: drift, ..status })
         };
         assert!(silent(16 * 86_400_000, 60).because[0].contains("No webhook has come for 16 days"));
         assert_eq!(silent(16 * 86_400_000, 0).level, Level::Good, "nothing changed at Clerk");
         assert_eq!(silent(60_000, 1).level, Level::Good, "one was lost a minute ago");
-        let never = Verdict::of(&Status { drift_since_webhook: 1, ..in_step() });
-        assert!(never.because[0].contains("No webhook has ever come"), "{never:?}");
+        let never = judge(&Status { last_webhook_at: None, ..in_sync() });
+        assert_eq!(never.headline, "Waiting for the first webhook");
+        let told = &never.because[0];
+        assert!(told.contains("/webhooks/clerk") && told.contains("organizationMembership.*"), "{never:?}");
     }
 
     #[test]
     fn silence_and_passes_that_contradict_themselves_are_told() {
-        let mut status = in_step();
+        let mut status = in_sync();
         status.last_complete.insert("quick".to_owned(), 1_500);
-        assert_eq!(Verdict::of(&status).level, Level::Good);
+        assert_eq!(judge(&status).level, Level::Good);
         status.now = 1_500 + IDLE + 60_000;
-        let verdict = Verdict::of(&status);
-        assert_eq!((verdict.level, verdict.headline), (Level::Attention, "Not proven lately"));
-        assert!(verdict.because[0].starts_with("Nothing was written and no pass was complete for 3 h"), "{verdict:?}");
+        let verdict = judge(&status);
+        assert_eq!((verdict.level, verdict.headline.as_str()), (Level::Attention, "Not checked against Clerk lately"));
+        assert!(
+            verdict.because[0].starts_with("Nothing was written and no reconcile was complete for 3 h"),
+            "{verdict:?}"
+        );
         status.last_webhook_at = Some(status.now - 1_000);
-        assert_eq!(Verdict::of(&status).level, Level::Good);
+        assert_eq!(judge(&status).level, Level::Good);
         let void = PassRow { problem: Some("Clerk counts 9".to_owned()), ..pass(7, "user", "void") };
-        let verdict = Verdict::of(&Status { passes: vec![void, pass(6, "user", "complete")], ..in_step() });
-        assert_eq!(verdict.because, ["The last pass of users contradicts itself: Clerk counts 9."]);
+        let verdict = judge(&Status { passes: vec![void, pass(6, "user", "complete")], ..in_sync() });
+        assert_eq!(verdict.because, ["The last reconcile of users contradicts itself: Clerk counts 9."]);
         let cut = [pass(9, "user", "incomplete"), pass(8, "user", "braked"), pass(7, "user", "complete")];
-        assert_eq!(braked(&Status { passes: cut.into(), ..in_step() }).map(|pass| pass.id).collect::<Vec<_>>(), [8]);
+        assert_eq!(braked(&Status { passes: cut.into(), ..in_sync() }).map(|pass| pass.id).collect::<Vec<_>>(), [8]);
     }
 
     #[test]
-    fn rows_that_were_not_judged_are_not_in_step() {
+    fn rows_that_were_not_judged_are_not_in_sync() {
         let doubtful =
             PassRow { undecided: Some([("too_fresh".to_owned(), 7)].into()), ..pass(4, "membership", "complete") };
-        let verdict = Verdict::of(&Status { passes: vec![doubtful], ..in_step() });
-        assert_eq!((verdict.level, verdict.headline), (Level::Attention, "Not all rows were judged"));
-        assert!(verdict.because[0].starts_with("The last pass of memberships: 7 rows were not judged"), "{verdict:?}");
+        let verdict = judge(&Status { passes: vec![doubtful], ..in_sync() });
+        assert_eq!((verdict.level, verdict.headline.as_str()), (Level::Attention, "Some rows could not be judged"));
+        assert!(
+            verdict.because[0].starts_with("The last reconcile of memberships: 7 rows were not judged"),
+            "{verdict:?}"
+        );
+    }
+
+    #[test]
+    fn a_variable_that_is_missing_is_named_with_what_is_lost() {
+        let without = |name: &'static str| Verdict::of(&in_sync(), &Setup { missing: vec![name], ..Setup::default() });
+        for name in ["CLERK_WEBHOOK_SIGNING_SECRET", "CLERK_SECRET_KEY"] {
+            let verdict = without(name);
+            assert_eq!(
+                (verdict.level, verdict.headline.as_str()),
+                (Level::Attention, format!("{name} is not set").as_str())
+            );
+        }
+        assert!(without("CLERK_SECRET_KEY").because[0].contains("nothing is reconciled"));
+    }
+
+    #[test]
+    fn only_the_approval_that_works_is_offered() {
+        let braked = [pass(9, "user", "braked"), pass(8, "user", "braked"), pass(7, "membership", "complete")];
+        let verdict = judge(&Status { passes: braked.into(), ..in_sync() });
+        assert_eq!(verdict.commands, ["clerk-sync reconcile --approve 9"]);
+    }
+
+    #[test]
+    fn why_the_database_cannot_be_asked_gives_the_headline_and_what_to_type() {
+        let verdict = Verdict::unknown(&Error::NotMigrated(None));
+        assert_eq!(verdict.headline, "The schema is missing or of an older version");
+        assert_eq!(verdict.commands, ["clerk-sync migrate"]);
+        let away = Verdict::unknown(&Error::Silent(std::time::Duration::from_secs(15)));
+        assert_eq!((away.level, away.headline.as_str()), (Level::Bad, "The database responds too slowly"));
     }
 
     #[test]
     fn a_feature_that_is_off_is_not_missed() {
-        let mut status = in_step();
+        let mut status = in_sync();
         status.last_complete.remove("organization");
         status.passes = vec![pass(1, "organization", "skipped")];
-        assert_eq!(Verdict::of(&status).level, Level::Good);
+        assert_eq!(judge(&status).level, Level::Good);
     }
 }

@@ -4,6 +4,7 @@ use super::compare::{Difference, Found};
 use crate::model::{Change, Drift, Kind, Millis, Observation, Outcome, Word};
 use crate::store::{Receipt, Standing};
 use serde::Serialize;
+use std::collections::HashSet;
 
 /// How long a webhook may be under way without being late, in ms.
 const UNDER_WAY: i64 = 300_000;
@@ -27,14 +28,21 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// Of a row that differs; `None` where only its times moved, or where it cannot be used.
-    pub fn of(kind: Kind, difference: &Difference<'_>, receipts: &[Receipt]) -> Option<Finding> {
+    /// Of a row that differs; `None` where only its times moved, or where it cannot be used. `recorded`: ids of which the worker's
+    /// own bookkeeping says that their row is there.
+    pub fn of(
+        kind: Kind,
+        difference: &Difference<'_>,
+        receipts: &[Receipt],
+        recorded: &HashSet<String>,
+    ) -> Option<Finding> {
         let Observation::Live { entity, updated_at, .. } = &difference.change.observation else { return None };
         let receipt = receipts.iter().find(|receipt| receipt.entity_id == entity.id());
         let is_recent = difference.change.observed_at.plus(-UNDER_WAY) < *updated_at;
         let (drift, fields, since, cause) = match &difference.found {
             Found::Missing => {
                 let cause = match receipt.map(|receipt| receipt.outcome.known()) {
+                    _ if recorded.contains(entity.id()) => "the row was deleted in the database by hand",
                     None if is_recent => "its webhook may still be under way",
                     None => "no webhook about it came",
                     Some(Some(Outcome::DeadLetter)) => "its webhook could not be used",

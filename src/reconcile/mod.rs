@@ -29,6 +29,7 @@ pub mod schedule;
 pub mod window;
 
 pub use finding::Finding;
+pub use refresh::Refreshed;
 
 use crate::clerk::client::{self, Client};
 use crate::model::{Fence, InstanceId, Kind, Millis, PassState, Scope, Undecided};
@@ -61,6 +62,8 @@ pub enum Error {
     OutOfOrder(#[from] window::OutOfOrder),
     #[error("{0} is not known here: refresh its user or its organization")]
     UnknownMembership(String),
+    #[error("neither Clerk nor the mirror knows {0}: nothing was written")]
+    Unknown(String),
 }
 
 /// What passes need.
@@ -134,6 +137,8 @@ pub struct Report {
     pub resumed: bool,
     /// Rows that Clerk listed.
     pub listed: u64,
+    /// Rows that a first pass has added, or, in a dry run, would add: they are no drift.
+    pub added: u64,
     /// Rows whose times alone had moved.
     pub refreshed: u64,
     pub missing: u64,
@@ -152,6 +157,10 @@ pub struct Report {
     pub calls: u64,
     pub seconds: f64,
     pub findings: Vec<Finding>,
+    /// Of one that the deletion limit stopped: the rows that it would delete.
+    pub candidates: Vec<Finding>,
+    /// The command that lets it delete them; `None` in a dry run while no pass waits that would delete just those.
+    pub approve: Option<String>,
 }
 
 impl Report {

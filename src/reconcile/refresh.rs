@@ -1,12 +1,14 @@
 //! One object, read by its id, with its memberships; and the reads that webhooks left to be made.
 
 use super::brake::Weight;
-use super::compare::compare;
+use super::compare::{Difference, Found, compare};
+use super::finding::is_gone;
 use super::{Error, Reconciler, ladder};
 use crate::clerk::client::{self, ASKED, Read};
 use crate::clerk::kinds::{self, ReadBy};
-use crate::model::{Change, Kind, Observation, Outcome, PendingRead, Reason, Source, Verdict};
+use crate::model::{Change, Kind, Observation, Outcome, PendingRead, Reason, Source, Verdict, Word};
 use crate::store::Session;
+use serde::Serialize;
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -15,8 +17,9 @@ impl Reconciler {
     /// has reported that it was deleted, which nothing else undoes (R4).
     ///
     /// # Errors
-    /// Clerk or the database does not answer; or it is a membership that nobody has named here.
-    pub async fn refresh(&self, id: &str, undelete: bool) -> Result<Vec<(String, Verdict)>, Error> {
+    /// Clerk or the database does not answer; neither of them knows the object, and nothing was written; or it is a membership that
+    /// nobody has named here.
+    pub async fn refresh(&self, id: &str, undelete: bool) -> Result<Vec<Refreshed>, Error> {
         let source = if undelete { Source::Undelete } else { Source::Read };
         let mut session = self.database.connect_for_passes().await?;
         self.check_instance(&mut session).await?;
@@ -24,7 +27,8 @@ impl Reconciler {
         if kinds::of(kind).read_by == ReadBy::Pair {
             let standing = session.standing(kind, &[id]).await?;
             let read = standing.into_iter().next().ok_or_else(|| Error::UnknownMembership(id.to_owned()))?.read;
-            return self.read(&mut session, source, kind, &[read]).await;
+            let answer = self.clerk.read(kind, std::slice::from_ref(&read)).await?;
+            return refreshed(&mut session, source, kind, answer).await;
         }
         let wanted = PendingRead {
             kind,
@@ -34,18 +38,26 @@ impl Reconciler {
             reason: "refresh",
             reported_deleted: false,
         };
-        let mut verdicts = self.read(&mut session, source, kind, &[wanted]).await?;
+        let answer = self.clerk.read(kind, std::slice::from_ref(&wanted)).await?;
+        // A tombstone for a mistyped id would stay for ever.
+        let is_absent = !answer.changes.is_empty() && answer.changes.iter().all(is_gone);
+        if is_absent && !session.knows(kind, id).await? {
+            return Err(Error::Unknown(id.to_owned()));
+        }
+        let mut all = refreshed(&mut session, source, kind, answer).await?;
         let listed = match self.clerk.memberships_of(kind, id).await {
             Ok(listed) => listed,
             // The parent is gone, and its memberships with it.
-            Err(client::Error::NotFound(_) | client::Error::OrganizationsOff) => return Ok(verdicts),
+            Err(client::Error::NotFound(_) | client::Error::OrganizationsOff) => return Ok(all),
             Err(error) => return Err(error.into()),
         };
         let (listed, reads) = members(&mut session, kind, id, listed).await?;
         let of_list = if undelete { source } else { Source::List };
-        verdicts.extend(apply(&mut session, of_list, listed).await?);
-        verdicts.extend(self.read(&mut session, source, Kind::Membership, &reads).await?);
-        Ok(verdicts)
+        let listed = Read { changes: listed, undecided: Vec::new() };
+        all.extend(refreshed(&mut session, of_list, Kind::Membership, listed).await?);
+        let answer = self.clerk.read(Kind::Membership, &reads).await?;
+        all.extend(refreshed(&mut session, source, Kind::Membership, answer).await?);
+        Ok(all)
     }
 
     /// Lists the memberships of the organizations for which that was asked, and writes what differs. Answers how many were listed,
@@ -159,13 +171,54 @@ impl Reconciler {
         kind: Kind,
         wanted: &[PendingRead],
     ) -> Result<Vec<(String, Verdict)>, Error> {
-        let Read { changes, undecided } = self.clerk.read(kind, wanted).await?;
-        let verdicts = apply(session, source, changes).await?;
-        // (Of a membership whose organization Clerk does not know nothing can be told.)
-        match undecided.into_iter().find(|one| !one.is_unknown) {
-            Some(one) => Err(Error::Contradiction(format!("Clerk says of {}", one.problem))),
-            None => Ok(verdicts),
-        }
+        let answer = self.clerk.read(kind, wanted).await?;
+        apply_read(session, source, answer).await
+    }
+}
+
+/// What became of one object that was read again.
+#[derive(Clone, Debug, Serialize)]
+pub struct Refreshed {
+    pub kind: Kind,
+    pub id: String,
+    pub outcome: Outcome,
+    pub reason: Option<Word<Reason>>,
+    /// Whether the row said something else before. Its version may have moved all the same.
+    pub differed: bool,
+}
+
+/// Writes what was read, and says what became of each.
+async fn refreshed(session: &mut Session, source: Source, kind: Kind, answer: Read) -> Result<Vec<Refreshed>, Error> {
+    let ids: Vec<&str> = answer.changes.iter().filter_map(Change::id).collect();
+    let mirrored = session.mirrored(kind, &ids).await?;
+    let same = |difference: &Difference<'_>| matches!(difference.found, Found::Refreshed);
+    let differing: HashSet<String> = compare(&answer.changes, &mirrored)
+        .iter()
+        .filter(|difference| !same(difference))
+        .map(|difference| difference.change)
+        .chain(answer.changes.iter().filter(|change| is_gone(change)))
+        .filter_map(|change| change.id().map(str::to_owned))
+        .collect();
+    let verdicts = apply_read(session, source, answer).await?;
+    let differed = |id: &str, verdict: &Verdict| differing.contains(id) && verdict.outcome == Outcome::Applied;
+    Ok(verdicts
+        .into_iter()
+        .map(|(id, verdict)| Refreshed {
+            kind,
+            differed: differed(&id, &verdict),
+            id,
+            outcome: verdict.outcome,
+            reason: verdict.reason,
+        })
+        .collect())
+}
+
+async fn apply_read(session: &mut Session, source: Source, answer: Read) -> Result<Vec<(String, Verdict)>, Error> {
+    let verdicts = apply(session, source, answer.changes).await?;
+    // (Of a membership whose organization Clerk does not know nothing can be told.)
+    match answer.undecided.into_iter().find(|one| !one.is_unknown) {
+        Some(one) => Err(Error::Contradiction(format!("Clerk says of {}", one.problem))),
+        None => Ok(verdicts),
     }
 }
 

@@ -31,12 +31,16 @@ const GATHER: Duration = Duration::from_secs(2);
 /// with a key, a network or Clerk is not mended within seconds, and a pass may list everything.
 const PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(900);
-/// Replicas fire at the same moment; the first one to come runs the pass.
 const JITTER: Duration = Duration::from_secs(20);
 
 /// A time table in UTC.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cron(String);
+pub struct Cron {
+    /// Six fields.
+    fields: String,
+    /// Whether the seconds were named: then it keeps to them.
+    has_seconds: bool,
+}
 
 impl Cron {
     /// Five fields, or six with seconds first. `None` for `off`.
@@ -48,14 +52,21 @@ impl Cron {
             return Ok(None);
         }
         let cron = match text.split_whitespace().count() {
-            5 => format!("0 {text}"),
-            6 => text.to_owned(),
-            _ => return Err("is no time table: five fields such as 17 3 * * *, or off".to_owned()),
+            5 => Cron { fields: format!("0 {text}"), has_seconds: false },
+            6 => Cron { fields: text.to_owned(), has_seconds: true },
+            _ => return Err("must have five fields such as 17 3 * * *, or be off".to_owned()),
         };
-        match Job::new(cron.as_str(), |_, _| {}) {
-            Ok(_) => Ok(Some(Cron(cron))),
-            Err(_) => Err("is no time table: minute, hour, day of month, month, day of week (UTC)".to_owned()),
+        match Job::new(cron.fields.as_str(), |_, _| {}) {
+            Ok(_) => Ok(Some(cron)),
+            Err(_) => Err("must be minute, hour, day of month, month and day of week (UTC), with seconds before them if there are \
+                           six fields"
+                .to_owned()),
         }
+    }
+
+    /// At most so long after its time a pass begins: replicas fire at the same moment, and the first one to come runs the pass.
+    const fn jitter(&self) -> Duration {
+        if self.has_seconds { Duration::ZERO } else { JITTER }
     }
 }
 
@@ -182,7 +193,13 @@ impl Passes {
     }
 
     async fn by_the_clock(&mut self, due: Due) {
-        sleep(JITTER.mul_f64(fastrand::f64())).await;
+        let cron = match due {
+            Due::Full => self.timetable.full.as_ref(),
+            Due::Quick => self.timetable.quick.as_ref(),
+            Due::Memberships => None,
+        };
+        let jitter = cron.map_or(JITTER, Cron::jitter);
+        sleep(jitter.mul_f64(fastrand::f64())).await;
         let wanted = match due {
             // Those that were off, too: they may have been switched on.
             Due::Full => Wanted::Kinds(Kind::ALL.to_vec()),
@@ -332,12 +349,12 @@ async fn clock(
     nudge: &mpsc::Sender<Due>,
 ) -> Result<JobScheduler, tokio_cron_scheduler::JobSchedulerError> {
     let scheduler = JobScheduler::new().await?;
-    let hourly = timetable.full.as_ref().map(|_| Cron(format!("0 {MEMBERSHIPS}")));
+    let hourly = timetable.full.as_ref().map(|_| Cron { fields: format!("0 {MEMBERSHIPS}"), has_seconds: false });
     let times = [(&timetable.full, Due::Full), (&hourly, Due::Memberships), (&timetable.quick, Due::Quick)];
     for (cron, due) in times {
-        let Some(Cron(cron)) = cron else { continue };
+        let Some(Cron { fields, .. }) = cron else { continue };
         let nudge = nudge.clone();
-        let job = Job::new(cron.as_str(), move |_, _| {
+        let job = Job::new(fields.as_str(), move |_, _| {
             // Full: the pass before has not come round to it yet.
             let _ = nudge.try_send(due);
         })?;
@@ -352,9 +369,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_time_table_of_seconds_keeps_to_them() {
+        let jitter = |text| Cron::parse(text).unwrap().unwrap().jitter();
+        assert_eq!((jitter("*/5 * * * * *"), jitter("*/5 * * * *")), (Duration::ZERO, JITTER));
+    }
+
+    #[test]
     fn a_time_table_has_five_fields_or_six_or_is_off() {
-        assert_eq!(Cron::parse("17 3 * * *").unwrap(), Some(Cron("0 17 3 * * *".to_owned())));
-        assert_eq!(Cron::parse("*/30 17 3 * * *").unwrap(), Some(Cron("*/30 17 3 * * *".to_owned())));
+        let fields = |text| Cron::parse(text).unwrap().map(|cron| cron.fields);
+        assert_eq!(fields("17 3 * * *").as_deref(), Some("0 17 3 * * *"));
+        assert_eq!(fields("*/30 17 3 * * *").as_deref(), Some("*/30 17 3 * * *"));
         assert_eq!(Cron::parse("off").unwrap(), None);
         for bad in ["", "nightly", "17 3 * *", "61 3 * * *", "17 25 * * *", "1 2 3 4 5 6 7 8"] {
             assert!(Cron::parse(bad).is_err(), "{bad}");

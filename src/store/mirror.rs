@@ -6,6 +6,7 @@ use crate::model::{Entity, Kind, Millis, OrganizationId, Outcome, PendingRead, U
 use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row as _};
+use std::collections::HashSet;
 
 /// A row as the mirror has it, and the version that it was written with.
 #[derive(Clone, Debug)]
@@ -237,6 +238,31 @@ impl Session {
             self.call(async |connection| sqlx::query_as(sql).fetch_all(connection).await).await?;
         let reason = |kind: Kind| Some((kind, rows.iter().find(|(name, _)| name == kind.as_str())?.1.clone()));
         Ok(Kind::ALL.into_iter().filter_map(reason).collect())
+    }
+
+    /// Those of these objects that the worker has written and not deleted since, whether or not their row is still there.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub(crate) async fn recorded_as_live(&mut self, kind: Kind, ids: &[&str]) -> Result<HashSet<String>, Error> {
+        let sql = "select id from clerk_sync.versions where kind = $1 and id = any ($2) and state = 'live'";
+        let ids: Vec<String> = self
+            .call(async |connection| sqlx::query_scalar(sql).bind(kind.as_str()).bind(ids).fetch_all(connection).await)
+            .await?;
+        Ok(ids.into_iter().collect())
+    }
+
+    /// Whether anything here names this object: its row, a tombstone, or a read that waits.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub(crate) async fn knows(&mut self, kind: Kind, id: &str) -> Result<bool, Error> {
+        let sql = "select exists (select from clerk_sync.versions where kind = $1 and id = $2) \
+                       or exists (select from clerk_sync.pending_reads where kind = $1 and id = $2)";
+        let is_recorded: bool = self
+            .call(async |connection| sqlx::query_scalar(sql).bind(kind.as_str()).bind(id).fetch_one(connection).await)
+            .await?;
+        Ok(is_recorded || !self.standing(kind, &[id]).await?.is_empty())
     }
 
     /// The last receipt about each of these objects that has one.

@@ -283,6 +283,18 @@ impl Session {
         self.kinds(sql).await
     }
 
+    /// The pass of a scope that waits for an approval; with `held`: if it is to delete just those rows of which that is the hash.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub(crate) async fn waiting_pass(&mut self, scope: Scope, held: Option<&str>) -> Result<Option<i64>, Error> {
+        let sql = "select p.id from clerk_sync.braked_pass($1) b join clerk_sync.passes p on p.id = b.id where $2::text is null or p.held = $2";
+        self.call(async |connection| {
+            sqlx::query_scalar(sql).bind(scope.as_str()).bind(held).fetch_optional(connection).await
+        })
+        .await
+    }
+
     /// Kinds of which a pass left rows that can be judged by now, and no pass has run since.
     ///
     /// # Errors

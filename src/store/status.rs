@@ -1,7 +1,7 @@
 //! What the tables tell of the last day: deliveries, passes, what is left to do.
 
 use super::last_seen::WENT_BACK;
-use super::{Database, Error};
+use super::{Database, Error, Session, Standing};
 use crate::model::{Drift, Kind, PassState, Scope, Word, Words as _};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 /// Passes, findings and dead letters that are shown.
 const SHOWN: i64 = 50;
 
-/// The database's answer to "is the mirror in step?". Times are Unix times in milliseconds. Ids, never names or addresses.
+/// The database's answer to "is the mirror in sync?". Times are Unix times in milliseconds. Ids, never names or addresses.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
     /// When this was true, by the database's clock.
@@ -53,6 +53,31 @@ pub struct Status {
     pub drift_since_webhook: u64,
     /// Connections of clerk-sync to the database, this answer's left out.
     pub connections: i64,
+    /// How long events took from Clerk to the row, within the last hour; `None`: none was applied.
+    #[serde(default)]
+    pub freshness: Option<Freshness>,
+    /// Of each reconcile that the deletion limit stopped and that waits: the first rows that it would delete.
+    #[serde(default)]
+    pub candidates: Vec<Candidate>,
+}
+
+/// From an event's own timestamp at Clerk until its row was written.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Freshness {
+    /// Of so many events, the latest ones.
+    pub events: u64,
+    pub p50_ms: i64,
+    pub p99_ms: i64,
+}
+
+/// A row that a stopped reconcile would delete.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Candidate {
+    pub pass_id: i64,
+    pub kind: String,
+    pub entity_id: String,
+    pub organization_id: Option<String>,
+    pub user_id: Option<String>,
 }
 
 /// How many deliveries of an hour had an outcome.
@@ -151,6 +176,9 @@ pub struct LetterRow {
     pub received_at: i64,
 }
 
+/// Rows that are shown of what a stopped reconcile would delete.
+const CANDIDATES: usize = 20;
+
 const STATUS: &str = "
 with hours as (
   select (extract(epoch from date_trunc('hour', received_at)) * 1000)::bigint as hour, outcome, count(*) as count
@@ -172,6 +200,9 @@ with hours as (
 ), denials as (
   select kind, id, (extract(epoch from since) * 1000)::bigint as since, sqlstate, object
     from clerk_sync.denials d order by d.since desc limit $1
+), lags as (
+  select greatest(extract(epoch from received_at - event_at) * 1000, 0) as ms from clerk_sync.receipts
+   where received_at > now() - interval '1 hour' and outcome = 'applied' and event_at is not null order by received_at desc limit 10000
 ), complete as (
   select scope, (extract(epoch from (select ended_at from clerk_sync.passes p where p.scope = s.scope and state = 'complete'
                                       order by id desc limit 1)) * 1000)::bigint as ended_at
@@ -199,6 +230,9 @@ select jsonb_build_object(
                      from clerk_sync.failed_start),
   'drift_since_webhook', (select coalesce(sum(missing + differing + extra), 0)::bigint from clerk_sync.passes
                            where not backfill and started_at > coalesce((select max(received_at) from clerk_sync.receipts), '-infinity')),
+  'freshness', (select jsonb_build_object('events', count(*), 'p50_ms', percentile_disc(0.5) within group (order by ms)::bigint,
+                                          'p99_ms', percentile_disc(0.99) within group (order by ms)::bigint)
+                  from lags having count(*) > 0),
   'connections', (select count(*) from pg_stat_activity
                    where application_name = 'clerk-sync' and datname = current_database() and pid <> pg_backend_pid())
 )::text";
@@ -219,8 +253,24 @@ impl Database {
         let mut status: Status = serde_json::from_str(&text).map_err(|error| Error::Answer(error.to_string()))?;
         for kind in Kind::ALL {
             status.rows.insert(kind.to_string(), session.count(kind).await?);
+            status.candidates.extend(candidates(&mut session, kind).await?);
         }
         session.close().await;
         Ok(status)
     }
+}
+
+/// The first rows of a kind that a stopped reconcile would delete, if one waits.
+async fn candidates(session: &mut Session, kind: Kind) -> Result<Vec<Candidate>, Error> {
+    let Some(pass_id) = session.waiting_pass(Scope::Kind(kind), None).await? else { return Ok(Vec::new()) };
+    let ids = session.absentees(pass_id, "", CANDIDATES).await?;
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let candidate = |row: Standing| Candidate {
+        pass_id,
+        kind: kind.to_string(),
+        entity_id: row.read.id,
+        organization_id: row.read.organization_id.map(|id| id.0),
+        user_id: row.read.user_id.map(|id| id.0),
+    };
+    Ok(session.standing(kind, &ids).await?.into_iter().map(candidate).collect())
 }

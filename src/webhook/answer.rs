@@ -46,7 +46,7 @@ fn refusal(status: StatusCode, error: &str) -> Response {
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         let status = match self {
-            Rejection::Busy => return try_again(self.as_str()),
+            Rejection::Busy | Rejection::NoSecret => return try_again(self.as_str()),
             Rejection::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Rejection::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Rejection::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -42,6 +42,11 @@ impl Receiver {
         &self.verifier
     }
 
+    /// Whether there is a secret to verify webhooks with.
+    pub(crate) fn has_secret(&self) -> bool {
+        self.verifier.has_secret()
+    }
+
     pub fn budget(&self) -> &Budget {
         &self.budget
     }

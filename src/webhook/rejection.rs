@@ -29,6 +29,8 @@ pub enum Rejection {
     Encoded,
     #[error("too many bodies are held in memory, or too many connections are open")]
     Busy,
+    #[error("CLERK_WEBHOOK_SIGNING_SECRET is not set, so no webhook can be verified")]
+    NoSecret,
 }
 
 impl Rejection {
@@ -48,6 +50,7 @@ impl Rejection {
             Rejection::Incomplete => "incomplete",
             Rejection::Encoded => "content_encoding",
             Rejection::Busy => "busy",
+            Rejection::NoSecret => "no_signing_secret",
         }
     }
 

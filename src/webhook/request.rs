@@ -1,7 +1,7 @@
 //! One delivery on its way to the database, with the channel for its response.
 
 use super::budget::Reserved;
-use crate::model::{DeadLetter, Delivery, Item, Verdict};
+use crate::model::{DeadLetter, Delivery, Item, Verdict, without_private_metadata};
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use tokio::sync::oneshot;
@@ -41,8 +41,8 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// The whole message, with the headers that describe it: the endpoint's owner can add other headers, and those may be secrets. Bytes
-    /// that are not ASCII are escaped.
+    /// The message as a dead letter, without `private_metadata`, and with the headers that are worth keeping: an endpoint's owner may
+    /// configure further ones, and they may be secrets. Bytes that are not ASCII are escaped. (Its hash stays the one of what came.)
     pub fn dead_letter(&self, reason: String) -> DeadLetter {
         let text = |value: &axum::http::HeaderValue| value.as_bytes().escape_ascii().to_string();
         let telling = |name: &str| {
@@ -50,7 +50,8 @@ impl Raw {
         };
         let headers = self.headers.iter().filter(|(name, _)| telling(name.as_str()));
         let headers = headers.map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
-        DeadLetter { reason, headers, body: self.body.to_vec() }
+        let body = without_private_metadata(&self.body).unwrap_or_else(|| self.body.to_vec());
+        DeadLetter { reason, headers, body }
     }
 }
 

@@ -16,8 +16,8 @@ use svix::webhooks::{Webhook, WebhookError};
 /// Seconds that an attempt's time may differ from ours, either way, inclusive; Svix's own figure.
 pub(crate) const TOLERANCE: u64 = 300;
 
-/// The configured signing secrets. Cheap to clone; `Debug` shows none of them.
-#[derive(Clone, Debug)]
+/// The configured signing secrets. Cheap to clone; `Debug` shows none of them. Without any, no request can be verified.
+#[derive(Clone, Debug, Default)]
 pub struct Verifier(Arc<[Webhook]>);
 
 /// Why a secret cannot be used. Never the secret.
@@ -59,11 +59,19 @@ impl Verifier {
         if webhooks.is_empty() { Err(BadSecret::Empty) } else { Ok(Verifier(webhooks.into())) }
     }
 
+    /// Whether there is a secret to verify with.
+    pub fn has_secret(&self) -> bool {
+        !self.0.is_empty()
+    }
+
     /// Checks one request at the time `now`: the message's id, and the time of the attempt.
     ///
     /// # Errors
-    /// It cannot be proven to be Clerk's: answer 400 and store nothing.
+    /// It cannot be proven to be Clerk's: answer 400 and store nothing; or there is no secret to prove it with: answer 503.
     pub fn verify(&self, headers: &HeaderMap, body: &[u8], now: Millis) -> Result<(MessageId, Millis), Rejection> {
+        if !self.has_secret() {
+            return Err(Rejection::NoSecret);
+        }
         let head = Head::of(headers)?;
         self.check_signature(headers, body)?;
         head.check_time(now)?;

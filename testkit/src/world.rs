@@ -247,7 +247,9 @@ impl<S> World<S> {
             secret_key: self.clerk.lock().secret_key.clone().into(),
             rate: None,
             clock_tolerance: None,
+            on_trouble: None,
             patience: self.patience,
+            give_up_after: self.patience,
         }
     }
 

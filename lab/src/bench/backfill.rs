@@ -220,6 +220,8 @@ async fn compare_alone(clerk: &Simulated, project: &Database) -> anyhow::Result<
         secret_key: clerk.secret_key.to_owned().into(),
         rate: None,
         clock_tolerance: None,
+        give_up_after: Options::PATIENCE,
+        on_trouble: None,
         patience: Options::PATIENCE,
     };
     let page = Client::new(options)?.page(Kind::User, &At::After(None)).await?.changes;

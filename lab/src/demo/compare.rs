@@ -1,43 +1,51 @@
-//! Both mirrors against the source, row by row.
+//! Both mirrors against the source, row by row: ours in every column that it has, the usual handler's in those that it keeps.
 
+use super::wrapped;
 use anyhow::Context as _;
-use serde_json::Value;
-use sqlx::{Connection as _, PgConnection};
+use serde_json::{Map, Value};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
-use testkit::clerk::Event;
+use testkit::clerk::{Clerk, Event};
 
 /// How many wrong rows of one side are shown.
 const SHOWN: usize = 6;
 
+/// Columns of a row that are named.
+const COLUMNS_SHOWN: usize = 2;
+
+const KINDS: [&str; 3] = ["users", "organizations", "memberships"];
+const LISTS: [&str; 3] = ["users", "organizations", "organization_memberships"];
+/// Rows as JSON, with times in ms.
 const OURS: [&str; 3] = [
-    "select u.id, concat_ws(' ', u.first_name, u.last_name) || ' <' || coalesce(d.email_address, 'address not known') || '>', null::text, null::text \
+    "select u.id, (to_jsonb(u) || to_jsonb(d) || jsonb_build_object('created_at', (extract(epoch from d.created_at) * 1000)::bigint))::text \
        from clerk.users u join clerk.user_details d using (id) where u.deleted_at is null",
-    "select id, name, null::text, null::text from clerk.organizations where deleted_at is null",
-    "select id, role, organization_id, user_id from clerk.organization_memberships",
+    "select id, (to_jsonb(o) || jsonb_build_object('created_at', (extract(epoch from created_at) * 1000)::bigint))::text \
+       from clerk.organizations o where deleted_at is null",
+    "select id, (to_jsonb(m) || jsonb_build_object('created_at', (extract(epoch from created_at) * 1000)::bigint))::text \
+       from clerk.organization_memberships m",
 ];
 const NAIVE: [&str; 3] = [
-    "select id, name || ' <' || email || '>', null::text, null::text from naive.users",
-    "select id, name, null::text, null::text from naive.organizations",
-    "select id, role, organization_id, user_id from naive.memberships",
+    "select id, to_jsonb(n)::text from naive.users n",
+    "select id, to_jsonb(n)::text from naive.organizations n",
+    "select id, to_jsonb(n)::text from naive.memberships n",
 ];
-const KINDS: [&str; 3] = ["users", "organizations", "memberships"];
+/// Of the worker's alone, or the row's id.
+const NOT_COMPARED: [&str; 3] = ["id", "updated_at", "deleted_at"];
 
-/// A row, as far as it is compared: the text people would read, and, of a membership, whose it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Row {
-    text: Option<String>,
-    organization_id: Option<String>,
-    user_id: Option<String>,
+/// Where the simulated Clerk is, and its key.
+pub(super) struct Source<'a> {
+    pub(super) url: &'a str,
+    pub(super) secret_key: &'a str,
 }
 
-type Rows = BTreeMap<String, Row>;
+/// A row as its columns, by id.
+type Rows = BTreeMap<String, Map<String, Value>>;
 
 /// What is wrong with one row.
 struct Fault {
     kind: &'static str,
-    id: String,
     what: String,
     /// The lost webhook that explains it.
     lost: Option<String>,
@@ -54,123 +62,204 @@ pub(super) struct Report {
 pub(super) struct Names(BTreeMap<String, String>);
 
 impl Names {
-    pub(super) fn of(events: &[Event]) -> Names {
-        let parents = events.iter().filter(|event| !event.event_type.starts_with("organizationMembership"));
-        Names(parents.map(|event| (event.entity_id.clone(), event.subject.clone())).collect())
+    pub(super) fn of(clerk: &Clerk) -> Names {
+        let mut names = Names(BTreeMap::new());
+        names.add_all(clerk);
+        names
+    }
+
+    /// The names of all that is there.
+    pub(super) fn add_all(&mut self, clerk: &Clerk) {
+        for user in clerk.users.values() {
+            self.insert(&user.id, format!("{} {}", user.first_name, user.last_name));
+        }
+        for organization in clerk.organizations.values() {
+            self.insert(&organization.id, organization.name.clone());
+        }
+        for membership in clerk.memberships.values() {
+            self.insert_membership(&membership.id, &membership.user_id, &membership.organization_id);
+        }
+    }
+
+    /// The names that events tell.
+    pub(super) fn add(&mut self, events: &[Event]) {
+        for event in events {
+            let Ok(body) = serde_json::from_str::<Value>(&event.body) else { continue };
+            let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str);
+            if let (Some(first), Some(last)) = (text("/data/first_name"), text("/data/last_name")) {
+                self.insert(&event.entity_id, format!("{first} {last}"));
+            } else if let (Some(user), Some(organization)) =
+                (text("/data/public_user_data/user_id"), text("/data/organization/id"))
+            {
+                self.insert_membership(&event.entity_id, user, organization);
+            } else if let Some(name) = text("/data/name") {
+                self.insert(&event.entity_id, name.to_owned());
+            }
+        }
+    }
+
+    /// Of two with one name the second gets a number.
+    fn insert(&mut self, id: &str, name: String) {
+        let is_taken = |name: &str| self.0.iter().any(|(other, taken)| other != id && taken == name);
+        let numbered = (2..).map(|n| format!("{name} {n}"));
+        let free = std::iter::once(name.clone()).chain(numbered).find(|name| !is_taken(name));
+        self.0.insert(id.to_owned(), free.unwrap_or(name));
+    }
+
+    fn insert_membership(&mut self, id: &str, user: &str, organization: &str) {
+        let name = format!("{} in {}", self.name(user), self.name(organization));
+        self.0.insert(id.to_owned(), name);
     }
 
     pub(super) fn name(&self, id: &str) -> String {
-        self.0.get(id).cloned().unwrap_or_else(|| id.to_owned())
+        self.0.get(id).cloned().unwrap_or_else(|| "somebody unknown".to_owned())
     }
 
-    fn of_row(&self, row: &Row, id: &str) -> String {
-        match (&row.organization_id, &row.user_id) {
-            (Some(organization), Some(user)) => {
-                format!("{} as {} of {}", self.name(user), row.text.as_deref().unwrap_or("?"), self.name(organization))
-            }
-            _ => row.text.clone().unwrap_or_else(|| self.name(id)),
-        }
+    /// What an event is about, with the role that it gives.
+    pub(super) fn of_event(&self, event: &Event) -> String {
+        let body: Value = serde_json::from_str(&event.body).unwrap_or_default();
+        let role = body.pointer("/data/role").and_then(Value::as_str);
+        let role = role.map(|role| format!(" as {role}")).unwrap_or_default();
+        format!("{}{role}", self.name(&event.entity_id))
     }
 }
 
 /// Reads the source over its API and both mirrors from the database.
 pub(super) async fn compare(
-    clerk_url: &str,
-    secret_key: &str,
+    source: &Source<'_>,
     database_url: &str,
     lost: &[Event],
     names: &Names,
 ) -> anyhow::Result<Report> {
-    let source = read_source(clerk_url, secret_key).await?;
     let mut connection = PgConnection::connect(database_url).await?;
     let mut report = Report { source: [0, 0, 0], ours: Vec::new(), naive: Vec::new() };
     for (index, kind) in KINDS.into_iter().enumerate() {
-        report.source[index] = source[index].len();
-        let faults = |mirror: &Rows| faults(kind, &source[index], mirror, names, lost);
-        report.ours.extend(faults(&read_mirror(&mut connection, OURS[index]).await?));
-        report.naive.extend(faults(&read_mirror(&mut connection, NAIVE[index]).await?));
+        let there = list(source, LISTS[index]).await?;
+        report.source[index] = there.len();
+        let ours = read_mirror(&mut connection, OURS[index]).await?;
+        let naive = read_mirror(&mut connection, NAIVE[index]).await?;
+        report.ours.extend(faults(kind, &there, &ours, names, lost)?);
+        report.naive.extend(faults(kind, &there, &naive, names, lost)?);
     }
     Ok(report)
 }
 
-fn faults(kind: &'static str, source: &Rows, mirror: &Rows, names: &Names, lost: &[Event]) -> Vec<Fault> {
+fn faults(
+    kind: &'static str,
+    source: &Rows,
+    mirror: &Rows,
+    names: &Names,
+    lost: &[Event],
+) -> anyhow::Result<Vec<Fault>> {
     let ids: BTreeSet<&String> = source.keys().chain(mirror.keys()).collect();
-    let fault = |id: &String| {
+    let mut faults = Vec::new();
+    for id in ids {
         let (there, here) = (source.get(id), mirror.get(id));
         let what = match (there, here) {
-            (Some(there), Some(here)) if there == here => return None,
             (Some(there), Some(here)) => {
-                format!("{}, still shown as {}", names.of_row(there, id), here.text.as_deref().unwrap_or("?"))
+                let differing = differing(there, here)?;
+                if differing.is_empty() {
+                    continue;
+                }
+                let shown = differing.iter().take(COLUMNS_SHOWN).cloned().collect::<Vec<_>>().join(", ");
+                let more = differing.len().saturating_sub(COLUMNS_SHOWN);
+                let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+                format!("{}: {shown}{more}", names.name(id))
             }
-            (Some(there), None) => format!("{}, missing here", names.of_row(there, id)),
-            (None, Some(here)) => format!("{}, although Clerk has that no more", names.of_row(here, id)),
-            (None, None) => return None,
+            (Some(_), None) => format!("{} is missing here", names.name(id)),
+            (None, _) => format!("{} is still here, and gone at Clerk", names.name(id)),
         };
-        let explains = |event: &&Event| {
-            let ends_it = |parent: &Option<String>| {
-                there.is_none() && event.event_type.ends_with(".deleted") && *parent == Some(event.entity_id.clone())
-            };
-            event.entity_id == *id || here.is_some_and(|row| ends_it(&row.organization_id) || ends_it(&row.user_id))
+        let is_parent = |parent: &str| {
+            here.and_then(|row| row.get(parent)?.as_str()).is_some_and(|parent| {
+                lost.iter().any(|event| event.event_type.ends_with(".deleted") && event.entity_id == parent)
+            })
         };
-        let lost = lost.iter().rev().find(explains).map(|event| format!("{} ({})", event.event_type, event.subject));
-        Some(Fault { kind, id: id.clone(), what, lost })
+        let own = lost.iter().rev().find(|event| event.entity_id == *id).map(|event| event.event_type.to_owned());
+        let of_parent = || {
+            let is_gone = there.is_none() && (is_parent("organization_id") || is_parent("user_id"));
+            is_gone.then(|| "the deletion of its user or organization".to_owned())
+        };
+        faults.push(Fault { kind, what, lost: own.or_else(of_parent) });
+    }
+    Ok(faults)
+}
+
+/// The columns of a mirror's row that do not say what Clerk says.
+fn differing(there: &Map<String, Value>, here: &Map<String, Value>) -> anyhow::Result<Vec<String>> {
+    let mut differing = Vec::new();
+    for (column, value) in here.iter().filter(|(column, _)| !NOT_COMPARED.contains(&column.as_str())) {
+        let expected = expected(column, there).with_context(|| format!("nobody says what {column} must be"))?;
+        if plain(&expected) != plain(value) {
+            // A time is another one in each run.
+            differing.push(match column.as_str() {
+                "created_at" => "created_at differs".to_owned(),
+                _ => format!("{column} is {value} and must be {expected}"),
+            });
+        }
+    }
+    Ok(differing)
+}
+
+/// What a column must say, by Clerk's answer.
+fn expected(column: &str, data: &Map<String, Value>) -> Option<Value> {
+    let of_primary = |list: &str, id: &str, field: &str| {
+        let primary = data.get(list)?.as_array()?.iter().find(|entry| entry.get("id") == data.get(id))?;
+        primary.pointer(field).cloned()
     };
-    ids.into_iter().filter_map(fault).collect()
+    let is_verified =
+        |list, id| of_primary(list, id, "/verification/status").map(|status| Value::Bool(status == "verified"));
+    const EMAIL: (&str, &str) = ("email_addresses", "primary_email_address_id");
+    const PHONE: (&str, &str) = ("phone_numbers", "primary_phone_number_id");
+    match column {
+        "email_address" | "email" => Some(of_primary(EMAIL.0, EMAIL.1, "/email_address").unwrap_or_default()),
+        "email_address_verified" => Some(is_verified(EMAIL.0, EMAIL.1).unwrap_or_default()),
+        "phone_number" => Some(of_primary(PHONE.0, PHONE.1, "/phone_number").unwrap_or_default()),
+        "phone_number_verified" => Some(is_verified(PHONE.0, PHONE.1).unwrap_or_default()),
+        "organization_id" => data.get("organization")?.get("id").cloned(),
+        "user_id" => data.get("public_user_data")?.get("user_id").cloned(),
+        // The usual handler puts both names into one column.
+        "name" if data.contains_key("first_name") => {
+            let name = |field: &str| data.get(field).and_then(Value::as_str).unwrap_or_default();
+            Some(format!("{} {}", name("first_name"), name("last_name")).into())
+        }
+        column => data.get(column).cloned(),
+    }
+}
+
+/// The order of permissions says nothing, and no metadata are empty metadata.
+fn plain(value: &Value) -> Value {
+    match value {
+        Value::Array(values) => {
+            let mut texts: Vec<String> = values.iter().map(ToString::to_string).collect();
+            texts.sort();
+            texts.into()
+        }
+        Value::Object(fields) if fields.is_empty() => Value::Null,
+        other => other.clone(),
+    }
 }
 
 async fn read_mirror(connection: &mut PgConnection, sql: &'static str) -> anyhow::Result<Rows> {
-    type Columns = (String, Option<String>, Option<String>, Option<String>);
-    let rows: Vec<Columns> = sqlx::query_as(sql).fetch_all(connection).await?;
-    Ok(rows
-        .into_iter()
-        .map(|(id, text, organization_id, user_id)| (id, Row { text, organization_id, user_id }))
-        .collect())
-}
-
-async fn read_source(clerk_url: &str, secret_key: &str) -> anyhow::Result<[Rows; 3]> {
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    let user = |data: &Value| {
-        let primary = data["email_addresses"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|address| address["id"] == data["primary_email_address_id"]);
-        let address = primary.and_then(|address| address["email_address"].as_str()).unwrap_or_default();
-        let name = format!("{} {} <{address}>", data["first_name"].as_str()?, data["last_name"].as_str()?);
-        Some(Row { text: Some(name), organization_id: None, user_id: None })
-    };
-    let organization = |data: &Value| Some(Row { text: text(&data["name"]), organization_id: None, user_id: None });
-    let membership = |data: &Value| {
-        let (organization_id, user_id) =
-            (text(&data["organization"]["id"]), text(&data["public_user_data"]["user_id"]));
-        Some(Row { text: text(&data["role"]), organization_id, user_id })
-    };
-    Ok([
-        list(clerk_url, secret_key, "users", user).await?,
-        list(clerk_url, secret_key, "organizations", organization).await?,
-        list(clerk_url, secret_key, "organization_memberships", membership).await?,
-    ])
+    let rows: Vec<(String, String)> = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(connection).await?;
+    rows.into_iter().map(|(id, row)| Ok((id, serde_json::from_str(&row)?))).collect()
 }
 
 /// All pages of a list.
-async fn list(
-    clerk_url: &str,
-    secret_key: &str,
-    name: &str,
-    row: impl Fn(&Value) -> Option<Row>,
-) -> anyhow::Result<Rows> {
+async fn list(source: &Source<'_>, name: &str) -> anyhow::Result<Rows> {
     let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build()?;
     let mut rows = Rows::new();
     loop {
-        let url = format!("{clerk_url}/v1/{name}?limit=500&offset={}", rows.len());
-        let answer = client.get(url).bearer_auth(secret_key).send().await?.error_for_status()?;
+        let url = format!("{}/v1/{name}?limit=500&offset={}", source.url, rows.len());
+        let answer = client.get(url).bearer_auth(source.secret_key).send().await?.error_for_status()?;
         let page: Value = serde_json::from_str(&answer.text().await?)?;
         let page = page.as_array().or_else(|| page["data"].as_array()).context("no list")?;
         if page.is_empty() {
             return Ok(rows);
         }
         for data in page {
-            rows.insert(data["id"].as_str().context("no id")?.to_owned(), row(data).context("no row")?);
+            let data = data.as_object().context("no object")?;
+            let id = data.get("id").and_then(Value::as_str).context("no id")?;
+            rows.insert(id.to_owned(), data.clone());
         }
     }
 }
@@ -189,10 +278,10 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<16} {:>8} {:>18} {:>24}", "rows", "at Clerk", "wrong: clerk-sync", "wrong: the usual handler")?;
+        writeln!(f, "{:<16} {:>9} {:>24} {:>28}", "", "at Clerk", "wrong in clerk-sync", "wrong in the usual handler")?;
         for (kind, source) in KINDS.into_iter().zip(self.source) {
             let count = |faults: &[Fault]| faults.iter().filter(|fault| fault.kind == kind).count();
-            writeln!(f, "{kind:<16} {source:>8} {:>18} {:>24}", count(&self.ours), count(&self.naive))?;
+            writeln!(f, "{kind:<16} {source:>9} {:>24} {:>28}", count(&self.ours), count(&self.naive))?;
         }
         let wrong_access: Vec<&Fault> =
             self.naive.iter().filter(|fault| fault.kind == "memberships" && fault.lost.is_none()).collect();
@@ -202,22 +291,20 @@ impl fmt::Display for Report {
             wrong_access.len()
         )?;
         for fault in wrong_access.iter().take(SHOWN) {
-            writeln!(f, "  {}", fault.what)?;
+            writeln!(f, "{}", wrapped(&format!("  {}", fault.what), 4))?;
         }
         if self.ours.is_empty() {
-            return write!(f, "\nclerk-sync: every row equals the source.");
+            return write!(f, "\nclerk-sync: every column of every row equals Clerk's.");
         }
         let unexplained = self.ours.iter().filter(|fault| fault.lost.is_none()).count();
         let explained = self.ours.len() - unexplained;
-        writeln!(
+        write!(
             f,
-            "\nclerk-sync: {explained} rows lack a webhook that was lost for good, {unexplained} are wrong for any other reason."
+            "\nclerk-sync: {explained} rows lack a webhook that was lost, {unexplained} are wrong for another reason."
         )?;
         for fault in &self.ours {
-            match &fault.lost {
-                Some(lost) => writeln!(f, "  {}: lost {lost}", fault.what)?,
-                None => writeln!(f, "  {} {}: UNEXPLAINED", fault.id, fault.what)?,
-            }
+            let lost = fault.lost.as_ref().map_or("UNEXPLAINED".to_owned(), |lost| format!("lost: {lost}"));
+            write!(f, "\n{}", wrapped(&format!("  {} ({lost})", fault.what), 4))?;
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! The way of the webhooks: each signed and posted to both receivers, with the losses and detours of the real world.
 
+use super::compare::Names;
+use super::wrapped;
 use crate::say;
 use anyhow::bail;
 use clerk_sync::sender::{Attempt, Sender};
@@ -10,8 +12,6 @@ use testkit::clerk::Event;
 /// Percentage of webhooks that come twice, and that are held up for long.
 const DOUBLED: u8 = 10;
 const LATE: u8 = 15;
-/// Deliveries under way at once.
-const AT_ONCE: usize = 8;
 /// Lines of the live output, so that it can be read.
 const SHOWN: usize = 12;
 
@@ -27,7 +27,7 @@ impl Receivers {
     }
 
     /// Delivers one message to both, with retries as Svix would make them, only sooner.
-    async fn deliver(&self, event: &Event) -> anyhow::Result<Attempt> {
+    pub(super) async fn deliver(&self, event: &Event) -> anyhow::Result<Attempt> {
         let (ours, naive) = tokio::join!(deliver(&self.ours, event), deliver(&self.naive, event));
         naive?;
         ours
@@ -45,40 +45,53 @@ async fn deliver(sender: &Sender, event: &Event) -> anyhow::Result<Attempt> {
     bail!("{} was refused eight times", event.event_type)
 }
 
-/// Sends everything on its way and returns what was lost.
+/// Sends everything on its way and returns what was lost. One after the other: what becomes of each is the same each time.
 pub(super) async fn deliver_all(
     events: Vec<Event>,
     receivers: &Receivers,
     lose: u8,
     seed: u64,
+    names: &Names,
 ) -> anyhow::Result<Vec<Event>> {
     let (deliveries, lost) = mangle(events, lose, seed);
     say(&format!(
-        "{} deliveries: {} webhooks are lost for good, {DOUBLED} % come twice, {LATE} % are held up and overtaken.",
+        "{} deliveries. {} webhooks are lost for good, {DOUBLED} % come twice, {LATE} % are held up and overtaken.",
         deliveries.len(),
         lost.len()
     ));
+    say(&format!("What clerk-sync does not apply, and why (the first {SHOWN}):"));
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} deliveries, {per_sec}")?;
     let progress = ProgressBar::new(deliveries.len() as u64).with_style(style);
     let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
     let mut shown = 0;
-    for events in deliveries.chunks(AT_ONCE) {
-        let attempts = events.iter().map(|event| receivers.deliver(event));
-        for (event, attempt) in events.iter().zip(futures_util::future::join_all(attempts).await) {
-            let outcome = attempt?.outcome.unwrap_or_default();
-            if matches!(outcome.as_str(), "stale" | "duplicate") && shown < SHOWN {
-                shown += 1;
-                let why = if outcome == "stale" { "something newer is known" } else { "came before" };
-                progress.suspend(|| say(&format!("  {outcome:<9} {:<30} {} ({why})", event.event_type, event.subject)));
-            }
-            *outcomes.entry(outcome).or_default() += 1;
-            progress.inc(1);
+    for event in &deliveries {
+        let outcome = receivers.deliver(event).await?.outcome.unwrap_or_default();
+        let why = match outcome.as_str() {
+            "stale" => Some("overtaken: something newer is known"),
+            "duplicate" => Some("repeated: it came before"),
+            _ => None,
+        };
+        if let Some(why) = why.filter(|_| shown < SHOWN) {
+            shown += 1;
+            let line = format!("  {} of {}: {why}", event.event_type, names.of_event(event));
+            progress.suspend(|| say(&wrapped(&line, 4)));
         }
+        *outcomes.entry(outcome).or_default() += 1;
+        progress.inc(1);
     }
     progress.finish_and_clear();
-    let counts: Vec<String> = outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
-    say(&format!("clerk-sync answered 2xx to all: {}.\n", counts.join(", ")));
+    let counts: Vec<String> =
+        outcomes.iter().map(|(outcome, count)| format!("{count} {}", in_words(outcome))).collect();
+    say(&wrapped(&format!("clerk-sync acknowledged all of them: {}.", counts.join(", ")), 2));
     Ok(lost)
+}
+
+fn in_words(outcome: &str) -> &str {
+    match outcome {
+        "stale" => "overtaken",
+        "duplicate" => "repeated",
+        other => other,
+    }
 }
 
 /// The events in the order of their arrival, some twice; and those that never arrive.

@@ -1,6 +1,7 @@
-//! Who sees what: documents of each organization, read as each kind of user through the policy that the kit prints.
+//! Who sees what: documents of each organization, read as each kind of user through the policy that `policy print` writes.
 
 use super::compare::Names;
+use super::wrapped;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use std::collections::BTreeSet;
 use testkit::clerk::Shared;
@@ -48,32 +49,24 @@ pub(super) async fn matrix(clerk: &Shared, database_url: &str, names: &Names) ->
         shown.map(|(id, what)| (format!("{} ({what})", names.name(&id)), id)).collect()
     };
     users.extend(gone.drain(..).map(|id| (format!("{} (deleted)", names.name(&id)), id)));
-    users.push(("a stranger's valid token".to_owned(), "user_of_another_application".to_owned()));
+    users.push(("a token of another application".to_owned(), "user_of_another_application".to_owned()));
 
-    let (mut text, mut is_right) = (format!("{:<36}", "sees the documents of"), true);
-    for organization in &organizations {
-        text.push_str(&format!(" {:<20}", shortened(&names.name(organization))));
-    }
+    let (mut lines, mut is_right) = (Vec::new(), true);
     for (label, id) in users {
         let sees = seen(&mut connection, &id).await?;
         let may = allowed(clerk, &id, &organizations);
-        text.push_str(&format!("\n{:<36}", shortened(&label)));
-        for organization in &organizations {
-            let mark = match (sees.contains(organization), may.contains(organization)) {
-                (true, true) => "yes",
-                (false, false) => "-",
-                (true, false) => "YES, AND MUST NOT",
-                (false, true) => "NO, AND SHOULD",
-            };
-            text.push_str(&format!(" {mark:<20}"));
-        }
+        let listed = |ids: &BTreeSet<String>| ids.iter().map(|id| names.name(id)).collect::<Vec<_>>().join(", ");
+        let what = if sees.is_empty() { "nothing".to_owned() } else { listed(&sees) };
+        let verdict = if sees == may { "" } else { " — WRONG, Clerk says otherwise" };
+        lines.push(wrapped(&format!("  {label:<34} {what}{verdict}"), 37));
         is_right &= sees == may;
     }
+    let text = lines.join("\n");
     Ok(Matrix { text, is_right })
 }
 
 /// What row-level security lets through, with that user's token.
-async fn seen(connection: &mut PgConnection, user_id: &str) -> anyhow::Result<BTreeSet<String>> {
+pub(super) async fn seen(connection: &mut PgConnection, user_id: &str) -> anyhow::Result<BTreeSet<String>> {
     let claims = serde_json::json!({ "sub": user_id, "role": "authenticated" }).to_string();
     let mut transaction = connection.begin().await?;
     sqlx::query("select set_config('request.jwt.claims', $1, true)").bind(claims).execute(&mut *transaction).await?;
@@ -90,8 +83,4 @@ fn allowed(clerk: &Shared, user_id: &str, organizations: &[String]) -> BTreeSet<
     let is_welcome = clerk.users.values().any(|user| user.id == user_id && !user.banned && !user.deprovisioned);
     let of_user = clerk.memberships.values().filter(|membership| is_welcome && membership.user_id == user_id);
     of_user.map(|membership| membership.organization_id.clone()).filter(|id| organizations.contains(id)).collect()
-}
-
-fn shortened(text: &str) -> String {
-    text.chars().take(35).collect()
 }

@@ -1,8 +1,8 @@
 //! The second step, what the listing did not show: how much of it may go, and whether Clerk denies it by its id.
 
 use super::super::brake::Weight;
-use super::super::finding::is_gone;
-use super::super::{Error, Sink};
+use super::super::finding::{Finding, is_gone};
+use super::super::{Error, REPORTED, Sink};
 use super::{BEHIND, MARGIN, Observed, Run};
 use crate::clerk::client::{ASKED, Read};
 use crate::model::{Change, Kind, Millis, Observation, PassState, PendingRead, Source, Undecided, hex};
@@ -106,13 +106,15 @@ impl Run<'_> {
         if self.row.approved {
             return Ok(true);
         }
-        let approve = match self.sink {
-            Sink::Record(_) => format!("clerk-sync reconcile --approve {}", self.row.id),
-            Sink::DryRun => "an approval".to_owned(),
+        self.approve = match self.sink {
+            Sink::Record(_) => Some(self.row.id),
+            Sink::DryRun => {
+                self.session.waiting_pass(self.row.scope, Some(self.held.as_deref().unwrap_or_default())).await?
+            }
         };
         self.undecided.held_back += own.absent;
         self.row.problem = Some(format!(
-            "{} of {} {} are not at Clerk any more{}: none of them was deleted; if that is right, {approve} lets it happen",
+            "{} of {} {} are not at Clerk any more{}: none of them was deleted",
             own.absent,
             own.rows,
             kind.plural(),
@@ -122,7 +124,22 @@ impl Run<'_> {
                 String::new()
             },
         ));
+        self.name_candidates(kind).await?;
         Ok(true)
+    }
+
+    /// Names the rows that an approval would delete, so that somebody can look at them before.
+    async fn name_candidates(&mut self, kind: Kind) -> Result<(), Error> {
+        let mut after = String::new();
+        while let Some((last, standing)) = self.absentees(kind, &after, ASKED * 5).await? {
+            let (standing, _) = self.judgeable(kind, standing).await?;
+            let ids: Vec<&str> = standing.iter().map(|row| row.read.id.as_str()).collect();
+            let receipts = self.session.last_receipts(&ids).await?;
+            let room = REPORTED.saturating_sub(self.candidates.len());
+            self.candidates.extend(standing.iter().take(room).map(|row| Finding::extra(kind, row, &receipts)));
+            after = last;
+        }
+        Ok(())
     }
 
     /// Looks which parents of what is absent Clerk does not have any more, and asks for passes of them; until it is clear that too

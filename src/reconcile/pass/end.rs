@@ -100,6 +100,7 @@ impl Run<'_> {
             backfill: self.row.backfill,
             resumed: self.row.resumed,
             listed: unsigned(self.row.listed),
+            added: self.added,
             refreshed: unsigned(self.row.refreshed),
             missing: unsigned(self.row.missing),
             differing: unsigned(self.row.differing),
@@ -111,6 +112,11 @@ impl Run<'_> {
             calls: self.clerk.calls() - self.calls_before,
             seconds: self.began.elapsed().as_secs_f64(),
             findings: self.findings,
+            approve: self
+                .approve
+                .filter(|_| state == PassState::Braked)
+                .map(|pass| format!("clerk-sync reconcile --approve {pass}")),
+            candidates: self.candidates,
         }
     }
 }
@@ -123,6 +129,7 @@ fn log(report: &Report) {
         problem = report.problem,
         resumed = report.resumed,
         listed = report.listed,
+        added = report.added,
         missing = report.missing,
         differing = report.differing,
         extra = report.extra,

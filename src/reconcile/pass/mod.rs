@@ -117,6 +117,11 @@ pub(super) struct Run<'a> {
     contradictions: BTreeSet<String>,
     judge_after: Option<Millis>,
     held: Option<String>,
+    /// Rows that a first pass has added.
+    added: u64,
+    /// Of one that the deletion limit stopped: the rows that it would delete, and the pass that an approval must name.
+    candidates: Vec<Finding>,
+    approve: Option<i64>,
 }
 
 impl<'a> Run<'a> {
@@ -151,6 +156,9 @@ impl<'a> Run<'a> {
             contradictions: BTreeSet::new(),
             judge_after: None,
             held: None,
+            added: 0,
+            candidates: Vec::new(),
+            approve: None,
         }
     }
 

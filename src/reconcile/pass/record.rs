@@ -7,7 +7,7 @@ use super::Run;
 use crate::model::{Batch, Change, Drift, Fence, Kind, Millis, Outcome, Reason, Source, Step, Verdict};
 use crate::store::{Mirrored, PageRecord, Session};
 use crate::telemetry::DRIFT;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Absentees that a dry run remembers: more than any brake lets go.
 pub(super) const REMEMBERED: usize = 1_000;
@@ -49,6 +49,9 @@ impl Run<'_> {
         let differences = compare(changes, mirrored);
         let refreshed = differences.iter().filter(|difference| matches!(difference.found, Found::Refreshed)).count();
         let mut findings = self.findings(kind, changes, &differences).await?;
+        let is_new = |difference: &&Difference<'_>| self.row.backfill && matches!(difference.found, Found::Missing);
+        let new: HashSet<&str> =
+            differences.iter().filter(is_new).filter_map(|difference| difference.change.id()).collect();
         // A read has something to settle even where it finds nothing new.
         let written: Vec<&Change> = match source {
             Source::Read | Source::Undelete => changes.iter().collect(),
@@ -61,8 +64,17 @@ impl Run<'_> {
         }
         self.row.listed += i64::try_from(observed.listed).unwrap_or(0);
         match self.sink {
-            Sink::Record(fence) => self.record(fence, source, &written, findings, refreshed, observed).await,
+            Sink::Record(fence) => {
+                let verdicts = self.record(fence, source, &written, findings, refreshed, observed).await?;
+                let is_added = |(change, verdict): &(&&Change, &Option<Verdict>)| {
+                    change.id().is_some_and(|id| new.contains(id))
+                        && verdict.as_ref().is_some_and(|verdict| verdict.outcome == Outcome::Applied)
+                };
+                self.added += written.iter().zip(&verdicts).filter(is_added).count() as u64;
+                Ok(())
+            }
             Sink::DryRun => {
+                self.added += new.len() as u64;
                 self.row.refreshed += i64::try_from(refreshed).unwrap_or(0);
                 let room = REMEMBERED.saturating_sub(self.absent.len());
                 self.absent.extend(observed.absent.iter().take(room).cloned());
@@ -81,7 +93,7 @@ impl Run<'_> {
         mut findings: Vec<Finding>,
         refreshed: usize,
         observed: Observed<'_>,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<Option<Verdict>>, Error> {
         let batch = Batch::of_changes(source, written.iter().copied()).fenced(fence);
         let mut record = PageRecord {
             id: self.row.id,
@@ -120,7 +132,7 @@ impl Run<'_> {
         });
         self.count(&findings);
         self.keep(findings);
-        Ok(())
+        Ok(verdicts)
     }
 
     /// Remembers what contradicts what webhooks said, until a later read of the pass does not.
@@ -156,7 +168,8 @@ impl Run<'_> {
             return Ok(Vec::new());
         }
         let receipts = self.session.last_receipts(&ids).await?;
-        let differing = differences.iter().filter_map(|difference| Finding::of(kind, difference, &receipts));
+        let recorded = self.session.recorded_as_live(kind, &ids).await?;
+        let differing = differences.iter().filter_map(|difference| Finding::of(kind, difference, &receipts, &recorded));
         let extra = standing.iter().map(|row| Finding::extra(kind, row, &receipts));
         Ok(differing.chain(extra).collect())
     }
