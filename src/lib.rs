@@ -3,13 +3,13 @@
 //!
 //! # One idea
 //!
-//! Whoever tells of Clerk ends in one value, a [`model::Change`]: *at this moment of Clerk's clock this object looked like
-//! this, or was gone*. One writer takes batches of changes, and the newer wins. Duplicates, reordering, replays and late
-//! parents then need no cases of their own.
+//! Webhooks and API responses are turned into one value, a [`model::Change`]: *at this moment of Clerk's clock this object looked like
+//! this, or was deleted*. One writer takes batches of changes, and the newer one wins. So duplicates, reordering, replays and late
+//! parents need no special cases.
 //!
 //! ```text
 //! webhook   → verify → parse → Change ┐
-//!                                     ├→ fold (one winner per object) → clerk_sync.apply(batch) → an outcome per change
+//!                                     ├→ fold (one change per object) → clerk_sync.apply(batch) → an outcome per change
 //! reconcile → list → compare → Change ┘
 //! ```
 //!
@@ -19,86 +19,88 @@
 //!
 //! | module | what it is for |
 //! | --- | --- |
-//! | [`model`] | the vocabulary and the folding of batches; pure |
-//! | [`clerk`] | what Clerk's JSON says, turned into `model` (pure), and the client of its Backend API |
-//! | [`store`] | Postgres: sessions as the worker's role, the one call that writes, what the tables tell, migrations |
-//! | [`webhook`] | one delivery: who sent it, what it says, the writer task, the answer |
-//! | [`reconcile`] | what webhooks missed, found and repaired: passes, their lease, when they run |
-//! | [`upkeep`] | the bookkeeping itself: dead letters tried again, old rows pruned, emptied rows purged |
-//! | [`command`] | what a person types: each command with its arguments, and what it prints |
-//! | [`doctor`] | what is wrong with a set-up, and how to mend it: checks of every part |
+//! | [`model`] | the types that all others share, and the folding of batches; pure |
+//! | [`clerk`] | parsing of Clerk's JSON into `model` (pure), and the client of its Backend API |
+//! | [`store`] | Postgres: sessions as the worker's role, the one call that writes, queries, migrations |
+//! | [`webhook`] | one delivery: signature, body, write queue, response |
+//! | [`reconcile`] | finds and repairs what webhooks missed: passes, their lease, their schedule |
+//! | [`upkeep`] | bookkeeping: retries dead letters, prunes old rows, purges emptied rows |
+//! | [`command`] | the commands: their arguments, and what they print |
+//! | [`doctor`] | checks of the whole set-up, each with a fix |
 //! | [`health`], [`ops`] | `/livez` and `/readyz` for the platform; metrics and the status page, on a listener of their own |
-//! | [`app`] | listener, routes and writer put together, and stopped in order |
-//! | [`door`] | a listener that idle and slow connections cannot shut, for [`app`] and [`ops`] |
-//! | [`config`], [`dotenv`] | every environment variable of `serve`, checked as a whole; the file that may set them |
-//! | [`policy`] | policies for the application's own tables: writing them, finding what is wrong with them |
-//! | [`terminal`] | what commands print, with nothing in it that a terminal would obey |
+//! | [`app`] | starts listener, routes and writer together, and stops them in order |
+//! | [`door`] | a listener that idle and slow connections cannot block, for [`app`] and [`ops`] |
+//! | [`config`], [`dotenv`] | the environment variables of `serve`, all checked at once; the `.env` file |
+//! | [`policy`] | policies for the application's own tables: prints them, finds what is wrong with them |
+//! | [`terminal`] | printing, without control characters that a terminal would obey |
 //! | [`telemetry`], [`clock`], [`thread`], [`os`], [`procfs`] | where logs go; the one place that reads the wall clock; a task on a thread of its own; all that is asked of the operating system; what Linux tells of a process |
 //! | [`sender`] | signing and posting as Svix does, for `replay` and tests |
-//! | [`failpoint`] | where a worker can be broken on purpose; in no release |
-//! | `testkit/` | what tests and `lab/` stand on: a private Postgres, a simulated Clerk, a network with faults, a worker as a process |
-//! | `lab/` | the product shown, measured and broken: `./x demo`, `./x bench`, `./x chaos`, `./x soak` |
-//! | `tests/lagging.rs` | an API that is behind, misdated or silent, scenario by scenario |
+//! | [`failpoint`] | places where tests make a worker fail; in no release |
+//! | `testkit/` | the library of tests and `lab/`: a private Postgres, a simulated Clerk, a network with faults, a worker as a process |
+//! | `lab/` | demo, benchmarks and fault tests: `./x demo`, `./x bench`, `./x chaos`, `./x soak` |
+//! | `tests/lagging.rs` | an API that lags, is misdated or silent, scenario by scenario |
 //! | `tests/hostile.rs`, `tests/support/oracle.rs` | thousands of histories of a hostile Clerk, and the rules of order in plain Rust: `./x long` |
-//! | `tests/faults.rs`, `tests/bad_input.rs` | 30 faults and 92 bad inputs, brought about, each with what must come of it: `./x faults` |
-//! | `tests/outputs.rs`, `tests/snapshots/` | what each command prints, whole |
+//! | `tests/faults.rs`, `tests/bad_input.rs` | 30 faults and 92 bad inputs, each with the required result: `./x faults` |
+//! | `tests/outputs.rs`, `tests/snapshots/` | the whole output of each command |
+//! | `tests/documents.rs`, `tests/plain_words.rs` | the commands, links and SQL of the documentation; words to avoid |
 //! | `fuzz/` | verify, parse and fold under a fuzzer, with its corpus |
 //! | `tests/node/rls/` | policies as Supabase's own programs run them, and `examples/` as Next.js does |
 //! | `ops/`, `docs/` | rules for Prometheus; deploying, integrating, what is fast, why order does not matter |
 //! | `migrations/` | the schemas, tables and types; in `replayed/` views, functions and policies, and among them the writer itself, `clerk_sync.apply`, one step a file |
 //!
-//! # The way of a webhook
+//! # How a webhook is processed
 //!
 //! 1. [`door`] accepts the connection, with limits on time and number; the route is `POST /webhooks/clerk`.
-//! 2. [`webhook::extract::Verified`] is an extractor that exists only for a whole body ([`webhook::budget`] bounds the memory for all of
-//!    them) with a good signature ([`webhook::signature`]), in time. Anything else is 400, and no query is made. A good signature out of time says that a clock is wrong, or that an old request was
-//!    sent again: `/readyz` believes the former only with the database's clock as a second witness.
-//! 3. [`clerk::event::parse`] reads the body: a change, nothing (a type that we do not mirror), or no use (a dead letter).
-//! 4. [`webhook::receive`] makes a [`model::Delivery`] of it, hands that to the [`webhook::writer::Writer`] and waits. That task, on a thread of its own, gathers what
-//!    waits while a batch is under way; a [`webhook::lane`] folds it ([`model::Batch::fold`]) and makes one call. Where the way to
-//!    the database is long, two are under way.
+//! 2. [`webhook::extract::Verified`] exists only for a complete body ([`webhook::budget`] limits the memory for all of them) with a valid
+//!    signature ([`webhook::signature`]) and a timestamp within five minutes. Anything else is 400, without a query. A valid signature
+//!    with a wrong timestamp means a wrong clock or an old request: `/readyz` reports the clock only if the database's clock agrees.
+//! 3. [`clerk::event::parse`] reads the body: a change, nothing (a type that is not copied), or a dead letter.
+//! 4. [`webhook::receive`] makes a [`model::Delivery`] of it, enqueues it in the [`webhook::writer::Writer`] and waits. The queue, on its own
+//!    thread, gathers deliveries while a batch is in flight; a [`webhook::lane`] folds the batch ([`model::Batch::fold`]) and makes one
+//!    call. If the database is far away, two batches are in flight.
 //! 5. `clerk_sync.apply` takes a lock that needs a right (`clerk_sync.lock_writer`), so that the writers of all replicas take turns,
 //!    and does everything in one transaction: generations, tombstones, versions and rows, stubs, what is pending, dead letters, receipts.
-//! 6. [`webhook::answer`] answers after the commit: *when Clerk hears yes, policies already see it*. 2xx is durable; 503
-//!    means that Svix shall try again, and is the answer to everything that may work later.
+//! 6. [`webhook::answer`] responds after the commit: *when Clerk receives the 2xx, policies already see the change*. 2xx means durable; 503
+//!    makes Svix retry, and is the response to everything that may work later.
 //!
-//! # The way of a pass
+//! # How a pass works
 //!
-//! 1. [`reconcile::schedule`] or [`command`] asks for it. [`reconcile::Reconciler::run`] checks that the key belongs to the
+//! A *pass* is the reconcile of one kind. Users read *reconcile*.
+//!
+//! 1. [`reconcile::schedule`] or [`command`] starts it. [`reconcile::Reconciler::run`] checks that the key belongs to the
 //!    mirror's instance, and takes the lease: a token that every write of the pass carries, and that is refused once lost.
-//! 2. Pages of 500 come from [`clerk::client`], oldest first, within our share of the rate limit. Each is held against the
-//!    same rows here ([`reconcile::compare`]), and what differs is written with its findings and the pass's progress in one
-//!    statement (`clerk_sync.record_page`). A pass that is killed is gone on with from its last page, and followed by a whole one:
+//! 2. Pages of 500 come from [`clerk::client`], oldest first, within our share of the rate limit. Each is compared with the
+//!    same rows in the database ([`reconcile::compare`]), and what differs is written with its findings and the pass's progress in one
+//!    statement (`clerk_sync.record_page`). A killed pass resumes from its last page, and a whole one follows:
 //!    what it had listed before may have changed since.
-//! 3. Rows that the listing has gone past without showing them ([`reconcile::window`]) are asked for by id, unless there are
-//!    too many of them ([`reconcile::brake`]): then they wait for a person, and nothing else does. Only what Clerk denies by id is
-//!    deleted, with a tombstone that is *inferred*.
-//! 4. What waits for a read by id is read: stubs, what a webhook left open, and contradictions that are due. `serve` does that between
-//!    passes too.
-//! 5. A pass that has compared all moves its kind's mark (R7). What contradicts what events said is counted, named, and read by id when
-//!    it is due (R2).
+//! 3. Rows that the list should have contained and did not ([`reconcile::window`]) are read by id, unless there are too many of them
+//!    ([`reconcile::brake`], the deletion limit): then their deletion waits for approval, and everything else continues. Only what Clerk
+//!    does not find by id is deleted, with an *inferred* tombstone.
+//! 4. Pending reads by id are made: for stubs (placeholder rows), for what a webhook left open, and for contradictions that are due. `serve`
+//!    makes them between passes too.
+//! 5. A complete pass moves its kind's mark (R7). What contradicts events is counted, reported, and read by id when it is due (R2).
 //!
-//! Everything is as narrow as its cause: kinds stand by themselves, an organization of which Clerk says nothing leaves its own
-//! memberships undecided, and what could not be judged is counted by reason ([`model::Undecided`]). An error, an empty or short answer
-//! or a count that contradicts never deletes anything: the pass says that it is incomplete.
+//! A failure affects no more than its cause: kinds are independent, an organization that Clerk does not answer for leaves only its own
+//! memberships undecided, and undecided rows are counted by reason ([`model::Undecided`]). An error, an empty or short answer, or a
+//! contradicting count never deletes anything: the pass reports that it is incomplete.
 //!
-//! The memberships of a large user or organization that was deleted go afterwards, a few hundred in a statement
-//! (`clerk_sync.deleted_parents`); from the delete on they count as gone.
+//! When a large user or organization is deleted, its memberships are removed afterwards, a few hundred in a statement
+//! (`clerk_sync.deleted_parents`); from the delete on they give no access.
 //!
-//! # The way of a dead letter
+//! # How a dead letter is retried
 //!
-//! A signed body that cannot be used is kept whole, and answered 200: sent again it would be no better. [`upkeep`] tries it
-//! again in `serve`, ever more seldom, for a newer release may read it and a refusal of the database's may be mended. It
-//! takes the way of a webhook, parse, fold, apply, with the time of its own attempt; `clerk_sync.retry_dead_letter` applies it
-//! and removes the letter in one statement. It may be days old by then, and the rules below decide what it is still worth.
+//! A signed body that cannot be applied is kept, with a 200 response: a retry by Svix would not help. In `serve`, [`upkeep`] retries it
+//! less and less often, because a newer release may be able to read it, or the database may accept it later. It is parsed, folded and
+//! applied like a webhook, with the time of its first attempt; `clerk_sync.retry_dead_letter` applies it and removes it in one statement.
+//! By then it may be days old; the rules below decide whether it still counts.
 //!
 //! # Why order does not matter
 //!
 //! Svix delivers at least once, in no order, or never, and Clerk's API may be behind the webhooks that Clerk has sent. "The newer
 //! `updated_at` wins" is wrong in about one of five histories that Clerk can emit. In one sentence: what takes access away is believed
 //! quickly, what gives it needs the newest event, or a read that is provably newer. `docs/ordering.md` has an example of what goes wrong
-//! without each rule, the waits, and what remains. `tests/rules.rs` tells the story behind each; `tests/convergence.rs` tries them in every
-//! order and every cut into batches, `tests/hostile.rs` against a hostile Clerk (`./x long`); both hold the SQL against
+//! without each rule, the waits, and what remains. `tests/rules.rs` has a scenario for each; `tests/convergence.rs` tries them in every
+//! order and every cut into batches, `tests/hostile.rs` against a hostile Clerk (`./x long`); both compare the SQL with
 //! `tests/support/oracle.rs`, the same rules in plain Rust.
 //!
 //! An *event* is a webhook, a *read* any answer of Clerk's API: a list, or a read by id. *Gives* means: not provably as little or less,
@@ -139,11 +141,12 @@
 //!
 //! # What is bounded
 //!
-//! * Time: 10 s for a request's head and for its body, 10 minutes for a connection, 8 s until the answer, 10 s to take it, 4 s
+//! * Time: 10 s for a request's head and for its body, 10 minutes for a connection, 8 s until the response, 10 s to read it, 4 s
 //!   for a call to the database on our side, 3 s on its own (2 s for the writer's turn, 1 s for another lock). Stopping takes 10 s at most.
+//!   `migrate` waits 2 s for a lock of another session, 30 times.
 //! * Memory: 2 MiB for a body, 20 MiB for all bodies together, half of it for those up to 64 kB ([`webhook::budget`]), 2,500
-//!   deliveries waiting. Beyond it a body that is still arriving loses its room to the new one; who finds or has no room is answered 503
-//!   at once.
+//!   deliveries waiting. Beyond it a body that is still arriving loses its memory to the new one; without memory the response is 503 at
+//!   once.
 //! * Connections: 2,048, fewer where the system allows fewer files, and 64 of the private listener. Beyond it the one that was idle
 //!   longest is closed ([`door`]). 192 files are kept for the database and all else.
 //! * The database: two connections for each replica, some more for moments ([`upkeep`] each minute, [`reconcile::schedule`] every
@@ -154,26 +157,26 @@
 //!   otherwise, and removed 1,000 rows at a time. Without its receipt a message that comes again is stale or unchanged by its
 //!   version. Versions, tombstones, generations and watermarks are kept for ever.
 //! * Refused rows: what Postgres would refuse in a payload is fixed in [`model`] and reported (`field_errors`). A row that is refused all
-//!   the same, mostly by something of the application's, is found by halving; of it less is written (see below), and it is tried again
-//!   after a minute, then ever more seldom, an hour apart at most. After a statement ran out of time batches have 16 deliveries, then one.
+//!   the same, mostly by an object of the application, is found by halving; less of it is written (see below), and it is retried
+//!   after a minute, then less and less often, at least every hour. After a time-out, batches have 16 deliveries, then one.
 //!
-//! # Why access hangs on nobody else's object
+//! # Why access does not depend on the application's objects
 //!
 //! The application may put keys, triggers, indexes and checks on our tables, and any of them may refuse our row. A change that is
-//! refused alone goes down a ladder ([`webhook::lane`], `reconcile::ladder`), each step a call of `clerk_sync.apply` of its own that
-//! judges anew: all of it ([`model::Mode`]); of rows that are there, what decides access; nothing but our own tables, and there a *denial*
-//! (`clerk_sync.denials`) where a row gives access that it should not give. Every function, view and policy of `clerk_rls` asks for
-//! denials. A trigger that keeps or alters a row raises nothing: after a batch that takes access away the rows are looked at. The
-//! delivery is acknowledged, for access is gone; the row waits as a pending read *refused*, and the denial ends in the transaction
-//! that makes the row right. Our own turn (`CS002`), outages and deadlocks are everybody's 503.
+//! refused alone is tried in three steps ([`webhook::lane`], `reconcile::ladder`), each its own call of `clerk_sync.apply`
+//! ([`model::Mode`]): all of it; then, of existing rows, only the columns that decide access; then only our own tables, with a *denial*
+//! (`clerk_sync.denials`) where a row gives access that it should not give. Every function, view and policy of `clerk_rls` respects
+//! denials. A trigger that keeps or changes a row raises no error, so after a batch that takes access away the rows are checked. The
+//! delivery is acknowledged, because access has ended; the row waits as a pending read *refused*, and the denial ends in the transaction
+//! that corrects the row. A timeout of our own lock (`CS002`), outages and deadlocks are a 503 for every delivery.
 //!
 //! # Invariants
 //!
 //! * Nothing but `clerk_sync.apply` writes a row of `clerk.*`, and nothing but `clerk_sync.purge` removes one that it has
 //!   emptied; the worker's role has no right to do either by itself.
-//! * Nothing is ordered by our own clock, nor by the time of an attempt. `model` reads no clock at all.
+//! * Neither our own clock nor the time of an attempt decides an order. `model` reads no clock.
 //! * No access field is guessed: without a role or a user a membership waits for a read; an unknown ban counts as a ban.
-//! * Nothing is set on a connection to the database before it is proven that no pooler lends it to others
+//! * Nothing is set on a connection to the database before it is proven that no pooler shares it
 //!   ([`store::Database::open`]).
 //! * No status for a delivery is chosen outside [`webhook::answer`], and 2xx is never answered before the commit.
 //! * No transaction that writes is begun from Rust, but by `migrate`: each write is one statement, so a lost connection leaves nothing half
