@@ -246,9 +246,9 @@ fn reconcile(pass: &PassRow) -> Markup {
                 td data-label="Result" { span class=(class) { (result) } }
                 td.n data-label="Took" { (took) }
                 td.n data-label="At Clerk" { (grouped(pass.listed)) }
-                td.n data-label="Missing" class=[zero(pass.missing)] { (grouped(pass.missing)) }
-                td.n data-label="Differing" class=[zero(pass.differing)] { (grouped(pass.differing)) }
-                td.n data-label="Extra" class=[zero(pass.extra)] { (grouped(pass.extra)) }
+                td class=(count_class(pass.missing)) data-label="Missing" { (grouped(pass.missing)) }
+                td class=(count_class(pass.differing)) data-label="Differing" { (grouped(pass.differing)) }
+                td class=(count_class(pass.extra)) data-label="Extra" { (grouped(pass.extra)) }
             }
             @for note in pass.problem.iter().chain(&undecided) {
                 tr.note { td colspan="9" { (note) } }
@@ -257,9 +257,9 @@ fn reconcile(pass: &PassRow) -> Markup {
     }
 }
 
-/// A class of its own for nothing: a narrow screen leaves it out.
-const fn zero(count: u64) -> Option<&'static str> {
-    if count == 0 { Some("zero") } else { None }
+/// The class of a number. A narrow screen leaves out zeros.
+const fn count_class(count: u64) -> &'static str {
+    if count == 0 { "n zero" } else { "n" }
 }
 
 /// How it ended: a class, and words.
