@@ -49,9 +49,9 @@ grant usage on schema clerk to authenticated, service_role, clerk_sync_worker;
 grant usage on schema clerk_sync to clerk_sync_worker;
 -- Nobody gets usage on clerk_rls: a policy runs its functions without, and a direct call is refused.
 
-comment on schema clerk is 'A mirror of Clerk kept by clerk-sync: join your policies and queries to it.';
-comment on schema clerk_rls is 'Functions for Row-Level-Security policies over the mirror of Clerk.';
-comment on schema clerk_sync is 'Bookkeeping of clerk-sync. Nothing of yours should depend on it.';
+comment on schema clerk is 'Clerk''s users, organizations and memberships, kept in sync by clerk-sync: for your policies and queries.';
+comment on schema clerk_rls is 'Functions for Row-Level Security policies.';
+comment on schema clerk_sync is 'Bookkeeping of clerk-sync. Do not query or reference it.';
 
 alter table clerk_sync._sqlx_migrations enable row level security;
 revoke all on table clerk_sync._sqlx_migrations from public, anon, authenticated, service_role;

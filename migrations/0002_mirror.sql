@@ -57,7 +57,7 @@ create table clerk.organizations (
 );
 comment on table clerk.organizations is
   'Clerk organizations. A deleted one keeps the row with id and deleted_at alone, so that foreign keys hold.';
-comment on column clerk.organizations.slug is 'Null where slugs are off; not unique here while events are under way.';
+comment on column clerk.organizations.slug is 'Null where slugs are off; for a moment two rows may have the same slug.';
 comment on column clerk.organizations.max_allowed_memberships is '0: unlimited.';
 comment on column clerk.organizations.deleted_at is 'When Clerk deleted the organization. Null: not deleted.';
 

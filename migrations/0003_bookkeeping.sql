@@ -7,7 +7,7 @@ create table clerk_sync.instance (
   pinned_by   text not null check (pinned_by in ('environment', 'api', 'webhook', 'repin')),
   pinned_at   timestamptz not null default now()
 );
-comment on table clerk_sync.instance is 'The one Clerk instance that this mirror is a copy of.';
+comment on table clerk_sync.instance is 'The Clerk instance that the tables of clerk are a copy of.';
 
 -- (Without checks of kind and state: the writer alone writes here, and each of its statements would read them anew.)
 create table clerk_sync.versions (
@@ -31,9 +31,9 @@ create table clerk_sync.versions (
 ) with (fillfactor = 90);
 create index versions_stubs_idx on clerk_sync.versions (kind, id) where state = 'stub';
 comment on table clerk_sync.versions is
-  'What decides whether an observation is newer: the version of each mirrored row, and the tombstone of each deleted one. Tombstones are never removed.';
+  'The version of each row, and the tombstone of each deleted one: they decide whether an observation is newer. Tombstones are never removed.';
 comment on column clerk_sync.versions.state is
-  'live: the row is a full observation. stub: made from what a membership embeds. deleted: a tombstone; observed_at is the time of the delete.';
+  'live: the row is complete. stub: a placeholder row, from what a membership embeds. deleted: a tombstone; observed_at is the time of the delete.';
 comment on column clerk_sync.versions.updated_at is 'Clerk''s updated_at, at most a second after observed_at.';
 comment on column clerk_sync.versions.content is 'Hash of the stored columns: breaks a tie of both times the same way in any order.';
 comment on column clerk_sync.versions.denial is
@@ -45,7 +45,7 @@ comment on column clerk_sync.versions.event_updated_at is
 comment on column clerk_sync.versions.ahead is 'An updated_at that was ahead of its own observation, as Clerk sent it. Null: it was not ahead.';
 comment on column clerk_sync.versions.by_event is 'Whether a webhook said what the row says.';
 comment on column clerk_sync.versions.in_doubt is 'Webhooks disagree on the order of two states: no read that gives more access is believed at once.';
-comment on column clerk_sync.versions.inferred is 'A tombstone that no event announced: Clerk''s API did not have the object.';
+comment on column clerk_sync.versions.inferred is 'A tombstone without a webhook: Clerk''s API did not find the object.';
 
 create table clerk_sync.generations (
   organization_id text not null,
@@ -57,7 +57,7 @@ create table clerk_sync.generations (
   primary key (organization_id, user_id)
 );
 comment on table clerk_sync.generations is
-  'The latest membership ever named for a user in an organization. Only that one may be live. Never removed.';
+  'The newest membership of each pair of user and organization. Only that one may be live. Never removed.';
 comment on column clerk_sync.generations.created_at is 'Clerk''s created_at, at most a second after it was observed.';
 comment on column clerk_sync.generations.rival_id is 'Another membership of the pair, with an earlier created_at, that reads of the API show in its place.';
 comment on column clerk_sync.generations.rival_since is 'When the first of those reads was made, on Clerk''s clock.';
@@ -66,7 +66,7 @@ create table clerk_sync.pass_watermarks (
   kind       text primary key check (kind in ('user', 'organization', 'membership')),
   started_at bigint not null
 );
-comment on table clerk_sync.pass_watermarks is 'When the last complete reconcile pass of a kind began. Never removed.';
+comment on table clerk_sync.pass_watermarks is 'When the last complete reconcile of a kind began. Never removed.';
 
 create table clerk_sync.listings (
   kind       text primary key check (kind in ('user', 'organization', 'membership')),
@@ -74,7 +74,7 @@ create table clerk_sync.listings (
   listed_to  bigint not null
 );
 comment on table clerk_sync.listings is
-  'The pass of a kind that is listing now: for rows created before listed_to (ms) it counts like a complete one. Removed when it ends.';
+  'The reconcile of a kind that is running now: for rows created before listed_to (ms) it counts like a complete one. Removed when it ends.';
 
 create table clerk_sync.pending_reads (
   kind            text not null check (kind in ('user', 'organization', 'membership')),
@@ -93,14 +93,14 @@ create table clerk_sync.pending_reads (
 );
 create index pending_reads_next_at_idx on clerk_sync.pending_reads (next_at);
 create index pending_reads_refused_idx on clerk_sync.pending_reads (kind, id) where reason = 'refused';
-comment on table clerk_sync.pending_reads is 'Objects whose state only a read by id from Clerk''s API can settle.';
+comment on table clerk_sync.pending_reads is 'Objects that must be read by id from Clerk''s API.';
 comment on column clerk_sync.pending_reads.organization_id is 'Of a membership: with user_id, the only way to ask the API for it.';
 comment on column clerk_sync.pending_reads.settles_after is
-  'On Clerk''s clock, in ms: a read observed before this decides nothing, because the API may lag behind what asked for it.';
+  'On Clerk''s clock, in ms: a read observed before this decides nothing, because the API may lag behind the webhook that requested it.';
 comment on column clerk_sync.pending_reads.reported_deleted is 'A webhook said that the object was deleted, and not when.';
 comment on column clerk_sync.pending_reads.said is 'What a read said that contradicts the row, and which version of the row it contradicts (R2).';
 comment on column clerk_sync.pending_reads.said_since is 'When a read first said so, on Clerk''s clock, in ms.';
-comment on column clerk_sync.pending_reads.tries is 'How many reads have settled nothing.';
+comment on column clerk_sync.pending_reads.tries is 'How many reads have decided nothing.';
 comment on column clerk_sync.pending_reads.next_at is 'When it is read again. A reconcile of its kind reads it as well.';
 
 create table clerk_sync.pending_passes (
@@ -110,9 +110,9 @@ create table clerk_sync.pending_passes (
   ripe_at  timestamptz not null default now(),
   tried_at timestamptz
 );
-comment on table clerk_sync.pending_passes is 'Kinds that an event asked to be reconciled as a whole.';
-comment on column clerk_sync.pending_passes.ripe_at is 'A pass that began before this may have seen what was there before: another one follows.';
-comment on column clerk_sync.pending_passes.tried_at is 'When the last pass began that came too early.';
+comment on table clerk_sync.pending_passes is 'Kinds for which a webhook requested a full reconcile.';
+comment on column clerk_sync.pending_passes.ripe_at is 'A reconcile that began before this may have seen the old state: another one follows.';
+comment on column clerk_sync.pending_passes.tried_at is 'When the last reconcile began that was too early.';
 
 create table clerk_sync.pending_listings (
   organization_id text primary key,
@@ -124,16 +124,16 @@ create table clerk_sync.pending_listings (
   tries      integer not null default 0
 );
 comment on table clerk_sync.pending_listings is
-  'Organizations whose memberships are to be listed: at once, and once more when Clerk''s replicas must know what asked for it.';
-comment on column clerk_sync.pending_listings.next_at is 'When somebody shall list them. Whoever does so puts it off first.';
-comment on column clerk_sync.pending_listings.tries is 'Listings since the last that had an answer.';
+  'Organizations with memberships that must be listed: at once, and once more when all replicas of Clerk''s API must have the change.';
+comment on column clerk_sync.pending_listings.next_at is 'When they are listed next. A worker that starts listing them moves it to a later time first.';
+comment on column clerk_sync.pending_listings.tries is 'Listings since the last successful one.';
 
 create table clerk_sync.deleted_parents (
   id   text primary key,
   kind text not null check (kind in ('user', 'organization'))
 );
 comment on table clerk_sync.deleted_parents is
-  'Deleted users and organizations with so many memberships that their rows are still being removed. Those count as gone already.';
+  'Deleted users and organizations with many memberships that are still being removed. Those memberships give no access any more.';
 
 create table clerk_sync.denials (
   kind     text not null check (kind in ('user', 'organization', 'membership')),
@@ -144,10 +144,10 @@ create table clerk_sync.denials (
   primary key (kind, id)
 );
 comment on table clerk_sync.denials is
-  'Whose access has ended although something of the application''s keeps our row from saying so: no policy lets them in. Removed when the row says it.';
+  'Rows that would still give access that has ended, because an object of the application refuses the change: no policy gives them access. Removed when the row is right.';
 comment on column clerk_sync.denials.sqlstate is
-  'What the database answered when the row was to be written; or unsettled: an event may have taken access away, and nobody can ask Clerk.';
-comment on column clerk_sync.denials.object is 'The constraint, index or trigger that refused it, as far as the database named it.';
+  'The error when the row was written; or unsettled: a webhook may have taken access away, and Clerk cannot be asked without a secret key.';
+comment on column clerk_sync.denials.object is 'The constraint, index or trigger that refused it, if the database named it.';
 
 create table clerk_sync.receipts (
   message_id  text primary key,
@@ -162,9 +162,9 @@ create table clerk_sync.receipts (
 );
 create index receipts_entity_id_idx on clerk_sync.receipts (entity_id, received_at desc) where entity_id is not null;
 create index receipts_received_at_idx on clerk_sync.receipts (received_at);   -- the oldest are pruned
-comment on column clerk_sync.receipts.field_errors is 'Fields that could not be taken as they came (left out, or characters replaced), and why.';
+comment on column clerk_sync.receipts.field_errors is 'Fields that could not be stored as they arrived (left out, or characters replaced), and why.';
 comment on table clerk_sync.receipts is
-  'One row per message received, without its payload. Tells a repetition from a reused id, which is refused; decides nothing else about the mirror.';
+  'One row for each message received, without its payload. It distinguishes a repeated message from a reused id, which is refused; it decides nothing else.';
 
 create table clerk_sync.dead_letters (
   message_id  text not null,
@@ -179,8 +179,8 @@ create table clerk_sync.dead_letters (
   primary key (message_id, body_hash)
 );
 comment on table clerk_sync.dead_letters is 'Signed messages that could not be used, kept but for private_metadata (where they are JSON). Bodies may hold personal data.';
-comment on column clerk_sync.dead_letters.reason is 'Why it could not be used when it was last tried.';
-comment on column clerk_sync.dead_letters.tries is 'How often it was tried again. One that can be used after all is removed.';
+comment on column clerk_sync.dead_letters.reason is 'Why it could not be applied when it was last tried.';
+comment on column clerk_sync.dead_letters.tries is 'How often it was retried. One that can be applied is removed.';
 
 -- One pass at a time, over all replicas and commands.
 create table clerk_sync.lease (
@@ -190,9 +190,9 @@ create table clerk_sync.lease (
   term_ms    integer not null,
   expires_at timestamptz not null
 );
-comment on table clerk_sync.lease is 'Who runs passes now. It ends by itself, so a holder that died holds up nobody for long.';
-comment on column clerk_sync.lease.term_ms is 'How long it is held at most without being kept. One that would end later was taken by another clock, and can be taken.';
-comment on column clerk_sync.lease.token is 'Grows with each holder. A write that carries an older one is refused, however late it comes.';
+comment on table clerk_sync.lease is 'The process that reconciles now. The lease expires, so a process that died does not block others for long.';
+comment on column clerk_sync.lease.term_ms is 'How long it is valid without renewal. One that would expire later was taken with a wrong clock, and can be taken over.';
+comment on column clerk_sync.lease.token is 'Grows with each holder. A write with an older token is refused, however late it arrives.';
 
 create table clerk_sync.passes (
   id            bigint generated always as identity primary key,
@@ -220,27 +220,27 @@ create table clerk_sync.passes (
   held          text
 );
 create index passes_scope_idx on clerk_sync.passes (scope, id desc);
-comment on table clerk_sync.passes is 'Each comparison of the mirror with Clerk, one per kind: what it found, and how far it has come.';
-comment on column clerk_sync.passes.scope is 'A kind: all of it. quick: users changed lately, and the counts of all kinds.';
+comment on table clerk_sync.passes is 'Each reconcile, one row for each kind: what it found, and how far it is.';
+comment on column clerk_sync.passes.scope is 'A kind: all of it. quick: recently changed users, and the counts of all kinds (an incremental reconcile).';
 comment on column clerk_sync.passes.state is
-  'complete: the mirror equals Clerk, but for the rows in "undecided". incomplete: it could not end, or not for all rows; it deleted nothing that it had not confirmed. void: its listing contradicts itself, and the next one begins anew. braked: too much would have been deleted; everything else was done. skipped: the feature is off at Clerk.';
-comment on column clerk_sync.passes.step is 'How far it has come. One that has come to "end" is not gone on with.';
-comment on column clerk_sync.passes.undecided is 'Rows that were not judged, by reason; null: none.';
-comment on column clerk_sync.passes.judge_after is 'When those can be judged that were seen too lately, on Clerk''s clock.';
-comment on column clerk_sync.passes.again_at is 'When serve asks for the same again.';
-comment on column clerk_sync.passes.held is 'Of a braked pass: a hash of the ids whose deletion is held back. Whoever approves it has approved these.';
-comment on column clerk_sync.passes.backfill is 'The first of its kind: what it adds was never here, and is no finding.';
-comment on column clerk_sync.passes.position is 'Where the listing goes on.';
+  'complete: the tables equal Clerk, except for the rows in "undecided". incomplete: it could not end, or not for all rows; it deleted only what was confirmed by id. void: its list contradicts itself, and the next one starts again. braked: stopped by the deletion limit; everything else was done. skipped: the feature is off at Clerk.';
+comment on column clerk_sync.passes.step is 'How far it is. One that has reached "end" is not resumed.';
+comment on column clerk_sync.passes.undecided is 'Undecided rows, by reason; null: none.';
+comment on column clerk_sync.passes.judge_after is 'When the rows that were seen too recently can be decided, on Clerk''s clock.';
+comment on column clerk_sync.passes.again_at is 'When serve starts it again.';
+comment on column clerk_sync.passes.held is 'If the deletion limit stopped it: a hash of the ids that wait for approval. The approval is valid for these ids.';
+comment on column clerk_sync.passes.backfill is 'The first of its kind (backfill): the rows that it adds are not findings.';
+comment on column clerk_sync.passes.position is 'Where the list is continued.';
 comment on column clerk_sync.passes.observed_from is 'Clerk''s clock when it began, in ms.';
-comment on column clerk_sync.passes.refreshed is 'Rows whose times alone had moved at Clerk: written, and no finding.';
-comment on column clerk_sync.passes.counts is 'Of a quick pass: rows here and at Clerk, by kind.';
+comment on column clerk_sync.passes.refreshed is 'Rows with newer times only: written, and not a finding.';
+comment on column clerk_sync.passes.counts is 'Of an incremental reconcile: rows here and at Clerk, by kind.';
 
 create table clerk_sync.absentees (
   pass_id bigint not null references clerk_sync.passes on delete cascade,
   id      text not null,
   primary key (pass_id, id)
 );
-comment on table clerk_sync.absentees is 'Rows that a listing did not show: each is asked for by its id before it is believed to be gone.';
+comment on table clerk_sync.absentees is 'Rows that a list did not contain: each is read by id before it is deleted.';
 
 create table clerk_sync.findings (
   id              bigint generated always as identity primary key,
@@ -256,15 +256,15 @@ create table clerk_sync.findings (
   repaired_at     timestamptz not null default now()
 );
 create index findings_pass_id_idx on clerk_sync.findings (pass_id, id);
-comment on table clerk_sync.findings is 'Every repair: what was wrong, since when, and whether a webhook had come for it. No values.';
+comment on table clerk_sync.findings is 'Every repair: what was wrong, since when, and whether a webhook had arrived for it. No values.';
 comment on column clerk_sync.findings.since is 'No earlier than this: when Clerk last changed it, or when we last saw it.';
-comment on column clerk_sync.findings.webhook_at is 'When the last webhook about it came; null: none did, as far as receipts reach.';
+comment on column clerk_sync.findings.webhook_at is 'When the last webhook about it arrived; null: none did, as far as receipts are kept.';
 
 create table clerk_sync.write_checks (
   only_row   boolean primary key default true check (only_row),
   checked_at timestamptz not null
 );
-comment on table clerk_sync.write_checks is 'Written where no delivery is, to see whether the database takes writes again after it did not.';
+comment on table clerk_sync.write_checks is 'Written to check whether the database accepts writes again after it did not.';
 
 create table clerk_sync.failed_start (
   only_row boolean primary key default true check (only_row),
@@ -273,7 +273,7 @@ create table clerk_sync.failed_start (
   tries    integer not null default 1,
   problem  text not null
 );
-comment on table clerk_sync.failed_start is 'Why no pass can begin, and since when. Removed when one begins.';
+comment on table clerk_sync.failed_start is 'Why no reconcile can start, and since when. Removed when one starts.';
 
 create table clerk_sync.replayed (
   only_row    boolean primary key default true check (only_row),

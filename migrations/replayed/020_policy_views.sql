@@ -42,7 +42,7 @@ create or replace view clerk_rls.caller_memberships as
 comment on view clerk_rls.able_users is 'Users that are not deleted, banned or deprovisioned.';
 comment on view clerk_rls.denied is 'Users, organizations and memberships that give no access, whatever their row says.';
 comment on view clerk_rls.token is 'The claims of the request''s token.';
-comment on view clerk_rls.caller is 'The user whom the token names, if he may act.';
+comment on view clerk_rls.caller is 'The user that the token names, if they may act.';
 comment on view clerk_rls.caller_memberships is 'The caller''s memberships in organizations that are not deleted.';
 
 revoke all on table clerk_rls.able_users, clerk_rls.denied, clerk_rls.token, clerk_rls.caller, clerk_rls.caller_memberships
