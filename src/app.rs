@@ -32,7 +32,7 @@ use tokio::time::{Instant, timeout_at};
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// How old a connection becomes. Clients that balance their load see new replicas no later than this.
 const LIFE: Duration = Duration::from_secs(600);
-/// Connections at once. Svix opens some 500 at most.
+/// Number of connections. Svix opens some 500 at most.
 const CONNECTIONS: u64 = 2_048;
 /// Open files that are kept for others than the senders of webhooks: the database and Clerk's API (some 30), the private
 /// listener (64), connections that are about to end, the runtime.
@@ -62,14 +62,14 @@ pub async fn serve_with(
     shutdown: impl Future<Output = ()>,
 ) {
     if config.instance == InstanceCheck::Off {
-        tracing::warn!("CLERK_INSTANCE_ID is *: events of any Clerk instance are applied");
+        tracing::warn!("CLERK_INSTANCE_ID is *: webhooks of any Clerk instance are applied");
     }
     let check_instance = config.instance != InstanceCheck::Off;
     let upkeep = Upkeep::start(config.database.clone(), check_instance, config.retention, writer.last_seen());
     let schedule = match config.reconcile {
         Some(reconcile) => start(reconcile, config.database, &config.instance, &writer),
         None => {
-            tracing::warn!("CLERK_SECRET_KEY is not set: what webhooks miss is not repaired");
+            tracing::warn!("CLERK_SECRET_KEY is not set: reconcile is disabled, so missed webhooks are never repaired");
             None
         }
     };
@@ -81,7 +81,7 @@ pub async fn serve_with(
     drop(schedule);
     drop(upkeep);
     let end = Instant::now() + SHUTDOWN;
-    tracing::info!("stopping: answering what is under way");
+    tracing::info!("stopping: finishing requests in flight");
     if timeout_at(end, open.shutdown()).await.is_err() {
         tracing::warn!("some connections did not end in time");
     }
@@ -96,7 +96,7 @@ fn start(reconcile: Reconcile, database: Database, check: &InstanceCheck, writer
     let clerk = match Client::new(reconcile.clerk) {
         Ok(clerk) => Arc::new(clerk),
         Err(error) => {
-            tracing::error!(%error, "no pass will run: TLS cannot be set up");
+            tracing::error!(%error, "reconcile is disabled: TLS cannot be set up");
             return None;
         }
     };
@@ -133,7 +133,11 @@ async fn not_found(request: Request) -> Response {
         && let Some(held_back) = LOGGED.pass()
     {
         let path: String = request.uri().path().chars().take(80).collect();
-        tracing::warn!(?path, held_back, "a webhook came to a wrong path: the endpoint's URL must end with {WEBHOOKS}");
+        tracing::warn!(
+            ?path,
+            held_back,
+            "a webhook arrived at a wrong path: the endpoint's URL must end with {WEBHOOKS}"
+        );
     }
     (StatusCode::NOT_FOUND, Json(json!({ "error": "not_found", "webhooks": WEBHOOKS }))).into_response()
 }

@@ -12,8 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use url::Url;
 
-const DATABASE_URL_HELP: &str = "Postgres, directly or by the session pooler: \
-     postgres://USER:PASSWORD@HOST:5432/postgres?sslmode=verify-full&sslrootcert=FILE";
+const DATABASE_URL_HELP: &str = "Connection string of Postgres (direct connection or session pooler): postgres://USER:PASSWORD@HOST:5432/postgres?sslmode=verify-full&sslrootcert=FILE";
 
 /// The environment of `serve`, each with its flag. All are text here, so that one faulty value does not hide the next.
 #[derive(clap::Args, Clone, Default)]
@@ -21,12 +20,14 @@ pub struct Environment {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", help = DATABASE_URL_HELP)]
     pub database_url: Option<String>,
 
-    /// The endpoint's signing secret from the Clerk dashboard (whsec_…); several, comma separated, during a rotation. Unset: every
+    /// The endpoint's signing secret from the Clerk dashboard (whsec_…); two, separated by a comma, while you rotate it. Unset:
+    /// every
     /// webhook gets a 503 response
     #[arg(long, env = "CLERK_WEBHOOK_SIGNING_SECRET", hide_env_values = true, value_name = "SECRETS")]
     pub signing_secret: Option<String>,
 
-    /// The Clerk instance to mirror (ins_…). Unset: the secret key's, or without a key the first webhook's. `*`: any, for replays of fixtures
+    /// The Clerk instance to copy (ins_…); unset: the secret key's, or without a key the first webhook's; `*`: any, for replays
+    /// of fixtures
     #[arg(long, env = "CLERK_INSTANCE_ID", value_name = "ID")]
     pub instance_id: Option<String>,
 
@@ -34,31 +35,31 @@ pub struct Environment {
     #[arg(long, env = "LISTEN_ADDR", value_name = "ADDRESS")]
     pub listen_addr: Option<String>,
 
-    /// Listen on this port of every address, as platforms ask; the address above wins
+    /// Listen on this port of every address, as platforms set it; `LISTEN_ADDR` wins
     #[arg(long, env = "PORT", value_name = "PORT")]
     pub port: Option<String>,
 
-    /// Where to serve metrics, for operators alone; unset: `127.0.0.1:9091`
+    /// Where to serve metrics and the status page, for operators only; unset: `127.0.0.1:9091`
     #[arg(long, env = "OPS_ADDR", value_name = "ADDRESS")]
     pub ops_addr: Option<String>,
 
-    /// What those who ask there must show, as a bearer's token or as a browser's password; unset: nothing
+    /// Bearer token (or HTTP Basic password) required for metrics and the status page; unset: none
     #[arg(long, env = "OPS_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub ops_token: Option<String>,
 
-    /// `true`: `/metrics` is served without that token, for a Prometheus that cannot show one, such as Fly's; unset: `false`
+    /// `true`: `/metrics` needs no token, for a Prometheus that cannot send one, such as Fly's; unset: `false`
     #[arg(long, env = "OPS_OPEN_METRICS", value_name = "BOOLEAN")]
     pub ops_open_metrics: Option<String>,
 
     #[command(flatten)]
     pub clerk: ClerkEnvironment,
 
-    /// When everything is compared with Clerk: minute, hour, day, month, weekday in UTC, or `off`; unset: `17 3 * * *`, and
-    /// memberships every hour
+    /// When to run a full reconcile: minute, hour, day, month, weekday in UTC, or `off`; unset: `17 3 * * *`, and memberships
+    /// every hour
     #[arg(long, env = "RECONCILE_CRON", value_name = "CRON")]
     pub reconcile_cron: Option<String>,
 
-    /// When what changed lately is compared, and the counts; unset: `*/5 * * * *`
+    /// When to run an incremental reconcile (recently changed rows, and counts); unset: `*/5 * * * *`
     #[arg(long, env = "RECONCILE_QUICK_CRON", value_name = "CRON")]
     pub reconcile_quick_cron: Option<String>,
 
@@ -69,15 +70,15 @@ pub struct Environment {
 /// How long bookkeeping is kept, as text.
 #[derive(clap::Args, Clone, Default)]
 pub struct RetentionEnvironment {
-    /// How long it is kept which messages came, such as `30d`, `12h` or `forever`; unset: `30d`
+    /// How long to keep processed message ids, such as `30d`, `12h` or `forever`; unset: `30d`
     #[arg(long, env = "RETENTION_RECEIPTS", value_name = "AGE")]
     pub retention_receipts: Option<String>,
 
-    /// How long findings and the passes that made them are kept; unset: `90d`
+    /// How long to keep findings of reconciles; unset: `90d`
     #[arg(long, env = "RETENTION_FINDINGS", value_name = "AGE")]
     pub retention_findings: Option<String>,
 
-    /// How long messages that could not be used are kept; unset: `90d`
+    /// How long to keep dead letters; unset: `90d`
     #[arg(long, env = "RETENTION_DEAD_LETTERS", value_name = "AGE")]
     pub retention_dead_letters: Option<String>,
 }
@@ -100,15 +101,15 @@ impl RetentionEnvironment {
 /// How Clerk's Backend API is asked.
 #[derive(clap::Args, Clone, Default)]
 pub struct ClerkEnvironment {
-    /// The instance's secret key (`sk_live_…` or `sk_test_…`), with which what webhooks missed is repaired
+    /// The instance's secret key (`sk_live_…` or `sk_test_…`); without it, reconcile is disabled
     #[arg(long, env = "CLERK_SECRET_KEY", hide_env_values = true, value_name = "KEY")]
     pub secret_key: Option<String>,
 
-    /// Where the Backend API is; unset: `https://api.clerk.com`
+    /// Address of Clerk's Backend API; unset: `https://api.clerk.com`
     #[arg(long, env = "CLERK_API_URL", value_name = "URL")]
     pub api_url: Option<String>,
 
-    /// Percentage of the instance's rate limit that we take, 1 to 100, or `off` for no limit of ours; unset: 20
+    /// Share of the Backend API rate limit that clerk-sync may use, in percent (1 to 100), or `off` for no limit; unset: 20
     #[arg(long, env = "CLERK_RATE_SHARE", value_name = "PERCENT")]
     pub rate_share: Option<String>,
 }
@@ -215,7 +216,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// All of them as one error.
+/// Retry all of them as one error.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
 pub struct Mistakes(pub Vec<Mistake>);
@@ -296,15 +297,14 @@ fn api_url(text: &str, key: Option<&str>) -> Result<String, String> {
         None => false,
     };
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("must not hold a user or a password".to_owned());
+        return Err("must not contain a user or a password".to_owned());
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err("must end with its path: no ? and no #".to_owned());
+        return Err("must end with its path, without ? and #".to_owned());
     }
     if url.scheme() == "http" && !is_this_machine && !key.is_some_and(|key| key.starts_with("sk_test_")) {
         return Err(
-            "must begin with https://: over http everybody on the way can read the secret key (http is accepted to \
-                    this machine, and with a key that begins with sk_test_)"
+            "must begin with https://: with http, others on the network can read the secret key (http is accepted for this machine, and with a key that begins with sk_test_)"
                 .to_owned(),
         );
     }

@@ -53,7 +53,7 @@ const FOLLOW: Duration = Duration::from_millis(50);
 /// What connections may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once, but for [`SLACK`].
+    /// Number of connections, but for [`SLACK`].
     pub connections: usize,
     /// Time for a request's head, and for which a connection may be idle.
     pub head: Duration,
@@ -344,7 +344,7 @@ fn log_eviction() {
     static LOGGED: Throttle = Throttle::new();
     metrics::counter!(EVICTED).increment(1);
     if let Some(held_back) = LOGGED.pass() {
-        tracing::warn!(held_back, "all places for connections are taken: the one that was idle longest is closed");
+        tracing::warn!(held_back, "too many connections: the one that was idle longest is closed");
     }
 }
 

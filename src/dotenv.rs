@@ -77,7 +77,7 @@ fn read(path: &Path) -> Result<Option<String>, String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return ignored(&format!("it cannot be opened ({})", error.kind())),
     };
-    let Ok(about) = file.metadata() else { return ignored("nothing can be learned about it") };
+    let Ok(about) = file.metadata() else { return ignored("its metadata cannot be read") };
     if !about.is_file() || about.len() > LARGEST {
         return ignored("it is not an ordinary file of at most 1 MiB");
     }
@@ -114,7 +114,7 @@ fn check(text: &str, is_set: impl Fn(&str) -> bool) -> (Vec<String>, Vec<String>
         match item {
             Ok((name, _)) => {
                 if replaces_by_nothing(line, known) {
-                    let why = "has a $ that is replaced by nothing: put the value into single quotes";
+                    let why = "has a $ that is replaced by nothing: put the value in single quotes";
                     problems.push(format!("is read, but line {first} {why}"));
                 }
                 names.push(name);
@@ -144,7 +144,7 @@ fn fault(line: &str) -> &'static str {
     };
     let value = value.trim();
     if !name.trim().chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.') {
-        "has a name with something else than letters, digits and _"
+        "has a name with characters other than A to Z, digits and _"
     } else if value.matches(['"', '\'']).count() % 2 == 1 {
         "opens a quotation mark that is not closed"
     } else if value.contains('\\') {

@@ -16,7 +16,7 @@ use std::process::ExitCode;
     about,
     help_template = "{about-with-newline}\n{usage-heading} {usage}\n{before-help}Options:\n{options}{after-help}",
     after_help = "A .env file in the working directory is read, unless other users may write it. Logs: RUST_LOG=debug, LOG_FORMAT=json.\n\
-                  clerk-sync COMMAND --help says all of a command, with its exit codes."
+                  clerk-sync COMMAND --help describes a command with its exit codes."
 )]
 struct Cli {
     #[command(subcommand)]

@@ -29,8 +29,8 @@ impl Sender {
     /// # Errors
     /// The secret is none.
     pub fn new(url: impl Into<String>, secret: &str) -> anyhow::Result<Sender> {
-        let webhook = Webhook::new(secret.trim())
-            .map_err(|_| anyhow::anyhow!("the secret is no signing secret: it begins with whsec_"))?;
+        let webhook =
+            Webhook::new(secret.trim()).map_err(|_| anyhow::anyhow!("the signing secret must begin with whsec_"))?;
         let (url, client) = (url.into(), reqwest::Client::builder().timeout(PATIENCE));
         // A proxy of the environment would read the bodies, and could not reach this machine's own server.
         let client = if url.starts_with("https://") { client } else { client.no_proxy() };

@@ -56,7 +56,7 @@ metrics_named! {
     UNDECIDED describe_gauge "clerk_sync_undecided_rows"
     /// When the last webhook was accepted by any replica, as Unix time.
     LAST_WEBHOOK describe_gauge "clerk_sync_last_webhook_timestamp_seconds"
-    /// When the last complete pass ended, by `scope`, as Unix time.
+    /// When the last complete reconcile ended, by `scope`, as Unix time.
     LAST_PASS describe_gauge "clerk_sync_last_complete_pass_timestamp_seconds"
     /// Rows of the mirror, by `kind`.
     ROWS describe_gauge "clerk_sync_rows"

@@ -105,7 +105,7 @@ async fn worker_world() -> WorkerWorld {
     testkit::World::builder().working().await.unwrap()
 }
 
-/// Ends the flow: every message is accepted in the end, each that was accepted is on record, and the mirror equals Clerk.
+/// Ends the flow: every message is accepted in the end, each accepted is on record, and the mirror equals Clerk.
 async fn settle(world: &WorkerWorld, clerk: &Clerk, flow: WebhookFlow) -> SenderLog {
     let log = flow.end().await;
     assert!(log.refused.keys().all(|status| *status == 503), "{:?}", log.refused);

@@ -240,7 +240,7 @@ async fn doctor_fails_on_tables_that_were_never_filled_and_puts_failures_first()
     let (code, text, _) = doctor(&[]).await;
     assert_eq!(code, 1, "{text}");
     assert!(text.starts_with("FAIL  ") && text.contains("FAIL  rows: users: 0 here, 30 at Clerk"), "{text}");
-    assert!(text.contains("warn  webhooks: none has ever come"), "{text}");
+    assert!(text.contains("warn  webhooks: none has ever arrived"), "{text}");
     world.later();
     world.complete().await;
     let (_, text, _) = doctor(&[]).await;

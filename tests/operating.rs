@@ -414,7 +414,7 @@ async fn why_no_pass_can_begin_is_told_until_one_does() {
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["verdict"]["level"], "attention");
     let because = json["verdict"]["because"].to_string();
-    assert!(because.contains("No reconcile could begin since") && because.contains("401"), "{because}");
+    assert!(because.contains("No reconcile could start since") && because.contains("401"), "{because}");
     let said = program.stop().await;
     assert!(!because.contains("planted") && !said.contains("planted"), "{because}{said}");
 

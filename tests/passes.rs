@@ -303,9 +303,9 @@ async fn in_sync_is_not_said_of_rows_that_were_seen_too_lately() {
         let (code, text) = run(arguments).await;
         assert_eq!(code, 4, "{text}");
         let line = text.lines().find(|line| line.starts_with("membership")).unwrap();
-        assert!(line.contains("NOT ALL JUDGED") && !line.contains("in sync"), "{text}");
+        assert!(line.contains("SOME ROWS UNDECIDED") && !line.contains("in sync"), "{text}");
         assert!(
-            text.contains("1 row was not judged: 1 were seen within five minutes before, which can be judged after 20"),
+            text.contains("1 row is undecided: 1 were seen less than five minutes before, and can be decided after 20"),
             "{text}"
         );
     }

@@ -52,7 +52,7 @@ async fn what_is_printed_is_applied_as_it_is_and_leaves_nothing_to_find() {
     assert_eq!(found(&database, ""), (Some(0), vec![]));
     let output = clerk_sync(&database, "policy check");
     let text = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(text, "Tables looked at: 2. Findings: 0.\n", "our own are not counted");
+    assert_eq!(text, "Tables checked: 2. Findings: 0.\n", "our own are not counted");
 }
 
 /// What keeps rows that have ended is a finding; what may refuse one is a note. `migrate` says both.

@@ -192,7 +192,7 @@ async fn each_kind_of_drift_is_told_and_repaired() {
         let (id, drift, fields, cause) = only(&reports);
         assert_eq!((id.as_str(), drift, fields.as_slice(), cause), expected);
     };
-    let late = "the webhook of its last change did not come";
+    let late = "the webhook of its last change did not arrive";
 
     world.silently(|clerk| clerk.update_user(&user, |user| user.last_name = "Quill".to_owned()));
     told((&user, "differing", &["last_name"], late)).await;
@@ -213,16 +213,16 @@ async fn each_kind_of_drift_is_told_and_repaired() {
     told((&membership, "differing", &["role", "permissions"], late)).await;
 
     let created = world.clerk.lock().silently(|clerk| clerk.create_user("Nadia", "Orr"));
-    told((&created, "missing", &[], "no webhook about it came")).await;
+    told((&created, "missing", &[], "no webhook about it arrived")).await;
 
     let joined = world.clerk.lock().silently(|clerk| clerk.add_member(&organization, &created, "org:admin"));
-    told((&joined, "missing", &[], "no webhook about it came")).await;
+    told((&joined, "missing", &[], "no webhook about it arrived")).await;
 
     world.silently(|clerk| clerk.remove_member(&joined));
-    told((&joined, "extra", &[], "the webhook of its end did not come")).await;
+    told((&joined, "extra", &[], "the webhook of its deletion did not arrive")).await;
 
     world.silently(|clerk| clerk.delete_user(&created));
-    told((&created, "extra", &[], "the webhook of its end did not come")).await;
+    told((&created, "extra", &[], "the webhook of its deletion did not arrive")).await;
 
     world
         .database
@@ -231,7 +231,7 @@ async fn each_kind_of_drift_is_told_and_repaired() {
     told((&membership, "differing", &["role"], "the row was changed in the database by hand")).await;
 
     world.database.execute(&format!("delete from clerk.organization_memberships where id = '{membership}'")).await;
-    told((&membership, "missing", &[], "no webhook about it came")).await;
+    told((&membership, "missing", &[], "no webhook about it arrived")).await;
 
     let stranger = format!(
         "insert into clerk.organization_memberships (id, organization_id, user_id, role, permissions, created_at, updated_at) \
@@ -240,7 +240,7 @@ async fn each_kind_of_drift_is_told_and_repaired() {
             and not exists (select from clerk.organization_memberships m where m.user_id = u.id and m.organization_id = o.id) limit 1"
     );
     world.database.execute(&stranger).await;
-    told(("orgmem_stranger", "extra", &[], "the row was made in the database by hand")).await;
+    told(("orgmem_stranger", "extra", &[], "the row was inserted in the database by hand")).await;
 
     world
         .database

@@ -72,7 +72,7 @@ async fn a_restore_that_lost_acknowledged_events_is_noticed_and_repaired() {
     server.stop().await;
     let told = "select distinct reason from clerk_sync.passes order by id desc limit 1".replace("distinct ", "");
     let reason = &world.database.rows(&told).await[0]["reason"];
-    assert_eq!(reason, "the database went back in time: a message that was acknowledged is gone");
+    assert_eq!(reason, "the database went back in time: an acknowledged message is missing");
     assert!(world.database.count("clerk_sync.passes").await >= passes);
     let status = world.database.database().status().await.unwrap();
     let verdict = ops::verdict::Verdict::of(&status, &ops::verdict::Setup::default());

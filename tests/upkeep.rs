@@ -107,7 +107,7 @@ async fn a_letter_that_can_be_used_now_is_applied_and_removed_and_another_stays_
     assert_eq!(code, 1, "{told}");
     assert!(told.contains("dead_letter (the database refuses it: SQLSTATE 22003)"), "{told}");
     let refused = "the database refuses it: SQLSTATE 22003";
-    let unreadable = "type is missing or no event type";
+    let unreadable = "type is missing, or is not a valid event type";
     assert_eq!(
         letters(database).await,
         [
@@ -187,7 +187,7 @@ async fn a_reused_id_stays_refused_until_a_person_names_the_letter() {
     assert_eq!(send(&world, "msg_same", &user("user_1", "Grace", START + 1_000).to_string()).await, "dead_letter");
     let name = "select first_name from clerk.users";
     assert_eq!(run(database, &["dead-letters", "retry", "--all"]).0, 1);
-    let reason = "its message id came before with another body";
+    let reason = "the same message id arrived before with another body";
     assert_eq!(letters(database).await, [json!({ "message_id": "msg_same", "reason": reason, "tries": 1 })]);
     assert_eq!(database.rows(name).await, [json!({ "first_name": "Ada" })]);
     assert_eq!(run(database, &["dead-letters", "retry", "msg_same"]).0, 0);
@@ -440,11 +440,11 @@ async fn a_purge_tells_first_what_would_go_and_which_foreign_keys_would_act() {
     assert_eq!(code, 0, "{error}");
     assert_eq!(
         told,
-        "Would be removed: 29 users, 1 organizations; --yes does it.\n\
-        \x20 public.invoices (org): 0 rows hold them (invoices_org_fkey, on delete restrict, of clerk.organizations)\n\
-        \x20 public.documents (owner): 1 rows hold them (documents_owner_fkey, on delete no action, of clerk.users)\n\
+        "Would be removed: 29 users, 1 organizations; add --yes to remove them.\n\
+        \x20 public.invoices (org): 0 rows refer to them (invoices_org_fkey, on delete restrict, of clerk.organizations)\n\
+        \x20 public.documents (owner): 1 rows refer to them (documents_owner_fkey, on delete no action, of clerk.users)\n\
         \x20 public.drafts (author): 2 rows would be DELETED with them (drafts_author_fkey, on delete cascade, of clerk.users)\n\
-        \x20 public.later (owner): 1 rows hold them (later_owner_fkey, on delete no action, of clerk.users)\n\
+        \x20 public.later (owner): 1 rows refer to them (later_owner_fkey, on delete no action, of clerk.users)\n\
         \x20 public.notes (writer): 1 rows would lose the reference (set null) (by_writer, on delete set null, of clerk.users)\n\
         \x20 public.parts (owner): 0 rows would be DELETED with them (parts_owner_fkey, on delete cascade, of clerk.users)\n"
     );

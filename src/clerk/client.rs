@@ -86,17 +86,17 @@ pub enum Error {
     OrganizationsOff,
     #[error("Clerk refuses the request: {0}")]
     Refused(String),
-    #[error("Clerk does not know what was asked for: {0}")]
+    #[error("Clerk does not find it: {0}")]
     NotFound(String),
     /// The user behind whom a page should begin is gone.
-    #[error("Clerk does not know the user behind whom the page begins")]
+    #[error("Clerk does not find the user after which the page begins")]
     CursorGone,
-    #[error("Clerk's API does not answer as it should: {0}")]
+    #[error("unexpected response from Clerk's API: {0}")]
     Unavailable(String),
-    #[error("Clerk's answer makes no sense: {0}")]
+    #[error("unexpected response from Clerk: {0}")]
     Malformed(#[from] Malformed),
     /// Whether what an answer leaves out is gone, it does not say.
-    #[error("Clerk's answer makes no sense: an answer by ids: {rows} rows, and {counted} counted")]
+    #[error("unexpected response from Clerk: {rows} rows for a request by ids, and a count of {counted}")]
     Miscounted { rows: usize, counted: u64 },
     #[error(
         "Clerk's answer is dated {0} s {1} the database's clock: check the clocks of the database and of this machine"
@@ -268,7 +268,7 @@ impl Client {
             // A few rows may be counted and not listed: whoever reads the list asks again, and says so.
             let lacks = |total: u64| end < total && (rows == 0 || end + listing::tolerance(total) < total);
             if rows < PAGE && page.total.is_some_and(lacks) {
-                return Err(Malformed(format!("a list of {}: {rows} rows, though more are there", kind.plural())));
+                return Err(Malformed(format!("a list of {}: {rows} rows, although there are more", kind.plural())));
             }
             Ok(page)
         })
@@ -383,7 +383,7 @@ impl Client {
                 let page = listing::page(body, kind, seen)?;
                 let mut absent: HashSet<&str> = ids.iter().copied().collect();
                 if !page.changes.iter().all(|change| change.id().is_some_and(|id| absent.remove(id))) {
-                    return Err(Malformed(format!("a {kind} that was not asked for")));
+                    return Err(Malformed(format!("a {kind} that was not requested")));
                 }
                 Ok((page, absent))
             })
@@ -410,7 +410,7 @@ impl Client {
                 })
             };
             if !page.changes.iter().all(of_asked) {
-                return Err(Malformed("a membership that was not asked for".to_owned()));
+                return Err(Malformed("a membership that was not requested".to_owned()));
             }
             Ok(page)
         };
@@ -437,7 +437,7 @@ impl Client {
                 return Ok(changes);
             }
             if rows == 0 {
-                return Err(Malformed("a list of memberships: no rows, though more are there".to_owned()).into());
+                return Err(Malformed("a list of memberships: no rows, although there are more".to_owned()).into());
             }
         }
     }
@@ -509,7 +509,7 @@ impl Client {
             let Some(told) = failure.again.filter(|_| misdated < CLOCK_TRIES) else { return Err(failure.error) };
             let Some(pause) = retries.pause(told) else { return Err(failure.error) };
             tell(&failure.error.to_string(), retries.left());
-            tracing::debug!(path, error = %failure.error, pause_ms = pause.as_millis(), "a call to Clerk is tried again");
+            tracing::debug!(path, error = %failure.error, pause_ms = pause.as_millis(), "retrying a call to Clerk");
             if told.is_some() {
                 self.budget.block(pause);
             } else {
@@ -546,7 +546,7 @@ impl Client {
         }
         if status == StatusCode::OK {
             let date = headers.get(DATE).and_then(|date| date.to_str().ok()).and_then(parse_date);
-            let date = date.ok_or_else(|| Failure::from(Malformed("no Date in its head".to_owned())))?;
+            let date = date.ok_or_else(|| Failure::from(Malformed("no Date header".to_owned())))?;
             Ok(Answer { body, date, elapsed: ms(began.elapsed()) })
         } else {
             Err(Failure::refused(status, &headers, &body))
@@ -563,7 +563,7 @@ impl From<Malformed> for Failure {
 impl Failure {
     fn network(error: reqwest::Error) -> Failure {
         let what = if error.is_timeout() {
-            "no whole answer in time".to_owned()
+            "no complete response in time".to_owned()
         } else if error.is_connect() {
             "no connection".to_owned()
         } else {

@@ -90,12 +90,12 @@ pub fn parse(body: &[u8], attempted_at: Millis) -> Result<Event, Unusable> {
     let unusable = |reason: String| Unusable { event_type: None, instance_id: None, reason };
     let envelope = Object::parse(body).map_err(unusable)?;
     if let Some(name) = ENVELOPE.into_iter().find(|name| envelope.repeats(name)) {
-        return Err(unusable(format!("{name} stands twice")));
+        return Err(unusable(format!("{name} appears twice")));
     }
     let event_type = envelope
         .text("type")
         .filter(|event_type| !event_type.is_empty() && event_type.len() <= 255)
-        .ok_or_else(|| unusable("type is missing or no event type".to_owned()))?;
+        .ok_or_else(|| unusable("type is missing, or is not a valid event type".to_owned()))?;
     let instance_id = envelope.id("instance_id").map(InstanceId);
     let unusable = |reason: &str| Unusable {
         event_type: Some(event_type.clone()),
@@ -106,7 +106,7 @@ pub fn parse(body: &[u8], attempted_at: Millis) -> Result<Event, Unusable> {
         return Err(unusable("object is not event"));
     }
     if instance_id.is_none() && envelope.get("instance_id").is_some() {
-        return Err(unusable("instance_id is no id"));
+        return Err(unusable("instance_id is not a valid id"));
     }
     let span = envelope.integer("timestamp").and_then(Millis::span);
 
@@ -144,7 +144,7 @@ pub fn parse(body: &[u8], attempted_at: Millis) -> Result<Event, Unusable> {
             event.change = Some(unclear(Kind::Membership, event_at, "a role or permission changed", LAG));
         }
         Some(Subject::Entity { kind, deleted }) => {
-            let data = envelope.object("data").ok_or_else(|| unusable("data is missing or no object"))?;
+            let data = envelope.object("data").ok_or_else(|| unusable("data is missing, or is not an object"))?;
             match data.id("id").filter(|id| !kind.contradicts(id)) {
                 Some(id) => {
                     let entity = EntityRef { kind, id };
@@ -155,7 +155,7 @@ pub fn parse(body: &[u8], attempted_at: Millis) -> Result<Event, Unusable> {
                     let event_at = event.event_at.unwrap_or(attempted_at);
                     event.change = Some(unclear(kind, event_at, "a delete without an id", LAG + ABSENCE));
                 }
-                None => return Err(unusable("data.id is missing or no id of this kind")),
+                None => return Err(unusable("data.id is missing, or is not an id of this kind")),
             }
             event.field_errors = data.field_errors();
         }

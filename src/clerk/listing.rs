@@ -51,7 +51,7 @@ pub fn page(body: &[u8], kind: Kind, seen: Seen) -> Result<Page, Malformed> {
             let envelope = Object::parse(body).map_err(|problem| malformed(&problem))?;
             let total = total_count(&envelope).ok_or_else(|| malformed("total_count is missing"))?;
             let data = envelope.get("data").ok_or_else(|| malformed("data is missing"))?;
-            (serde_json::from_str(data.get()).map_err(|_| malformed("data is no array"))?, Some(total))
+            (serde_json::from_str(data.get()).map_err(|_| malformed("data is not an array"))?, Some(total))
         }
     };
     let change = |(index, row): (usize, &&RawValue)| {
@@ -72,7 +72,7 @@ pub(crate) fn members_counts(body: &[u8]) -> Result<Vec<Option<u64>>, Malformed>
     let malformed = |what: &str| Malformed(format!("a list of organizations: {what}"));
     let envelope = Object::parse(body).map_err(|problem| malformed(&problem))?;
     let data = envelope.get("data").ok_or_else(|| malformed("data is missing"))?;
-    let rows: Vec<&RawValue> = serde_json::from_str(data.get()).map_err(|_| malformed("data is no array"))?;
+    let rows: Vec<&RawValue> = serde_json::from_str(data.get()).map_err(|_| malformed("data is not an array"))?;
     let count = |row: &&RawValue| {
         let row = Object::parse(row.get().as_bytes()).ok()?;
         row.integer("members_count").and_then(|count| u64::try_from(count).ok())

@@ -9,12 +9,12 @@ use anyhow::Context as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a call to Clerk is tried again while a person waits, where Clerk asks for no pause.
+/// How long retrying a call to Clerk while a person waits, where Clerk asks for no pause.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 
 /// Says that a call to Clerk does not succeed, and for how long it is tried again.
 fn tell(problem: &str, left: Duration) {
-    terminal::note(format_args!("{problem}; trying again for {} s", left.as_secs()));
+    terminal::note(format_args!("{problem}; retrying for {} s", left.as_secs()));
 }
 
 /// The database.
@@ -46,7 +46,7 @@ pub(super) struct Access {
     #[command(flatten)]
     clerk: ClerkEnvironment,
 
-    /// The Clerk instance to mirror (ins_…). Unset: the secret key's
+    /// The Clerk instance to copy (ins_…); unset: the secret key's
     #[arg(long, env = "CLERK_INSTANCE_ID", value_name = "ID")]
     instance_id: Option<String>,
 }

@@ -5,7 +5,7 @@ use clap::CommandFactory as _;
 use clap_complete::Shell;
 use std::process::ExitCode;
 
-/// Write a completion script for a shell to standard output.
+/// Print a completion script for a shell.
 ///
 /// For bash: clerk-sync completions bash > ~/.local/share/bash-completion/completions/clerk-sync
 #[derive(clap::Args)]

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 /// Characters of a body's hash that are shown.
 const SHOWN: usize = 12;
 
-/// Messages that could not be used: list them, show one, try again, drop one
+/// List, show, retry or drop dead letters: webhooks that were accepted but could not be applied
 #[derive(clap::Args)]
 pub struct DeadLetters {
     #[command(subcommand)]
@@ -24,41 +24,42 @@ pub struct DeadLetters {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// One line each, the latest first: message id, start of the body's hash, when it came, tries, event type, reason
+    /// Print one line for each, the latest first: message id, start of the body's hash, time, tries, event type, reason
     List {
-        /// A JSON array on standard output
+        /// Print a JSON array
         #[arg(long)]
         json: bool,
     },
-    /// All that is kept of one, with its body: it may hold personal data
+    /// Show one with its body, which may contain personal data
     Show {
-        /// The message's id or the body's hash, or how only this one begins
+        /// Message id or body hash, or a unique prefix of one
         id: String,
 
-        /// A JSON object on standard output; a body that is no text is in hexadecimal
+        /// Print a JSON object; a body that is not text is in hexadecimal
         #[arg(long)]
         json: bool,
     },
-    /// Try again. What can be used after all is applied, as old as it is, and removed from here. Exit code 1: some could not
+    /// Retry. One that can be applied keeps its original timestamp and is removed from the list. Exit code 1: some could not be
+    /// applied
     #[command(group = clap::ArgGroup::new("which").required(true))]
     Retry {
-        /// As for show. One whose message id came before with another body is applied only when it is named here
+        /// As for show. If the same message id arrived before with another body, it is applied only when you name it here
         #[arg(group = "which")]
         id: Option<String>,
 
-        /// All of them
+        /// Retry all of them
         #[arg(long, group = "which")]
         all: bool,
 
-        /// The Clerk instance to mirror, as for serve: `*` takes a message of any
+        /// The Clerk instance to copy, as for serve; `*` accepts a message of any instance
         #[arg(long, env = "CLERK_INSTANCE_ID", value_name = "ID")]
         instance_id: Option<String>,
 
-        /// A JSON array on standard output
+        /// Print a JSON array
         #[arg(long)]
         json: bool,
     },
-    /// Remove one for good
+    /// Delete one
     Drop {
         /// As for show
         id: String,
@@ -82,7 +83,7 @@ impl DeadLetters {
             Action::Drop { id } => {
                 let letter = find(&mut session, &id).await?;
                 if !session.drop_dead_letter(&letter).await? {
-                    bail!("{} is gone already", name(&letter));
+                    bail!("{} no longer exists", name(&letter));
                 }
                 terminal::line(format_args!("{}  dropped", name(&letter)));
                 ExitCode::SUCCESS
@@ -105,7 +106,7 @@ async fn list(session: &mut Session, json: bool) -> anyhow::Result<ExitCode> {
 
 async fn show(session: &mut Session, id: &str, json: bool) -> anyhow::Result<ExitCode> {
     let letter = find(session, id).await?;
-    let content = session.dead_letter_content(&letter).await?.context("it is gone since")?;
+    let content = session.dead_letter_content(&letter).await?.context("it no longer exists")?;
     let headers: Value = serde_json::from_str(&content.headers)?;
     terminal::note(format_args!("clerk-sync: the body may hold personal data"));
     if json {
@@ -145,7 +146,7 @@ async fn retry(session: &mut Session, id: Option<&str>, check_instance: bool, js
         let (outcome, reason) = match &fate {
             Fate::Settled(verdict) => (verdict.outcome.as_str(), verdict.reason.as_ref().map(Word::as_str)),
             Fate::Stays(reason) => ("dead_letter", Some(reason.as_str())),
-            Fate::Gone => ("gone", Some("somebody else has tried or removed it")),
+            Fate::Gone => ("gone", Some("another process has retried or removed it")),
         };
         if json {
             let (message_id, body_hash) = (&letter.message_id, &letter.body_hash);
@@ -166,7 +167,7 @@ async fn retry(session: &mut Session, id: Option<&str>, check_instance: bool, js
 /// The one letter that is called so. A whole message id counts for more than the beginning of others.
 async fn find(session: &mut Session, id: &str) -> anyhow::Result<Letter> {
     if id.is_empty() {
-        bail!("which one? An id is missing");
+        bail!("an id is missing");
     }
     let mut found = session.dead_letters(id).await?;
     if found.iter().any(|letter| letter.message_id.as_str() == id) {
@@ -177,7 +178,7 @@ async fn find(session: &mut Session, id: &str) -> anyhow::Result<Letter> {
         1 => Ok(found.remove(0)),
         _ => {
             found.iter().take(10).for_each(|letter| terminal::note(line(letter)));
-            bail!("{} dead letters are called so; name one by its body's hash", found.len())
+            bail!("{} dead letters match; use the hash of the body", found.len())
         }
     }
 }

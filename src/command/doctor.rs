@@ -10,22 +10,22 @@ use std::process::ExitCode;
 /// The longest token that is read: more than any header may hold.
 const LONGEST_TOKEN: u64 = 64 * 1024;
 
-/// Check the whole set-up and say how to mend what is wrong. Writes nothing. Exit codes: 0 nothing failed (warnings are
-/// possible), 1 something did
+/// Check the whole set-up and print a fix for each problem. Writes nothing. Exit codes: 0 nothing failed (warnings are
+/// possible), 1 a check failed
 #[derive(clap::Args)]
 pub struct Doctor {
     #[command(flatten)]
     environment: Environment,
 
-    /// Where your tables can be seen as a signed-in user, for --token, if `DATABASE_URL` is a role that may not
+    /// Connection string of the schemas' owner: --token needs it if the role of `DATABASE_URL` cannot act as a signed-in user
     #[arg(long, env = "MIGRATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     migrate_database_url: Option<String>,
 
-    /// A session token, or `-` to read it from standard input: what it claims, and which rows of the mirror it would see
+    /// Show the claims of this session token and the rows that it can see; `-` reads it from standard input
     #[arg(long, value_name = "JWT")]
     token: Option<String>,
 
-    /// One JSON object on standard output
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }

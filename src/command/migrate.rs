@@ -11,11 +11,11 @@ use std::process::ExitCode;
 /// Create or upgrade the schemas in the database
 #[derive(clap::Args)]
 pub struct Migrate {
-    /// As `DATABASE_URL`, for those who migrate as another role than they serve as
+    /// Connection string of the owner of the schemas, if that is another role than in `DATABASE_URL`
     #[arg(long, env = "MIGRATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     migrate_database_url: Option<String>,
 
-    /// The database, as the role that shall own the schemas (on Supabase: postgres)
+    /// The database, as the role that will own the schemas (on Supabase: postgres)
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
 
@@ -27,7 +27,7 @@ pub struct Migrate {
     #[arg(long, requires = "print", value_name = "MIGRATION", default_value_t = 0, hide_default_value = true)]
     from: i64,
 
-    /// Pin the mirror to the Clerk instance of `CLERK_INSTANCE_ID`, or, where that is unset, to the next webhook's
+    /// Change the Clerk instance of the tables to `CLERK_INSTANCE_ID` or, if that is unset, to the instance of the next webhook
     #[arg(long, conflicts_with = "print")]
     repin: bool,
 
@@ -71,7 +71,7 @@ impl Migrate {
             store::repin(&database, instance).await?;
             terminal::line(format_args!(
                 "Pinned to {}.",
-                instance.map_or("whichever instance the next webhook names", InstanceId::as_str)
+                instance.map_or("the next webhook's instance", InstanceId::as_str)
             ));
         }
         Ok(ExitCode::SUCCESS)

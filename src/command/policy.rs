@@ -7,10 +7,10 @@ use crate::store::foreign::Weight;
 use crate::terminal;
 use std::process::ExitCode;
 
-/// Policies for your own tables: write them, check them
+/// Print or check policies for your own tables
 #[derive(clap::Subcommand)]
 pub enum Policy {
-    /// Write ready policies for a table to standard output; with `DATABASE_URL`, the index too if it is missing there
+    /// Print policies for a table; with `DATABASE_URL` also the index, if the table lacks it
     Print(Print),
     /// Report what is wrong with the policies of tables that hold rows of organizations or users. Exit code 2: something is
     Check(Check),
@@ -31,7 +31,7 @@ pub struct Check {
     /// or a user, or has a policy that asks who the caller is
     table: Option<TableName>,
 
-    /// Write the findings as JSON
+    /// Print the findings as JSON
     #[arg(long)]
     json: bool,
 
@@ -77,7 +77,7 @@ impl Policy {
                     terminal::text(serde_json::to_string_pretty(&findings)?);
                 } else {
                     findings.iter().for_each(check::Finding::print);
-                    terminal::line(format_args!("Tables looked at: {tables}. Findings: {}.", findings.len()));
+                    terminal::line(format_args!("Tables checked: {tables}. Findings: {}.", findings.len()));
                 }
                 Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })
             }

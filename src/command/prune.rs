@@ -6,13 +6,14 @@ use crate::terminal;
 use crate::upkeep::retention;
 use std::process::ExitCode;
 
-/// Remove receipts, findings and dead letters that are older than they are to be kept, as serve does every hour
+/// Delete processed message ids, findings and dead letters that are older than the RETENTION_ variables say, as serve does
+/// every hour
 #[derive(clap::Args)]
 pub struct Prune {
     #[command(flatten)]
     retention: RetentionEnvironment,
 
-    /// One JSON object on standard output
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 

@@ -11,19 +11,19 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Remove the emptied rows of users and organizations that were deleted long ago. Without --yes only tell what would go, and
-/// which foreign keys of yours would act. A row that one of them holds stays
+/// Delete the emptied rows of users and organizations that were deleted long ago. Without --yes, print what would be deleted,
+/// and which of your foreign keys would act. A row that a foreign key holds stays
 #[derive(clap::Args)]
 pub struct Purge {
-    /// Deleted longer ago than this, such as 90d; a day at least
+    /// Deleted longer ago than this, such as 90d; at least a day
     #[arg(long, value_name = "AGE", value_parser = age)]
     older_than: Duration,
 
-    /// Do it
+    /// Actually delete
     #[arg(long)]
     yes: bool,
 
-    /// One JSON object on standard output
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 
@@ -62,14 +62,14 @@ impl Purge {
 }
 
 fn print_plan(plan: &Plan) {
-    terminal::line(format_args!("Would be removed: {}; --yes does it.", in_words(&plan.rows)));
+    terminal::line(format_args!("Would be removed: {}; add --yes to remove them.", in_words(&plan.rows)));
     for Reference { parent, constraint, table, column, on_delete, rows } in &plan.foreign_keys {
         let rows = rows.map_or_else(|| "rows that cannot be counted".to_owned(), |rows| format!("{rows} rows"));
         let effect = match on_delete.as_str() {
             "cascade" => "would be DELETED with them",
             "set null" => "would lose the reference (set null)",
             "set default" => "would get the column's default",
-            _ => "hold them",
+            _ => "refer to them",
         };
         terminal::line(format_args!(
             "  {table} ({column}): {rows} {effect} ({constraint}, on delete {on_delete}, of {parent})"
@@ -84,6 +84,6 @@ fn in_words(rows: &BTreeMap<Kind, u64>) -> String {
 fn print_purged(purged: &Purged) {
     terminal::line(format_args!("Removed: {}.", in_words(&purged.rows)));
     for (by, rows) in &purged.held {
-        terminal::line(format_args!("  {rows} stay, held by {by}"));
+        terminal::line(format_args!("  {rows} stay because of {by}"));
     }
 }

@@ -13,32 +13,32 @@ use std::time::{Duration, Instant};
 /// Findings that are printed for people.
 const SHOWN: usize = 20;
 
-/// Compare everything with Clerk, and repair what webhooks missed.
+/// Compare the tables with Clerk, and repair what webhooks missed.
 ///
-/// Exit codes: 0 in sync, filled or repaired, 1 not finished, 2 there is something to add or to repair (--dry-run), 3 the deletion limit
-/// held deletions back, 4 some rows could not be judged (run it again when it says)
+/// Exit codes: 0 in sync, filled or repaired, 1 not finished, 2 there is something to add or to repair (--dry-run), 3 deletions
+/// wait for --approve, 4 some rows are undecided (the report says when to run it again)
 #[derive(clap::Args)]
 pub struct Reconcile {
     #[command(flatten)]
     access: Access,
 
-    /// This kind alone
+    /// Compare only this kind
     #[arg(long, value_parser = kind(), value_name = "KIND")]
     kind: Option<Kind>,
 
-    /// Find and print, and write nothing
+    /// Print the differences and write nothing
     #[arg(long)]
     dry_run: bool,
 
-    /// Delete what the deletion limit held back; the number is in the report
+    /// Approve the deletions that the deletion limit held back; the report has the number
     #[arg(long, value_name = "PASS", conflicts_with_all = ["kind", "dry_run", "quick"])]
     approve: Option<i64>,
 
-    /// Only the users that changed lately, and the counts of all kinds
+    /// Compare only recently changed users and the counts of all kinds (an incremental reconcile)
     #[arg(long, conflicts_with = "kind")]
     quick: bool,
 
-    /// One JSON object on standard output
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -47,7 +47,7 @@ pub struct Reconcile {
 fn kind() -> impl TypedValueParser<Value = Kind> {
     let values = Kind::ALL.map(|kind| PossibleValue::new(kind.as_str()).alias(kind.plural()));
     let of_name = |name: String| Kind::ALL.into_iter().find(|kind| [kind.as_str(), kind.plural()].contains(&&*name));
-    PossibleValuesParser::new(values).try_map(move |name| of_name(name).ok_or("no such kind"))
+    PossibleValuesParser::new(values).try_map(move |name| of_name(name).ok_or("unknown kind"))
 }
 
 impl Reconcile {
@@ -93,7 +93,7 @@ fn print(report: &Report) {
     let state = match report.state {
         PassState::Complete if report.dry_run && report.drift() > 0 => "drift",
         PassState::Complete if report.drift() > 0 => "repaired",
-        PassState::Complete if undecided.is_some() => "NOT ALL JUDGED",
+        PassState::Complete if undecided.is_some() => "SOME ROWS UNDECIDED",
         PassState::Complete if report.dry_run && report.added > 0 => "would be filled",
         PassState::Complete if report.added > 0 => "filled",
         PassState::Complete => "in sync",
@@ -120,7 +120,7 @@ fn print(report: &Report) {
         report.scope,
         counts.join(", "),
         report.seconds,
-        if report.resumed { " (begun by an earlier run)" } else { "" },
+        if report.resumed { " (resumed from an earlier run)" } else { "" },
     ));
     if let Some(problem) = &report.problem {
         terminal::line(format_args!("  {problem}"));
@@ -130,12 +130,12 @@ fn print(report: &Report) {
     }
     list(&report.candidates, |finding| format!("held back {}: {}", finding.entity_id, finding.cause));
     if let Some(approve) = &report.approve {
-        terminal::line(format_args!("  if those are right to go: {approve}"));
+        terminal::line(format_args!("  if they must be deleted: {approve}"));
     } else if report.state == PassState::Braked {
         terminal::line("  clerk-sync reconcile without --dry-run gives the command that approves it");
     }
     for id in report.contradictions.iter().take(SHOWN) {
-        terminal::line(format_args!("  contradicts {id}: Clerk's API says something older than its webhooks did"));
+        terminal::line(format_args!("  contradicts {id}: Clerk's API is older than its webhooks"));
     }
     list(&report.findings, |Finding { entity_id, drift, fields, cause, .. }| {
         let fields = if fields.is_empty() { String::new() } else { format!(" ({})", fields.join(", ")) };

@@ -6,7 +6,8 @@ use crate::reconcile::Refreshed;
 use crate::terminal;
 use std::process::ExitCode;
 
-/// Read one object again from Clerk, with its memberships, and write what differs. Exit code 1: neither Clerk nor the mirror knows it
+/// Read one object again from Clerk, with its memberships, and write what differs. Exit code 1: neither Clerk nor the tables
+/// have it
 #[derive(clap::Args)]
 pub struct Refresh {
     #[command(flatten)]
@@ -16,11 +17,11 @@ pub struct Refresh {
     #[arg(value_parser = clerk_id)]
     id: String,
 
-    /// Restore it although a webhook has reported that it was deleted
+    /// Restore it, although a webhook reported that it was deleted
     #[arg(long)]
     undelete: bool,
 
-    /// A JSON array on standard output
+    /// Print a JSON array
     #[arg(long)]
     json: bool,
 }
@@ -29,7 +30,7 @@ pub struct Refresh {
 fn clerk_id(text: &str) -> Result<String, String> {
     match Kind::of_id(text) {
         Some(_) => Ok(text.to_owned()),
-        None => Err(format!("an id begins with one of {}", Kind::ALL.map(Kind::id_prefix).join(", "))),
+        None => Err(format!("an id must begin with one of {}", Kind::ALL.map(Kind::id_prefix).join(", "))),
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// Sign JSON bodies as Clerk's webhooks are signed, and post them to a running server. Exit code 1: one of them was not accepted, or
+/// Sign JSON bodies as Clerk signs webhooks, and post them to a running server. Exit code 1: one of them was not accepted, or
 /// could not be applied
 #[derive(clap::Args, Clone)]
 pub struct Replay {
@@ -30,19 +30,19 @@ pub struct Replay {
     #[arg(long, env = "CLERK_WEBHOOK_SIGNING_SECRET", hide_env_values = true)]
     pub secret: String,
 
-    /// Send in an order drawn by this seed, instead of by name
+    /// Send in a random order from this seed, instead of by name
     #[arg(long, value_name = "SEED")]
     pub shuffle: Option<u64>,
 
-    /// Send each file so many times, with the same message id
+    /// Send each file this many times, with the same message id
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub times: u32,
 
-    /// Connections at once
+    /// Number of connections
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub concurrency: u16,
 
-    /// Requests per second at most
+    /// Maximum number of requests per second
     #[arg(long, value_name = "N")]
     pub rate: Option<f64>,
 }

@@ -79,7 +79,7 @@ pub(super) fn checks(asked: &Asked) -> Vec<Check> {
     let mut checks = Vec::new();
     match &asked.instance {
         None => {
-            let because = "there is no usable CLERK_SECRET_KEY";
+            let because = "CLERK_SECRET_KEY is missing or wrong";
             checks.push(Check::skip("clerk-key", because));
             checks.extend(skipped(because));
         }
@@ -89,10 +89,10 @@ pub(super) fn checks(asked: &Asked) -> Vec<Check> {
                 Error::Unavailable(_) => {
                     "look at the network, a proxy, CLERK_API_URL and status.clerk.com, then run doctor again"
                 }
-                _ => "look at CLERK_API_URL: is Clerk's Backend API there?",
+                _ => "check CLERK_API_URL: is it the address of Clerk's Backend API?",
             };
             checks.push(Check::fail("clerk-key", error.to_string(), fix));
-            checks.extend(skipped("Clerk's API cannot be asked"));
+            checks.extend(skipped("Clerk's API cannot be reached"));
         }
         Some(Ok((instance, skew))) => {
             checks.push(Check::ok("clerk-key", format!("Clerk accepts it; it belongs to {instance}")));
@@ -125,17 +125,17 @@ fn organizations(asked: &Asked) -> Check {
         Some(true) => Check::ok("organizations", "are switched on in this Clerk instance"),
         Some(false) => Check::warn(
             "organizations",
-            "are switched off in this Clerk instance: there are no memberships for policies to ask about",
+            "are switched off in this Clerk instance: there are no memberships that policies could use",
             "Clerk dashboard → Organizations → Settings → enable; nothing to do if only clerk_rls.user_id() is used",
         ),
         None => Check::skip("organizations", "Clerk did not say"),
     }
 }
 
-/// Whether key, mirror and environment mean one Clerk instance. `pinned`: `None` where the mirror cannot be asked.
+/// Whether key, mirror and environment mean one Clerk instance. `pinned`: `None` where the tables cannot be read.
 pub(super) fn instance(key: Option<&str>, pinned: Option<Option<&str>>, named: Option<&str>) -> Check {
     const NAME: &str = "instance";
-    const REPIN: &str = "If the mirror shall change instances: CLERK_INSTANCE_ID=ins_… clerk-sync migrate --repin";
+    const REPIN: &str = "To change the instance of the tables: CLERK_INSTANCE_ID=ins_… clerk-sync migrate --repin";
     match (key, pinned, named) {
         (Some(key), _, Some(named)) if key != named => Check::fail(
             NAME,
@@ -144,17 +144,21 @@ pub(super) fn instance(key: Option<&str>, pinned: Option<Option<&str>>, named: O
         ),
         (Some(key), Some(Some(pinned)), _) if key != pinned => Check::fail(
             NAME,
-            format!("CLERK_SECRET_KEY belongs to {key}, and the mirror is a copy of {pinned}: no pass runs"),
+            format!("CLERK_SECRET_KEY belongs to {key}, and the tables are a copy of {pinned}: reconcile is disabled"),
             format!("Use the key of {pinned}. {REPIN}"),
         ),
         (_, Some(Some(pinned)), Some(named)) if named != pinned => Check::fail(
             NAME,
-            format!("CLERK_INSTANCE_ID says {named}, and the mirror is a copy of {pinned}: webhooks are answered 403"),
+            format!(
+                "CLERK_INSTANCE_ID says {named}, and the tables are a copy of {pinned}: webhooks are refused with 403"
+            ),
             format!("Correct CLERK_INSTANCE_ID. {REPIN}"),
         ),
-        (_, Some(Some(pinned)), _) => Check::ok(NAME, format!("the mirror is a copy of {pinned}")),
-        (_, Some(None), _) => Check::ok(NAME, "the mirror is not pinned yet: the first webhook or pass does it"),
-        (_, None, _) => Check::skip(NAME, "the mirror cannot be asked"),
+        (_, Some(Some(pinned)), _) => Check::ok(NAME, format!("the tables are a copy of {pinned}")),
+        (_, Some(None), _) => {
+            Check::ok(NAME, "the tables belong to no Clerk instance yet: the first webhook or reconcile decides")
+        }
+        (_, None, _) => Check::skip(NAME, "the tables cannot be read"),
     }
 }
 

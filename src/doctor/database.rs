@@ -13,7 +13,7 @@ const OLDEST: i64 = 15;
 #[derive(Default)]
 pub(super) struct Findings {
     pub(super) checks: Vec<Check>,
-    /// `None`: the mirror cannot be asked.
+    /// `None`: the tables cannot be read.
     pub(super) standing: Option<Standing>,
     pub(super) counts: Option<Counts>,
 }
@@ -113,11 +113,10 @@ fn way(database: Option<&Database>, opened: Option<Result<(), &Error>>) -> Vec<C
     const POOLER_FIX: &str = "use the direct connection or the session pooler (port 5432)";
     let mut checks = Vec::new();
     match opened {
-        Some(Ok(())) => checks.push(Check::ok("pooler", "a connection stays with us: direct, or a session pooler")),
+        Some(Ok(())) => checks.push(Check::ok("pooler", "connections are not shared: direct, or a session pooler")),
         Some(Err(error)) if error.trouble() == Trouble::TransactionPooler => {
-            checks.push(Check::skip("database", "nothing else is asked through this pooler"));
-            let says = "a transaction-mode pooler, which hands one connection to many clients: our prepared statements and \
-                        settings would get mixed up with theirs";
+            checks.push(Check::skip("database", "nothing else is checked through this pooler"));
+            let says = "a transaction-mode pooler, which lends one connection to many clients: prepared statements and settings would get mixed up";
             checks.push(Check::fail("pooler", says, POOLER_FIX));
         }
         Some(Err(error)) => {
@@ -134,13 +133,12 @@ fn way(database: Option<&Database>, opened: Option<Result<(), &Error>>) -> Vec<C
 
 fn unreachable(error: &Error) -> Check {
     const POOL_SIZE: &str = "stop idle clients, or raise the pool size (Supabase dashboard → Database settings → Connection pooling) \
-                             or the role's connection limit: serve needs two, two more for moments, and four while it reconciles";
+                             or the role's connection limit: serve needs two, two more for moments, and four more during a reconcile";
     let code = error.code().map(|code| format!(" (SQLSTATE {code})")).unwrap_or_default();
     let (says, fix) = match error.trouble() {
         Trouble::Unreachable => (
-            "nobody answers at the host and port of DATABASE_URL",
-            "is the project paused, or the name misspelt? The direct connection has IPv6 only: take the session pooler \
-             (port 5432) where this machine has none",
+            "no server answers at the host and port of DATABASE_URL",
+            "is the project paused, or the name misspelt? The direct connection has IPv6 only: use the session pooler (port 5432) if this machine has no IPv6",
         ),
         Trouble::Silent => (
             "the database did not answer in time",
@@ -164,21 +162,21 @@ fn unreachable(error: &Error) -> Check {
             "download the CA certificate (Supabase dashboard → Database settings → SSL configuration) and name it: \
              ?sslmode=verify-full&sslrootcert=FILE",
         ),
-        Trouble::TlsRequired => ("the server takes encrypted connections only", Tls::FIX),
+        Trouble::TlsRequired => ("the server accepts encrypted connections only", Tls::FIX),
         Trouble::Password => (
             "the server refuses the role or its password",
-            "copy the connection string again; percent-encode the password; by the pooler the role is postgres.REF; \
+            "copy the connection string again; percent-encode the password; for the pooler the role is postgres.REF; \
              a new password is set under Database settings",
         ),
         Trouble::NoSuchDatabase => ("the server has no such database", "on Supabase its name is postgres"),
         Trouble::NoSuchTenant => (
             "the pooler does not know the project or the role",
-            "is the project paused or deleted? Else copy the string from Connect again: the role is postgres.REF, and the \
+            "is the project paused or deleted? If not, copy the string from Connect again: the role is postgres.REF, and the \
              host's number (aws-0, aws-1, …) and region are the project's",
         ),
         Trouble::Blocked => (
             "the pooler refuses every login from this address for a while: too many failed",
-            "stop whatever still uses an old password (an old deployment, a preview), wait two minutes, and try again",
+            "stop everything that still uses an old password (an old deployment, a preview), wait two minutes, and try again",
         ),
         Trouble::AddressNotAllowed => (
             "the project's network restrictions do not admit this machine's address",
@@ -208,8 +206,8 @@ fn answers(server: &Server) -> Check {
     if server.read_only {
         return Check::fail(
             "database",
-            "answers, and takes no writes",
-            "a full disk makes a Supabase project read-only: free space or enlarge it; of a replica, take the primary",
+            "answers, and is read-only",
+            "a full disk makes a Supabase project read-only: free space or enlarge it; if it is a replica, use the primary",
         );
     }
     Check::ok("database", "answers")
@@ -229,7 +227,7 @@ fn tls(asked: Tls) -> Check {
         (Tls::Local, _) => Check::ok("tls", "the server is on this machine"),
         (_, None) => Check::ok("tls", "encrypted, and the server's certificate is checked"),
         (_, Some(weakness)) => {
-            Check::fail("tls", format!("{weakness}: the password and all rows can be read on the way"), Tls::FIX)
+            Check::fail("tls", format!("{weakness}: the password and all rows can be read on the network"), Tls::FIX)
         }
     }
 }
@@ -247,9 +245,9 @@ fn login_role(server: &Server) -> Check {
     }
     if server.is_superuser || server.bypasses_rls {
         let may = if server.is_superuser { "is a superuser" } else { "may bypass Row-Level Security" };
-        return Check::warn("login-role", format!("{login} {may}: more than serve needs"), own);
+        return Check::warn("login-role", format!("{login} {may}, which is more than serve needs"), own);
     }
-    Check::ok("login-role", format!("{login}: no superuser, bound by Row-Level Security"))
+    Check::ok("login-role", format!("{login} is not a superuser and cannot bypass Row-Level Security"))
 }
 
 fn schema(seen: &Schema, applied: Option<Result<SchemaVersion, Error>>) -> Check {
@@ -259,12 +257,12 @@ fn schema(seen: &Schema, applied: Option<Result<SchemaVersion, Error>>) -> Check
     match applied {
         _ if seen.has_clerk && !seen.has_migrations => Check::fail(
             NAME,
-            "a schema named clerk is there, and it is not ours: the guide of the Clerk wrapper makes one",
+            "there is a schema named clerk that clerk-sync did not create: the guide of the Clerk wrapper creates one",
             format!("alter schema clerk rename to clerk_fdw; then {MIGRATE}"),
         ),
         None if seen.has_migrations => Check::fail(
             NAME,
-            "the role clerk_sync_worker is gone",
+            "the role clerk_sync_worker does not exist",
             "clerk-sync migrate, as the owner of the schemas: it makes the role and grants what it needs",
         ),
         None => Check::fail(NAME, "is not there", MIGRATE),
@@ -311,7 +309,7 @@ fn worker_role(worker: &Worker, refused: Option<&Error>, login: &str) -> Check {
             "alter role clerk_sync_worker nologin nosuperuser nobypassrls;",
         );
     }
-    Check::ok(NAME, format!("{login} becomes clerk_sync_worker, which may do its work and no more than reads beside"))
+    Check::ok(NAME, format!("{login} becomes clerk_sync_worker, which has the rights it needs and no others"))
 }
 
 #[cfg(test)]

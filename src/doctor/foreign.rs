@@ -19,7 +19,7 @@ pub(super) async fn examine(database: Option<&Database>) -> Vec<Check> {
 
 fn checks(objects: &[ForeignObject]) -> Vec<Check> {
     if objects.is_empty() {
-        return vec![Check::ok(NAME, "nothing of the application's can refuse or alter a row of ours")];
+        return vec![Check::ok(NAME, "no object of your application can refuse or change our rows")];
     }
     let check = |object: &ForeignObject| match object.weight {
         Weight::Fail => Check::fail(NAME, object.describe(), object.advice()),
@@ -28,7 +28,7 @@ fn checks(objects: &[ForeignObject]) -> Vec<Check> {
     let mut checks: Vec<Check> = objects.iter().take(SHOWN).map(check).collect();
     if objects.len() > SHOWN {
         let says = format!("{} more objects", objects.len() - SHOWN);
-        checks.push(Check::warn(NAME, says, "mend those that are named first"));
+        checks.push(Check::warn(NAME, says, "fix those that are listed first"));
     }
     checks
 }

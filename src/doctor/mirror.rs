@@ -22,20 +22,19 @@ pub(super) type Counts = Vec<(Kind, Option<u64>)>;
 pub(super) fn checks(standing: Option<&Standing>, counts: Option<&Counts>, clerk: &Asked) -> Vec<Check> {
     let Some(standing) = standing else {
         return ["webhooks", "denials", "passes", "rows"]
-            .map(|name| Check::skip(name, "the mirror cannot be asked"))
+            .map(|name| Check::skip(name, "the tables cannot be read"))
             .into();
     };
     let mut checks = vec![webhooks(standing.webhook_s, standing.drift_since_webhook)];
     checks.push(denials(standing));
     if standing.custom_permissions && !standing.billing_events {
         // Whether Clerk Billing is on, nothing here can know.
-        let says = "permissions of your own are mirrored. With Clerk Billing they follow the plan: then the endpoint needs the \
-                    events subscription.* and subscriptionItem.*, of which none has come";
+        let says = "you use custom permissions. With Clerk Billing they depend on the plan: then the endpoint needs the events subscription.* and subscriptionItem.*, and none has arrived";
         checks.push(Check::ok("webhooks", says));
     }
     if let Some((seconds, problem)) = &standing.failed_start {
-        let says = format!("none could begin for {}: {problem}", span(*seconds));
-        checks.push(Check::fail("passes", says, "mend what is named; a refused key: Clerk dashboard → API keys"));
+        let says = format!("none could start for {}: {problem}", span(*seconds));
+        checks.push(Check::fail("passes", says, "fix what is named; for a refused key: Clerk dashboard → API keys"));
     }
     checks.extend(Kind::ALL.map(|kind| {
         let last = standing.passes.iter().find(|pass| pass.kind == kind);
@@ -52,12 +51,11 @@ pub(super) fn checks(standing: Option<&Standing>, counts: Option<&Counts>, clerk
 
 fn denials(standing: &Standing) -> Check {
     const NAME: &str = "denials";
-    const FIX: &str = "mend what is named (see foreign-objects); the row is written within the hour, at once with clerk-sync refresh ID";
+    const FIX: &str = "fix what is named (see foreign-objects); the row is written within an hour, or at once with clerk-sync refresh ID";
     if !standing.denials.is_empty() {
         let denied: Vec<String> = standing.denials.iter().map(DenialRow::describe).collect();
         let says = format!(
-            "access has ended by our policies alone, and whoever passes by them (service_role, views and functions of the \
-             application's owner) still sees the row of {}",
+            "our policies deny access, but whatever bypasses them (service_role, views and functions of the tables' owner) still sees the row of {}",
             some_of(&denied, 5, "; ")
         );
         return Check::fail(NAME, says, FIX);
@@ -69,23 +67,25 @@ fn denials(standing: &Standing) -> Check {
             FIX,
         );
     }
-    Check::ok(NAME, "every row says what is known")
+    Check::ok(NAME, "every row is up to date")
 }
 
 fn webhooks(seconds: Option<i64>, drift_since: i64) -> Check {
     match seconds {
         Some(seconds) if seconds > SILENT && drift_since > 0 => Check::warn(
             "webhooks",
-            format!("the last one came {} ago, although passes found {drift_since} rows changed since", span(seconds)),
-            "Clerk dashboard → Webhooks: is the endpoint there, enabled, and at this host? Its attempts tell what was answered",
+            format!(
+                "the last one arrived {} ago, although reconciles found {drift_since} rows changed since then",
+                span(seconds)
+            ),
+            "Clerk dashboard → Webhooks: is the endpoint there, enabled, and at this host? Message Attempts shows the responses",
         ),
-        Some(seconds) => Check::ok("webhooks", format!("the last one came {} ago", span(seconds))),
+        Some(seconds) => Check::ok("webhooks", format!("the last one arrived {} ago", span(seconds))),
         None => Check::warn(
             "webhooks",
-            "none has ever come",
+            "none has ever arrived",
             "Clerk dashboard → Webhooks → Add endpoint: https://YOUR-HOST/webhooks/clerk; put its signing secret into \
-             CLERK_WEBHOOK_SIGNING_SECRET, then send an example from the endpoint's Testing tab. Attempts that are \
-             answered 400 there: the secret is another endpoint's",
+             CLERK_WEBHOOK_SIGNING_SECRET, then send an example from the endpoint's Testing tab. If its attempts show 400, the secret is that of another endpoint",
         ),
     }
 }
@@ -94,26 +94,29 @@ fn pass(kind: Kind, last: Option<&LastPass>, has_organizations: Option<bool>) ->
     const NAME: &str = "passes";
     let kinds = kind.plural();
     if kinds::of(kind).needs_organizations && has_organizations == Some(false) {
-        return Check::ok(NAME, format!("{kinds}: none is needed, organizations are off"));
+        return Check::ok(NAME, format!("{kinds}: not needed, organizations are off"));
     }
     let run = "clerk-sync reconcile, and see that serve has CLERK_SECRET_KEY and RECONCILE_CRON is not off";
     match last {
         Some(LastPass { id, state, .. }) if *state == PassState::Braked => Check::fail(
             NAME,
-            format!("{kinds}: the deletions of pass {id} are held back, because there are too many"),
+            format!("{kinds}: the deletions of reconcile {id} wait for your approval: there are too many"),
             format!(
-                "look at it with clerk-sync reconcile --dry-run; if it is right: clerk-sync reconcile --approve {id}"
+                "see them with clerk-sync reconcile --dry-run; if they are right: clerk-sync reconcile --approve {id}"
             ),
         ),
         Some(LastPass { id, state, problem, .. }) if *state == PassState::Void => Check::warn(
             NAME,
-            format!("{kinds}: pass {id} contradicts itself: {}", problem.as_deref().unwrap_or("nobody knows how")),
-            "clerk-sync reconcile; if it stays so, ask Clerk's support why list and count differ",
+            format!(
+                "{kinds}: Clerk's list contradicts itself in reconcile {id}: {}",
+                problem.as_deref().unwrap_or("without details")
+            ),
+            "clerk-sync reconcile; if it happens again, ask Clerk's support why list and count differ",
         ),
         Some(LastPass { id, undecided: Some(undecided), judge_after, .. }) => {
             let words = Undecided::from(undecided).in_words(judge_after.map(Millis::clamped)).unwrap_or_default();
             let fix = "docs/deploy.md, \"Some rows are undecided\"";
-            Check::warn(NAME, format!("{kinds}: pass {id}: {words}"), fix)
+            Check::warn(NAME, format!("{kinds}: reconcile {id}: {words}"), fix)
         }
         Some(LastPass { complete_s: Some(seconds), .. }) if *seconds > OLD_PASS => {
             Check::warn(NAME, format!("{kinds}: the last complete one ended {} ago", span(*seconds)), run)
@@ -122,7 +125,7 @@ fn pass(kind: Kind, last: Option<&LastPass>, has_organizations: Option<bool>) ->
             Check::ok(NAME, format!("{kinds}: the last complete one ended {} ago", span(*seconds)))
         }
         Some(LastPass { id, state, .. }) => {
-            Check::warn(NAME, format!("{kinds}: none is complete; pass {id} is {state}"), run)
+            Check::warn(NAME, format!("{kinds}: none is complete; reconcile {id} is {state}"), run)
         }
         None => Check::warn(NAME, format!("{kinds}: none has ever run"), run),
     }
@@ -134,7 +137,7 @@ fn rows(kind: Kind, here: Option<u64>, at_clerk: Option<u64>, was_filled: bool) 
     let (here, there) = match (here, at_clerk) {
         (Some(here), Some(there)) => (here, there),
         (Some(here), None) => {
-            return Check::ok(NAME, format!("{kinds}: {here} here; Clerk was not asked or did not say"));
+            return Check::ok(NAME, format!("{kinds}: {here} here; Clerk did not say"));
         }
         (None, _) => return Check::skip(NAME, format!("{kinds}: they could not be counted here in time")),
     };
@@ -145,13 +148,13 @@ fn rows(kind: Kind, here: Option<u64>, at_clerk: Option<u64>, was_filled: bool) 
         Check::fail(
             NAME,
             format!("{kinds}: {here} here, {there} at Clerk: they were never copied from Clerk"),
-            "clerk-sync reconcile copies them now; serve does so by itself while CLERK_SECRET_KEY is set",
+            "clerk-sync reconcile copies them now; serve does that automatically while CLERK_SECRET_KEY is set",
         )
     } else if apart <= IN_FLIGHT {
         Check::warn(
             NAME,
             format!("{kinds}: {here} here, {there} at Clerk; a few webhooks may be in flight"),
-            "run doctor again; if it stays: clerk-sync reconcile",
+            "run doctor again; if they still differ: clerk-sync reconcile",
         )
     } else {
         Check::warn(

@@ -22,7 +22,7 @@ fn checks(tables: usize, mut found: Vec<Finding>) -> Vec<Check> {
     if found.is_empty() {
         return vec![Check::ok(
             NAME,
-            format!("{tables} tables hold rows of organizations or users; their policies are sound"),
+            format!("{tables} tables hold rows of organizations or users; no problem was found in their policies"),
         )];
     }
     found.sort_by_key(|finding| (!finding.code.is_grave(), finding.code));
@@ -43,7 +43,7 @@ fn check(finding: &Finding) -> Check {
     };
     // The parser's complaint may quote the condition, and a condition may hold an address.
     let problem = match finding.code {
-        Code::Unreadable => "doctor cannot read its condition.",
+        Code::Unreadable => "doctor cannot analyze its condition.",
         _ => finding.problem.as_str(),
     };
     let says = format!("{place}: {problem}");

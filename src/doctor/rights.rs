@@ -76,17 +76,17 @@ pub(super) fn checks(rights: &Rights) -> Vec<Check> {
     for table in rights.tables.iter().filter(|table| !table.is_view && !table.row_security) {
         let on = table_name(table);
         open.add(
-            format!("{on}: Row-Level Security is off, so whoever may read it reads all of it"),
+            format!("{on}: Row-Level Security is off, so every role with select reads all rows"),
             format!("alter table {on} enable row level security;"),
         );
     }
     vec![
         missing.check(
             "missing-rights",
-            "the worker and signed-in users may do what they must",
+            "the worker and signed-in users have the rights they need",
             "clerk-sync migrate, or ",
         ),
-        excess.check("excess-rights", "nobody else may read or write our tables", ""),
+        excess.check("excess-rights", "no other role may read or write our tables", ""),
         open.check("row-level-security", "is on for every table of ours", ""),
     ]
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Seconds by which Supabase's API lets times be off.
 const LEEWAY: i64 = 30;
 
-const FRESH: &str = "take a fresh one: await window.Clerk.session.getToken() in the browser's console";
+const FRESH: &str = "copy a new one: await window.Clerk.session.getToken() in the browser's console";
 
 #[derive(Debug)]
 struct Token {
@@ -27,14 +27,16 @@ fn decode(text: &str) -> Result<Token, &'static str> {
     let text = text.trim();
     let text = text.strip_prefix("Bearer ").unwrap_or(text).trim();
     let parts: Vec<&str> = text.split('.').collect();
-    let [header, claims, _] = parts[..] else { return Err("it is no JWT: those have three parts with dots between") };
+    let [header, claims, _] = parts[..] else {
+        return Err("it is not a valid JWT: a JWT has three parts, separated by dots");
+    };
     let object = |part: &str| {
         let bytes = URL_SAFE_NO_PAD.decode(part.trim_end_matches('=')).ok()?;
         serde_json::from_slice::<Map<String, Value>>(&bytes).ok()
     };
     match (object(header), object(claims)) {
         (Some(header), Some(claims)) => Ok(Token { header, claims }),
-        _ => Err("it is no JWT: its parts are no JSON in base64"),
+        _ => Err("it is not a valid JWT: its parts must be JSON in base64"),
     }
 }
 
@@ -117,12 +119,10 @@ fn role(role: Option<&str>) -> Check {
                        tokens), and Supabase dashboard → Authentication → Third-party → add Clerk; then sign in again";
     match role {
         Some("authenticated") => Check::ok(NAME, "authenticated"),
-        None => Check::fail(NAME, "there is no claim role: Supabase takes its holder for anon, without a word", FIX),
-        Some("service_role") => Check::fail(
-            NAME,
-            "service_role: its holder passes by every policy",
-            "never put this role into a user's token",
-        ),
+        None => Check::fail(NAME, "there is no claim role: Supabase treats the request as anon, without an error", FIX),
+        Some("service_role") => {
+            Check::fail(NAME, "service_role: it bypasses every policy", "never put this role into a user's token")
+        }
         Some(role) => Check::fail(NAME, format!("{}: our policies are for authenticated", shown(role)), FIX),
     }
 }
@@ -137,11 +137,11 @@ fn time(expires: Option<i64>, begins: Option<i64>, now: i64) -> Check {
         ),
         (_, Some(begins)) if begins > now + LEEWAY => Check::warn(
             NAME,
-            format!("it begins to hold in {}: Supabase refuses it until then", span(begins - now)),
+            format!("it is not valid before {} from now: Supabase refuses it until then", span(begins - now)),
             "compare the clocks (see the check clock)",
         ),
-        (Some(expires), _) => Check::ok(NAME, format!("it holds for another {}", span(expires - now))),
-        (None, _) => Check::warn(NAME, "it never expires: no session token of Clerk's", FRESH),
+        (Some(expires), _) => Check::ok(NAME, format!("it is valid for another {}", span(expires - now))),
+        (None, _) => Check::warn(NAME, "it never expires, so it is not a session token of Clerk", FRESH),
     }
 }
 
@@ -164,8 +164,8 @@ fn issuer(token: &Token, instance: Option<&str>) -> Check {
     {
         return Check::fail(
             NAME,
-            format!("signed by {}, and the mirror is a copy of {}", shown(signed_by), shown(instance)),
-            "let application, webhooks and CLERK_SECRET_KEY use one Clerk instance",
+            format!("signed by {}, and the tables are a copy of {}", shown(signed_by), shown(instance)),
+            "use one Clerk instance for the application, the webhooks and CLERK_SECRET_KEY",
         );
     }
     let party = token.text("azp").map(|azp| format!(", for {}", shown(azp))).unwrap_or_default();
@@ -176,7 +176,7 @@ fn issuer(token: &Token, instance: Option<&str>) -> Check {
 async fn rows(token: &Token, database: Option<&Database>) -> Check {
     const NAME: &str = "token-rows";
     let Some(user_id) = token.text("sub") else {
-        return Check::fail(NAME, "there is no claim sub: its holder is nobody", FRESH);
+        return Check::fail(NAME, "there is no claim sub, so it belongs to no user", FRESH);
     };
     if token.text("role") != Some("authenticated") {
         return Check::skip(NAME, "with this role none of our policies applies, and it sees no row of the mirror");
@@ -192,10 +192,9 @@ async fn rows(token: &Token, database: Option<&Database>) -> Check {
         Ok(caller) => sight(token, user_id, &caller),
         Err(error) if error.sqlstate().as_deref() == Some("42501") => Check::skip(
             NAME,
-            "this database role may not become authenticated or read the mirror as its owner: give the owner's URL as \
-             MIGRATE_DATABASE_URL",
+            "this database role may not become authenticated, or may not read our tables: set MIGRATE_DATABASE_URL to the owner's connection string",
         ),
-        Err(error) => Check::fail(NAME, error.summary(), "mend what is named above, then run doctor again"),
+        Err(error) => Check::fail(NAME, error.summary(), "fix the problems above, then run doctor again"),
     }
 }
 
@@ -211,37 +210,41 @@ fn sight(token: &Token, user_id: &str, caller: &Caller) -> Check {
     if caller.user_id.is_none() {
         let (why, fix) = match caller.state.as_deref() {
             _ if token.claims.get("sts").is_some_and(|sts| sts != "active" && sts != "pending") => (
-                "the claim sts is neither active nor absent, and a status that is not known lets nobody in".to_owned(),
-                "sign in again; if it stays, the token is made by a template that sets sts: leave that claim out"
+                "the claim sts is neither active nor absent, and an unknown status gives no access".to_owned(),
+                "sign in again; if it stays, the token comes from a template that sets sts: remove that claim"
                     .to_owned(),
             ),
             _ if token.text("sts") == Some("pending") => (
-                "the session is pending: it owes Clerk a task, such as choosing an organization".to_owned(),
-                "finish the task after signing in; Clerk's libraries take such a session for signed out".to_owned(),
+                "the session is pending: the user still owes Clerk a task, such as choosing an organization".to_owned(),
+                "finish the task after signing in; Clerk's libraries treat such a session as signed out".to_owned(),
             ),
             Some("deleted") => {
-                (format!("{user} is deleted at Clerk"), "nothing to mend: sign in as a user who exists".to_owned())
+                (format!("{user} is deleted at Clerk"), "nothing to fix: sign in as a user who exists".to_owned())
             }
             None => (
-                format!("the mirror has never heard of {user}"),
-                format!("clerk-sync refresh {user}; if Clerk does not know it either, the token is another instance's"),
+                format!("{user} is not in the tables"),
+                format!(
+                    "clerk-sync refresh {user}; if Clerk does not know it either, the token belongs to another instance"
+                ),
             ),
             Some("stub") => (
-                format!("{user} is known by a membership alone, and a ban that is not known yet counts as one"),
+                format!(
+                    "{user} is known only from a membership; until it is known whether they are banned, they have no access"
+                ),
                 format!("clerk-sync refresh {user}"),
             ),
             Some(_) if caller.denied => (
-                format!("{user} is denied: access ended at Clerk, and something refuses the row that says so"),
+                format!("{user} is denied: access ended at Clerk, but something refuses the new row"),
                 "see the check denials".to_owned(),
             ),
             Some(_) if caller.banned == Some(true) => {
-                (format!("{user} is banned"), "nothing to mend; Clerk dashboard → the user → Unban".to_owned())
+                (format!("{user} is banned"), "nothing to fix; Clerk dashboard → the user → Unban".to_owned())
             }
             Some(_) if caller.deprovisioned == Some(true) => {
-                (format!("{user} is deprovisioned by the identity provider"), "nothing to mend here".to_owned())
+                (format!("{user} is deprovisioned by the identity provider"), "nothing to fix here".to_owned())
             }
             Some(_) => (
-                format!("whether {user} is banned is not known yet, and counts as a ban"),
+                format!("it is not known yet whether {user} is banned; until then they have no access"),
                 format!("clerk-sync refresh {user}"),
             ),
         };
@@ -253,7 +256,7 @@ fn sight(token: &Token, user_id: &str, caller: &Caller) -> Check {
     match token.organization().0 {
         Some(active) if caller.active_organization_id.as_deref() != Some(active) => Check::warn(
             NAME,
-            format!("{says}; the mirror has no membership of its active organization {}", shown(active)),
+            format!("{says}; the tables have no membership of its active organization {}", shown(active)),
             format!("clerk-sync refresh {}", shown(active)),
         ),
         _ => Check::ok(NAME, says),

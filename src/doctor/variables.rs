@@ -27,7 +27,7 @@ pub(super) fn of_file(dotenv: Option<&Dotenv>) -> Option<Check> {
         return Some(Check::ok(".env", format!("the working directory's is read; it names {names}")));
     }
     let says = format!("the working directory's {}", dotenv.problems.join("; it "));
-    Some(Check::warn(".env", says, "correct the file, or set the variables otherwise"))
+    Some(Check::warn(".env", says, "correct the file, or set the variables in another way"))
 }
 
 /// One check for each main variable, and one for each other that is wrong.
@@ -67,7 +67,7 @@ fn well_formed(environment: &Environment, name: &'static str, fix: &str) -> Chec
     };
     match (name, value.as_deref().map(str::trim).filter(|value| !value.is_empty())) {
         ("CLERK_SECRET_KEY", None) => {
-            Check::warn(name, "is not set: no pass runs, and what webhooks miss stays lost", fix)
+            Check::warn(name, "is not set: reconcile is disabled, and missed webhooks are never repaired", fix)
         }
         ("CLERK_WEBHOOK_SIGNING_SECRET", None) => Check::fail(
             name,
@@ -77,7 +77,7 @@ fn well_formed(environment: &Environment, name: &'static str, fix: &str) -> Chec
         ("CLERK_INSTANCE_ID", None) => Check::ok(name, "is not set: the secret key or the first webhook decides"),
         ("CLERK_INSTANCE_ID", Some("*")) => Check::warn(
             name,
-            "is *: webhooks of any Clerk instance are written into the mirror",
+            "is *: webhooks of any Clerk instance are written into the tables",
             "set it to your instance's id (ins_…), or unset it",
         ),
         _ => Check::ok(name, "is set and well-formed"),

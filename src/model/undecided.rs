@@ -61,19 +61,25 @@ impl Undecided {
         let judge_after =
             judge_after.map_or_else(|| "in five minutes".to_owned(), |at| format!("after {}", moment(at)));
         let parts = [
-            (too_fresh, format!("{too_fresh} were seen within five minutes before, which can be judged {judge_after}")),
-            (contradicting, format!("of {contradicting} Clerk's API says what its events have overtaken")),
+            (
+                too_fresh,
+                format!("{too_fresh} were seen less than five minutes before, and can be decided {judge_after}"),
+            ),
+            (
+                contradicting,
+                format!("for {contradicting}, Clerk's API says something that its webhooks have overtaken"),
+            ),
             (not_listed, format!("{not_listed} are counted by Clerk and not listed")),
-            (unreadable, format!("{unreadable} could not be read whole")),
+            (unreadable, format!("{unreadable} could not be read completely")),
             (refused, format!("{refused} are refused by the database")),
-            (held_back, format!("the deletion of {held_back} is held back")),
+            (held_back, format!("the deletion of {held_back} waits for your approval")),
         ];
         let parts: Vec<String> = parts.into_iter().filter(|(rows, _)| *rows > 0).map(|(_, words)| words).collect();
         if parts.is_empty() {
             return None;
         }
         let rows = self.total();
-        Some(format!("{rows} {} not judged: {}", if rows == 1 { "row was" } else { "rows were" }, parts.join("; ")))
+        Some(format!("{rows} {} undecided: {}", if rows == 1 { "row is" } else { "rows are" }, parts.join("; ")))
     }
 }
 
@@ -94,7 +100,7 @@ mod tests {
         let words = undecided.in_words(Millis::new(1_760_000_000_000)).unwrap();
         assert_eq!(
             words,
-            "3 rows were not judged: 1 were seen within five minutes before, which can be judged after 2025-10-09 08:53:20 UTC; \
+            "3 rows are undecided: 1 were seen less than five minutes before, and can be decided after 2025-10-09 08:53:20 UTC; \
              2 are counted by Clerk and not listed"
         );
     }

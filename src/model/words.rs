@@ -5,7 +5,7 @@ use std::fmt;
 
 /// One set of words.
 pub trait Words: Copy + PartialEq + 'static {
-    /// All of them.
+    /// Retry all of them.
     const ALL: &'static [Self];
 
     /// As the database, the logs and the reports spell it.

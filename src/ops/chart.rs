@@ -53,7 +53,7 @@ pub(super) fn deliveries(status: &Status) -> Markup {
     let bars = bars(status);
     let totals: Vec<u64> = (0..OUTCOMES.len()).map(|n| bars.iter().map(|bar| bar.counts[n]).sum()).collect();
     if totals.iter().sum::<u64>() == 0 {
-        return html! { p.soft { "None came." } };
+        return html! { p.soft { "None arrived." } };
     }
     html! {
         figure style="margin:0" {

@@ -90,7 +90,7 @@ pub fn listen(address: SocketAddr, ops: Ops) -> anyhow::Result<SocketAddr> {
     if !address.ip().is_loopback() && ops.token.is_none() {
         tracing::warn!(
             %address,
-            "metrics and status page are served beyond this machine: set OPS_TOKEN, or let no route from the internet lead there"
+            "metrics and status page can be reached from other machines: set OPS_TOKEN, or make sure that they cannot be reached from the internet"
         );
     }
     let address = listener.local_addr()?;

@@ -165,7 +165,7 @@ fn facts(status: &Status) -> Markup {
             (fact("From Clerk to the row", &fresh.0, &fresh.1))
             (fact("Last full reconcile", &ago(last_full), &format!("incremental: {}", ago(incremental))))
             (fact("Dead letters", &grouped(dead), "webhooks that could not be applied"))
-            (fact("Reads to make", &grouped(reads), "objects to ask Clerk's API for"))
+            (fact("Pending reads", &grouped(reads), "objects to read from Clerk's API"))
             (fact("Database connections", &status.connections.to_string(), lease))
         }
     }

@@ -106,7 +106,7 @@ impl Verdict {
         let mut commands = Vec::new();
         for pass in braked(status) {
             because.push(format!(
-                "Reconcile {} of {} stopped before its deletions: {}. The rows are listed below; if they are right to go, approve it.",
+                "Reconcile {} of {} stopped before its deletions: {}. The rows are listed below; if they must be deleted, approve it.",
                 pass.id,
                 pass.scope.known().and_then(Scope::kind).map_or("everything", Kind::plural),
                 pass.problem.as_deref().unwrap_or("there were too many")
@@ -126,13 +126,13 @@ impl Verdict {
         if is_waiting {
             let url = setup.webhook_url.as_deref().unwrap_or("https://YOUR-HOST/webhooks/clerk");
             because.push(format!(
-                "No webhook has ever come. Clerk dashboard → Webhooks → Add endpoint: {url}, with the events {EVENTS} (with Clerk Billing \
+                "No webhook has ever arrived. Clerk dashboard → Webhooks → Add endpoint: {url}, with the events {EVENTS} (with Clerk Billing \
                  also subscription.* and subscriptionItem.*)."
             ));
         }
         for name in setup.missing.iter().filter(|name| **name == "CLERK_SECRET_KEY") {
             because.push(format!(
-                "{name} is not set: nothing is reconciled, and changes that webhooks miss stay missed. Clerk dashboard → API keys; it \
+                "{name} is not set: reconcile is disabled, and missed webhooks are never repaired. Clerk dashboard → API keys; it \
                  begins with sk_."
             ));
         }
@@ -175,15 +175,14 @@ impl Verdict {
         if status.denied > 0 {
             let denied: Vec<String> = status.denials.iter().take(5).map(DenialRow::describe).collect();
             because.push(format!(
-                "{} rows give access that has ended, because something of the application's keeps them: {}. Policies \
-                 of clerk-sync deny it; service_role and views and functions of the tables' owner do not.",
+                "{} rows give access that has ended, because an object of your application keeps them: {}. Our policies deny it; service_role, and views and functions of the tables' owner, do not.",
                 status.denied,
                 denied.join("; ")
             ));
         }
         if status.refused > 0 {
             because.push(format!(
-                "{} rows are not written yet: something of the application's refuses them.",
+                "{} rows are not written yet: an object of your application refuses them.",
                 status.refused
             ));
         }
@@ -193,28 +192,28 @@ impl Verdict {
         if let Some(failed) = &status.failed_start {
             let since = moment(failed.since);
             because
-                .push(format!("No reconcile could begin since {since} ({} tries): {}.", failed.tries, failed.problem));
+                .push(format!("No reconcile could start since {since} ({} tries): {}.", failed.tries, failed.problem));
         }
         // A webhook that is lost once in a while is no silence.
         let silence = status.last_webhook_at.map(|at| status.now - at);
         let is_silent = status.drift_since_webhook > 0 && silence.is_some_and(|silence| silence > SILENT);
         if is_silent {
             because.push(format!(
-                "No webhook has come for {}, although reconcile found {} rows changed since: does the endpoint at Clerk still send here?",
+                "No webhook has arrived for {}, although reconcile found {} rows changed since: is the endpoint at Clerk still enabled?",
                 silence.map(span).unwrap_or_default(),
                 status.drift_since_webhook
             ));
         }
         if let Some(at) = status.went_back_at {
             because.push(format!(
-                "The database lost what it had acknowledged (a restore, or a failover). A reconcile of everything began at {}.",
+                "The database lost what it had acknowledged (a restore, or a failover). A full reconcile began at {}.",
                 moment(at)
             ));
         }
         let is_idle = idle(status);
         if let Some(idle) = is_idle {
             because.push(format!(
-                "Nothing was written and no reconcile was complete for {}: policies go on granting what the tables said then.",
+                "Nothing was written and no reconcile completed for {}: policies keep allowing what the tables said then.",
                 span(idle)
             ));
         }
@@ -224,7 +223,7 @@ impl Verdict {
             .filter(|(_, pass)| pass.state == PassState::Void)
             .map(|(kind, pass)| {
                 format!(
-                    "The last reconcile of {} contradicts itself: {}.",
+                    "In the last reconcile of {}, Clerk's list contradicts itself: {}.",
                     kind.plural(),
                     pass.problem.as_deref().unwrap_or("?")
                 )
@@ -256,7 +255,7 @@ impl Verdict {
         } else if lacks_secret {
             (Level::Attention, "CLERK_WEBHOOK_SIGNING_SECRET is not set")
         } else if status.failed_start.is_some() {
-            (Level::Attention, "Reconcile cannot begin")
+            (Level::Attention, "Reconcile cannot start")
         } else if is_waiting {
             (Level::Attention, "Waiting for the first webhook")
         } else if lacks_key {
@@ -264,9 +263,9 @@ impl Verdict {
         } else if !apart.is_empty() {
             (Level::Attention, "Drifting: the counts differ from Clerk's")
         } else if is_unchecked {
-            (Level::Attention, "Not checked against Clerk lately")
+            (Level::Attention, "Not compared with Clerk recently")
         } else if is_in_doubt {
-            (Level::Attention, "Some rows could not be judged")
+            (Level::Attention, "Some rows are undecided")
         } else if !because.is_empty() {
             (Level::Attention, "In sync, and something waits for you")
         } else {
@@ -381,7 +380,7 @@ mod tests {
         assert_eq!(judge(&in_sync()).headline, "In sync with Clerk");
         assert_eq!(judge(&Status::default()).headline, "Waiting for the first webhook");
         let old = Status { now: 1_001 + TOO_OLD, ..in_sync() };
-        assert_eq!(judge(&old).headline, "Not checked against Clerk lately");
+        assert_eq!(judge(&old).headline, "Not compared with Clerk recently");
         let letters = Status { dead_letters: 1, ..in_sync() };
         assert_eq!(judge(&letters).headline, "In sync, and something waits for you");
         let counts = [("user".to_owned(), Counts { here: 2, there: 3 })].into();
@@ -397,13 +396,13 @@ mod tests {
         let failed =
             FailedStart { since: 0, last_at: 1_000, tries: 9, problem: "Clerk refuses the key (401)".to_owned() };
         let verdict = judge(&Status { failed_start: Some(failed), ..in_sync() });
-        assert_eq!((verdict.level, verdict.headline.as_str()), (Level::Attention, "Reconcile cannot begin"));
+        assert_eq!((verdict.level, verdict.headline.as_str()), (Level::Attention, "Reconcile cannot start"));
         assert!(verdict.because[0].contains("refuses the key (401)"), "{verdict:?}");
         let silent = |silence: i64, drift: u64| {
             let status = in_sync();
             judge(&Status { last_webhook_at: Some(status.now - silence), drift_since_webhook: drift, ..status })
         };
-        assert!(silent(16 * 86_400_000, 60).because[0].contains("No webhook has come for 16 days"));
+        assert!(silent(16 * 86_400_000, 60).because[0].contains("No webhook has arrived for 16 days"));
         assert_eq!(silent(16 * 86_400_000, 0).level, Level::Good, "nothing changed at Clerk");
         assert_eq!(silent(60_000, 1).level, Level::Good, "one was lost a minute ago");
         let never = judge(&Status { last_webhook_at: None, ..in_sync() });
@@ -419,16 +418,19 @@ mod tests {
         assert_eq!(judge(&status).level, Level::Good);
         status.now = 1_500 + IDLE + 60_000;
         let verdict = judge(&status);
-        assert_eq!((verdict.level, verdict.headline.as_str()), (Level::Attention, "Not checked against Clerk lately"));
+        assert_eq!((verdict.level, verdict.headline.as_str()), (Level::Attention, "Not compared with Clerk recently"));
         assert!(
-            verdict.because[0].starts_with("Nothing was written and no reconcile was complete for 3 h"),
+            verdict.because[0].starts_with("Nothing was written and no reconcile completed for 3 h"),
             "{verdict:?}"
         );
         status.last_webhook_at = Some(status.now - 1_000);
         assert_eq!(judge(&status).level, Level::Good);
         let void = PassRow { problem: Some("Clerk counts 9".to_owned()), ..pass(7, "user", "void") };
         let verdict = judge(&Status { passes: vec![void, pass(6, "user", "complete")], ..in_sync() });
-        assert_eq!(verdict.because, ["The last reconcile of users contradicts itself: Clerk counts 9."]);
+        assert_eq!(
+            verdict.because,
+            ["In the last reconcile of users, Clerk's list contradicts itself: Clerk counts 9."]
+        );
         let cut = [pass(9, "user", "incomplete"), pass(8, "user", "braked"), pass(7, "user", "complete")];
         assert_eq!(braked(&Status { passes: cut.into(), ..in_sync() }).map(|pass| pass.id).collect::<Vec<_>>(), [8]);
     }
@@ -438,9 +440,9 @@ mod tests {
         let doubtful =
             PassRow { undecided: Some([("too_fresh".to_owned(), 7)].into()), ..pass(4, "membership", "complete") };
         let verdict = judge(&Status { passes: vec![doubtful], ..in_sync() });
-        assert_eq!((verdict.level, verdict.headline.as_str()), (Level::Attention, "Some rows could not be judged"));
+        assert_eq!((verdict.level, verdict.headline.as_str()), (Level::Attention, "Some rows are undecided"));
         assert!(
-            verdict.because[0].starts_with("The last reconcile of memberships: 7 rows were not judged"),
+            verdict.because[0].starts_with("The last reconcile of memberships: 7 rows are undecided"),
             "{verdict:?}"
         );
     }
@@ -455,7 +457,7 @@ mod tests {
                 (Level::Attention, format!("{name} is not set").as_str())
             );
         }
-        assert!(without("CLERK_SECRET_KEY").because[0].contains("nothing is reconciled"));
+        assert!(without("CLERK_SECRET_KEY").because[0].contains("reconcile is disabled"));
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub enum Code {
     Widened,
     /// A policy reads its own table: every query fails.
     Recursion,
-    /// A claim that no session token of Clerk's has.
+    /// A claim that Clerk's session tokens do not have.
     DeadClaim,
     /// A function is called for each row.
     PerRowFunction,
@@ -160,13 +160,12 @@ fn of_table(catalog: &Catalog, table: &Table) -> Vec<Finding> {
         }
     };
     if !table.row_security && (table.is_open_to_api || !table.policies.is_empty()) {
-        let problem =
-            "Row-Level Security is off: every policy is idle, and whoever may read the table reads all of it.";
+        let problem = "Row-Level Security is off: policies have no effect, and every role with select reads all rows.";
         add(None, Code::RlsOff, problem.into(), format!("alter table {name} enable row level security;"));
     }
     if table.forced {
         let problem =
-            "Row-Level Security is forced: the owner's own functions and migrations see only what a policy lets them.";
+            "Row-Level Security is forced: the owner's own functions and migrations see only what a policy allows.";
         add(None, Code::RlsForced, problem.into(), format!("alter table {name} no force row level security;"));
     }
     for default in &table.defaults {
@@ -179,7 +178,7 @@ fn of_table(catalog: &Catalog, table: &Table) -> Vec<Finding> {
         let mut guard = Guard::new(catalog);
         guard.default(&default.expression);
         for why in guard.dead {
-            let problem = format!("The default of {column} reads a claim that no session token of Clerk's has.");
+            let problem = format!("The default of {column} reads a claim that Clerk's session tokens do not have.");
             add(None, Code::DeadClaim, problem, why);
         }
     }
@@ -196,7 +195,7 @@ fn of_table(catalog: &Catalog, table: &Table) -> Vec<Finding> {
         });
         if let Some((_, narrower)) = narrower {
             let problem = format!(
-                "Permissive beside {}: a row shows if either allows it, so this one only widens.",
+                "Permissive beside {}: a row is visible if either allows it, so this one only adds access.",
                 quoted(&narrower.policy.name)
             );
             add(
@@ -220,8 +219,8 @@ fn of_policy(table: &Table, name: &str, read: &Read<'_>) -> Faults {
     let policy = read.policy;
     let mut found = Vec::new();
     if let Some(error) = &read.problem {
-        let problem = format!("This check cannot read its condition ({error}).");
-        found.push((Code::Unreadable, problem, "Look at it yourself.".to_owned()));
+        let problem = format!("This check cannot analyze its condition ({error}).");
+        found.push((Code::Unreadable, problem, "Review it by hand.".to_owned()));
     }
     let text = policy.text();
     if text.contains("unsafe_metadata") || text.contains("user_metadata") {
@@ -235,11 +234,11 @@ fn of_policy(table: &Table, name: &str, read: &Read<'_>) -> Faults {
         found.extend(of_width(table, read));
     }
     for why in &read.dead {
-        let problem = "The condition reads a claim that no session token of Clerk's has.";
+        let problem = "The condition reads a claim that Clerk's session tokens do not have.";
         found.push((Code::DeadClaim, problem.to_owned(), why.clone()));
     }
     if read.condition.functions.contains("auth.uid") {
-        let problem = "auth.uid() takes the token's subject for a uuid: with a Clerk id every query fails (22P02).";
+        let problem = "auth.uid() casts the user id to a UUID: with a Clerk id every query fails (22P02).";
         found.push((
             Code::AuthUid,
             problem.to_owned(),
@@ -248,7 +247,7 @@ fn of_policy(table: &Table, name: &str, read: &Read<'_>) -> Faults {
     }
     let of_kit = read.condition.functions.iter().any(|function| function.starts_with("clerk_rls."));
     if of_kit && policy.roles.iter().any(|role| role == "public" || role == "anon") {
-        let problem = "It applies to anon, who may not call clerk_rls: such a request fails (42501) where an empty answer was meant.";
+        let problem = "It applies to anon, which may not call clerk_rls: such a request fails (42501) instead of returning no rows.";
         found.push((
             Code::ForAnon,
             problem.to_owned(),
@@ -280,8 +279,8 @@ fn of_width(table: &Table, read: &Read<'_>) -> Faults {
         match width {
             Width::Open | Width::Caller => found.push((Code::Open, format!("{says}: {because}."), compare.clone())),
             Width::Unknown if !read.is_recursive => {
-                let problem = format!("This check cannot read {because}.");
-                let advice = "Look at it yourself: it must tie each row to the caller.";
+                let problem = format!("This check cannot analyze {because}.");
+                let advice = "Review it by hand: it must tie each row to the caller.";
                 found.push((Code::Unreadable, problem, advice.to_owned()));
             }
             _ => {}
@@ -326,7 +325,7 @@ fn of_cost(table: &Table, name: &str, read: &Read<'_>) -> Faults {
     let lower = policy.text().to_lowercase();
     let is_flagged = |call: &str| lower.contains(call) && !lower.contains(&format!("select {call}"));
     if !condition.per_row.contains("auth.jwt") && is_flagged("auth.jwt()") {
-        let problem = "The Advisor reports auth.jwt() in this spelling (0003), although it runs once.";
+        let problem = "The Advisor reports auth.jwt() in this form (0003), although it runs once.";
         found.push((Code::AdvisorSpelling, problem.to_owned(), "Write ((select auth.jwt()) ->> 'sub').".to_owned()));
     }
     found
@@ -343,7 +342,7 @@ fn of_view(catalog: &Catalog, view: &View) -> Option<Finding> {
     };
     if view.is_materialized {
         let problem =
-            "A materialized view keeps rows of everybody, and has no policies: whoever may read it reads all of it.";
+            "A materialized view keeps rows of everybody, and has no policies: every role with select reads all rows.";
         return finding(
             Code::View,
             problem.to_owned(),
@@ -358,14 +357,15 @@ fn of_view(catalog: &Catalog, view: &View) -> Option<Finding> {
             finding(Code::View, problem, advice)
         }
         Ok(Level { width: Width::Unknown, because }) => {
-            let problem =
-                format!("The view reads with its owner's rights, past all policies; this check cannot read {because}.");
+            let problem = format!(
+                "The view reads with its owner's rights, past all policies; this check cannot analyze {because}."
+            );
             finding(Code::Unreadable, problem, advice)
         }
         Ok(_) => None,
         Err(error) => {
             let problem = format!(
-                "The view reads with its owner's rights, past all policies; this check cannot read it ({error})."
+                "The view reads with its owner's rights, past all policies; this check cannot analyze it ({error})."
             );
             finding(Code::Unreadable, problem, advice)
         }

@@ -29,7 +29,7 @@ impl FromStr for TableName {
     fn from_str(text: &str) -> Result<TableName, String> {
         let (schema, name) = text.split_once('.').unwrap_or(("public", text));
         if schema.is_empty() || name.is_empty() {
-            return Err("a table is named as documents or app.documents".to_owned());
+            return Err("a table must be named like documents or app.documents".to_owned());
         }
         if text.contains(char::is_control) {
             return Err("a name with control characters cannot be printed: rename the table".to_owned());

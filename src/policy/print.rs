@@ -20,15 +20,15 @@ pub struct Policies {
     #[arg(long, conflicts_with_all = ["permission", "user_column"])]
     role: Option<String>,
 
-    /// Only members whose role has this permission, such as `org:invoices:read`
+    /// Only members with this permission, such as `org:invoices:read`
     #[arg(long, conflicts_with = "user_column")]
     permission: Option<String>,
 
-    /// Commands to write policies for
+    /// Commands to print policies for
     #[arg(long = "for", value_name = "COMMANDS", value_delimiter = ',', default_value = "select,insert,update,delete")]
     commands: Vec<Command>,
 
-    /// Narrow what other policies of the table allow, and allow nothing by themselves
+    /// Print restrictive policies: they narrow what other policies allow, and allow nothing themselves
     #[arg(long)]
     restrictive: bool,
 }
@@ -36,11 +36,11 @@ pub struct Policies {
 #[derive(clap::Args, Clone, Debug)]
 #[group(required = true, multiple = false)]
 struct Owner {
-    /// The column that holds the id of the organization whose row it is
+    /// The column with the id of the organization that the row belongs to
     #[arg(long, value_name = "COLUMN")]
     organization_column: Option<String>,
 
-    /// The column that holds the id of the user whose row it is
+    /// The column with the id of the user that the row belongs to
     #[arg(long, value_name = "COLUMN")]
     user_column: Option<String>,
 }
@@ -143,7 +143,7 @@ impl Policies {
         let missing = |what: &str, value: &Option<String>| {
             let value = value.as_ref().filter(|value| !value.starts_with("org:"))?;
             Some(format!(
-                "Clerk's {what} begin with org:, and this one does not, so nobody may have it. Is it org:{value}?"
+                "Clerk's {what} begin with org:, and this one does not, so no member can have it. Do you mean org:{value}?"
             ))
         };
         missing("roles", &self.role).or_else(|| missing("permissions", &self.permission))

@@ -43,10 +43,10 @@ impl Finding {
             Found::Missing => {
                 let cause = match receipt.map(|receipt| receipt.outcome.known()) {
                     _ if recorded.contains(entity.id()) => "the row was deleted in the database by hand",
-                    None if is_recent => "its webhook may still be under way",
-                    None => "no webhook about it came",
-                    Some(Some(Outcome::DeadLetter)) => "its webhook could not be used",
-                    Some(_) => "its last webhook did not bring it",
+                    None if is_recent => "its webhook may still be in flight",
+                    None => "no webhook about it arrived",
+                    Some(Some(Outcome::DeadLetter)) => "its webhook could not be applied",
+                    Some(_) => "its last webhook did not contain it",
                 };
                 (Drift::Missing, Vec::new(), entity.created_at(), cause)
             }
@@ -54,10 +54,10 @@ impl Finding {
                 let moved = mirrored.version.is_some_and(|version| *updated_at > version.updated_at);
                 let cause = match receipt.map(|receipt| receipt.outcome.known()) {
                     _ if *by_hand => "the row was changed in the database by hand",
-                    Some(Some(Outcome::DeadLetter)) => "its last webhook could not be used",
+                    Some(Some(Outcome::DeadLetter)) => "its last webhook could not be applied",
                     _ if !moved => "Clerk changed it without a newer updated_at",
-                    _ if is_recent => "its webhook may still be under way",
-                    _ => "the webhook of its last change did not come",
+                    _ if is_recent => "its webhook may still be in flight",
+                    _ => "the webhook of its last change did not arrive",
                 };
                 let since = if *by_hand { None } else { Some(*updated_at) };
                 (Drift::Differing, fields.clone(), since, cause)
@@ -71,9 +71,9 @@ impl Finding {
     pub fn extra(kind: Kind, standing: &Standing, receipts: &[Receipt]) -> Finding {
         let receipt = receipts.iter().find(|receipt| receipt.entity_id == standing.read.id);
         let cause = match (standing.observed_at, receipt.map(|receipt| receipt.outcome.known())) {
-            (None, _) => "the row was made in the database by hand",
-            (_, Some(Some(Outcome::DeadLetter))) => "its last webhook could not be used",
-            _ => "the webhook of its end did not come",
+            (None, _) => "the row was inserted in the database by hand",
+            (_, Some(Some(Outcome::DeadLetter))) => "its last webhook could not be applied",
+            _ => "the webhook of its deletion did not arrive",
         };
         Finding::new(kind, &standing.read.id, Drift::Extra, Vec::new(), standing.observed_at, cause, receipt)
     }

@@ -50,19 +50,19 @@ pub enum Error {
     Clerk(#[from] client::Error),
     #[error("{}", .0.summary())]
     Database(#[from] store::Error),
-    #[error("the mirror belongs to the Clerk instance {pinned}, the secret key to {of_key}: nothing was compared")]
+    #[error("the tables belong to the Clerk instance {pinned}, the secret key to {of_key}: nothing was compared")]
     ForeignKey { pinned: InstanceId, of_key: InstanceId },
-    #[error("another process runs passes now")]
+    #[error("another process is reconciling")]
     Busy,
-    #[error("pass {0} is not waiting for approval: it was not braked, or a later one has run")]
+    #[error("reconcile {0} is not waiting for approval: the deletion limit did not stop it, or a later one has run")]
     NotBraked(i64),
     #[error("{0}")]
     Contradiction(String),
     #[error(transparent)]
     OutOfOrder(#[from] window::OutOfOrder),
-    #[error("{0} is not known here: refresh its user or its organization")]
+    #[error("{0} is not in the tables: refresh its user or its organization")]
     UnknownMembership(String),
-    #[error("neither Clerk nor the mirror knows {0}: nothing was written")]
+    #[error("neither Clerk nor the tables have {0}: nothing was written")]
     Unknown(String),
 }
 
@@ -206,7 +206,7 @@ impl Reconciler {
             Ok(began_at) => began_at,
             Err(error) => {
                 if !dry_run && let Err(error) = session.record_failed_start(&error.to_string()).await {
-                    tracing::debug!(%error, "that no pass could begin is not noted");
+                    tracing::debug!(%error, "cannot record that no reconcile could start");
                 }
                 return Err(error);
             }
@@ -218,7 +218,7 @@ impl Reconciler {
         let reports = self.passes(&mut session, Sink::Record(lease.fence), wanted, reason, began_at, progress).await;
         match session.remove_memberships_of_deleted().await {
             Ok(removed) => removed.log(),
-            Err(error) => tracing::debug!(%error, "memberships of deleted parents are left to the next run"),
+            Err(error) => tracing::debug!(%error, "memberships of deleted parents are left for the next run"),
         }
         lease.end(&mut session).await;
         reports

@@ -191,7 +191,7 @@ impl<'a> Pages<'a> {
     fn spend(&mut self) -> Result<(), Error> {
         match &mut self.left {
             Some(0) => Err(Error::Contradiction(format!(
-                "Clerk's list of {} does not come to an end: its order is another one each time",
+                "Clerk's list of {} does not end: its order changes each time",
                 self.kind.plural()
             ))),
             Some(left) => {
@@ -221,7 +221,7 @@ impl<'a> Pages<'a> {
         self.before = ids;
         if changes.is_empty() && !is_last {
             // A place in the list that Clerk does not go by: without end it would show the same.
-            return Err(Error::Contradiction(format!("Clerk lists the same {} again and again", self.kind.plural())));
+            return Err(Error::Contradiction(format!("Clerk lists the same {} repeatedly", self.kind.plural())));
         }
         let shown_before = rows - changes.len();
         Ok(Page { changes, total, is_last, unlisted: 0, offset, shown_before })

@@ -55,7 +55,7 @@ pub(super) async fn run(
         for kind in Kind::ALL {
             let Some(tally) = counts.get_mut(kind.as_str()) else { continue };
             if tally.calls(before.get(kind.as_str())) {
-                run.session.request_pass(kind, "the counts disagree").await?;
+                run.session.request_pass(kind, "the counts differ").await?;
             }
         }
     }
@@ -77,7 +77,7 @@ async fn steps(
             let page = clerk.page(Kind::User, &At::Recent(offset)).await?;
             let begins = page.changes.first().and_then(Change::id).map(str::to_owned);
             if begins.is_some() && begins == first {
-                return Err(Error::Contradiction("Clerk lists the same users again and again".to_owned()));
+                return Err(Error::Contradiction("Clerk lists the same users repeatedly".to_owned()));
             }
             first = begins;
             let changed_since = |change: &&Change| match &change.observation {
@@ -139,7 +139,7 @@ async fn organizations(reconciler: &Reconciler, run: &mut Run<'_>, before: Organ
         }
     }
     if run.sink.fence().is_some() && !unlike.is_empty() {
-        run.session.request_listings(&unlike, "the counts of its members disagree").await?;
+        run.session.request_listings(&unlike, "the counts of its members differ").await?;
     }
     run.position = Some(json!(Organizations { organizations_from: offset, members }));
     run.observe(Source::List, &[], Observed::default()).await
@@ -150,7 +150,7 @@ async fn organizations(reconciler: &Reconciler, run: &mut Run<'_>, before: Organ
 struct Organizations {
     /// At this offset.
     organizations_from: usize,
-    /// How many members those have of which the counts disagree.
+    /// How many members those have of which the counts differ.
     members: Tallies,
 }
 

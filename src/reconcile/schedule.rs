@@ -132,7 +132,7 @@ async fn settle(reconciler: Reconciler, pending: Arc<Notify>) {
             Ok(0) => {}
             Ok(reads) => tracing::info!(reads, "read by id"),
             // The passes tell of a key or a database that will not do.
-            Err(error) => tracing::debug!(%error, "reads are left to the next pass"),
+            Err(error) => tracing::debug!(%error, "reads are left for the next reconcile"),
         }
         wait = match reconciler.list_members().await {
             Ok((listed, next)) => {
@@ -174,7 +174,7 @@ impl Passes {
         let scheduler = match clock(&self.timetable, &nudge).await {
             Ok(scheduler) => Some(scheduler),
             Err(error) => {
-                tracing::error!(%error, "no pass will run by the clock");
+                tracing::error!(%error, "scheduled reconciles are disabled");
                 None
             }
         };
@@ -227,7 +227,7 @@ impl Passes {
             // Whatever was waited for is another world's.
             Ok(true) => (self.pause, self.not_before) = (PAUSE, Instant::now()),
             Ok(false) => {}
-            Err(error) => tracing::debug!(%error, "whether the database went back is not known"),
+            Err(error) => tracing::debug!(%error, "cannot check whether the database went back in time"),
         }
         if Instant::now() < self.not_before {
             return;
@@ -238,7 +238,7 @@ impl Passes {
                 removed.log();
                 session.close().await;
             }
-            Err(error) => tracing::debug!(%error, "memberships of deleted parents are left to the next time"),
+            Err(error) => tracing::debug!(%error, "memberships of deleted parents are left for the next time"),
         }
         if let Ok(Some((kinds, reason))) = asked {
             self.pass(&Wanted::Kinds(kinds), &reason).await;
@@ -263,7 +263,7 @@ impl Passes {
             return Ok(Some((asked.into_iter().map(|(kind, _)| kind).collect(), reason)));
         }
         let again = session.due_again().await?;
-        Ok((!again.is_empty()).then(|| (again, "rows that were seen too lately can be judged now".to_owned())))
+        Ok((!again.is_empty()).then(|| (again, "rows that were seen too recently can be decided now".to_owned())))
     }
 
     async fn pass(&mut self, wanted: &Wanted, reason: &str) {
@@ -287,9 +287,9 @@ impl Passes {
                     }
                 }
             }
-            Err(Error::Busy) => tracing::debug!("another process runs passes now"),
+            Err(Error::Busy) => tracing::debug!("another process is reconciling"),
             Err(error) => {
-                tracing::error!(%error, "no pass could begin");
+                tracing::error!(%error, "no reconcile could start");
                 match (error, wanted) {
                     (Error::ForeignKey { pinned, of_key }, _) => {
                         self.foreign.send_replace(Some((pinned, of_key)));
@@ -333,11 +333,11 @@ impl Passes {
                 tracing::error!(
                     pass = report.pass,
                     problem = report.problem,
-                    "the deletions of a pass are held back: there are too many"
+                    "the deletions of a reconcile wait for approval: there are too many"
                 );
             }
             (PassState::Incomplete | PassState::Void, _) => {
-                tracing::warn!(pass = report.pass, problem = report.problem, "a pass could not end");
+                tracing::warn!(pass = report.pass, problem = report.problem, "a reconcile could not end");
             }
         }
     }

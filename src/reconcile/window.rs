@@ -93,7 +93,7 @@ impl Window {
 
 /// See [`Windows::pass`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("Clerk's list is not in the order that was asked for")]
+#[error("Clerk's list is not in the requested order")]
 pub struct OutOfOrder;
 
 #[cfg(test)]

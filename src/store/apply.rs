@@ -48,13 +48,11 @@ pub(super) fn verdicts(rows: &[PgRow], items: usize) -> Result<Vec<Option<Verdic
     for row in rows {
         let n: i32 = row.try_get("n").map_err(Error::Refused)?;
         let outcome: &str = row.try_get("outcome").map_err(Error::Refused)?;
-        let outcome =
-            Outcome::parse(outcome).ok_or_else(|| Error::Answer(format!("no outcome is called {outcome}")))?;
+        let outcome = Outcome::parse(outcome).ok_or_else(|| Error::Answer(format!("unknown outcome {outcome}")))?;
         let reason: Option<&str> = row.try_get("reason").map_err(Error::Refused)?;
         let reason = reason.map(Word::of);
         let verdict = usize::try_from(n).ok().and_then(|n| verdicts.get_mut(n));
-        *verdict.ok_or_else(|| Error::Answer(format!("no item has the number {n}")))? =
-            Some(Verdict { outcome, reason });
+        *verdict.ok_or_else(|| Error::Answer(format!("unknown item {n}")))? = Some(Verdict { outcome, reason });
     }
     Ok(verdicts)
 }

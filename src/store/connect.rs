@@ -109,7 +109,7 @@ impl Database {
             && !self.way.is_weakness_told.swap(true, Ordering::Relaxed)
         {
             let host = self.address.options.get_host();
-            tracing::warn!(host, "{weakness}, so the password and all rows can be read on the way: {}", Tls::FIX);
+            tracing::warn!(host, "{weakness}, so the password and all rows can be read on the network: {}", Tls::FIX);
         }
     }
 

@@ -47,7 +47,7 @@ impl ForeignObject {
             }
             (_, Weight::Fail) => "drop it: nothing but clerk-sync may have objects there",
             ("trigger", _) => {
-                "keep it only if it cannot fail: it must name every schema, and catch its own errors (docs/supabase.md)"
+                "keep it only if it cannot fail: name every schema in it, and catch its own errors (docs/supabase.md)"
             }
             _ => {
                 "drop it, or make sure that no value of Clerk's can break it: addresses, slugs and names are not unique there"
@@ -120,7 +120,7 @@ with ours as (
 select coalesce(json_agg(f order by f.weight, f.table, f.what, f.name), '[]')::text from found f";
 
 impl Database {
-    /// All of them, the gravest first. Empty where our schema is not there.
+    /// Retry all of them, the gravest first. Empty where our schema is not there.
     ///
     /// # Errors
     /// The database could not be asked.

@@ -226,7 +226,7 @@ pub struct Standing {
     /// Whose access has ended although their row does not say so, ten at most; and how many rows were refused.
     pub denials: Vec<DenialRow>,
     pub refused: i64,
-    /// For how many seconds no pass could begin, and why.
+    /// For how many seconds no reconcile could start, and why.
     pub failed_start: Option<(i64, String)>,
     pub passes: Vec<LastPass>,
     /// Whether a membership has a permission of the application's own, and whether an event of billing has come.

@@ -52,9 +52,9 @@ impl Session {
             self.call(async |connection| sqlx::query_as(sql).bind(receipt).fetch_one(connection).await).await?;
         let timeline = self.timeline().await?;
         let missing = if !has_receipt {
-            Some("a message that was acknowledged is gone")
+            Some("an acknowledged message is missing")
         } else if pass < before.pass {
-            Some("a pass that had run is gone")
+            Some("a reconcile that had run is missing")
         } else if timeline.is_some() && before.timeline.is_some() && timeline != before.timeline {
             Some("the server has begun another timeline")
         } else {
@@ -64,10 +64,7 @@ impl Session {
             for kind in Kind::ALL {
                 self.request_pass(kind, &format!("{WENT_BACK}{missing}")).await?;
             }
-            tracing::error!(
-                missing,
-                "the database went back in time: what was written since is repaired by passes over everything"
-            );
+            tracing::error!(missing, "the database went back in time: a full reconcile repairs what was written since");
         }
         let mut seen = last_seen.seen();
         // Another message may have been written meanwhile.

@@ -319,17 +319,17 @@ impl Owner {
             return lacks;
         }
         if !self.may_create_schemas {
-            lacks.push(format!("it may not create schemas: grant create on database {database} to {name};"));
+            lacks.push(format!("it may not create schemas; run: grant create on database {database} to {name};"));
         }
         if !self.has_worker && !self.may_create_roles {
             lacks.push(format!(
-                "it may not create roles: alter role {name} createrole; or create role clerk_sync_worker nologin; grant \
+                "it may not create roles; run: alter role {name} createrole; or create role clerk_sync_worker nologin; grant \
                  clerk_sync_worker to {name} with admin option;"
             ));
         }
         if self.has_worker && !self.may_become_worker && !self.may_grant_worker {
             lacks.push(format!(
-                "it may not become clerk_sync_worker: grant clerk_sync_worker to {name} with admin option; (as a role that may)"
+                "it may not become clerk_sync_worker; run: grant clerk_sync_worker to {name} with admin option; (as a role that may)"
             ));
         }
         lacks

@@ -80,7 +80,7 @@ pub enum Error {
     #[error("the certificate file that the connection string names in sslrootcert {0}")]
     RootCertificate(&'static str),
     #[error(
-        "the connection string leads to a transaction-mode pooler, which hands one connection to many clients: use the direct \
+        "the connection string leads to a transaction-mode pooler, which lends one connection to many clients: use the direct \
          connection or the session pooler (port 5432)"
     )]
     SharedConnections,
@@ -102,11 +102,13 @@ pub enum Error {
          `grant clerk_sync_worker to` the role"
     )]
     NotWorker(#[source] sqlx::Error),
-    #[error("clerk_sync_worker lacks a right on our schemas: run `clerk-sync migrate`, which grants what is missing")]
+    #[error(
+        "clerk_sync_worker lacks a privilege on our schemas: run `clerk-sync migrate`, which grants what is missing"
+    )]
     MissingRight(#[source] sqlx::Error),
     #[error("the database refused the call")]
     Refused(#[source] sqlx::Error),
-    #[error("the database's answer makes no sense: {0}")]
+    #[error("unexpected answer from the database: {0}")]
     Answer(String),
 }
 

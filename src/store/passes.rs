@@ -71,7 +71,7 @@ pub struct Ending<U: Serialize> {
     pub judge_after: Option<Millis>,
     /// In how many ms `serve` shall ask for the same again.
     pub again_in: Option<i64>,
-    /// Of a braked pass: a hash of the ids whose deletion is held back.
+    /// Of a braked pass: a hash of the ids whose deletion waits for your approval.
     pub held: Option<String>,
 }
 
@@ -261,7 +261,7 @@ impl Session {
         }))
     }
 
-    /// The start of the last complete pass of a kind (R7).
+    /// The start of the last complete reconcile of a kind (R7).
     ///
     /// # Errors
     /// The database could not be asked.
@@ -313,7 +313,7 @@ impl Session {
         Ok(Kind::ALL.into_iter().filter(|kind| scopes.iter().any(|scope| scope == kind.as_str())).collect())
     }
 
-    /// Notes why no pass could begin, until one does.
+    /// Notes why no reconcile could start, until one does.
     ///
     /// # Errors
     /// The database could not be asked.
@@ -324,7 +324,7 @@ impl Session {
         .await
     }
 
-    /// Those of these objects, which are of these kinds, whose deletion is held back.
+    /// Those of these objects, which are of these kinds, whose deletion waits for your approval.
     ///
     /// # Errors
     /// The database could not be asked.
@@ -413,9 +413,9 @@ fn pass(row: &PgRow) -> Result<Pass, sqlx::Error> {
     let (scope, step): (&str, &str) = (row.try_get("scope")?, row.try_get("step")?);
     Ok(Pass {
         id: row.try_get("id")?,
-        scope: Scope::parse(scope).ok_or_else(|| sqlx::Error::Decode(format!("no scope is called {scope}").into()))?,
+        scope: Scope::parse(scope).ok_or_else(|| sqlx::Error::Decode(format!("unknown scope {scope}").into()))?,
         problem: row.try_get("problem")?,
-        step: Step::parse(step).ok_or_else(|| sqlx::Error::Decode(format!("no step is called {step}").into()))?,
+        step: Step::parse(step).ok_or_else(|| sqlx::Error::Decode(format!("unknown step {step}").into()))?,
         position: row.try_get("position")?,
         approved: row.try_get("approved")?,
         backfill: row.try_get("backfill")?,

@@ -21,7 +21,7 @@ pub struct Status {
     pub rows: BTreeMap<String, u64>,
     /// When the last webhook came.
     pub last_webhook_at: Option<i64>,
-    /// When the last complete pass of each scope ended.
+    /// When the last complete reconcile of each scope ended.
     pub last_complete: BTreeMap<String, i64>,
     /// Of the last 24 hours.
     pub deliveries: Vec<Deliveries>,
@@ -38,7 +38,7 @@ pub struct Status {
     pub went_back_at: Option<i64>,
     /// Who runs passes now.
     pub lease: Option<String>,
-    /// Why no pass could begin, while that is so.
+    /// Why no reconcile could start, while that is so.
     pub failed_start: Option<FailedStart>,
     /// Whose access has ended although their row does not say so, the last ones first; and how many there are.
     #[serde(default)]
@@ -149,7 +149,7 @@ impl DenialRow {
         if self.sqlstate == "unsettled" {
             let why = self.object.as_deref().unwrap_or_default();
             return format!(
-                "{} {} (unsettled: {why}, and without CLERK_SECRET_KEY nobody asks Clerk)",
+                "{} {} (unsettled: {why}, and without CLERK_SECRET_KEY Clerk cannot be asked)",
                 self.kind, self.id
             );
         }

@@ -154,7 +154,7 @@ impl Session {
     }
 
     /// Applies what a dead letter says now, without a batch nothing, and removes it unless it is refused again, in one
-    /// statement. `of_a_person`: although its message id came before with another body. `None`: it is gone, or somebody
+    /// statement. `of_a_person`: although the same message id arrived before with another body. `None`: it is gone, or somebody
     /// else tried it meanwhile.
     ///
     /// # Errors
@@ -236,7 +236,7 @@ impl Session {
                 query.bind(what.as_str()).bind(seconds(older_than)).bind(limit).fetch_one(connection).await
             })
             .await?;
-        u32::try_from(removed).map_err(|_| Error::Answer("less than nothing was removed".to_owned()))
+        u32::try_from(removed).map_err(|_| Error::Answer("unexpected number of removed rows".to_owned()))
     }
 
     /// How many emptied rows of a kind were deleted longer ago than this.

@@ -45,19 +45,19 @@ impl Upkeep {
             loop {
                 rounds.tick().await;
                 if let Err(error) = look_back(&database, &last_seen).await {
-                    tracing::debug!(error = error.summary(), "whether the database went back is not known");
+                    tracing::debug!(error = error.summary(), "cannot check whether the database went back in time");
                 }
                 if let Err(error) = remove_memberships_of_deleted(&database).await {
                     tracing::debug!(
                         error = error.summary(),
-                        "memberships of deleted parents are left to the next round"
+                        "memberships of deleted parents are left for the next round"
                     );
                 }
                 if let Err(error) = retry_refused(&database).await {
-                    tracing::debug!(error = error.summary(), "refused rows are left to the next round");
+                    tracing::debug!(error = error.summary(), "refused rows are left for the next round");
                 }
                 if let Err(error) = retry_due(&database, check_instance).await {
-                    tracing::debug!(error = error.summary(), "dead letters are left to the next round");
+                    tracing::debug!(error = error.summary(), "dead letters are left for the next round");
                     continue;
                 }
                 if pruned.is_none_or(|at| at.elapsed() >= PRUNE) {
@@ -70,7 +70,7 @@ impl Upkeep {
                             dead_letters = pruned.dead_letters,
                             "pruned"
                         ),
-                        Err(error) => tracing::warn!(error = error.summary(), "pruning is left to the next hour"),
+                        Err(error) => tracing::warn!(error = error.summary(), "pruning is left for the next hour"),
                     }
                     pruned = Some(Instant::now());
                 }
@@ -111,7 +111,7 @@ pub async fn retry_refused(database: &Database) -> Result<u64, Error> {
     let settled = session.retry_refused().await?;
     session.close().await;
     if settled > 0 {
-        tracing::info!(settled, "rows that were refused are written");
+        tracing::info!(settled, "refused rows are written now");
     }
     Ok(settled)
 }
@@ -130,10 +130,10 @@ pub async fn retry_due(database: &Database, check_instance: bool) -> Result<usiz
             Fate::Settled(verdict) => {
                 settled += 1;
                 let (outcome, reason) = (verdict.outcome, verdict.reason.as_ref().map(Word::as_str));
-                tracing::info!(%message_id, event_type, %outcome, reason, tries, "a dead letter is settled");
+                tracing::info!(%message_id, event_type, %outcome, reason, tries, "a dead letter was applied");
             }
             Fate::Stays(reason) => {
-                tracing::debug!(%message_id, event_type, reason, tries, "a dead letter is still of no use");
+                tracing::debug!(%message_id, event_type, reason, tries, "a dead letter still cannot be applied");
             }
             Fate::Gone => {}
         }

@@ -21,11 +21,11 @@ pub(crate) fn parse_age(text: &str) -> Result<Duration, String> {
     let unit_s = match text.chars().last() {
         Some('d') => DAY_S,
         Some('h') => HOUR_S,
-        _ => return Err("is no time such as 30d or 12h".to_owned()),
+        _ => return Err("must be a time such as 30d or 12h".to_owned()),
     };
     let number = &text[..text.len() - 1];
     if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err("is no time such as 30d or 12h".to_owned());
+        return Err("must be a time such as 30d or 12h".to_owned());
     }
     match number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_s)) {
         Some(0) => Err("is less than an hour".to_owned()),

@@ -211,7 +211,7 @@ impl Lane {
                 None
             }
             Some(verdict) if verdict.outcome == Outcome::Reused => {
-                request.condemn("its message id came before with another body".to_owned());
+                request.condemn("the same message id arrived before with another body".to_owned());
                 Some(request)
             }
             Some(verdict) if verdict.outcome == Outcome::Ahead => {
@@ -236,7 +236,7 @@ impl Lane {
             }
             None if batch_was_refused => Some(request),
             None => {
-                tracing::error!("the writer gave no verdict for a delivery");
+                tracing::error!("the writer returned no outcome for a delivery");
                 let _ = request.answer.send(Err(Unavailable::Database));
                 None
             }

@@ -43,7 +43,7 @@ impl Line {
             metrics::counter!(FIELD_ERRORS).increment(field_errors.len() as u64);
             if let Some(held_back) = WARNED.pass() {
                 let message_id = &self.message_id;
-                tracing::warn!(%message_id, event_type, ?field_errors, held_back, "fields could not be taken as they came");
+                tracing::warn!(%message_id, event_type, ?field_errors, held_back, "some fields could not be stored as they arrived");
             }
         }
         Line { message_id: self.message_id, event_type, entity }

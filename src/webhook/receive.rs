@@ -65,12 +65,11 @@ impl Receiver {
                     let (seconds, side) = (ahead.abs(), if ahead > 0 { "ahead" } else { "behind" });
                     tracing::error!(
                         held_back,
-                        "the clock differs by {seconds} s: a request was signed well, and this machine is {side}; \
-                         while all come so, none can be accepted"
+                        "the clock differs by {seconds} s: a request has a valid signature, and this machine is {side}; while that lasts, webhooks are refused"
                     );
                 }
             }
-            None if before != 0 => tracing::info!("signatures are in time"),
+            None if before != 0 => tracing::info!("signatures are in time again"),
             _ => {}
         }
     }

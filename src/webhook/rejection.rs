@@ -7,25 +7,25 @@ pub enum Rejection {
     MissingHeader(&'static str),
     #[error("the header svix-{0} is not ASCII")]
     InvalidHeader(&'static str),
-    #[error("the header svix-{0} has characters or a length that no message has")]
+    #[error("the header svix-{0} is not a valid value")]
     MalformedHeader(&'static str),
-    #[error("the timestamp is no number of seconds")]
+    #[error("the timestamp must be a number of seconds")]
     InvalidTimestamp,
-    #[error("the signature is good, and {0} s old by this machine's clock")]
+    #[error("the signature is valid, but {0} s old by this machine's clock")]
     TimestampTooOld(u64),
-    #[error("the signature is good, and {0} s ahead of this machine's clock")]
+    #[error("the signature is valid, but {0} s ahead of this machine's clock")]
     TimestampTooNew(u64),
-    #[error("no signature fits any configured secret")]
+    #[error("no signature matches a configured secret")]
     InvalidSignature,
     #[error("the body is not UTF-8")]
     InvalidPayload,
     #[error("the body is larger than 2 MiB")]
     TooLarge,
-    #[error("the body did not come within 10 s")]
+    #[error("the body did not arrive within 10 s")]
     TooSlow,
-    #[error("the body broke off")]
+    #[error("the body is incomplete")]
     Incomplete,
-    #[error("the body is compressed, and is not unpacked before its signature is checked")]
+    #[error("the body is compressed; send it uncompressed")]
     Encoded,
     #[error("too many bodies are held in memory, or too many connections are open")]
     Busy,

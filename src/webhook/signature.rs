@@ -26,12 +26,10 @@ pub enum BadSecret {
     #[error("is empty")]
     Empty,
     #[error(
-        "is no signing secret: copy the value that begins with whsec_ from the endpoint's page in the Clerk dashboard"
+        "must be a signing secret: copy the value that begins with whsec_ from the endpoint's page in the Clerk dashboard"
     )]
     NotASecret,
-    #[error(
-        "is too short for a signing secret: anybody could guess it; copy the endpoint's own from the Clerk dashboard"
-    )]
+    #[error("is too short for a signing secret and could be guessed; copy the endpoint's own from the Clerk dashboard")]
     TooShort,
 }
 

@@ -34,7 +34,7 @@ pub(crate) enum Chaos {
     Revocation(Revocation),
     /// Plant three mistakes, one after the other, and see that each is found
     BadBuilds,
-    /// All of them but the soak, one after the other: some 20 minutes
+    /// Retry all of them but the soak, one after the other: some 20 minutes
     All,
     /// Small versions of all, within minutes
     Small,

@@ -227,7 +227,7 @@ fn about_caller(expression: &Expr) -> Truth {
 }
 
 pub(super) fn nobody_asked<T: VisitMut + Clone + Display>(part: &T) -> String {
-    format!("{} finds rows of other people too: it does not ask who the caller is", without_texts(part))
+    format!("{} finds rows of other people too: it does not depend on the caller", without_texts(part))
 }
 
 pub(super) fn sent(what: &str) -> String {

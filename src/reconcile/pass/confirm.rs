@@ -114,7 +114,7 @@ impl Run<'_> {
         };
         self.undecided.held_back += own.absent;
         self.row.problem = Some(format!(
-            "{} of {} {} are not at Clerk any more{}: none of them was deleted",
+            "{} of {} {} no longer exist at Clerk{}: none of them was deleted",
             own.absent,
             own.rows,
             kind.plural(),
@@ -215,7 +215,7 @@ impl Run<'_> {
             self.session.request_pass(Kind::Organization, "a membership's organization is not known").await?;
         }
         self.row.problem = Some(format!(
-            "{unclear} {} are neither listed nor denied, and left as they are; the others were judged. Clerk says of {}",
+            "{unclear} {} are not listed, and Clerk does not say that they are deleted: they stay as they are. Clerk says of {}",
             kind.plural(),
             problems.into_iter().collect::<Vec<_>>().join("; ")
         ));

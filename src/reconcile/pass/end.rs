@@ -45,7 +45,9 @@ impl Run<'_> {
             match self.session.end_pass(fence, self.row.id, state, problem, counts.as_ref(), &ending).await {
                 Ok(row) => self.row = row,
                 // The row says that it runs: the next pass takes it for one that was cut.
-                Err(error) if state.is_failure() => tracing::debug!(%error, "the end of a pass is not noted"),
+                Err(error) if state.is_failure() => {
+                    tracing::debug!(%error, "the end of a reconcile cannot be recorded")
+                }
                 Err(error) => return Err(error.into()),
             }
         }

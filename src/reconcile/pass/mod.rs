@@ -106,7 +106,7 @@ pub(super) struct Run<'a> {
     findings: Vec<Finding>,
     /// Of a dry run, which has no table to keep them in.
     absent: BTreeSet<String>,
-    /// Of memberships: users and organizations that are not at Clerk any more, and not deleted here yet.
+    /// Of memberships: users and organizations that no longer exist at Clerk, and not deleted here yet.
     parents_away: HashSet<String>,
     /// Of memberships that nobody could read in this pass: they are not asked for once more.
     unread: HashSet<String>,

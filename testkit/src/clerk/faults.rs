@@ -31,7 +31,7 @@ pub enum Fault {
     Miscounted(i64),
     /// Rows that were made in the same moment are listed in an order that is drawn anew for each answer.
     Shuffled,
-    /// A list has a row more, of the same kind, that was not asked for.
+    /// A list has a row more, of the same kind, that was not requested.
     ExtraRow,
     /// A list of a user's memberships does not say whose they are: a body that was once published has no `public_user_data`, and
     /// Clerk's description lets it be absent. (Its SDK cannot read such a row.)
