@@ -351,7 +351,7 @@ async fn each_planted_fault_is_named_with_its_fix_and_nothing_else_fails() {
             plant: Plant::Token(json!({ "exp": 1_700_000_000 })),
             check: "token-time",
             status: "warn",
-            fix: "take a fresh one",
+            fix: "copy a new one",
         },
         PlantedFault {
             name: "user who is banned",
@@ -393,7 +393,7 @@ async fn each_planted_fault_is_named_with_its_fix_and_nothing_else_fails() {
             ),
             check: "foreign-objects",
             status: "warn",
-            fix: "it must name every schema",
+            fix: "name every schema in it",
         },
         PlantedFault {
             name: "unique index",
@@ -471,7 +471,7 @@ async fn each_planted_fault_is_named_with_its_fix_and_nothing_else_fails() {
             plant: Plant::Sql("insert into clerk_sync.failed_start (problem) values ('Clerk refuses the key (401)')"),
             check: "passes",
             status: "fail",
-            fix: "mend what is named",
+            fix: "fix what is named",
         },
         PlantedFault {
             name: "no pass ever",

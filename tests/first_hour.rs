@@ -287,11 +287,11 @@ async fn an_api_that_cannot_be_reached_hangs_or_answers_nonsense_is_reported_whi
         command
     };
     let line = first_complaint(command(&["reconcile"], "http://127.0.0.1:9").await).await;
-    assert!(line.contains("no connection") && line.contains("trying again for"), "{line}");
+    assert!(line.contains("no connection") && line.contains("retrying for"), "{line}");
     for (fault, says) in [(Fault::Hang, "has not answered yet"), (Fault::WrongJson, "Clerk's answer")] {
         world.clerk.add_fault(Rule::on("*", fault));
         let line = first_complaint(command(&["refresh", "user_1"], &world.api.url).await).await;
-        assert!(line.contains(says) && line.contains("trying again for"), "{line}");
+        assert!(line.contains(says) && line.contains("retrying for"), "{line}");
         world.clerk.clear_faults();
     }
 }

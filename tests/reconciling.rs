@@ -446,7 +446,7 @@ async fn an_answer_about_somebody_else_is_no_answer() {
     world.clerk.add_fault(Rule::on("/v1/users", Fault::ExtraRow).from(4));
     let reports = world.run().await.unwrap();
     assert_eq!(reports[0].state, PassState::Incomplete, "{reports:?}");
-    assert!(reports[0].problem.as_ref().unwrap().contains("not asked for"), "{reports:?}");
+    assert!(reports[0].problem.as_ref().unwrap().contains("not requested"), "{reports:?}");
     assert_eq!(world.database.count(users).await, before);
     world.clerk.clear_faults();
     let reports = world.complete().await;

@@ -78,7 +78,7 @@ async fn each_connection_string_that_cannot_work_is_told_by_its_cause_once() {
         (
             "postgres://postgres@[::1]:1/postgres?sslmode=disable".to_owned(),
             "database",
-            "nobody answers at the host and port",
+            "no server answers at the host and port",
         ),
         (a_folder, "database", "sslrootcert is a folder"),
         (no_file.to_owned(), "database", "sslrootcert does not exist"),

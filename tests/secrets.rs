@@ -235,7 +235,7 @@ async fn every_start_warns_of_a_database_that_is_elsewhere_and_not_verified() {
     for (host, parameters) in [("localhost", ""), ("127.0.0.1", "sslmode=disable"), (ELSEWHERE, "sslmode=verify-full")]
     {
         let said = run(&["migrate"], &folder.0, &[("DATABASE_URL", &nobody.url(host, parameters))]).await;
-        assert!(!said.contains("can be read on the way"), "{host} {parameters}: {said}");
+        assert!(!said.contains("can be read on the network"), "{host} {parameters}: {said}");
     }
 }
 
@@ -276,7 +276,7 @@ async fn a_secret_key_goes_nowhere_in_clear_and_through_no_proxy_that_could_read
             ];
             let said = run(command, &folder.0, &variables).await;
             let problem = if api.starts_with("https") {
-                "must not hold a user"
+                "must not contain a user"
             } else {
                 "CLERK_API_URL must begin with https://"
             };

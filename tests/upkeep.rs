@@ -215,7 +215,7 @@ async fn a_letter_of_another_instance_stays_one_whoever_asks() {
     database.execute("insert into clerk_sync.instance (instance_id, pinned_by) values ('ins_test', 'repin')").await;
     for id in ["msg_one", "msg_two"] {
         let (code, told, _) = run(database, &["dead-letters", "retry", id]);
-        assert!(code == 1 && told.contains("not of the mirror's Clerk instance"), "{told}");
+        assert!(code == 1 && told.contains("belongs to another Clerk instance"), "{told}");
     }
     assert_eq!(database.count("clerk.users").await, 1);
     // Between `migrate --repin` and the first webhook: what is old does not decide.
