@@ -46,7 +46,7 @@ impl Run<'_> {
                 Ok(row) => self.row = row,
                 // The row says that it runs: the next pass takes it for one that was cut.
                 Err(error) if state.is_failure() => {
-                    tracing::debug!(%error, "the end of a reconcile cannot be recorded")
+                    tracing::debug!(%error, "the end of a reconcile cannot be recorded");
                 }
                 Err(error) => return Err(error.into()),
             }
