@@ -231,7 +231,7 @@ async fn each_kind_of_drift_is_told_and_repaired() {
     told((&membership, "differing", &["role"], "the row was changed in the database by hand")).await;
 
     world.database.execute(&format!("delete from clerk.organization_memberships where id = '{membership}'")).await;
-    told((&membership, "missing", &[], "no webhook about it arrived")).await;
+    told((&membership, "missing", &[], "the row was deleted in the database by hand")).await;
 
     let stranger = format!(
         "insert into clerk.organization_memberships (id, organization_id, user_id, role, permissions, created_at, updated_at) \

@@ -1,4 +1,4 @@
--- Step: messages that cannot be used are kept but for private_metadata, for a person. Returns what becomes of each.
+-- Step: messages that cannot be used are kept whole, for a person. Returns what becomes of each.
 create or replace function clerk_sync.keep_dead_letters(
     dead_letters clerk_sync.dead_letter_v1[], messages clerk_sync.message_v1[], repeated integer[])
   returns clerk_sync.outcome[]
