@@ -72,7 +72,7 @@ async fn the_page_before_the_first_webhook_names_the_url_and_the_events_and_a_mi
         "<h1>Waiting for the first webhook</h1>",
         "https://acme-sync.fly.dev/webhooks/clerk",
         "organizationMembership.*",
-        "CLERK_SECRET_KEY is not set: nothing is reconciled",
+        "CLERK_SECRET_KEY is not set: reconcile is disabled",
     ] {
         assert!(page.contains(part), "{part}: {page}");
     }
