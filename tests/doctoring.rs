@@ -36,6 +36,9 @@ impl SetUp {
         let reconciler = Reconciler { times: Times::default(), ..world.reconciler() };
         let reports = reconciler.run(&Wanted::Kinds(Kind::ALL.to_vec()), "test", false, &mut Silent).await.unwrap();
         assert!(reports.iter().all(|report| report.state == PassState::Complete), "{reports:?}");
+        // The database's clock is the machine's again.
+        let how = clerk_sync::store::Migrating { repairs: true, ..Default::default() };
+        clerk_sync::store::migrate(&world.database.database(), how).await.unwrap();
         SetUp { world, ada, acme }
     }
 
@@ -211,42 +214,42 @@ async fn each_planted_fault_is_named_with_its_fix_and_nothing_else_fails() {
             plant: Plant::Sql("revoke select on clerk.users from authenticated"),
             check: "missing-rights",
             status: "fail",
-            fix: "grant select on clerk.users to authenticated;",
+            fix: "grant select on table clerk.users to authenticated;",
         },
         PlantedFault {
             name: "missing policy of the worker",
             plant: Plant::Sql("drop policy worker_reads on clerk.organizations"),
-            check: "missing-rights",
+            check: "objects",
             status: "fail",
-            fix: "create policy worker_reads on clerk.organizations",
+            fix: "clerk-sync migrate --repair",
         },
         PlantedFault {
             name: "worker that may write",
             plant: Plant::Sql("grant insert, delete on clerk.users to clerk_sync_worker"),
             check: "excess-rights",
             status: "fail",
-            fix: "revoke delete, insert on clerk.users from public, clerk_sync_worker;",
+            fix: "revoke delete on table clerk.users from clerk_sync_worker; revoke insert on table clerk.users from clerk_sync_worker;",
         },
         PlantedFault {
             name: "public that may read",
             plant: Plant::Sql("grant select on clerk.users to public"),
             check: "excess-rights",
             status: "fail",
-            fix: "revoke select on clerk.users from public, anon;",
+            fix: "revoke select on table clerk.users from public;",
         },
         PlantedFault {
             name: "column that callers may write",
             plant: Plant::Sql("grant update (banned) on clerk.user_details to authenticated"),
             check: "excess-rights",
             status: "fail",
-            fix: "revoke update on clerk.user_details from public, authenticated;",
+            fix: "revoke update (banned) on table clerk.user_details from authenticated;",
         },
         PlantedFault {
             name: "bookkeeping that callers may read",
             plant: Plant::Sql("grant select on clerk_sync.dead_letters to service_role"),
             check: "excess-rights",
             status: "fail",
-            fix: "revoke select on clerk_sync.dead_letters from public, service_role;",
+            fix: "revoke select on table clerk_sync.dead_letters from service_role;",
         },
         PlantedFault {
             name: "RLS off",

@@ -38,6 +38,7 @@ mod replaying;
 mod restoring;
 mod roles;
 mod rules;
+mod schema;
 mod secrets;
 mod signatures;
 mod storms;

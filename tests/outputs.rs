@@ -193,7 +193,9 @@ async fn doctor_of_a_good_set_up_and_of_a_bad_one() {
 async fn policies_printed_and_checked() {
     let database = database().await;
     let policy = async |arguments: &[&str]| run(clerk_sync(&database, &[&["policy"], arguments].concat())).await;
-    database.execute("create table public.documents (id int primary key, org_id text, author text, kind text)").await;
+    let table = "create table public.documents (id int primary key, org_id text, author text, kind text);
+                 alter table public.documents enable row level security";
+    database.execute(table).await;
     let by_organization = ["print", "documents", "--organization-column", "org_id"];
     snapshot("policy-print-organization", &policy(&by_organization).await);
     snapshot("policy-print-user", &policy(&["print", "documents", "--user-column", "author"]).await);
@@ -203,8 +205,7 @@ async fn policies_printed_and_checked() {
     snapshot("policy-check-good", &policy(&["check"]).await);
     database
         .execute(
-            "alter table public.documents enable row level security;
-             create policy wide on public.documents for select to authenticated using (kind = 'public');
+            "create policy wide on public.documents for select to authenticated using (kind = 'public');
              create policy slow on public.documents for select to authenticated
                  using (org_id in (select clerk_rls.organization_ids()));
              create policy foreign_id on public.documents for update to authenticated

@@ -1,9 +1,9 @@
 //! `clerk-sync migrate`: the schemas, created or upgraded.
 
 use crate::config;
-use crate::doctor;
 use crate::model::InstanceId;
 use crate::store::foreign::Weight;
+use crate::store::manifest::How;
 use crate::store::{self, Migrating};
 use crate::terminal;
 use std::process::ExitCode;
@@ -26,6 +26,10 @@ pub struct Migrate {
     /// Only what a database lacks that is at this migration: select max(version) from `clerk_sync._sqlx_migrations`
     #[arg(long, requires = "print", value_name = "MIGRATION", default_value_t = 0, hide_default_value = true)]
     from: i64,
+
+    /// Create all views, functions and policies again, and indexes and rights that are missing; tables and their rows are not touched
+    #[arg(long, conflicts_with = "print")]
+    repair: bool,
 
     /// Change the Clerk instance of the tables to `CLERK_INSTANCE_ID` or, if that is unset, to the instance of the next webhook
     #[arg(long, conflicts_with = "print")]
@@ -53,13 +57,19 @@ impl Migrate {
             None => ("DATABASE_URL", self.database_url),
         };
         let database = config::database(url.as_deref()).map_err(|problem| anyhow::anyhow!("{variable} {problem}"))?;
-        let how = Migrating { say: |sentence| terminal::note(sentence), ..Migrating::default() };
+        let how = Migrating { repairs: self.repair, say: |sentence| terminal::note(sentence), ..Migrating::default() };
         let migrated = store::migrate(&database, how).await?;
         let serving = serving.as_ref().map(store::Database::user);
-        for statement in store::grant_again(&database, how, serving, doctor::grants).await? {
+        for statement in store::grant_again(&database, how, serving).await? {
             terminal::line(format_args!("Was missing: {statement}"));
         }
-        terminal::line(migrated);
+        let differences = if migrated.is_by_newer() { Vec::new() } else { database.differences().await? };
+        for difference in &differences {
+            terminal::note(format_args!("error: {}: {}", difference.says(), difference.fix));
+        }
+        if differences.is_empty() {
+            terminal::line(migrated);
+        }
         for object in database.foreign_objects().await? {
             let grave = if object.weight == Weight::Fail { "error" } else { "warning" };
             terminal::note(format_args!("{grave}: {}: {}", object.describe(), object.advice()));
@@ -74,6 +84,8 @@ impl Migrate {
                 instance.map_or("the next webhook's instance", InstanceId::as_str)
             ));
         }
-        Ok(ExitCode::SUCCESS)
+        // What is open is said; only what is missing stops a deployment.
+        let is_broken = differences.iter().any(|difference| difference.how != How::Extra);
+        Ok(if is_broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }

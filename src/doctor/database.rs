@@ -1,7 +1,8 @@
 //! The database: whether it answers, what stands between us, whose rights the program has there, and its schema.
 
 use super::mirror::Counts;
-use super::{Check, Status, no_database, rights};
+use super::schema::checks as object_checks;
+use super::{Check, Status, no_database};
 use crate::model::Kind;
 use crate::store::inspect::{Schema, Server, Standing, Trouble, Worker};
 use crate::store::{Database, Error, SchemaVersion, Tls};
@@ -22,7 +23,7 @@ pub(super) struct Findings {
 const BEHIND_CONNECTION: &[&str] = &["postgres-version", "login-role"];
 /// Where we know no better.
 const LOG: &str = "look into the server's log (Supabase dashboard → Logs → Postgres)";
-const BEHIND_SCHEMA: &[&str] = &["worker-role", "missing-rights", "excess-rights", "row-level-security"];
+const BEHIND_SCHEMA: &[&str] = &["worker-role", "missing-rights", "excess-rights", "row-level-security", "objects"];
 
 pub(super) async fn examine(database: Option<&Database>) -> Findings {
     let mut found = Findings::default();
@@ -53,12 +54,13 @@ pub(super) async fn examine(database: Option<&Database>) -> Findings {
             "YOUR_ROLE".to_owned()
         }
     };
-    let (mut schema_checks, is_ours) = match inspector.schema().await {
+    let (mut schema_checks, is_ours, is_current) = match inspector.schema().await {
         Ok(seen) => {
             let mut checks = Vec::new();
             let is_ours = seen.has_migrations && seen.worker.is_some();
             let became = if is_ours { inspector.become_worker().await } else { Ok(()) };
             let applied = if is_ours { Some(inspector.schema_version().await) } else { None };
+            let is_current = !matches!(applied, Some(Ok(applied)) if applied.is_too_old() || applied.is_newer());
             checks.push(match became {
                 Ok(()) => schema(&seen, applied),
                 Err(_) => Check::skip("schema", "only clerk_sync_worker may see its version"),
@@ -67,18 +69,22 @@ pub(super) async fn examine(database: Option<&Database>) -> Findings {
             if let Some(worker) = seen.worker.as_ref().filter(|_| is_ours) {
                 checks.push(worker_role(worker, became.as_ref().err(), &login));
             }
-            (checks, is_ours)
+            (checks, is_ours, is_current)
         }
-        Err(error) => (vec![Check::fail("schema", error.summary(), LOG)], false),
+        Err(error) => (vec![Check::fail("schema", error.summary(), LOG)], false, false),
     };
     found.checks.append(&mut schema_checks);
     if !is_ours {
         found.checks.extend(BEHIND_SCHEMA.iter().map(|name| Check::skip(name, "it needs our schema")));
         return found;
     }
-    match inspector.rights().await {
-        Ok(rights) => found.checks.extend(rights::checks(&rights)),
-        Err(error) => found.checks.push(Check::fail("missing-rights", error.summary(), LOG)),
+    match database.differences().await {
+        _ if !is_current => {
+            let names = BEHIND_SCHEMA.iter().filter(|name| **name != "worker-role");
+            found.checks.extend(names.map(|name| Check::skip(name, "the schema is another release's")));
+        }
+        Ok(differences) => found.checks.extend(object_checks(&differences)),
+        Err(error) => found.checks.push(Check::fail("objects", error.summary(), LOG)),
     }
     let looked = look_into_the_mirror(database, &mut found).await;
     // What fails already says why.
@@ -254,7 +260,13 @@ fn schema(seen: &Schema, applied: Option<Result<SchemaVersion, Error>>) -> Check
     const NAME: &str = "schema";
     const MIGRATE: &str = "clerk-sync migrate";
     let program = SchemaVersion::of_program();
+    let lacks_records = !seen.has_migrations || applied.is_some();
     match applied {
+        None | Some(Ok(SchemaVersion { migration: 0, .. })) if seen.has_versions && lacks_records => Check::fail(
+            NAME,
+            "our tables are there, and the record of their migrations is not, as after a schema-only dump",
+            "clerk-sync migrate --repair adds the record; and leave clerk, clerk_rls and clerk_sync out of supabase db pull (--schema)",
+        ),
         _ if seen.has_clerk && !seen.has_migrations => Check::fail(
             NAME,
             "there is a schema named clerk that clerk-sync did not create: the guide of the Clerk wrapper creates one",

@@ -9,11 +9,9 @@ mod database;
 mod foreign;
 mod mirror;
 mod policies;
-mod rights;
+mod schema;
 mod token;
 mod variables;
-
-pub use rights::grants;
 
 use crate::clerk::client::Client;
 use crate::config::{self, Environment};

@@ -83,7 +83,7 @@ pub(crate) fn of_foreign_objects(objects: &[ForeignObject]) -> impl Iterator<Ite
         policy: None,
         code: Code::ForeignObject,
         problem: format!("There is a {}.", object.describe()),
-        advice: object.advice().to_owned(),
+        advice: object.advice(),
     })
 }
 

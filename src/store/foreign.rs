@@ -1,6 +1,7 @@
 //! What hangs on our tables and is none of ours: keys, triggers, rules, indexes and checks of the application's. Each may refuse a
 //! row or alter it.
 
+use super::manifest::{ObjectKind, ours};
 use super::{CALL, Database, Error};
 use serde::Deserialize;
 use tokio::time::timeout;
@@ -40,51 +41,32 @@ impl ForeignObject {
     }
 
     /// What to do about it.
-    pub fn advice(&self) -> &'static str {
-        match (self.what.as_str(), self.weight) {
+    pub fn advice(&self) -> String {
+        let ForeignObject { what, name, table, .. } = self;
+        let said = match (what.as_str(), self.weight) {
             ("foreign key", _) => {
                 "refer to clerk.users or clerk.organizations instead: their rows stay when the object is deleted at Clerk"
             }
-            (_, Weight::Fail) => "drop it: nothing but clerk-sync may have objects there",
+            (_, Weight::Fail) => {
+                let statement = match what.as_str() {
+                    "index" => format!("drop index clerk_sync.{name}"),
+                    "constraint" => format!("alter table {table} drop constraint {name}"),
+                    _ => format!("drop {what} {name} on {table}"),
+                };
+                return format!("{statement}; -- nothing but clerk-sync may have objects there");
+            }
             ("trigger", _) => {
                 "keep it only if it cannot fail: name every schema in it, and catch its own errors (docs/supabase.md)"
             }
             _ => {
                 "drop it, or make sure that no value of Clerk's can break it: addresses, slugs and names are not unique there"
             }
-        }
+        };
+        said.to_owned()
     }
 }
 
-/// Ours among the indexes that can refuse a row (unique, over an expression, or with a condition), and among the checks.
-const OUR_INDEXES: &[&str] = &[
-    "organization_memberships_user_id_organization_id_key",
-    "organizations_created_at_idx",
-    "organizations_deleted_idx",
-    "pending_reads_refused_idx",
-    "receipts_entity_id_idx",
-    "versions_stubs_idx",
-];
-const OUR_CHECKS: &[&str] = &[
-    "deleted_parents_kind_check",
-    "denials_kind_check",
-    "failed_start_only_row_check",
-    "findings_drift_check",
-    "findings_kind_check",
-    "instance_only_row_check",
-    "instance_pinned_by_check",
-    "lease_only_row_check",
-    "listings_kind_check",
-    "pass_watermarks_kind_check",
-    "passes_scope_check",
-    "passes_state_check",
-    "passes_step_check",
-    "pending_passes_kind_check",
-    "pending_reads_kind_check",
-    "replayed_only_row_check",
-    "write_checks_only_row_check",
-];
-
+/// `$1` and `$2`: our own indexes and constraints.
 const OBJECTS: &str = "
 with ours as (
   select c.oid, c.relname, n.nspname = 'clerk_sync' as is_inner, format('%I.%I', n.nspname, c.relname) as name
@@ -93,7 +75,7 @@ with ours as (
 ), found as (
   select case when o.is_inner or (o.relname in ('organization_memberships', 'user_details') and k.confdeltype in ('a', 'r'))
               then 'fail' else 'warn' end as weight,
-         'foreign key' as what, k.conname::text as name, o.name as table, k.conrelid::regclass::text as of_table,
+         'foreign key' as what, quote_ident(k.conname) as name, o.name as table, k.conrelid::regclass::text as of_table,
          case k.confdeltype when 'c' then 'cascade' when 'n' then 'set null' when 'd' then 'set default' when 'r' then 'restrict'
                             else 'no action' end as on_delete
     from pg_constraint k join ours o on o.oid = k.confrelid
@@ -101,18 +83,18 @@ with ours as (
      -- To the others is right: their rows stay.
      and (o.is_inner or o.relname in ('organization_memberships', 'user_details'))
   union all
-  select case when o.is_inner then 'fail' else 'warn' end, 'trigger', t.tgname::text, o.name, null, null
+  select case when o.is_inner then 'fail' else 'warn' end, 'trigger', quote_ident(t.tgname), o.name, null, null
     from pg_trigger t join ours o on o.oid = t.tgrelid where not t.tgisinternal and t.tgenabled <> 'D'
   union all
-  select case when o.is_inner then 'fail' else 'warn' end, 'rule', r.rulename::text, o.name, null, null
+  select case when o.is_inner then 'fail' else 'warn' end, 'rule', quote_ident(r.rulename), o.name, null, null
     from pg_rewrite r join ours o on o.oid = r.ev_class where r.ev_enabled <> 'D'
   union all
-  select case when o.is_inner then 'fail' else 'warn' end, 'index', c.relname::text, o.name, null, null
+  select case when o.is_inner then 'fail' else 'warn' end, 'index', quote_ident(c.relname), o.name, null, null
     from pg_index i join ours o on o.oid = i.indrelid join pg_class c on c.oid = i.indexrelid
    where (i.indisunique or i.indisexclusion or i.indexprs is not null or i.indpred is not null) and not i.indisprimary
      and c.relname <> all ($1)
   union all
-  select case when o.is_inner then 'fail' else 'warn' end, 'constraint', k.conname::text, o.name, null, null
+  select case when o.is_inner then 'fail' else 'warn' end, 'constraint', quote_ident(k.conname), o.name, null, null
     from pg_constraint k join ours o on o.oid = k.conrelid
    where (k.contype in ('c', 'x') and k.conname <> all ($2))
       or (k.contype = 'f' and k.confrelid not in (select oid from ours))
@@ -126,9 +108,14 @@ impl Database {
     /// The database could not be asked.
     pub async fn foreign_objects(&self) -> Result<Vec<ForeignObject>, Error> {
         let mut connection = self.open().await?;
+        let constraints = ours(ObjectKind::Constraint);
+        // A unique constraint has an index of the same name.
+        let indexes = [ours(ObjectKind::Index), constraints.clone()].concat();
         let asking = async {
-            sqlx::query("select set_config('search_path', '', false)").execute(&mut connection).await?;
-            sqlx::query_scalar(OBJECTS).bind(OUR_INDEXES).bind(OUR_CHECKS).fetch_one(&mut connection).await
+            sqlx::query("select set_config('search_path', '', false), set_config('jit', 'off', false)")
+                .execute(&mut connection)
+                .await?;
+            sqlx::query_scalar(OBJECTS).bind(&indexes).bind(&constraints).fetch_one(&mut connection).await
         };
         let json: String = timeout(CALL, asking).await.map_err(|_| Error::Silent(CALL))?.map_err(Error::Refused)?;
         serde_json::from_str(&json).map_err(|error| Error::Answer(error.to_string()))

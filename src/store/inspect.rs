@@ -1,4 +1,4 @@
-//! What `doctor` looks at: the server, the roles and their rights, the schema, and what one caller would see.
+//! What `doctor` looks at: the server, the roles, the schema's version, and what one caller would see.
 //!
 //! An [`Inspector`] writes nothing. What it learns is plain data; what that means is decided by [`crate::doctor`].
 
@@ -149,6 +149,8 @@ pub struct Schema {
     pub has_clerk: bool,
     /// Our migrator's table.
     pub has_migrations: bool,
+    /// A table of our bookkeeping.
+    pub has_versions: bool,
     pub worker: Option<Worker>,
     /// By default privileges of schema public: tables made by whom the API's roles may read by themselves.
     pub exposed_by: Vec<String>,
@@ -160,45 +162,6 @@ pub struct Worker {
     pub is_superuser: bool,
     pub bypasses_rls: bool,
     pub may_login: bool,
-}
-
-/// Everything in our schemas, with the API's roles and the worker as far as they have a right to it.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub struct Rights {
-    pub schemas: Vec<OfSchema>,
-    pub tables: Vec<OfTable>,
-    pub functions: Vec<OfFunction>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct OfSchema {
-    pub name: String,
-    pub usage: Vec<String>,
-    pub create: Vec<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct OfTable {
-    pub schema: String,
-    pub name: String,
-    pub is_view: bool,
-    pub row_security: bool,
-    /// Whether a policy lets the worker read it.
-    pub worker_policy: bool,
-    /// Who may read all columns.
-    pub reads: Vec<String>,
-    /// Each right beyond that, by role: select on some columns, insert, update, delete, truncate.
-    pub other: BTreeMap<String, Vec<String>>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct OfFunction {
-    pub schema: String,
-    /// Without arguments.
-    pub name: String,
-    /// As SQL writes it.
-    pub signature: String,
-    pub execute: Vec<String>,
 }
 
 /// The last pass of one kind.
@@ -261,6 +224,8 @@ const SCHEMA: &str = "select json_build_object(
     'has_clerk', to_regnamespace('clerk') is not null,
     'has_migrations', exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
                                where n.nspname = 'clerk_sync' and c.relname = '_sqlx_migrations'),
+    'has_versions', exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                             where n.nspname = 'clerk_sync' and c.relname = 'versions'),
     'worker', (select json_build_object('is_superuser', r.rolsuper, 'bypasses_rls', r.rolbypassrls, 'may_login', r.rolcanlogin)
                  from pg_roles r where r.rolname = 'clerk_sync_worker'),
     'exposed_by', array(select r.rolname from pg_default_acl d join pg_roles r on r.oid = d.defaclrole
@@ -268,30 +233,6 @@ const SCHEMA: &str = "select json_build_object(
                            and exists (select from aclexplode(d.defaclacl) a
                                         where a.grantee in (to_regrole('anon'), to_regrole('authenticated')) and a.privilege_type = 'SELECT')
                          order by 1))::text";
-
-const RIGHTS: &str = "
-with r as (select oid, rolname::text as name from pg_roles where rolname in ('anon', 'authenticated', 'service_role', 'clerk_sync_worker')),
-n as (select oid, nspname::text as name from pg_namespace where nspname in ('clerk', 'clerk_rls', 'clerk_sync'))
-select json_build_object(
-  'schemas', (select coalesce(json_agg(json_build_object('name', n.name,
-      'usage', array(select r.name from r where has_schema_privilege(r.oid, n.oid, 'usage') order by 1),
-      'create', array(select r.name from r where has_schema_privilege(r.oid, n.oid, 'create') order by 1)) order by n.name), '[]') from n),
-  'tables', (select coalesce(json_agg(json_build_object('schema', n.name, 'name', c.relname, 'is_view', c.relkind = 'v',
-      'row_security', c.relrowsecurity,
-      'worker_policy', exists (select from pg_policy p where p.polrelid = c.oid and p.polpermissive and p.polcmd in ('r', '*')
-                                  and p.polroles && array[0::oid, (select oid from r where r.name = 'clerk_sync_worker')]),
-      'reads', array(select r.name from r where has_table_privilege(r.oid, c.oid, 'select') order by 1),
-      'other', (select coalesce(json_object_agg(h.name, h.rights), '{}') from (
-          select r.name, array_agg(x.privilege order by x.privilege) as rights
-            from r cross join (values ('insert'), ('update'), ('delete'), ('truncate'), ('select')) x(privilege)
-           where case when x.privilege in ('delete', 'truncate') then has_table_privilege(r.oid, c.oid, x.privilege)
-                      when x.privilege = 'select' then has_any_column_privilege(r.oid, c.oid, 'select') and not has_table_privilege(r.oid, c.oid, 'select')
-                      else has_any_column_privilege(r.oid, c.oid, x.privilege) end
-           group by r.name) h)) order by n.name, c.relname), '[]')
-     from pg_class c join n on n.oid = c.relnamespace where c.relkind in ('r', 'p', 'v', 'm', 'f')),
-  'functions', (select coalesce(json_agg(json_build_object('schema', n.name, 'name', f.proname, 'signature', f.oid::regprocedure::text,
-      'execute', array(select r.name from r where has_function_privilege(r.oid, f.oid, 'execute') order by 1)) order by n.name, f.proname), '[]')
-     from pg_proc f join n on n.oid = f.pronamespace))::text";
 
 /// Before the role is taken: as the owner, whom no policy holds. A direct call of `clerk_rls` is refused to callers.
 const WHO: &str = "select json_build_object(
@@ -352,12 +293,6 @@ impl Inspector {
     /// The database could not be asked.
     pub async fn schema(&mut self) -> Result<Schema, Error> {
         self.read(SCHEMA).await
-    }
-
-    /// # Errors
-    /// The database could not be asked.
-    pub async fn rights(&mut self) -> Result<Rights, Error> {
-        self.read(RIGHTS).await
     }
 
     /// Becomes the worker's role, as every session of the service does.

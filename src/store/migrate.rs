@@ -1,7 +1,7 @@
 //! Bringing the database's schema up to this program's: migrations first, then what [`super::replay`] creates again.
 
-use super::inspect::Rights;
-use super::{Database, Error, replay};
+use super::manifest::{How, ObjectKind};
+use super::{Database, Error, repair, replay};
 use crate::model::InstanceId;
 use anyhow::{Context as _, anyhow, bail};
 use serde::Deserialize;
@@ -73,6 +73,13 @@ pub enum Migrated {
     Nothing(SchemaVersion),
 }
 
+impl Migrated {
+    /// Whether a newer release has brought more, so that this one cannot judge what is there.
+    pub fn is_by_newer(self) -> bool {
+        matches!(self, Migrated::Nothing(at) if at.is_newer())
+    }
+}
+
 impl Display for Migrated {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -103,7 +110,7 @@ impl Display for Migrated {
 /// How to migrate.
 #[derive(Clone, Copy, Debug)]
 pub struct Migrating {
-    /// Creates all views, functions and policies again, whatever the database says that it has.
+    /// Creates all views, functions and policies again, whatever the database says that it has; and indexes and rights that are missing.
     pub repairs: bool,
     /// How often to try where other sessions hold a lock that it needs. Each try waits for 2 s, with a pause of a second before the next.
     pub tries: u32,
@@ -145,8 +152,19 @@ pub async fn migrate(database: &Database, how: Migrating) -> anyhow::Result<Migr
         let before = owner.version(connection).await?;
         // Of several tries, the first.
         let from = *from.get_or_insert(before);
+        if how.repairs {
+            repair::prepare(database, connection).await?;
+        } else if repair::lacks_records(connection).await? {
+            bail!(
+                "the tables of clerk-sync are there, and the record of their migrations is not, as after a schema-only dump: run \
+                 clerk-sync migrate --repair"
+            );
+        }
         MIGRATOR.run_direct(None, connection, false).await.map_err(of_migration)?;
         replay::replay(connection, how.repairs).await?;
+        if how.repairs {
+            repair::finish(database, connection).await?;
+        }
         let to = Owner::ask(connection).await?.version(connection).await?;
         Ok(match from {
             SchemaVersion { migration: 0, .. } => Migrated::Created(to),
@@ -353,17 +371,12 @@ impl Owner {
 
 /// Grants again what a restored dump or a stray statement took away, and returns the statements that were run.
 ///
-/// Those are the rights on our schemas that `missing` finds lacking, and that `serving`, the role that `serve` logs in as, may
-/// become the worker. What a restored function allows everybody by default is revoked.
+/// Those are the rights on our schemas, and that `serving`, the role that `serve` logs in as, may become the worker. What a restored
+/// function allows everybody by default is revoked.
 ///
 /// # Errors
 /// The role may not, or the database could not be asked.
-pub async fn grant_again(
-    database: &Database,
-    how: Migrating,
-    serving: Option<&str>,
-    missing: impl Fn(&Rights) -> Vec<String>,
-) -> anyhow::Result<Vec<String>> {
+pub async fn grant_again(database: &Database, how: Migrating, serving: Option<&str>) -> anyhow::Result<Vec<String>> {
     exclusively(database, how, async |connection| {
         let of_everybody = sqlx::query_scalar(OF_EVERYBODY).fetch_all(&mut *connection).await;
         let mut statements: Vec<String> = of_everybody.map_err(Error::Refused)?;
@@ -371,7 +384,16 @@ pub async fn grant_again(
             run(connection, statement).await?;
         }
         // What roles had as everybody they lack now.
-        let mut grants = missing(&database.inspect().await?.rights().await?);
+        let is_current = Owner::ask(connection).await?.version(connection).await? == SchemaVersion::of_program();
+        let differences = if is_current { database.differences().await? } else { Vec::new() };
+        // With its role a policy of the worker's is lost, too.
+        let is_ours =
+            |kind, name: &str| kind == ObjectKind::Grant || (kind == ObjectKind::Policy && name == "worker_reads");
+        let missing = differences.iter().filter(|difference| {
+            difference.how == How::Missing && is_ours(difference.object.kind, &difference.object.name)
+        });
+        let mut grants: Vec<String> =
+            missing.map(|difference| difference.fix.trim_end_matches(';').to_owned()).collect();
         if let Some(serving) = serving {
             let to_serving = sqlx::query_scalar(TO_SERVING).bind(serving).fetch_optional(&mut *connection).await;
             grants.extend(to_serving.map_err(Error::Refused)?);
@@ -392,6 +414,9 @@ select pg_catalog.format('revoke all on %s from public', what)
   from (select pg_catalog.format('schema %I', n.nspname) as what, coalesce(n.nspacl, pg_catalog.acldefault('n', n.nspowner)) as acl from ours n
         union all select 'function ' || f.oid::regprocedure, coalesce(f.proacl, pg_catalog.acldefault('f', f.proowner))
                     from pg_catalog.pg_proc f join ours n on n.oid = f.pronamespace
+        union all select 'type ' || t.oid::regtype, coalesce(t.typacl, pg_catalog.acldefault('T', t.typowner))
+                    from pg_catalog.pg_type t join ours n on n.oid = t.typnamespace join pg_catalog.pg_class c on c.oid = t.typrelid
+                   where c.relkind = 'c'
         union all select pg_catalog.format('table %I.%I', n.nspname, c.relname), coalesce(c.relacl, pg_catalog.acldefault('r', c.relowner))
                     from pg_catalog.pg_class c join ours n on n.oid = c.relnamespace where c.relkind in ('r', 'p', 'v')) o
  where exists (select from pg_catalog.aclexplode(o.acl) a where a.grantee = 0)
@@ -407,7 +432,7 @@ select pg_catalog.format('grant clerk_sync_worker to %I', r.rolname) from pg_cat
                     where m.roleid = 'clerk_sync_worker'::regrole and m.member = r.oid
                       and coalesce((pg_catalog.to_jsonb(m) ->> 'set_option')::boolean, true))";
 
-async fn run(connection: &mut PgConnection, statement: &str) -> anyhow::Result<()> {
+pub(super) async fn run(connection: &mut PgConnection, statement: &str) -> anyhow::Result<()> {
     let running = sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(connection).await;
     // After an upgrade from 15 the owner may lack it, and nobody can give it to themselves.
     let who = if statement.starts_with("grant clerk_sync_worker") {

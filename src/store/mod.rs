@@ -13,11 +13,13 @@ pub mod foreign;
 pub mod inspect;
 mod kinds;
 mod last_seen;
+pub mod manifest;
 mod migrate;
 mod mirror;
 mod passes;
 pub mod policies;
 mod printed;
+mod repair;
 mod replay;
 pub mod status;
 mod upkeep;
@@ -49,7 +51,7 @@ use wire::Types;
 const CONNECT: Duration = Duration::from_secs(2);
 const CALL: Duration = Duration::from_secs(4);
 
-/// The same for what a pass asks on the side: counting a million rows on a small disk takes its time.
+/// The same for what a pass or a person asks on the side: counting a million rows on a small disk, or reading a large catalog, takes time.
 const PASS_CALL: Duration = Duration::from_secs(35);
 const PASS_SESSION: &str = "set statement_timeout = '30s'";
 

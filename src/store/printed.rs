@@ -4,6 +4,7 @@ use super::migrate::{MIGRATOR, SchemaVersion};
 use super::replay::{self, FILES};
 use crate::model::hex;
 use anyhow::bail;
+use sqlx::migrate::Migration;
 use std::fmt::Write as _;
 
 /// The migrations behind number `from`, and all views, functions and policies, as SQL.
@@ -21,15 +22,7 @@ pub fn printed(from: i64) -> anyhow::Result<String> {
     let mut sql = heading(from, program);
     for migration in MIGRATOR.iter().filter(|migration| migration.version > from) {
         part(&mut sql, &format!("{}: {}", migration.version, migration.description), migration.sql.as_str());
-        write!(
-            sql,
-            "insert into clerk_sync._sqlx_migrations (version, description, success, checksum, execution_time)\n  \
-             values ({}, '{}', true, '\\x{}', 0);\n",
-            migration.version,
-            migration.description,
-            hex(&migration.checksum)
-        )
-        .expect("writing to a string cannot fail");
+        sql.push_str(&record_of(migration));
     }
     part(&mut sql, "Views, functions and policies follow", &guard(program.generation));
     for file in FILES.iter() {
@@ -37,6 +30,27 @@ pub fn printed(from: i64) -> anyhow::Result<String> {
     }
     part(&mut sql, "What this database has now", &record(program.generation));
     Ok(sql)
+}
+
+/// The migrator's own table.
+const RECORDS: &str = "create table if not exists clerk_sync._sqlx_migrations (\n  version bigint primary key,\n  description text not null,\n  \
+                       installed_on timestamptz not null default now(),\n  success boolean not null,\n  checksum bytea not null,\n  \
+                       execution_time bigint not null\n);\n";
+
+/// The statement that records a migration as applied.
+fn record_of(migration: &Migration) -> String {
+    format!(
+        "insert into clerk_sync._sqlx_migrations (version, description, success, checksum, execution_time)\n  \
+         values ({}, '{}', true, '\\x{}', 0);\n",
+        migration.version,
+        migration.description,
+        hex(&migration.checksum)
+    )
+}
+
+/// The statements that record all migrations as applied.
+pub(super) fn records() -> String {
+    RECORDS.to_owned() + &MIGRATOR.iter().map(record_of).collect::<String>()
 }
 
 fn part(sql: &mut String, title: &str, body: &str) {
@@ -49,10 +63,7 @@ fn heading(from: i64, program: SchemaVersion) -> String {
         return format!(
             "-- The schemas of clerk-sync {release} ({program}), printed by `clerk-sync migrate --print`.\n\
              -- Put this file into supabase/migrations, or run it in one transaction as the role postgres: psql -1 -f FILE\n\n\
-             create schema if not exists clerk_sync;\n\
-             create table clerk_sync._sqlx_migrations (\n  version bigint primary key,\n  description text not null,\n  \
-             installed_on timestamptz not null default now(),\n  success boolean not null,\n  checksum bytea not null,\n  \
-             execution_time bigint not null\n);\n"
+             create schema if not exists clerk_sync;\n{RECORDS}"
         );
     }
     format!(
