@@ -43,6 +43,7 @@ mod secrets;
 mod signatures;
 mod storms;
 mod terminal;
+mod two_releases;
 mod upgrading;
 mod upkeep;
 mod words;

@@ -127,7 +127,7 @@ impl Serialize for User {
             "last_name": self.last_name,
             "last_sign_in_at": (),
             "legal_accepted_at": (),
-            "locale": (),
+            "locale": self.locale,
             "locked": self.locked,
             "lockout_expires_in_seconds": self.locked.then_some(3_600),
             "mfa_disabled_at": (),

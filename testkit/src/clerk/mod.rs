@@ -43,6 +43,8 @@ pub struct User {
     pub banned: bool,
     pub locked: bool,
     pub deprovisioned: bool,
+    /// Such as `en-US`; most users have none.
+    pub locale: Option<String>,
     pub created_at: i64,
     pub updated_at: i64,
 }
