@@ -86,7 +86,7 @@ async fn a_letter_is_listed_without_its_body_shown_with_it_and_dropped() {
     assert_eq!((json["body"].as_str(), json["headers"]["svix-id"].as_str()), (Some(body), Some("msg_first")));
 
     let (code, _, error) = run(database, &["dead-letters", "drop", "msg_"]);
-    assert!(code == 1 && error.contains("2 dead letters are called so"), "{error}");
+    assert!(code == 1 && error.contains("2 dead letters match"), "{error}");
     let (code, _, error) = run(database, &["dead-letters", "drop", "msg_third"]);
     assert!(code == 1 && error.contains("no dead letter"), "{error}");
     assert_eq!(run(database, &["dead-letters", "drop", "msg_first"]).0, 0);
@@ -364,7 +364,7 @@ async fn retention_removes_what_is_old_and_nothing_else() {
     let (code, told, error) = run(&database, &[&["prune"][..], &ages].concat());
     assert_eq!((code, told.as_str()), (0, "Removed: 10 receipts, 0 findings, 0 passes, 1 dead letters.\n"), "{error}");
     let (code, _, error) = run(&database, &["prune", "--retention-receipts", "soon", "--retention-findings", "0d"]);
-    assert!(code == 1 && error.contains("RETENTION_RECEIPTS is no time"), "{error}");
+    assert!(code == 1 && error.contains("RETENTION_RECEIPTS must be a time"), "{error}");
     assert!(error.contains("RETENTION_FINDINGS is less than an hour"), "all mistakes at once: {error}");
 }
 
@@ -471,8 +471,8 @@ async fn a_purge_removes_what_nothing_holds_and_a_late_webhook_stays_stale() {
     assert_eq!(
         told,
         "Removed: 27 users, 1 organizations.\n\
-        \x20 1 stay, held by documents_owner_fkey of public.documents\n\
-        \x20 1 stay, held by later_owner_fkey of public.later\n"
+        \x20 1 stay because of documents_owner_fkey of public.documents\n\
+        \x20 1 stay because of later_owner_fkey of public.later\n"
     );
     let left = database.rows("select id from clerk.users where deleted_at is not null order by id").await;
     let mut expected = [&users[1], &users[2], &users[5], "user_bare"].map(|id| json!({ "id": id }));
