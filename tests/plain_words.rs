@@ -157,6 +157,16 @@ fn messages(source: &str) -> String {
             }
             // A character or a lifetime: what could be mistaken is '"'.
             '\'' => drop(characters.next_if_eq(&'"')),
+            // A raw text ends with as many signs as it begins with; what it holds is SQL or JSON.
+            'r' if characters.peek() == Some(&'#') => {
+                let signs = std::iter::from_fn(|| characters.next_if_eq(&'#')).count();
+                let end = format!("\"{}", "#".repeat(signs));
+                let mut raw = String::new();
+                while characters.peek().is_some() && !(raw.len() > end.len() && raw.ends_with(&end)) {
+                    raw.extend(characters.next());
+                }
+                lines.extend(raw.chars().filter(|&character| character == '\n'));
+            }
             '"' => {
                 let mut text = String::new();
                 while let Some(character) = characters.next() {
@@ -171,7 +181,7 @@ fn messages(source: &str) -> String {
                         character => text.push(character),
                     }
                 }
-                if text.contains(' ') && !text.trim_start().starts_with("select ") {
+                if text.contains(' ') && !text.contains("select ") {
                     lines.push_str(&text);
                     lines.push(' ');
                 } else {

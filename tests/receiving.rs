@@ -57,7 +57,7 @@ async fn a_signed_body_that_cannot_be_used_is_kept_whole() {
         ("", "not JSON: line 1, column 0"),
         ("hello", "not JSON: line 1, column 1"),
         ("[\"event\",\"user.created\"]", "not a JSON object"),
-        ("{\"type\":\"user.created\",\"type\":\"user.deleted\",\"data\":{\"id\":\"user_1\"}}", "type stands twice"),
+        ("{\"type\":\"user.created\",\"type\":\"user.deleted\",\"data\":{\"id\":\"user_1\"}}", "type appears twice"),
         ("{\"data\":{}}", "type is missing, or is not a valid event type"),
         ("{\"type\":7}", "type is missing, or is not a valid event type"),
         ("{\"type\":\"user.created\",\"object\":\"evt\",\"data\":{}}", "object is not event"),
@@ -99,7 +99,7 @@ async fn the_same_message_again_is_a_duplicate_and_a_reused_id_a_dead_letter() {
     let names = world.database.rows("select first_name from clerk.users").await;
     assert_eq!(names, [json!({ "first_name": "Ada" })], "the first one wins");
     let kept = world.database.rows("select reason from clerk_sync.dead_letters").await;
-    assert_eq!(kept, [json!({ "reason": "the same message id arrived before with another body" })]);
+    assert_eq!(kept, [json!({ "reason": "its message id came before with another body" })]);
 }
 
 /// F17. One message at once on fifty connections, to two replicas.

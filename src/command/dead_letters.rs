@@ -43,7 +43,7 @@ enum Action {
     /// applied
     #[command(group = clap::ArgGroup::new("which").required(true))]
     Retry {
-        /// As for show. If the same message id arrived before with another body, it is applied only when you name it here
+        /// As for show. If its message id came before with another body, it is applied only when you name it here
         #[arg(group = "which")]
         id: Option<String>,
 

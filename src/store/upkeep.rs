@@ -154,7 +154,7 @@ impl Session {
     }
 
     /// Applies what a dead letter says now, without a batch nothing, and removes it unless it is refused again, in one
-    /// statement. `of_a_person`: although the same message id arrived before with another body. `None`: it is gone, or somebody
+    /// statement. `of_a_person`: although its message id came before with another body. `None`: it is gone, or somebody
     /// else tried it meanwhile.
     ///
     /// # Errors

@@ -38,7 +38,7 @@ pub enum Fate {
 /// Tries one letter.
 ///
 /// `check_instance`: whether one of another Clerk instance than the mirror's is refused. `of_a_person`: somebody asked for
-/// this very letter, so it counts although the same message id arrived before with another body.
+/// this very letter, so it counts although its message id came before with another body.
 ///
 /// # Errors
 /// The database does not answer, and the try does not count.
@@ -60,7 +60,7 @@ pub async fn retry(
         Ok(None) => Ok(Fate::Gone),
         Ok(Some(verdict)) => Ok(match verdict.outcome {
             Outcome::Foreign => Fate::Stays("it belongs to another Clerk instance".to_owned()),
-            Outcome::Reused => Fate::Stays("the same message id arrived before with another body".to_owned()),
+            Outcome::Reused => Fate::Stays("its message id came before with another body".to_owned()),
             Outcome::DeadLetter => Fate::Stays(verdict.reason.map(|reason| reason.to_string()).unwrap_or_default()),
             _ => Fate::Settled(verdict),
         }),

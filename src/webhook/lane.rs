@@ -211,7 +211,7 @@ impl Lane {
                 None
             }
             Some(verdict) if verdict.outcome == Outcome::Reused => {
-                request.condemn("the same message id arrived before with another body".to_owned());
+                request.condemn("its message id came before with another body".to_owned());
                 Some(request)
             }
             Some(verdict) if verdict.outcome == Outcome::Ahead => {
