@@ -161,7 +161,8 @@ async fn two_releases_write_and_reconcile_together_and_the_older_goes_on_alone()
     let before = clerks_locales(&world);
     let (code, output) = run(&world, &older.program, &["migrate"]).await;
     assert_eq!(code, Some(0), "{output}");
-    for event in &live(&mut world.clerk.lock(), &mut rng, &mut at) {
+    let events = live(&mut world.clerk.lock(), &mut rng, &mut at);
+    for event in &events {
         older.take(event).await;
     }
     assert_eq!(older.reconcile(&world).await, 0);
