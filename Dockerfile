@@ -16,6 +16,7 @@ ARG CLERK_SYNC_COMMIT=
 ARG CLERK_SYNC_DATE=
 RUN touch src/main.rs src/lib.rs && cargo build --release --locked
 
+# A release replaces the stage above by the program that it has built already (--build-context build=FOLDER).
 # No shell, no package manager; the user is not root.
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /build/target/release/clerk-sync /usr/local/bin/clerk-sync
