@@ -69,6 +69,31 @@ impl Dotenv {
     }
 }
 
+/// The text of any file that only we (or root) may write, and that is text; why another one is not read is logged.
+pub fn text(path: &Path) -> Option<String> {
+    read(path).unwrap_or_else(|problem| {
+        tracing::warn!("{} {problem}", path.display());
+        None
+    })
+}
+
+/// What a file of variables sets one to.
+pub fn value(path: &Path, name: &str) -> Option<String> {
+    let text = text(path)?;
+    let found = dotenvy::Iter::new(text.as_bytes()).filter_map(Result::ok).find(|(set, _)| set == name);
+    found.map(|(_, value)| value)
+}
+
+/// A line that sets a variable to just this; `None`: no line can.
+pub fn line(name: &str, value: &str) -> Option<String> {
+    if value.contains(['\'', '\n', '\r']) {
+        return None;
+    }
+    // Quotes only where they are needed: docker's --env-file would keep them.
+    let is_plain = !value.contains(|c: char| c.is_whitespace() || matches!(c, '"' | '#' | '$' | '\\' | '`'));
+    Some(if is_plain { format!("{name}={value}\n") } else { format!("{name}='{value}'\n") })
+}
+
 /// The text of a file that only we (or root) may write; `None`: there is none.
 fn read(path: &Path) -> Result<Option<String>, String> {
     let ignored = |why: &str| Err(format!("is ignored: {why}"));
@@ -194,6 +219,17 @@ impl Read for Lines<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_sets_a_variable_to_just_its_value() {
+        for value in ["", "plain", "a=b?c&d", "pa$$word", "a#b", "two words", "back\\slash", "\"quoted\"", "`x`"] {
+            let line = line("NAME", value).unwrap();
+            let read: Vec<_> = dotenvy::Iter::new(line.as_bytes()).collect::<Result<_, _>>().unwrap();
+            assert_eq!(read, [("NAME".to_owned(), value.to_owned())], "{line}");
+        }
+        assert_eq!(line("NAME", "it's"), None);
+        assert_eq!(line("NAME", "a\nOTHER=1"), None);
+    }
 
     #[test]
     fn a_faulty_line_is_told_by_its_number_and_what_is_wrong_with_it() {

@@ -4,10 +4,13 @@
 //! where that one tells nothing).
 
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
-use std::fs::Metadata;
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use std::fs::{File, Metadata, OpenOptions};
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
@@ -71,6 +74,40 @@ pub fn is_ours(file: &Metadata) -> bool {
 /// Whether its group, or anybody, may write a file.
 pub fn others_may_write(file: &Metadata) -> bool {
     file.mode() & 0o022 != 0
+}
+
+/// Creates a file that only its owner can read and write.
+///
+/// # Errors
+/// It exists already, or cannot be created.
+pub fn create_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// A terminal that neither shows nor interprets what is typed, until this is dropped.
+#[derive(Debug)]
+pub struct Quiet<T: AsFd> {
+    terminal: T,
+    before: Termios,
+}
+
+impl<T: AsFd> Quiet<T> {
+    /// # Errors
+    /// It is not a terminal.
+    pub fn begin(terminal: T) -> io::Result<Quiet<T>> {
+        let before = tcgetattr(&terminal)?;
+        let mut quiet = before.clone();
+        // Ctrl-C is read as well: a program that it ends would leave the terminal silent.
+        quiet.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
+        tcsetattr(&terminal, OptionalActions::Now, &quiet)?;
+        Ok(Quiet { terminal, before })
+    }
+}
+
+impl<T: AsFd> Drop for Quiet<T> {
+    fn drop(&mut self) {
+        let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
+    }
 }
 
 /// Ends a connection that leaves what was sent to it untaken for so long. (Elsewhere than on Linux the system decides.)

@@ -51,6 +51,12 @@ fn is_coloured() -> bool {
     !is_set("NO_COLOR") && (is_forced || (io::stdout().is_terminal() && !is_dumb))
 }
 
+/// Prints the beginning of a line on standard output, which the answer to a question ends.
+pub fn prompt(text: impl Display) {
+    let mut output = io::stdout().lock();
+    let _ = write!(output, "{}", visible(&text.to_string(), |_| false)).and_then(|()| output.flush());
+}
+
 /// Prints one line on standard error.
 pub fn note(text: impl Display) {
     write(&mut io::stderr().lock(), &visible(&text.to_string(), |_| false));

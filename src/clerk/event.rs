@@ -20,6 +20,17 @@ const SLACK: i64 = 1_000;
 const LAG: u16 = 12;
 const ABSENCE: u16 = 300;
 
+/// The events that an endpoint needs, and under which condition: what `init` prints, and the README and `docs/deploy.md` name.
+pub const SUBSCRIBED: &[(&str, &str)] = &[
+    ("user.*", ""),
+    ("organization.*", ""),
+    ("organizationMembership.*", ""),
+    ("role.*", ""),
+    ("permission.*", ""),
+    ("subscription.*", " (with Clerk Billing)"),
+    ("subscriptionItem.*", " (with Clerk Billing)"),
+];
+
 /// The members of an envelope that we read. Which of two would count is anybody's guess.
 const ENVELOPE: [&str; 5] = ["object", "type", "data", "timestamp", "instance_id"];
 

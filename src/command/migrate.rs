@@ -4,7 +4,7 @@ use crate::config;
 use crate::model::InstanceId;
 use crate::store::foreign::Weight;
 use crate::store::manifest::How;
-use crate::store::{self, Migrating};
+use crate::store::{self, Database, Migrating};
 use crate::terminal;
 use std::process::ExitCode;
 
@@ -57,23 +57,7 @@ impl Migrate {
             None => ("DATABASE_URL", self.database_url),
         };
         let database = config::database(url.as_deref()).map_err(|problem| anyhow::anyhow!("{variable} {problem}"))?;
-        let how = Migrating { repairs: self.repair, say: |sentence| terminal::note(sentence), ..Migrating::default() };
-        let migrated = store::migrate(&database, how).await?;
-        let serving = serving.as_ref().map(store::Database::user);
-        for statement in store::grant_again(&database, how, serving).await? {
-            terminal::line(format_args!("Was missing: {statement}"));
-        }
-        let differences = if migrated.is_by_newer() { Vec::new() } else { database.differences().await? };
-        for difference in &differences {
-            terminal::note(format_args!("error: {}: {}", difference.says(), difference.fix));
-        }
-        if differences.is_empty() {
-            terminal::line(migrated);
-        }
-        for object in database.foreign_objects().await? {
-            let grave = if object.weight == Weight::Fail { "error" } else { "warning" };
-            terminal::note(format_args!("{grave}: {}: {}", object.describe(), object.advice()));
-        }
+        let is_whole = bring_up_to_date(&database, serving.as_ref(), self.repair).await?;
         if self.repin {
             let check = config::instance(self.instance_id.as_deref());
             let check = check.map_err(|problem| anyhow::anyhow!("CLERK_INSTANCE_ID {problem}"))?;
@@ -85,7 +69,32 @@ impl Migrate {
             ));
         }
         // What is open is said; only what is missing stops a deployment.
-        let is_broken = differences.iter().any(|difference| difference.how != How::Extra);
-        Ok(if is_broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
+}
+
+/// Creates or upgrades the schemas, and prints what was missing and what depends on our tables. `serving`: the database as `serve` logs in,
+/// where that is another role. Answers whether nothing that is needed is missing.
+pub(super) async fn bring_up_to_date(
+    database: &Database,
+    serving: Option<&Database>,
+    repairs: bool,
+) -> anyhow::Result<bool> {
+    let how = Migrating { repairs, say: |sentence| terminal::note(sentence), ..Migrating::default() };
+    let migrated = store::migrate(database, how).await?;
+    for statement in store::grant_again(database, how, serving.map(Database::user)).await? {
+        terminal::line(format_args!("Was missing: {statement}"));
+    }
+    let differences = if migrated.is_by_newer() { Vec::new() } else { database.differences().await? };
+    for difference in &differences {
+        terminal::note(format_args!("error: {}: {}", difference.says(), difference.fix));
+    }
+    if differences.is_empty() {
+        terminal::line(migrated);
+    }
+    for object in database.foreign_objects().await? {
+        let grave = if object.weight == Weight::Fail { "error" } else { "warning" };
+        terminal::note(format_args!("{grave}: {}: {}", object.describe(), object.advice()));
+    }
+    Ok(!differences.iter().any(|difference| difference.how != How::Extra))
 }

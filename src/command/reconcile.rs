@@ -2,7 +2,7 @@
 
 use super::arguments::Access;
 use crate::model::{Kind, PassState};
-use crate::reconcile::{Finding, Progress, Report, Wanted};
+use crate::reconcile::{Error, Finding, Progress, Reconciler, Report, Wanted};
 use crate::terminal;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -62,11 +62,7 @@ impl Reconcile {
             (_, _, Some(kind)) => Wanted::Kinds(vec![kind]),
             (_, _, None) => Wanted::Kinds(Kind::ALL.to_vec()),
         };
-        let reconciler = self.access.reconciler()?;
-        let mut bar = Bar::new();
-        let reports = reconciler.run(&wanted, "command", self.dry_run, &mut bar).await;
-        bar.clear();
-        let reports = reports?;
+        let reports = watched(&self.access.reconciler()?, &wanted, self.dry_run).await?;
         if self.json {
             let json = serde_json::json!({ "dry_run": self.dry_run, "passes": reports });
             terminal::text(serde_json::to_string_pretty(&json)?);
@@ -86,6 +82,23 @@ impl Reconcile {
             ExitCode::SUCCESS
         })
     }
+}
+
+/// Runs passes, and shows how far they are.
+async fn watched(reconciler: &Reconciler, wanted: &Wanted, dry_run: bool) -> Result<Vec<Report>, Error> {
+    let mut bar = Bar::new();
+    let reports = reconciler.run(wanted, "command", dry_run, &mut bar).await;
+    bar.clear();
+    reports
+}
+
+/// Runs passes for a command that does more than that, and prints how each ended.
+///
+/// # Errors
+/// No pass could begin.
+pub(super) async fn run_and_print(reconciler: &Reconciler, wanted: &Wanted) -> anyhow::Result<()> {
+    watched(reconciler, wanted, false).await?.iter().for_each(print);
+    Ok(())
 }
 
 fn print(report: &Report) {

