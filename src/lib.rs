@@ -32,6 +32,7 @@
 //! | [`door`] | a listener that idle and slow connections cannot block, for [`app`] and [`ops`] |
 //! | [`config`], [`dotenv`] | the environment variables of `serve`, all checked at once; the `.env` file |
 //! | [`policy`] | policies for the application's own tables: prints them, finds what is wrong with them |
+//! | [`prompt`] | questions on a terminal, for `init` |
 //! | [`terminal`] | printing, without control characters that a terminal would obey |
 //! | [`telemetry`], [`clock`], [`thread`], [`os`], [`procfs`] | where logs go; the one place that reads the wall clock; a task on a thread of its own; all that is asked of the operating system; what Linux tells of a process |
 //! | [`sender`] | signing and posting as Svix does, for `replay` and tests |
@@ -198,6 +199,7 @@ pub mod ops;
 pub mod os;
 pub mod policy;
 pub mod procfs;
+pub mod prompt;
 pub mod reconcile;
 pub mod sender;
 pub mod store;

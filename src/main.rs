@@ -34,11 +34,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return explain(&error),
     };
-    telemetry::init(if cli.command.is_service() {
-        "info,sqlx=warn,tokio_cron_scheduler=warn"
-    } else {
-        "warn,clerk_sync::dotenv=info"
-    });
+    telemetry::init(cli.command.logs());
     if let Some(dotenv) = &dotenv {
         dotenv.tell();
     }

@@ -39,11 +39,13 @@ const PRODUCT: &[(&str, &[&str])] = &[
             "config",
             "doctor",
             "door",
+            "dotenv",
             "failpoint",
             "model",
             "ops",
             "os",
             "policy",
+            "prompt",
             "reconcile",
             "sender",
             "store",
@@ -63,6 +65,7 @@ const PRODUCT: &[(&str, &[&str])] = &[
     ("ops", &["door", "model", "procfs", "store", "telemetry", "webhook"]),
     ("thread", &[]),
     ("procfs", &[]),
+    ("prompt", &["os", "terminal"]),
 ];
 
 /// What each part of testkit may use of the product.

@@ -4,10 +4,12 @@
 
 mod support;
 
+mod agents;
 mod bad_input;
 mod convergence;
 mod deletions;
 mod denials;
+mod developing;
 mod doctoring;
 mod documents;
 mod door;
@@ -15,10 +17,12 @@ mod faults;
 mod first_hour;
 mod fixtures;
 mod hostile;
+mod image;
 mod lagging;
 mod layering;
 mod migrating;
 mod mirroring;
+mod npm;
 mod operating;
 mod outages;
 mod outputs;
@@ -40,6 +44,7 @@ mod roles;
 mod rules;
 mod schema;
 mod secrets;
+mod setting_up;
 mod signatures;
 mod storms;
 mod terminal;

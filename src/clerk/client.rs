@@ -234,6 +234,14 @@ impl Client {
         self.get("/instance", &[], |body, seen| Ok((listing::instance(body)?, seen.observed_at))).await
     }
 
+    /// Which instance the key belongs to, and what kind of instance that is, such as `development`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn environment(&self) -> Result<(InstanceId, String), Error> {
+        self.get("/instance", &[], |body, _| Ok((listing::instance(body)?, listing::environment(body)?))).await
+    }
+
     /// Which instance the key belongs to, and the `Date` of that answer as it came, in whole seconds: to hold clocks against
     /// each other. Nothing that is mirrored may take it for its time of observation.
     ///

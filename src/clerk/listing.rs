@@ -113,6 +113,15 @@ pub fn instance(body: &[u8]) -> Result<crate::model::InstanceId, Malformed> {
     id.map(crate::model::InstanceId).ok_or_else(|| Malformed("an instance without an id".to_owned()))
 }
 
+/// `GET /instance`: what kind of instance it is, such as `development` or `production`.
+///
+/// # Errors
+/// It does not say.
+pub fn environment(body: &[u8]) -> Result<String, Malformed> {
+    let envelope = Object::parse(body).map_err(|problem| Malformed(format!("an instance: {problem}")))?;
+    envelope.text("environment_type").ok_or_else(|| Malformed("an instance without an environment_type".to_owned()))
+}
+
 /// What an error's body says: the first code, the parameter it is about, and Clerk's trace id. The body may be anything.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Complaint {

@@ -3,7 +3,9 @@
 mod arguments;
 mod completions;
 mod dead_letters;
+mod dev;
 mod doctor;
+mod init;
 mod migrate;
 mod policy;
 mod prune;
@@ -23,6 +25,8 @@ use std::process::ExitCode;
 pub enum Command {
     /// Receive Clerk's webhooks, keep the tables in sync, and reconcile on schedule
     Serve(Box<Environment>),
+    Init(Box<init::Init>),
+    Dev(Box<dev::Dev>),
     Migrate(migrate::Migrate),
     Reconcile(Box<reconcile::Reconcile>),
     Refresh(Box<refresh::Refresh>),
@@ -38,7 +42,7 @@ pub enum Command {
 
 /// The commands by when they are needed, as `--help` lists them.
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("Set up", &["migrate", "doctor", "policy"]),
+    ("Set up", &["init", "dev", "migrate", "doctor", "policy"]),
     ("Run", &["serve"]),
     ("Operate", &["reconcile", "refresh", "dead-letters", "prune", "purge"]),
     ("Try and develop", &["replay", "completions"]),
@@ -70,9 +74,13 @@ impl Command {
         text
     }
 
-    /// Whether it is the service itself, which tells of every delivery: the other commands speak for themselves.
-    pub const fn is_service(&self) -> bool {
-        matches!(self, Command::Serve(_))
+    /// What is logged unless `RUST_LOG` says otherwise: everything of the service, little of the other commands, which print their results.
+    pub const fn logs(&self) -> &'static str {
+        match self {
+            Command::Serve(_) => "info,sqlx=warn,tokio_cron_scheduler=warn",
+            Command::Dev(_) => "warn,clerk_sync::dotenv=info,clerk_sync::webhook=info",
+            _ => "warn,clerk_sync::dotenv=info",
+        }
     }
 
     /// Runs it.
@@ -82,6 +90,8 @@ impl Command {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Command::Serve(environment) => serve::serve(*environment).await,
+            Command::Init(init) => init.run().await,
+            Command::Dev(dev) => dev.run().await,
             Command::Migrate(migrate) => migrate.run().await,
             Command::Reconcile(reconcile) => reconcile.run().await,
             Command::Refresh(refresh) => refresh.run().await,

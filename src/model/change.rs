@@ -16,6 +16,8 @@ words! {
         Read = "read",
         /// The same, for a person who says that an object that an event reported as deleted is there after all (R4).
         Undelete = "undelete",
+        /// An answer about a development instance, believed at once. The writer takes it only where the mirror's instance is one.
+        Development = "development",
     }
 }
 

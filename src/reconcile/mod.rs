@@ -52,6 +52,8 @@ pub enum Error {
     Database(#[from] store::Error),
     #[error("the tables belong to the Clerk instance {pinned}, the secret key to {of_key}: nothing was compared")]
     ForeignKey { pinned: InstanceId, of_key: InstanceId },
+    #[error("the secret key belongs to a {0} instance of Clerk, and this is for development instances alone")]
+    NotDevelopment(String),
     #[error("another process is reconciling")]
     Busy,
     #[error("reconcile {0} is not waiting for approval: the deletion limit did not stop it, or a later one has run")]
@@ -103,6 +105,9 @@ pub enum Wanted {
     Quick,
     /// A braked pass, let go.
     Approved(i64),
+    /// Passes of all kinds of a development instance ([`Reconciler::begin_development`]), whose lists are believed at once, whatever they
+    /// take away.
+    Development,
 }
 
 /// Where a pass puts what it finds.
@@ -238,6 +243,19 @@ impl Reconciler {
         }
     }
 
+    /// Makes sure that key and mirror belong to the same development instance, and tells the writer so. Answers which it is.
+    ///
+    /// # Errors
+    /// It is another instance, or none for development; or Clerk or the database does not answer.
+    pub async fn begin_development(&self) -> Result<InstanceId, Error> {
+        let mut session = self.database.connect_for_passes().await?;
+        self.check_instance(&mut session).await?;
+        let (instance, environment) = self.clerk.environment().await?;
+        session.note_environment(&instance, &environment).await?;
+        session.close().await;
+        if environment == "development" { Ok(instance) } else { Err(Error::NotDevelopment(environment)) }
+    }
+
     async fn passes(
         &self,
         session: &mut Session,
@@ -256,6 +274,7 @@ impl Reconciler {
                 reports.push(quick::run(self, session, sink, reason, began_at, progress).await?);
                 Vec::new()
             }
+            Wanted::Development => Kind::ALL.to_vec(),
             Wanted::Approved(id) => {
                 let fence = sink.fence().ok_or(Error::NotBraked(*id))?;
                 let row = session.approve_pass(fence, *id).await?.ok_or(Error::NotBraked(*id))?;
@@ -269,7 +288,8 @@ impl Reconciler {
         };
         let mut held = HashSet::new();
         for kind in kinds {
-            let request = || pass::Request { kind, reason, began_at: now() };
+            let is_development = matches!(wanted, Wanted::Development);
+            let request = || pass::Request { kind, reason, began_at: now(), is_development };
             let mut report = pass::run(self, session, sink, request(), &mut held, progress).await?;
             // What it had listed before we began may have changed since.
             if report.resumed && report.state == PassState::Complete {

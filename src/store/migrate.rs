@@ -453,7 +453,7 @@ pub async fn repin(database: &Database, instance: Option<&InstanceId>) -> anyhow
     let query = match instance {
         Some(instance) => sqlx::query(
             "insert into clerk_sync.instance (instance_id, pinned_by) values ($1, 'repin') on conflict (only_row) do update \
-             set instance_id = excluded.instance_id, pinned_by = excluded.pinned_by, pinned_at = now()",
+             set instance_id = excluded.instance_id, pinned_by = excluded.pinned_by, pinned_at = now(), environment = null",
         )
         .bind(instance.as_str()),
         None => sqlx::query("delete from clerk_sync.instance where only_row"),

@@ -383,6 +383,19 @@ impl Session {
         .map(|pinned: Option<String>| pinned.map(InstanceId))
     }
 
+    /// Tells the writer what kind of instance the mirror is pinned to; nothing changes if it is pinned to another one.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn note_environment(&mut self, instance: &InstanceId, environment: &str) -> Result<(), Error> {
+        let sql = "select clerk_sync.note_environment($1, $2)";
+        self.call(async |connection| {
+            sqlx::query(sql).bind(instance.as_str()).bind(environment).execute(connection).await
+        })
+        .await
+        .map(drop)
+    }
+
     /// Ends the connection in good order.
     pub async fn close(self) {
         let _ = timeout(CONNECT, self.connection.close()).await;

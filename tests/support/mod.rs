@@ -1,6 +1,7 @@
 //! What tests share beside testkit: another Clerk's histories, the rules in plain Rust, a pooler.
 
 pub mod history;
+pub mod npm;
 pub mod oracle;
 pub mod pgbouncer;
 pub mod schema;

@@ -54,7 +54,7 @@ impl Run<'_> {
             differences.iter().filter(is_new).filter_map(|difference| difference.change.id()).collect();
         // A read has something to settle even where it finds nothing new.
         let written: Vec<&Change> = match source {
-            Source::Read | Source::Undelete => changes.iter().collect(),
+            Source::Read | Source::Undelete | Source::Development => changes.iter().collect(),
             Source::List | Source::Webhook => differences.iter().map(|difference| difference.change).collect(),
         };
         let place: HashMap<&str, usize> =
@@ -94,6 +94,7 @@ impl Run<'_> {
         refreshed: usize,
         observed: Observed<'_>,
     ) -> Result<Vec<Option<Verdict>>, Error> {
+        let source = self.source(source);
         let batch = Batch::of_changes(source, written.iter().copied()).fenced(fence);
         let mut record = PageRecord {
             id: self.row.id,
