@@ -5,7 +5,8 @@ create table clerk_sync.instance (
   only_row    boolean primary key default true check (only_row),
   instance_id text not null,
   pinned_by   text not null check (pinned_by in ('environment', 'api', 'webhook', 'repin')),
-  pinned_at   timestamptz not null default now()
+  pinned_at   timestamptz not null default now(),
+  environment text   -- as Clerk says: development or production; null: nobody asked
 );
 comment on table clerk_sync.instance is 'The Clerk instance that the tables of clerk are a copy of.';
 

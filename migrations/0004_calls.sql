@@ -55,7 +55,8 @@ create type clerk_sync.requested_pass_v1 as (
 );
 create type clerk_sync.dead_letter_v1 as (n integer, reason text, headers jsonb, body bytea);
 create type clerk_sync.batch_v1 as (
-  source text,              -- webhook (an event), list (a page of a listing), read (by id), undelete (a read by id for a person)
+  source text,              -- webhook (an event), list (a page of a listing), read (by id), undelete (a read by id for a person),
+                            -- development (an answer about a development instance, believed at once)
   fence bigint,             -- of a pass: its lease's token; a lease that was lost writes nothing
   check_instance boolean,   -- whether a message of another Clerk instance is refused
   messages clerk_sync.message_v1[],
@@ -85,6 +86,7 @@ create type clerk_sync.outcome as (n integer, outcome text, reason text);
 -- What is known before the changes of a batch are judged.
 create type clerk_sync.context as (
   from_webhook boolean, from_list boolean, from_read boolean, undelete boolean,
+  is_believed boolean,      -- nothing that a read says waits because of what events said (R2, R4, R5)
   in_full boolean,          -- not what is left of a change that was refused
   ahead_limit bigint,       -- what is observed later than this comes from a wrong clock
   has_refused boolean,      -- whether any row was refused before and does not say yet what it should

@@ -3,7 +3,7 @@
 use crate::reconciling::ReconcileWorld;
 use crate::support::npm::temporary;
 use crate::support::{SECRET, Server};
-use clerk_sync::model::{Batch, Change, Claim, EntityRef, InstanceCheck, Kind, Millis, PassState, Source};
+use clerk_sync::model::{Batch, Change, EntityRef, InstanceCheck, Kind, Millis, Observation, PassState, Source};
 use clerk_sync::reconcile::{Error, Report, Silent, Wanted};
 use clerk_sync::sender::Sender;
 use rustix::process::{Pid, Signal, kill_process};
@@ -315,8 +315,8 @@ async fn the_writer_itself_believes_no_list_of_a_production_instance() {
     let user = world.any(Kind::User, 0);
     let gone = Change {
         observed_at: Millis::new(world.clerk.lock().now).unwrap(),
-        claim: Claim::Gone(EntityRef { kind: Kind::User, id: user.clone() }),
-        naming: None,
+        observation: Observation::Deleted(EntityRef { kind: Kind::User, id: user.clone() }),
+        mention: None,
     };
     let before = world.database.written().await;
     let mut session = world.database.database().connect().await.unwrap();

@@ -15,8 +15,12 @@ declare
 begin
   context.from_webhook := source = 'webhook';
   context.from_list := source = 'list';
-  context.from_read := source in ('read', 'undelete');
+  context.from_read := source in ('read', 'undelete', 'development');
   context.undelete := source = 'undelete';
+  context.is_believed := source = 'development';
+  if context.is_believed and not exists (select from clerk_sync.instance where environment = 'development') then
+    raise exception 'only what is read of a development instance is believed at once' using errcode = 'CS005';
+  end if;
   context.in_full := mode is null;
   context.ahead_limit := (extract(epoch from pg_catalog.now()) * 1000)::bigint + 300000;
   if context.from_webhook then

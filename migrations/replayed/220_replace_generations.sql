@@ -16,7 +16,8 @@ begin
   with rival as (
     select c.id, c.organization_id, c.user_id, g.membership_id as known, g.created_at as known_created_at,
            case when g.rival_id = c.id then g.rival_since else c.observed_at end as since, c.observed_at,
-           case when g.created_at - least((membership_rows[c.row_number]).created_at, c.observed_at + 11000) <= skew
+           case when context.is_believed then 0
+                when g.created_at - least((membership_rows[c.row_number]).created_at, c.observed_at + 11000) <= skew
                      or clerk_sync.compare_access('membership', g.membership_id, null, null, membership_rows[c.row_number]) <= 0
                 then hour else day end as wait
       from unnest(changes) c

@@ -28,7 +28,8 @@ begin
   with deletion as (
     select c.*, v.state, v.observed_at as known_at, v.inferred, p.settles_after,
            -- Absence proves little while Clerk's API may not have the object yet, unless a webhook reported that it was deleted.
-           v.event_observed_at is not null and v.first_observed_at > c.observed_at - hour and p.reported_deleted is not true as is_young
+           v.event_observed_at is not null and v.first_observed_at > c.observed_at - hour and p.reported_deleted is not true
+             and not context.is_believed as is_young
       from unnest(deletions) c
       left join lateral (select * from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
       left join lateral (select settles_after, reported_deleted from clerk_sync.pending_reads

@@ -69,7 +69,7 @@ begin
         when state is distinct from 'live' then 'new'
         when content = known_content and (updated_at <= known_updated_at or coalesce(ahead, updated_at) = known_ahead) then 'same'   -- R3
         when is_contradiction then                                                                           -- R2
-          case when access < 0 and known_updated_at - updated_at <= skew then 'overruling'
+          case when context.is_believed or (access < 0 and known_updated_at - updated_at <= skew) then 'overruling'
                when observed_at - (select said_since from clerk_sync.pending_reads p
                                     where p.kind = compared.kind and p.id = compared.id and p.said = compared.said) >= wait then 'overruling'
                else 'contradicts' end
