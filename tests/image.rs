@@ -150,7 +150,7 @@ async fn the_image_migrates_serves_and_answers_every_documented_command_without_
     for event in &events {
         assert_eq!(sender.send(&event.message_id, event.body.as_bytes()).await.unwrap().status, 204);
     }
-    let passes = "select 1 from clerk_sync.marks";
+    let passes = "select 1 from clerk_sync.pass_watermarks";
     while world.database.rows(passes).await.len() < 3 {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }

@@ -109,6 +109,7 @@ async fn each_role_may_do_exactly_what_is_written_here() {
         ("clerk_sync_worker", "clerk_sync.purge(text,text[],bigint)"),
         ("clerk_sync_worker", "clerk_sync.purge_references(bigint)"),
         ("clerk_sync_worker", "clerk_sync.record_dead_letter_attempt(text,text,integer,text)"),
+        ("clerk_sync_worker", "clerk_sync.record_environment(text,text)"),
         ("clerk_sync_worker", "clerk_sync.record_failed_start(text)"),
         ("clerk_sync_worker", "clerk_sync.record_page(jsonb,clerk_sync.batch_v1)"),
         ("clerk_sync_worker", "clerk_sync.remove_memberships_of_deleted(text[])"),

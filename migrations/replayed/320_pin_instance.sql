@@ -14,13 +14,13 @@ begin
 end
 $$;
 
--- Notes what kind of instance the mirror is pinned to, as Clerk says.
-create or replace function clerk_sync.note_environment(instance_id text, environment text) returns void
+-- Records what kind of instance the mirror is pinned to, as Clerk says.
+create or replace function clerk_sync.record_environment(instance_id text, environment text) returns void
   language sql volatile security definer set search_path = '' as $$
   update clerk_sync.instance i set environment = $2 where i.instance_id = $1 and i.environment is distinct from $2
 $$;
 
-revoke all on function clerk_sync.note_environment(text, text) from public, anon, authenticated, service_role;
-grant execute on function clerk_sync.note_environment(text, text) to clerk_sync_worker;
+revoke all on function clerk_sync.record_environment(text, text) from public, anon, authenticated, service_role;
+grant execute on function clerk_sync.record_environment(text, text) to clerk_sync_worker;
 revoke all on function clerk_sync.pin_instance(text, text) from public, anon, authenticated, service_role;
 grant execute on function clerk_sync.pin_instance(text, text) to clerk_sync_worker;

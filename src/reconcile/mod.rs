@@ -251,7 +251,7 @@ impl Reconciler {
         let mut session = self.database.connect_for_passes().await?;
         self.check_instance(&mut session).await?;
         let (instance, environment) = self.clerk.environment().await?;
-        session.note_environment(&instance, &environment).await?;
+        session.record_environment(&instance, &environment).await?;
         session.close().await;
         if environment == "development" { Ok(instance) } else { Err(Error::NotDevelopment(environment)) }
     }

@@ -387,8 +387,8 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn note_environment(&mut self, instance: &InstanceId, environment: &str) -> Result<(), Error> {
-        let sql = "select clerk_sync.note_environment($1, $2)";
+    pub async fn record_environment(&mut self, instance: &InstanceId, environment: &str) -> Result<(), Error> {
+        let sql = "select clerk_sync.record_environment($1, $2)";
         self.call(async |connection| {
             sqlx::query(sql).bind(instance.as_str()).bind(environment).execute(connection).await
         })
