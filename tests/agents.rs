@@ -37,7 +37,8 @@ async fn says(output: impl AsyncRead + Unpin, part: &str) -> bool {
 async fn every_command_that_agents_are_told_works() {
     let set_up = SetUp::good().await;
     let owned = "create table documents (id int primary key, organization_id text not null); create index on documents (organization_id);
-                 create table notes (id int primary key, user_id text not null); create index on notes (user_id)";
+                 create table notes (id int primary key, user_id text not null); create index on notes (user_id);
+                 alter table documents enable row level security; alter table notes enable row level security";
     set_up.world.database.execute(owned).await;
     set_up.world.clerk.lock().environment_type = "development";
     let folder = npm::temporary("agents");
