@@ -4,7 +4,7 @@ use super::{migrate, reconcile};
 use crate::app;
 use crate::clerk::client::{Client, Error as ClerkError};
 use crate::clerk::event;
-use crate::config::{self, Environment};
+use crate::config::{self, Environment, Mistake};
 use crate::doctor::Doctor;
 use crate::door;
 use crate::dotenv;
@@ -133,7 +133,16 @@ impl Init {
 
     fn secret(&mut self, asks: bool) -> anyhow::Result<()> {
         loop {
-            let Err(mistakes) = self.environment.check() else { return Ok(()) };
+            let mistakes = match self.environment.check() {
+                Ok(config) if config.verifier.has_secret() => return Ok(()),
+                Ok(_) => vec![Mistake {
+                    variable: "CLERK_WEBHOOK_SIGNING_SECRET",
+                    problem:
+                        "is not set: copy it from the endpoint's page in the Clerk dashboard (it begins with whsec_)"
+                            .to_owned(),
+                }],
+                Err(mistakes) => mistakes,
+            };
             let of_secret = mistakes.iter().all(|mistake| mistake.variable == "CLERK_WEBHOOK_SIGNING_SECRET");
             if !asks || !of_secret {
                 return Err(config::Mistakes(mistakes).into());
