@@ -62,7 +62,10 @@ impl Dev {
         let database = config::named_database(Some(url))?;
         let options = self.clerk.check_key().map_err(config::Mistakes)?;
         let webhooks = given(&self.signing_secret).map(|secret| self.webhooks(url, secret)).transpose()?;
-        migrate::bring_up_to_date(&database, None).await?;
+        anyhow::ensure!(
+            migrate::bring_up_to_date(&database, None, false).await?,
+            "the schemas are not as this version needs them: see above"
+        );
         let clerk = Arc::new(Client::new(options).context("TLS cannot be set up")?);
         let reconciler = Reconciler { clerk, database, instance: None, times: Times::default() };
         let instance = reconciler.begin_development().await?;

@@ -60,7 +60,10 @@ impl Init {
         write_dotenv(&self.environment)?;
 
         let database = config::named_database(self.environment.database_url.as_deref())?;
-        migrate::bring_up_to_date(&database, None).await?;
+        anyhow::ensure!(
+            migrate::bring_up_to_date(&database, None, false).await?,
+            "the schemas are not as this version needs them: see above"
+        );
         self.copy(&database).await?;
         let delivered = self.wait == 0 || self.first_webhook().await?;
         terminal::line("");
