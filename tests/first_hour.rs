@@ -288,7 +288,7 @@ async fn an_api_that_cannot_be_reached_hangs_or_answers_nonsense_is_reported_whi
     };
     let line = first_complaint(command(&["reconcile"], "http://127.0.0.1:9").await).await;
     assert!(line.contains("no connection") && line.contains("retrying for"), "{line}");
-    for (fault, says) in [(Fault::Hang, "has not answered yet"), (Fault::WrongJson, "Clerk's answer")] {
+    for (fault, says) in [(Fault::Hang, "has not answered yet"), (Fault::WrongJson, "unexpected response from Clerk")] {
         world.clerk.add_fault(Rule::on("*", fault));
         let line = first_complaint(command(&["refresh", "user_1"], &world.api.url).await).await;
         assert!(line.contains(says) && line.contains("retrying for"), "{line}");

@@ -235,7 +235,7 @@ select json_build_object(
  where c.relkind in ('r', 'p') and n.nspname = $1 and c.relname = $2";
 
 impl Database {
-    /// Everything that policies hang on. `table`: the one of that schema and name, with its partitions and the views over it;
+    /// Everything that policies depend on. `table`: the one of that schema and name, with its partitions and the views over it;
     /// without one, all tables that hold rows of organizations or users, or have a policy that asks who the caller is.
     ///
     /// # Errors
