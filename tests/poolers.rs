@@ -57,7 +57,7 @@ async fn through_pgbouncer_in_session_mode_everything_works_as_without_it() {
     let People { clerk, events, .. } = People::now();
     let world = testkit::World::builder().clerk(clerk).without_mirror().start().await.unwrap();
     let project = &world.database;
-    project.execute("create table public.documents (id integer, organization_id text)").await;
+    project.execute("create table public.documents (id integer, organization_id text); alter table public.documents enable row level security").await;
     let url = pooler.url(&project.name);
     let (code, said) = run(&["migrate"], &url, &world).await;
     assert_eq!(code, Some(0), "{said}");

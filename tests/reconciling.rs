@@ -479,7 +479,7 @@ async fn an_answer_by_id_that_contradicts_itself_is_no_answer() {
     world.silently(|clerk| clerk.ban_user(&user));
     world.clerk.add_fault(Rule::on("/v1/users", Fault::EmptyPage));
     let error = world.reconciler().refresh(&user, false).await.unwrap_err().to_string();
-    assert!(error.contains("0 rows, and 1 counted"), "{error}");
+    assert!(error.contains("0 rows for a request by ids, and a count of 1"), "{error}");
     world.clerk.clear_faults();
     world.later();
     world.reconciler().refresh(&user, false).await.unwrap();

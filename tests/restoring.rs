@@ -100,7 +100,7 @@ async fn each_trace_that_is_gone_is_noticed_once() {
     }
     for (gone, what) in [
         ("delete from clerk_sync.receipts where message_id = 'msg_2'", "message"),
-        ("delete from clerk_sync.passes where id = (select max(id) from clerk_sync.passes)", "pass"),
+        ("delete from clerk_sync.passes where id = (select max(id) from clerk_sync.passes)", "reconcile"),
     ] {
         world.database.execute(gone).await;
         world.database.execute("delete from clerk_sync.pending_passes").await;

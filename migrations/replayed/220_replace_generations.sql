@@ -2,7 +2,8 @@
 -- enough, theirs is the one that is known, placed after the one that it replaces: nobody is locked out for ever. Returns what of
 -- the batch is superseded still.
 create or replace function clerk_sync.replace_generations(
-    superseded text[], changes clerk_sync.change_v1[], membership_rows clerk_sync.membership_row_v1[])
+    superseded text[], changes clerk_sync.change_v1[], membership_rows clerk_sync.membership_row_v1[],
+    context clerk_sync.context)
   returns text[]
   language plpgsql volatile set search_path = '' as $$
 #variable_conflict use_column
@@ -49,5 +50,5 @@ begin
 end
 $$;
 
-revoke all on function clerk_sync.replace_generations(text[], clerk_sync.change_v1[], clerk_sync.membership_row_v1[])
+revoke all on function clerk_sync.replace_generations(text[], clerk_sync.change_v1[], clerk_sync.membership_row_v1[], clerk_sync.context)
   from public, anon, authenticated, service_role;

@@ -44,7 +44,7 @@ begin
   pairs := case when cardinality(batch.mentions) > 0 then clerk_sync.raise_generations(batch.mentions, context) end;
   superseded := batch.superseded || pairs.superseded;
   if not context.from_webhook and cardinality(superseded) > 0 then
-    superseded := clerk_sync.replace_generations(superseded, changes, batch.memberships);
+    superseded := clerk_sync.replace_generations(superseded, changes, batch.memberships, context);
   end if;
   if cardinality(batch.deletions) > 0 then
     deleted := clerk_sync.write_tombstones(batch.deletions, changes, context);
