@@ -518,5 +518,5 @@ async fn print_refuses_what_the_caller_may_not_run_and_says_where_it_belongs() {
     let output =
         clerk_sync(&database, &["policy", "print", "documents", "--organization-column", "orgId", "--role", "admin"]);
     assert_eq!(output.status.code(), Some(0));
-    assert!(String::from_utf8(output.stderr).unwrap().contains("Is it org:admin?"));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("Do you mean org:admin?"));
 }
