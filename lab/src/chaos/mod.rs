@@ -114,7 +114,7 @@ enum BadBuild {
     DedupeOnly,
 }
 
-/// Where `clerk_sync.apply` tells the newer from the older, after all that makes the question moot.
+/// Where `clerk_sync.judge_events` tells the newer from the older, after all that makes the question moot.
 const GUARD: &str = "when (updated_at, observed_at, denial, content) > (known_updated_at, known_at, known_denial, known_content) then 'newer'";
 
 impl BadBuild {
@@ -126,10 +126,14 @@ impl BadBuild {
                 return Ok(());
             }
             BadBuild::NoGuard => "when true then 'newer'",
-            BadBuild::DedupeOnly => "when n <> all (repeated) then 'newer'",
+            // The processed message of that object and that time is this one.
+            BadBuild::DedupeOnly => {
+                "when not exists (select from clerk_sync.receipts r where r.entity_id = compared.id \
+                  and r.event_at = pg_catalog.to_timestamp(compared.observed_at::double precision / 1000)) then 'newer'"
+            }
         };
         let mut owner = stage.owner().await?;
-        let sql = "select pg_get_functiondef('clerk_sync.apply'::regproc)";
+        let sql = "select pg_get_functiondef('clerk_sync.judge_events'::regproc)";
         let writer: String = sqlx::query_scalar(sql).fetch_one(&mut owner).await?;
         ensure!(writer.matches(GUARD).count() == 1, "the writer's guard is not where it was");
         sqlx::raw_sql(AssertSqlSafe(writer.replace(GUARD, guard))).execute(&mut owner).await?;
