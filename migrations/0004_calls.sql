@@ -119,6 +119,11 @@ create type clerk_sync.mentions_found as (superseded text[], unproven text[], in
 create type clerk_sync.deletions_found as (
   results clerk_sync.outcome[], users text[], organizations text[], parents text[], intents clerk_sync.intent[]
 );
+-- *_win: beside the rows of each kind, whether they are to be written. takes: whether a change may take access away.
+create type clerk_sync.judged as (
+  results clerk_sync.outcome[], users_win boolean[], organizations_win boolean[], memberships_win boolean[],
+  follow_ups clerk_sync.follow_up[], takes boolean
+);
 
 do $$
 declare t regtype;

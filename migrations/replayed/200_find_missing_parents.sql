@@ -4,10 +4,10 @@ create or replace function clerk_sync.find_missing_parents(embedded clerk_sync.s
   language plpgsql stable set search_path = '' as $$
 #variable_conflict use_column
 declare
-  found clerk_sync.parents_found;
+  answer clerk_sync.parents_found;
 begin
   select array_agg(s.id), array_agg(s::clerk_sync.stub_v1) filter (where v.state is distinct from 'deleted')
-    into found.unverified, found.stubs
+    into answer.unverified, answer.stubs
     from unnest(embedded) s
     left join lateral (select true as stands from clerk.users
                         where s.kind = 'user' and id = s.id and deleted_at is null
@@ -20,7 +20,7 @@ begin
     left join lateral (select state from clerk_sync.versions
                         where r.stands is null and kind = s.kind and id = s.id offset 0) v on true
    where r.stands is null or p.is_stub;
-  return found;
+  return answer;
 end
 $$;
 

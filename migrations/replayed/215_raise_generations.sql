@@ -10,7 +10,7 @@ declare
   margin constant bigint := 300000;
   skew constant bigint := 2100;
   ended pg_catalog.text[];
-  found clerk_sync.mentions_found;
+  answer clerk_sync.mentions_found;
 begin
   with known as (
     select c.*, g.membership_id as known, g.rival_id,
@@ -41,16 +41,16 @@ begin
   select array_agg(m.id) filter (where m.id <> c.membership_id),
          array_agg(c.membership_id) filter (where not c.is_later and not c.is_unproven and c.membership_id <> c.known),
          array_agg(c.membership_id) filter (where c.is_unproven)
-    into ended, found.superseded, found.unproven
+    into ended, answer.superseded, answer.unproven
     from mention c
     left join lateral (select id from clerk.organization_memberships
                         where c.is_later is not false and organization_id = c.organization_id and user_id = c.user_id offset 0) m on true;
   if cardinality(ended) > 0 then
     perform clerk_sync.remove_memberships(ended, context.in_full);
-    found.intents := array(select row('membership', id, false, null, null, null, null, null, null, null, null, null)::clerk_sync.intent
+    answer.intents := array(select row('membership', id, false, null, null, null, null, null, null, null, null, null)::clerk_sync.intent
                              from unnest(ended) id);
   end if;
-  return found;
+  return answer;
 end
 $$;
 

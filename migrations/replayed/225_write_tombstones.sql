@@ -15,7 +15,7 @@ create or replace function clerk_sync.write_tombstones(
 #variable_conflict use_column
 declare
   hour constant bigint := 3600000;
-  found clerk_sync.deletions_found;
+  answer clerk_sync.deletions_found;
 begin
   -- A read of a pair that shows no membership at all does not show another one in the place of the one that is known either.
   if context.from_read then
@@ -65,8 +65,8 @@ begin
          array_agg(id) filter (where kind = 'user' and is_deleted), array_agg(id) filter (where kind = 'organization' and is_deleted),
          array_agg(id) filter (where kind <> 'membership'),
          array_agg(row(kind, id, false, observed_at, null, null, null, null, null, null, null, null)::clerk_sync.intent) filter (where is_deleted)
-    into found from answered;
-  return found;
+    into answer from answered;
+  return answer;
 end
 $$;
 

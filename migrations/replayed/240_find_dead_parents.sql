@@ -5,11 +5,11 @@ create or replace function clerk_sync.find_dead_parents(changes clerk_sync.chang
   language plpgsql stable set search_path = '' as $$
 #variable_conflict use_column
 declare
-  found clerk_sync.dead_parents;
+  answer clerk_sync.dead_parents;
 begin
   select array_agg(n) filter (where is_deleted and not is_inferred), array_agg(n) filter (where is_deleted and is_inferred),
          array_agg(n) filter (where is_missing)
-    into found
+    into answer
     from (select c.n, 'deleted' in (o.state, u.state) as is_deleted,
                  coalesce(o.inferred, false) or coalesce(u.inferred, false) as is_inferred,
                  (c.organization_id = any (unverified) and o.state is null) or (c.user_id = any (unverified) and u.state is null) as is_missing
@@ -19,7 +19,7 @@ begin
             left join lateral (select state, inferred from clerk_sync.versions
                                 where c.user_id = any (unverified) and kind = 'user' and id = c.user_id offset 0) u on true
            where c.kind = 'membership') parents;
-  return found;
+  return answer;
 end
 $$;
 

@@ -17,16 +17,16 @@
 -- | newer membership known | R5 | stale | nothing |
 -- | deleted | R4 | stale | nothing |
 --
--- *_win: beside the rows of each kind, whether they are to be written. takes: whether a change may take access away.
+-- Longer than other steps: it is one statement, and cut in two every judged row would be made a composite and taken apart again.
 create or replace function clerk_sync.judge_events(
     changes clerk_sync.change_v1[], user_rows clerk_sync.user_row_v1[], organization_rows clerk_sync.organization_row_v1[],
     membership_rows clerk_sync.membership_row_v1[], of_deleted integer[], of_doubtful integer[], of_missing integer[],
-    superseded text[], unproven text[], context clerk_sync.context,
-    out results clerk_sync.outcome[], out users_win boolean[], out organizations_win boolean[], out memberships_win boolean[],
-    out follow_ups clerk_sync.follow_up[], out takes boolean)
+    superseded text[], unproven text[], context clerk_sync.context)
+  returns clerk_sync.judged
   language plpgsql volatile set search_path = '' as $$
 #variable_conflict use_column
 declare
+  answer clerk_sync.judged;
   margin constant bigint := 300000;
   skew constant bigint := 2100;
   soon constant bigint := 5000;
@@ -118,13 +118,14 @@ begin
                        greatest(observed_at, case when by_event then known_at end) + skew, null, null)::clerk_sync.follow_up)
            filter (where state = 'stub' or read_reason is not null or reason not in ('new', 'newer', 'same')),
          bool_or((kind = 'user' and wins and denial > 0) or (kind = 'membership' and reason in ('newer', 'less access')))
-    into results, users_win, organizations_win, memberships_win, follow_ups, takes
+    into answer
     from (select *, reason in ('new', 'newer', 'less access')
                     -- A message that comes again mends a row that was refused.
                     or (reason in ('same', 'confirmed') and context.has_refused and exists (
                           select from clerk_sync.pending_reads p
                            where p.kind = judged.kind and p.id = judged.id and p.reason = 'refused')) as wins
             from judged) j;
+  return answer;
 end
 $$;
 

@@ -13,14 +13,16 @@
 -- | parent deleted | R6 | stale | nothing |
 -- | newer membership known | R5 | stale | nothing |
 -- | deleted | R4 | stale | a listing asks for a read by id, if no event announced the tombstone |
+--
+-- Longer than other steps: it is one statement, and cut in two every judged row would be made a composite and taken apart again.
 create or replace function clerk_sync.judge_reads(
     changes clerk_sync.change_v1[], membership_rows clerk_sync.membership_row_v1[], of_deleted integer[], of_doubtful integer[],
-    of_missing integer[], superseded text[], context clerk_sync.context,
-    out results clerk_sync.outcome[], out users_win boolean[], out organizations_win boolean[], out memberships_win boolean[],
-    out follow_ups clerk_sync.follow_up[], out takes boolean)
+    of_missing integer[], superseded text[], context clerk_sync.context)
+  returns clerk_sync.judged
   language plpgsql volatile set search_path = '' as $$
 #variable_conflict use_column
 declare
+  answer clerk_sync.judged;
   margin constant bigint := 300000;
   skew constant bigint := 2100;
   soon constant bigint := 5000;
@@ -103,8 +105,9 @@ begin
          array_agg(row(n, kind, id, organization_id, user_id, read_reason, state, reason, observed_at, updated_at, content, known_at,
                        0, said, wait)::clerk_sync.follow_up),
          bool_or((kind = 'user' and wins and denial > 0) or (kind = 'membership' and reason in ('newer', 'overruling')))
-    into results, users_win, organizations_win, memberships_win, follow_ups, takes
+    into answer
     from (select *, reason in ('new', 'newer', 'overruling', 'same') as wins from judged) j;
+  return answer;
 end
 $$;
 

@@ -10,7 +10,7 @@ create or replace function clerk_sync.write_changes(
 #variable_conflict use_column
 declare
   parents clerk_sync.dead_parents;
-  judged record;
+  judged clerk_sync.judged;
 begin
   if cardinality(changes) > 0 is not true then
     return;

@@ -15,23 +15,18 @@
 create or replace function clerk_sync.apply(batch clerk_sync.batch_v1)
   returns table (n integer, outcome text, reason text)
   language plpgsql volatile security definer set search_path = ''
-  set enable_seqscan = off
-  set jit = off
-  set plan_cache_mode = force_generic_plan
+  set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan
   as $$
 #variable_conflict use_column
 declare
   context clerk_sync.context;
-  messages record;
+  messages record; written record;
   parents clerk_sync.parents_found;
   pairs clerk_sync.mentions_found;
   deleted clerk_sync.deletions_found;
-  written record;
   changes clerk_sync.change_v1[] := batch.changes;
-  unverified pg_catalog.text[];   -- users and organizations that are in doubt
-  superseded pg_catalog.text[];
-  results clerk_sync.outcome[];
-  intents clerk_sync.intent[];
+  unverified pg_catalog.text[]; superseded pg_catalog.text[];   -- parents in doubt; memberships older than another of their pair
+  results clerk_sync.outcome[]; intents clerk_sync.intent[];
 begin
   perform clerk_sync.begin_write(batch.fence, batch.lock_wait_ms);
   context := clerk_sync.read_context(batch.source, batch.mode, changes, batch.deletions);
