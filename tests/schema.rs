@@ -31,7 +31,7 @@ async fn follow(database: &Project, fix: &str) {
     let (statements, repairs) = match fix.split_once("clerk-sync migrate --repair") {
         // Either of the two does it.
         Some(("", statements)) if statements.starts_with(", or ") => (&statements[5..], false),
-        Some((statements, _)) => (statements.trim_end().strip_suffix("; then").unwrap_or(statements), true),
+        Some((statements, _)) => (statements, true),
         None => (fix, false),
     };
     if !statements.trim().is_empty() {

@@ -17,8 +17,11 @@ pub(super) fn checks(differences: &[Difference]) -> Vec<Check> {
     }
     // What stands on tables and types is made again after them.
     checks.extend(others.iter().map(|difference| Check::fail("objects", difference.says(), &difference.fix)));
-    if !repairable.is_empty() {
-        let says: Vec<String> = repairable.iter().map(|difference| difference.says()).collect();
+    let mut says: Vec<String> = repairable.iter().map(|difference| difference.says()).collect();
+    if others.iter().any(|difference| difference.takes_functions) {
+        says.push("functions that use a type are dropped with it".to_owned());
+    }
+    if !says.is_empty() {
         checks.push(Check::fail("objects", says.join("; "), REPAIR));
     }
     // Rights are on objects, so they come after them.

@@ -102,7 +102,7 @@ with ours as (
 select coalesce(json_agg(f order by f.weight, f.table, f.what, f.name), '[]')::text from found f";
 
 impl Database {
-    /// Retry all of them, the gravest first. Empty where our schema is not there.
+    /// All of them, the gravest first. Empty where our schema is not there.
     ///
     /// # Errors
     /// The database could not be asked.

@@ -93,6 +93,8 @@ pub struct Difference {
     pub fix: String,
     /// Whether `migrate --repair` ends it, too: it re-creates what holds no data.
     pub is_repairable: bool,
+    /// Whether ending it takes functions away, which `migrate --repair` creates again.
+    pub takes_functions: bool,
 }
 
 impl Difference {
@@ -372,7 +374,8 @@ fn difference(how: How, object: &Object, expected: &[Object]) -> Difference {
         && (matches!(object.kind, ObjectKind::Function | ObjectKind::View | ObjectKind::Index | ObjectKind::Policy)
             || (object.kind == ObjectKind::Grant && how == How::Missing)
             || (object.kind == ObjectKind::Schema && object.name == "clerk_rls"));
-    Difference { how, object: object.clone(), fix: fix(how, object, expected), is_repairable }
+    let takes_functions = object.kind == ObjectKind::Type && how == How::Changed;
+    Difference { how, object: object.clone(), fix: fix(how, object, expected), is_repairable, takes_functions }
 }
 
 fn fix(how: How, object: &Object, expected: &[Object]) -> String {
@@ -412,7 +415,7 @@ fn fix(how: How, object: &Object, expected: &[Object]) -> String {
         }
         (ObjectKind::Type, How::Changed) => {
             format!(
-                "drop type {name} cascade; create type {name} as {definition}; revoke all on type {name} from public; then clerk-sync migrate --repair"
+                "drop type {name} cascade; create type {name} as {definition}; revoke all on type {name} from public;"
             )
         }
         (ObjectKind::Index, How::Missing) => format!("{definition};"),

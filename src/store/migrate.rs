@@ -1,6 +1,7 @@
 //! Bringing the database's schema up to this program's: migrations first, then what [`super::replay`] creates again.
 
 use super::manifest::{How, ObjectKind};
+use super::repair::Standing;
 use super::{Database, Error, repair, replay};
 use crate::model::InstanceId;
 use anyhow::{Context as _, anyhow, bail};
@@ -154,7 +155,7 @@ pub async fn migrate(database: &Database, how: Migrating) -> anyhow::Result<Migr
         let from = *from.get_or_insert(before);
         if how.repairs {
             repair::prepare(database, connection).await?;
-        } else if repair::lacks_records(connection).await? {
+        } else if Standing::ask(connection).await? == Standing::Unrecorded {
             bail!(
                 "the tables of clerk-sync are there, and the record of their migrations is not, as after a schema-only dump: run \
                  clerk-sync migrate --repair"

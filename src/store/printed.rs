@@ -28,7 +28,7 @@ pub fn printed(from: i64) -> anyhow::Result<String> {
     for file in FILES.iter() {
         part(&mut sql, &file.name, file.sql.as_str());
     }
-    part(&mut sql, "What this database has now", &record(program.generation));
+    part(&mut sql, "What this database has now", &replay::record());
     Ok(sql)
 }
 
@@ -85,15 +85,5 @@ fn guard(generation: i32) -> String {
          if exists (select from clerk_sync.replayed where generation > {generation}) then\n    \
          raise exception 'the database has functions of a newer release of clerk-sync than this file'\n      \
          using hint = 'Print the file with that release.';\n  end if;\nend\n$$;"
-    )
-}
-
-fn record(generation: i32) -> String {
-    let release = env!("CARGO_PKG_VERSION");
-    format!(
-        "insert into clerk_sync.replayed (generation, files, release)\n  values ({generation}, '{}', '{release}')\n  \
-         on conflict (only_row) do update\n    set generation = excluded.generation, files = excluded.files, \
-         release = excluded.release, replayed_at = now();",
-        replay::hashes()
     )
 }

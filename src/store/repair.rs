@@ -8,17 +8,31 @@ use anyhow::{Context as _, bail};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 
-/// Whether our tables are there without the record of the migrations that made them.
-pub(super) async fn lacks_records(connection: &mut PgConnection) -> anyhow::Result<bool> {
-    let sql = "select pg_catalog.to_regclass('clerk_sync.versions') is not null, \
-                      pg_catalog.to_regclass('clerk_sync._sqlx_migrations') is not null";
-    let (has_tables, has_records): (bool, bool) =
-        sqlx::query_as(sql).fetch_one(&mut *connection).await.map_err(Error::Refused)?;
-    if !has_tables || !has_records {
-        return Ok(has_tables);
+/// What of ours a database has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Nothing,
+    /// Tables without the record of the migrations that made them: a dump of the schema leaves it out.
+    Unrecorded,
+    Recorded,
+}
+
+impl Standing {
+    pub(super) async fn ask(connection: &mut PgConnection) -> anyhow::Result<Standing> {
+        let sql = "select pg_catalog.to_regclass('clerk_sync.versions') is not null, \
+                          pg_catalog.to_regclass('clerk_sync._sqlx_migrations') is not null";
+        let (has_tables, has_records): (bool, bool) =
+            sqlx::query_as(sql).fetch_one(&mut *connection).await.map_err(Error::Refused)?;
+        let is_recorded = match (has_tables, has_records) {
+            (false, false) => return Ok(Standing::Nothing),
+            (true, true) => {
+                let sql = "select exists (select from clerk_sync._sqlx_migrations)";
+                sqlx::query_scalar(sql).fetch_one(connection).await.map_err(Error::Refused)?
+            }
+            (_, has_records) => has_records,
+        };
+        Ok(if is_recorded { Standing::Recorded } else { Standing::Unrecorded })
     }
-    let sql = "select not exists (select from clerk_sync._sqlx_migrations)";
-    Ok(sqlx::query_scalar(sql).fetch_one(connection).await.map_err(Error::Refused)?)
 }
 
 /// Makes it possible to replay: adds the record of migrations where a dump left it out, and the schema of the policy functions.
@@ -26,11 +40,12 @@ pub(super) async fn lacks_records(connection: &mut PgConnection) -> anyhow::Resu
 /// # Errors
 /// A table, a column or a type is missing, each named with the statements that make it.
 pub(super) async fn prepare(database: &Database, connection: &mut PgConnection) -> anyhow::Result<()> {
-    let lacks_records = lacks_records(connection).await?;
-    if !lacks_records && !has_records(connection).await? {
-        // Nothing of ours is there: migrations make it.
+    let standing = Standing::ask(connection).await?;
+    if standing == Standing::Nothing {
+        // Migrations make it.
         return Ok(());
     }
+    let lacks_records = standing == Standing::Unrecorded;
     let differences = database.differences().await?;
     let below = differences.iter().filter(|difference| stands_below(difference));
     let missing: Vec<String> = below
@@ -51,24 +66,21 @@ pub(super) async fn prepare(database: &Database, connection: &mut PgConnection) 
     Ok(())
 }
 
-async fn has_records(connection: &mut PgConnection) -> anyhow::Result<bool> {
-    let sql = "select pg_catalog.to_regclass('clerk_sync._sqlx_migrations') is not null";
-    Ok(sqlx::query_scalar(sql).fetch_one(connection).await.map_err(Error::Refused)?)
-}
-
 /// Makes again what replaying does not: indexes, policies that migrations made, rights.
 ///
 /// # Errors
 /// The database refused one of them.
 pub(super) async fn finish(database: &Database, connection: &mut PgConnection) -> anyhow::Result<()> {
     let left = database.differences().await?;
-    let is_statement = |difference: &&Difference| difference.is_repairable && !difference.fix.starts_with("clerk-sync");
-    for difference in left.iter().filter(is_statement) {
-        for statement in difference.fix.split_inclusive(';') {
-            run(connection, statement.trim().trim_end_matches(';')).await?;
-        }
+    for difference in left.iter().filter(|difference| difference.is_repairable && !is_replayed(difference)) {
+        run(connection, difference.fix.trim_end_matches(';')).await?;
     }
     Ok(())
+}
+
+/// Whether replaying has made it: its fix is a command, not a statement.
+fn is_replayed(difference: &Difference) -> bool {
+    matches!(difference.object.kind, ObjectKind::Function | ObjectKind::View)
 }
 
 /// What views and functions stand on.

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnection;
-use sqlx::{Connection as _, SqlStr};
+use sqlx::{AssertSqlSafe, Connection as _, SqlStr};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -57,13 +57,20 @@ struct Recorded {
 const RECORDED: &str =
     "select pg_catalog.json_build_object('generation', generation, 'files', files)::text from clerk_sync.replayed";
 
-const RECORD: &str = "
-insert into clerk_sync.replayed (generation, files, release) values ($1, $2::jsonb, $3)
-  on conflict (only_row) do update
-    set generation = excluded.generation, files = excluded.files, release = excluded.release, replayed_at = now()";
+/// The statement that records what this program's files make.
+pub(super) fn record() -> String {
+    format!(
+        "insert into clerk_sync.replayed (generation, files, release)\n  values ({}, '{}', '{}')\n  \
+         on conflict (only_row) do update\n    set generation = excluded.generation, files = excluded.files, \
+         release = excluded.release, replayed_at = now();",
+        *GENERATION,
+        hashes(),
+        env!("CARGO_PKG_VERSION")
+    )
+}
 
 /// The hash of each file, by its name, as JSON.
-pub(super) fn hashes() -> String {
+fn hashes() -> String {
     let hashes: BTreeMap<&str, &str> = FILES.iter().map(|file| (file.name.as_str(), file.sha256.as_str())).collect();
     serde_json::to_string(&hashes).expect("strings become JSON")
 }
@@ -117,8 +124,7 @@ pub(super) async fn replay(connection: &mut PgConnection, all: bool) -> anyhow::
         running.with_context(|| format!("migrations/replayed/{} failed; all of them were rolled back", file.name))?;
     }
     if is_newer || all {
-        let record = sqlx::query(RECORD).bind(*GENERATION).bind(hashes()).bind(env!("CARGO_PKG_VERSION"));
-        record.execute(&mut *transaction).await.map_err(Error::Refused)?;
+        sqlx::raw_sql(AssertSqlSafe(record())).execute(&mut *transaction).await.map_err(Error::Refused)?;
     }
     transaction.commit().await.map_err(Error::Refused)?;
     Ok(())
