@@ -62,7 +62,7 @@ const PRODUCT: &[(&str, &[&str])] = &[
     ("terminal", &[]),
     ("os", &[]),
     ("door", &["os", "telemetry"]),
-    ("ops", &["door", "model", "procfs", "store", "telemetry", "webhook"]),
+    ("ops", &["clerk", "door", "model", "procfs", "store", "telemetry", "webhook"]),
     ("thread", &[]),
     ("procfs", &[]),
     ("prompt", &["os", "terminal"]),

@@ -1,6 +1,7 @@
 //! Is the mirror in sync with Clerk? One answer, in words. Pure.
 
 use super::page::{moment, span};
+use crate::clerk::event::SUBSCRIBED;
 use crate::model::{Kind, Millis, PassState, Scope, Undecided};
 use crate::store::Error;
 use crate::store::status::{Counts, DenialRow, PassRow, Status};
@@ -35,8 +36,23 @@ pub struct Setup {
     pub webhook_url: Option<String>,
 }
 
-/// The events that the endpoint at Clerk must send.
-pub const EVENTS: &str = "user.*, organization.*, organizationMembership.*, role.*, permission.*";
+const SECRET: &str = "CLERK_WEBHOOK_SIGNING_SECRET";
+const KEY: &str = "CLERK_SECRET_KEY";
+
+impl Setup {
+    fn lacks(&self, variable: &str) -> bool {
+        self.missing.contains(&variable)
+    }
+}
+
+/// The events that the endpoint at Clerk must send, in words.
+fn events() -> String {
+    let [always, billing] = [true, false].map(|always| {
+        let events = SUBSCRIBED.iter().filter(|(_, when)| when.is_empty() == always);
+        events.map(|(name, _)| *name).collect::<Vec<_>>()
+    });
+    format!("{} (with Clerk Billing also {})", always.join(", "), billing.join(" and "))
+}
 
 /// The answer, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -102,177 +118,241 @@ impl Verdict {
 
     /// From what the tables and the environment say.
     pub fn of(status: &Status, setup: &Setup) -> Verdict {
-        let mut because = Vec::new();
-        let mut commands = Vec::new();
-        for pass in braked(status) {
-            because.push(format!(
-                "Reconcile {} of {} stopped before its deletions: {}. The rows are listed below; if they must be deleted, approve it.",
-                pass.id,
-                pass.scope.known().and_then(Scope::kind).map_or("everything", Kind::plural),
-                pass.problem.as_deref().unwrap_or("there were too many")
-            ));
-            commands.push(format!("clerk-sync reconcile --approve {}", pass.id));
+        let mut reasons = Reasons::default();
+        reasons.of_setup(status, setup);
+        reasons.of_passes(status, setup);
+        reasons.of_rows(status);
+        reasons.of_silence(status);
+        reasons.of_what_is_left(status);
+        let Reasons { gravest, because, mut commands } = reasons;
+        commands.dedup();
+        let (level, headline) = gravest.map_or((Level::Good, "In sync with Clerk"), Headline::words);
+        Verdict { commands, ..Verdict::new(level, headline, because) }
+    }
+}
+
+/// What the page says first, in order: the gravest reason gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Headline {
+    DeletionsWait,
+    Denied,
+    NoSecret,
+    CannotStart,
+    NoWebhook,
+    NoKey,
+    Drifting,
+    NotCompared,
+    Undecided,
+    SomethingWaits,
+}
+
+impl Headline {
+    const fn words(self) -> (Level, &'static str) {
+        match self {
+            Headline::DeletionsWait => (Level::Bad, "Deletions wait for your approval"),
+            Headline::Denied => (Level::Bad, "Rows give access that has ended"),
+            Headline::NoSecret => (Level::Attention, "CLERK_WEBHOOK_SIGNING_SECRET is not set"),
+            Headline::CannotStart => (Level::Attention, "Reconcile cannot start"),
+            Headline::NoWebhook => (Level::Attention, "Waiting for the first webhook"),
+            Headline::NoKey => (Level::Attention, "CLERK_SECRET_KEY is not set"),
+            Headline::Drifting => (Level::Attention, "Drifting: the counts differ from Clerk's"),
+            Headline::NotCompared => (Level::Attention, "Not compared with Clerk recently"),
+            Headline::Undecided => (Level::Attention, "Some rows are undecided"),
+            Headline::SomethingWaits => (Level::Attention, "In sync, and something waits for you"),
         }
-        let is_braked = !because.is_empty();
-        let lacks_secret = setup.missing.contains(&"CLERK_WEBHOOK_SIGNING_SECRET");
-        let is_waiting = status.last_webhook_at.is_none();
-        if lacks_secret {
-            because.push(
-                "CLERK_WEBHOOK_SIGNING_SECRET is not set: every webhook gets a 503 response. It is on the endpoint's page (Clerk \
-                 dashboard → Webhooks), and begins with whsec_."
-                    .to_owned(),
+    }
+}
+
+/// Why the mirror may not be in sync, as far as it has been looked at.
+#[derive(Default)]
+struct Reasons {
+    gravest: Option<Headline>,
+    because: Vec<String>,
+    commands: Vec<String>,
+}
+
+impl Reasons {
+    fn add(&mut self, headline: Headline, reason: String) {
+        self.gravest = self.gravest.into_iter().chain([headline]).min();
+        self.because.push(reason);
+    }
+
+    fn command(&mut self, command: impl Into<String>) {
+        self.commands.push(command.into());
+    }
+
+    fn of_setup(&mut self, status: &Status, setup: &Setup) {
+        for pass in braked(status) {
+            self.add(
+                Headline::DeletionsWait,
+                format!(
+                    "Reconcile {} of {} stopped before its deletions: {}. The rows are listed below; if they must be deleted, approve it.",
+                    pass.id,
+                    pass.scope.known().and_then(Scope::kind).map_or("everything", Kind::plural),
+                    pass.problem.as_deref().unwrap_or("there were too many")
+                ),
+            );
+            self.command(format!("clerk-sync reconcile --approve {}", pass.id));
+        }
+        if setup.lacks(SECRET) {
+            self.add(
+                Headline::NoSecret,
+                format!(
+                    "{SECRET} is not set: every webhook gets a 503 response. It is on the endpoint's page (Clerk dashboard → Webhooks), \
+                     and begins with whsec_."
+                ),
             );
         }
-        if is_waiting {
+        if status.last_webhook_at.is_none() {
             let url = setup.webhook_url.as_deref().unwrap_or("https://YOUR-HOST/webhooks/clerk");
-            because.push(format!(
-                "No webhook has ever arrived. Clerk dashboard → Webhooks → Add endpoint: {url}, with the events {EVENTS} (with Clerk Billing \
-                 also subscription.* and subscriptionItem.*)."
-            ));
+            self.add(
+                Headline::NoWebhook,
+                format!(
+                    "No webhook has ever arrived. Clerk dashboard → Webhooks → Add endpoint: {url}, with the events {}.",
+                    events()
+                ),
+            );
         }
-        for name in setup.missing.iter().filter(|name| **name == "CLERK_SECRET_KEY") {
-            because.push(format!(
-                "{name} is not set: reconcile is disabled, and missed webhooks are never repaired. Clerk dashboard → API keys; it \
-                 begins with sk_."
-            ));
+        if setup.lacks(KEY) {
+            self.add(
+                Headline::NoKey,
+                format!(
+                    "{KEY} is not set: reconcile is disabled, and missed webhooks are never repaired. Clerk dashboard → API keys; it begins \
+                     with sk_."
+                ),
+            );
         }
-        let lacks_key = setup.missing.contains(&"CLERK_SECRET_KEY");
-        let missing: Vec<&str> = Kind::ALL
-            .into_iter()
-            .filter(|kind| !is_off(status, *kind) && complete_at(status, *kind).is_none())
-            .map(Kind::plural)
-            .collect();
+    }
+
+    fn of_passes(&mut self, status: &Status, setup: &Setup) {
+        let of_kinds = |is_meant: &dyn Fn(Kind) -> bool| -> Vec<&'static str> {
+            Kind::ALL.into_iter().filter(|kind| is_meant(*kind)).map(Kind::plural).collect()
+        };
+        let missing = of_kinds(&|kind| !is_off(status, kind) && complete_at(status, kind).is_none());
         if missing.len() == Kind::ALL.len() {
-            because.push("Nothing has been compared with Clerk yet: no reconcile is complete.".to_owned());
+            let nothing = "Nothing has been compared with Clerk yet: no reconcile is complete.";
+            self.add(Headline::NotCompared, nothing.to_owned());
         } else if !missing.is_empty() {
-            because.push(format!("No reconcile of {} is complete yet.", missing.join(" and ")));
+            self.add(Headline::NotCompared, format!("No reconcile of {} is complete yet.", missing.join(" and ")));
         }
-        let is_unproven = !missing.is_empty();
-        let old: Vec<&str> = Kind::ALL
-            .into_iter()
-            .filter(|kind| complete_at(status, *kind).is_some_and(|ended| status.now - ended > TOO_OLD))
-            .map(Kind::plural)
-            .collect();
+        let old = of_kinds(&|kind| complete_at(status, kind).is_some_and(|ended| status.now - ended > TOO_OLD));
         if !old.is_empty() {
-            because.push(format!("The last complete reconcile of {} is more than two days old.", old.join(" and ")));
+            let old = format!("The last complete reconcile of {} is more than two days old.", old.join(" and "));
+            self.add(Headline::NotCompared, old);
         }
-        if (is_unproven || !old.is_empty()) && !lacks_key {
-            commands.push("clerk-sync reconcile".to_owned());
+        if (!missing.is_empty() || !old.is_empty()) && !setup.lacks(KEY) {
+            self.command("clerk-sync reconcile");
         }
+    }
+
+    fn of_rows(&mut self, status: &Status) {
         let apart: Vec<String> = counts(status)
             .into_iter()
             .filter(|(_, counts)| counts.here != counts.there)
             .map(|(kind, counts)| format!("{kind}s: {} here, {} at Clerk", counts.here, counts.there))
             .collect();
         if !apart.is_empty() {
-            because.push(format!(
-                "The counts differ ({}), as counted {} ago. Webhooks may be in flight; if they still differ next time, a full reconcile starts.",
-                apart.join("; "),
-                counted_at(status).map_or_else(|| "a while".to_owned(), |at| span(status.now - at))
-            ));
-            commands.push("clerk-sync reconcile --dry-run".to_owned());
+            self.add(
+                Headline::Drifting,
+                format!(
+                    "The counts differ ({}), as counted {} ago. Webhooks may be in flight; if they still differ next time, a full reconcile \
+                     starts.",
+                    apart.join("; "),
+                    counted_at(status).map_or_else(|| "a while".to_owned(), |at| span(status.now - at))
+                ),
+            );
+            self.command("clerk-sync reconcile --dry-run");
         }
         if status.denied > 0 {
             let denied: Vec<String> = status.denials.iter().take(5).map(DenialRow::describe).collect();
-            because.push(format!(
-                "{} rows give access that has ended, because an object of your application keeps them: {}. Our policies deny it; service_role, and views and functions of the tables' owner, do not.",
-                status.denied,
-                denied.join("; ")
-            ));
+            self.add(
+                Headline::Denied,
+                format!(
+                    "{} rows give access that has ended, because an object of your application keeps them: {}. Our policies deny it; \
+                     service_role, and views and functions of the tables' owner, do not.",
+                    status.denied,
+                    denied.join("; ")
+                ),
+            );
         }
         if status.refused > 0 {
-            because.push(format!(
-                "{} rows are not written yet: an object of your application refuses them.",
-                status.refused
-            ));
+            let refused = status.refused;
+            self.add(
+                Headline::SomethingWaits,
+                format!("{refused} rows are not written yet: an object of your application refuses them."),
+            );
         }
         if status.denied > 0 || status.refused > 0 {
-            commands.push("clerk-sync doctor".to_owned());
+            self.command("clerk-sync doctor");
         }
+    }
+
+    fn of_silence(&mut self, status: &Status) {
         if let Some(failed) = &status.failed_start {
-            let since = moment(failed.since);
-            because
-                .push(format!("No reconcile could start since {since} ({} tries): {}.", failed.tries, failed.problem));
+            let (since, tries) = (moment(failed.since), failed.tries);
+            self.add(
+                Headline::CannotStart,
+                format!("No reconcile could start since {since} ({tries} tries): {}.", failed.problem),
+            );
         }
         // A webhook that is lost once in a while is no silence.
-        let silence = status.last_webhook_at.map(|at| status.now - at);
-        let is_silent = status.drift_since_webhook > 0 && silence.is_some_and(|silence| silence > SILENT);
-        if is_silent {
-            because.push(format!(
-                "No webhook has arrived for {}, although reconcile found {} rows changed since: is the endpoint at Clerk still enabled?",
-                silence.map(span).unwrap_or_default(),
-                status.drift_since_webhook
-            ));
+        let silence = status.last_webhook_at.map(|at| status.now - at).filter(|silence| *silence > SILENT);
+        if let Some(silence) = silence.filter(|_| status.drift_since_webhook > 0) {
+            self.add(
+                Headline::NotCompared,
+                format!(
+                    "No webhook has arrived for {}, although reconcile found {} rows changed since: is the endpoint at Clerk still enabled?",
+                    span(silence),
+                    status.drift_since_webhook
+                ),
+            );
         }
         if let Some(at) = status.went_back_at {
-            because.push(format!(
-                "The database lost what it had acknowledged (a restore, or a failover). A full reconcile began at {}.",
-                moment(at)
-            ));
-        }
-        let is_idle = idle(status);
-        if let Some(idle) = is_idle {
-            because.push(format!(
-                "Nothing was written and no reconcile completed for {}: policies keep allowing what the tables said then.",
-                span(idle)
-            ));
-        }
-        let void: Vec<String> = Kind::ALL
-            .into_iter()
-            .filter_map(|kind| Some((kind, ended(status, kind)?)))
-            .filter(|(_, pass)| pass.state == PassState::Void)
-            .map(|(kind, pass)| {
+            self.add(
+                Headline::SomethingWaits,
                 format!(
-                    "In the last reconcile of {}, Clerk's list contradicts itself: {}.",
-                    kind.plural(),
-                    pass.problem.as_deref().unwrap_or("?")
-                )
-            })
-            .collect();
-        let is_void = !void.is_empty();
-        because.extend(void);
-        let doubts: Vec<String> = Kind::ALL.into_iter().filter_map(|kind| doubt(status, kind)).collect();
-        let is_in_doubt = !doubts.is_empty();
-        because.extend(doubts);
-        if status.dead_letters > 0 {
-            let webhooks = if status.dead_letters == 1 {
-                "1 webhook was accepted and".to_owned()
-            } else {
-                format!("{} webhooks were accepted and", status.dead_letters)
-            };
-            because.push(format!("{webhooks} could not be applied (dead letters, listed below)."));
+                    "The database lost what it had acknowledged (a restore, or a failover). A full reconcile began at {}.",
+                    moment(at)
+                ),
+            );
         }
-        let is_unchecked = is_unproven
-            || is_silent
-            || is_idle.is_some()
-            || is_void
-            || status.failed_start.is_some()
-            || !old.is_empty();
-        let (level, headline) = if is_braked {
-            (Level::Bad, "Deletions wait for your approval")
-        } else if status.denied > 0 {
-            (Level::Bad, "Rows give access that has ended")
-        } else if lacks_secret {
-            (Level::Attention, "CLERK_WEBHOOK_SIGNING_SECRET is not set")
-        } else if status.failed_start.is_some() {
-            (Level::Attention, "Reconcile cannot start")
-        } else if is_waiting {
-            (Level::Attention, "Waiting for the first webhook")
-        } else if lacks_key {
-            (Level::Attention, "CLERK_SECRET_KEY is not set")
-        } else if !apart.is_empty() {
-            (Level::Attention, "Drifting: the counts differ from Clerk's")
-        } else if is_unchecked {
-            (Level::Attention, "Not compared with Clerk recently")
-        } else if is_in_doubt {
-            (Level::Attention, "Some rows are undecided")
-        } else if !because.is_empty() {
-            (Level::Attention, "In sync, and something waits for you")
-        } else {
-            (Level::Good, "In sync with Clerk")
-        };
-        commands.dedup();
-        Verdict { commands, ..Verdict::new(level, headline, because) }
+        if let Some(idle) = idle(status) {
+            self.add(
+                Headline::NotCompared,
+                format!(
+                    "Nothing was written and no reconcile completed for {}: policies keep allowing what the tables said then.",
+                    span(idle)
+                ),
+            );
+        }
+    }
+
+    fn of_what_is_left(&mut self, status: &Status) {
+        for kind in Kind::ALL {
+            if let Some(pass) = ended(status, kind).filter(|pass| pass.state == PassState::Void) {
+                self.add(
+                    Headline::NotCompared,
+                    format!(
+                        "In the last reconcile of {}, Clerk's list contradicts itself: {}.",
+                        kind.plural(),
+                        pass.problem.as_deref().unwrap_or("?")
+                    ),
+                );
+            }
+        }
+        for doubt in Kind::ALL.into_iter().filter_map(|kind| doubt(status, kind)) {
+            self.add(Headline::Undecided, doubt);
+        }
+        if status.dead_letters > 0 {
+            let webhooks = match status.dead_letters {
+                1 => "1 webhook was accepted and".to_owned(),
+                number => format!("{number} webhooks were accepted and"),
+            };
+            self.add(
+                Headline::SomethingWaits,
+                format!("{webhooks} could not be applied (dead letters, listed below)."),
+            );
+        }
     }
 }
 
