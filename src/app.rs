@@ -14,6 +14,7 @@ use crate::thread::Ended;
 use crate::upkeep::Upkeep;
 use crate::webhook::receive::{self, Receiver};
 use crate::webhook::writer::Writer;
+use anyhow::Context as _;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -43,6 +44,14 @@ const SHUTDOWN: Duration = Duration::from_millis(9_500);
 
 /// The one path that webhooks are taken on.
 pub(crate) const WEBHOOKS: &str = "/webhooks/clerk";
+
+/// Listens where the configuration says.
+///
+/// # Errors
+/// The address is not one of this machine, or is in use.
+pub fn listen(config: &Config) -> anyhow::Result<TcpListener> {
+    door::bind(config.listen_addr).with_context(|| format!("cannot listen on {}", config.listen_addr))
+}
 
 /// Serves on `listener` until `shutdown` completes, then answers what is under way and ends.
 ///

@@ -20,9 +20,8 @@ pub struct Environment {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", help = DATABASE_URL_HELP)]
     pub database_url: Option<String>,
 
-    /// The endpoint's signing secret from the Clerk dashboard (whsec_…); two, separated by a comma, while you rotate it. Unset:
-    /// every
-    /// webhook gets a 503 response
+    /// The endpoint's signing secret from the Clerk dashboard (whsec_…); two, separated by a comma, while you rotate it;
+    /// unset: every webhook gets a 503 response
     #[arg(long, env = "CLERK_WEBHOOK_SIGNING_SECRET", hide_env_values = true, value_name = "SECRETS")]
     pub signing_secret: Option<String>,
 
@@ -216,7 +215,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Retry all of them as one error.
+/// All of them as one error.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
 pub struct Mistakes(pub Vec<Mistake>);
@@ -344,7 +343,7 @@ pub(crate) fn named_database(url: Option<&str>) -> anyhow::Result<Database> {
 }
 
 /// The value without white space round it; an empty one counts as not set.
-fn given(value: Option<&str>) -> Option<&str> {
+pub(crate) fn given(value: Option<&str>) -> Option<&str> {
     value.map(str::trim).filter(|value| !value.is_empty())
 }
 

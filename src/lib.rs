@@ -47,6 +47,9 @@
 //! | `fuzz/` | verify, parse and fold under a fuzzer, with its corpus |
 //! | `tests/node/rls/` | policies as Supabase's own programs run them, and `examples/` as Next.js does |
 //! | `ops/`, `docs/` | rules for Prometheus; deploying, integrating, what is fast, why order does not matter |
+//! | `tests/two_releases.rs`, `tests/protocol.rs` | two releases in one database; what program and database say to each other |
+//! | `npm/`, `skills/`, `llms.txt`, `examples/` | packages for `npx`; what coding agents read; a Next.js application |
+//! | `migrations/manifest.txt` | everything that a fresh installation has, for `doctor` and `migrate` |
 //! | `migrations/` | the schemas, tables and types; in `replayed/` views, functions and policies, and among them the writer itself, `clerk_sync.apply`, one step a file |
 //!
 //! # How a webhook is processed
@@ -79,7 +82,7 @@
 //!    does not find by id is deleted, with an *inferred* tombstone.
 //! 4. Pending reads by id are made: for stubs (placeholder rows), for what a webhook left open, and for contradictions that are due. `serve`
 //!    makes them between passes too.
-//! 5. A complete pass moves its kind's mark (R7). What contradicts events is counted, reported, and read by id when it is due (R2).
+//! 5. A complete pass moves its kind's watermark (R7). What contradicts events is counted, reported, and read by id when it is due (R2).
 //!
 //! A failure affects no more than its cause: kinds are independent, an organization that Clerk does not answer for leaves only its own
 //! memberships undecided, and undecided rows are counted by reason ([`model::Undecided`]). An error, an empty or short answer, or a

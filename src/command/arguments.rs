@@ -9,10 +9,10 @@ use anyhow::Context as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long retrying a call to Clerk while a person waits, where Clerk asks for no pause.
+/// How long a call to Clerk is retried while a person waits, if Clerk asks for no pause.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 
-/// Says that a call to Clerk does not succeed, and for how long it is tried again.
+/// Reports that a call to Clerk fails, and for how long it will be retried.
 fn tell(problem: &str, left: Duration) {
     terminal::note(format_args!("{problem}; retrying for {} s", left.as_secs()));
 }

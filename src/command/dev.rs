@@ -4,7 +4,6 @@ use super::migrate;
 use crate::app;
 use crate::clerk::client::Client;
 use crate::config::{self, ClerkEnvironment, Config, Environment};
-use crate::door;
 use crate::dotenv;
 use crate::model::{Drift, PassState};
 use crate::os;
@@ -12,7 +11,6 @@ use crate::reconcile::schedule::Timetable;
 use crate::reconcile::{Error, Reconciler, Report, Silent, Times, Wanted};
 use crate::terminal;
 use crate::upkeep::retention::{self, Retention};
-use crate::webhook::writer::Writer;
 use anyhow::{Context as _, bail};
 use std::path::Path;
 use std::process::ExitCode;
@@ -58,10 +56,11 @@ impl Dev {
     /// A value is wrong, the key is not one of a development instance, or the database refuses.
     pub async fn run(mut self) -> anyhow::Result<ExitCode> {
         self.find_key()?;
-        let url = given(&self.database_url).unwrap_or(LOCAL_SUPABASE);
+        let url = config::given(self.database_url.as_deref()).unwrap_or(LOCAL_SUPABASE);
         let database = config::named_database(Some(url))?;
         let options = self.clerk.check_key().map_err(config::Mistakes)?;
-        let webhooks = given(&self.signing_secret).map(|secret| self.webhooks(url, secret)).transpose()?;
+        let webhooks =
+            config::given(self.signing_secret.as_deref()).map(|secret| self.webhooks(url, secret)).transpose()?;
         anyhow::ensure!(
             migrate::bring_up_to_date(&database, None, false).await?,
             "the schemas are not as this version needs them: see above"
@@ -76,14 +75,11 @@ impl Dev {
         ));
         let stop = os::stop_signal()?;
         if let Some(config) = webhooks {
-            let listener =
-                door::bind(config.listen_addr).with_context(|| format!("cannot listen on {}", config.listen_addr))?;
+            let listener = app::listen(&config)?;
             terminal::line(format_args!("Receiving webhooks on http://{}{}.", listener.local_addr()?, app::WEBHOOKS));
-            let writer = Writer::start(config.database.clone(), config.instance.clone(), true);
-            let writer = writer.context("cannot start the writer")?;
             tokio::select! {
                 () = self.follow(&reconciler) => {}
-                () = Box::pin(app::serve_with(writer, config, listener, stop)) => {}
+                served = Box::pin(app::serve(config, listener, stop)) => served.context("cannot start the writer")?,
             }
         } else {
             tokio::select! {
@@ -96,16 +92,16 @@ impl Dev {
 
     /// The key, from where it may be; only one of a development instance.
     fn find_key(&mut self) -> anyhow::Result<()> {
-        if given(&self.clerk.secret_key).is_none() {
+        if config::given(self.clerk.secret_key.as_deref()).is_none() {
             for (file, key) in [(NEXT_FILE, of_next as fn() -> _), (KEYLESS_FILE, of_keyless)] {
                 self.clerk.secret_key = key();
-                if given(&self.clerk.secret_key).is_some() {
+                if config::given(self.clerk.secret_key.as_deref()).is_some() {
                     terminal::line(format_args!("The secret key is taken from {file}."));
                     break;
                 }
             }
         }
-        if given(&self.clerk.secret_key).is_some_and(|key| key.starts_with("sk_live_")) {
+        if config::given(self.clerk.secret_key.as_deref()).is_some_and(|key| key.starts_with("sk_live_")) {
             bail!(
                 "CLERK_SECRET_KEY is the key of a production instance (sk_live_…), and dev believes deletions at once: use the key of a \
                  development instance (sk_test_…) here, and clerk-sync serve in production"
@@ -119,7 +115,7 @@ impl Dev {
         let environment = Environment {
             database_url: Some(database_url.to_owned()),
             signing_secret: Some(secret.to_owned()),
-            listen_addr: Some(given(&self.listen_addr).unwrap_or("127.0.0.1:8080").to_owned()),
+            listen_addr: Some(config::given(self.listen_addr.as_deref()).unwrap_or("127.0.0.1:8080").to_owned()),
             clerk: self.clerk.clone(),
             ..Environment::default()
         };
@@ -160,10 +156,6 @@ impl Dev {
             tokio::time::sleep(Duration::from_secs(self.every)).await;
         }
     }
-}
-
-fn given(value: &Option<String>) -> Option<&str> {
-    value.as_deref().map(str::trim).filter(|value| !value.is_empty())
 }
 
 /// What changed, a line for each.

@@ -6,7 +6,6 @@ use crate::clerk::client::{Client, Error as ClerkError};
 use crate::clerk::event;
 use crate::config::{self, Environment, Mistake};
 use crate::doctor::Doctor;
-use crate::door;
 use crate::dotenv;
 use crate::model::Kind;
 use crate::os;
@@ -14,7 +13,6 @@ use crate::prompt::{self, Echo};
 use crate::reconcile::{Reconciler, Times, Wanted};
 use crate::store::Database;
 use crate::terminal;
-use crate::webhook::writer::Writer;
 use anyhow::Context as _;
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
@@ -80,7 +78,7 @@ impl Init {
         if !asks {
             let mut mistakes = self.environment.check().err().unwrap_or_default();
             mistakes.retain(|mistake| mistake.variable != "CLERK_WEBHOOK_SIGNING_SECRET");
-            if self.environment.clerk.secret_key.as_deref().is_none_or(|key| key.trim().is_empty()) {
+            if config::given(self.environment.clerk.secret_key.as_deref()).is_none() {
                 mistakes.extend(self.environment.clerk.check_key().err().unwrap_or_default());
             }
             if !mistakes.is_empty() {
@@ -176,8 +174,7 @@ impl Init {
     /// Serves until a webhook was signed with the endpoint's secret; false: none came.
     async fn first_webhook(&self) -> anyhow::Result<bool> {
         let config = self.environment.check().map_err(config::Mistakes)?;
-        let listener =
-            door::bind(config.listen_addr).with_context(|| format!("cannot listen on {}", config.listen_addr))?;
+        let listener = app::listen(&config)?;
         terminal::line("");
         let address = listener.local_addr()?;
         terminal::line(format_args!(
@@ -189,8 +186,6 @@ impl Init {
             app::WEBHOOKS
         ));
         let (verifier, stop) = (config.verifier.clone(), os::stop_signal()?);
-        let writer = Writer::start(config.database.clone(), config.instance.clone(), true);
-        let writer = writer.context("cannot start the writer")?;
         let (mut came, wait) = (false, Duration::from_secs(self.wait));
         let shutdown = async {
             tokio::select! {
@@ -199,7 +194,7 @@ impl Init {
                 () = stop => {}
             }
         };
-        app::serve_with(writer, config, listener, shutdown).await;
+        app::serve(config, listener, shutdown).await.context("cannot start the writer")?;
         terminal::line(if came {
             "A webhook came, and its signature is right."
         } else {
@@ -222,7 +217,7 @@ async fn answer(
     check: impl AsyncFn(&str) -> Result<(), String>,
 ) -> anyhow::Result<()> {
     loop {
-        let given = match value.as_deref().map(str::trim).filter(|value| !value.is_empty()) {
+        let given = match config::given(value.as_deref()) {
             Some(given) => given.to_owned(),
             None => ask(question, Echo::Off)?,
         };

@@ -2,7 +2,6 @@
 
 use crate::app;
 use crate::config::{self, Config, Environment};
-use crate::door;
 use crate::failpoint;
 use crate::ops;
 use crate::ops::verdict::Setup;
@@ -20,8 +19,7 @@ pub(super) async fn serve(environment: Environment) -> anyhow::Result<ExitCode> 
     failpoint::check()?;
     let config = environment.check().map_err(config::Mistakes)?;
     os::raise_file_limit();
-    let listener =
-        door::bind(config.listen_addr).with_context(|| format!("cannot listen on {}", config.listen_addr))?;
+    let listener = app::listen(&config)?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
     if !config.verifier.has_secret() {
         tracing::warn!(

@@ -5,7 +5,7 @@ use std::fmt;
 
 /// One set of words.
 pub trait Words: Copy + PartialEq + 'static {
-    /// Retry all of them.
+    /// All of them.
     const ALL: &'static [Self];
 
     /// As the database, the logs and the reports spell it.
