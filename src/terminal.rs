@@ -23,7 +23,7 @@ pub enum Mark {
 }
 
 impl Mark {
-    /// As ANSI has it. Each but the last is bold as well: it shall not hang on the colour alone.
+    /// As ANSI has it. Each but the last is bold as well: its meaning must not depend on the colour alone.
     const fn code(self) -> &'static str {
         match self {
             Mark::Good => "1;32",

@@ -120,7 +120,7 @@ impl<'a> Read<'a> {
         Read { policy, condition, using, check, dead, is_recursive, problem }
     }
 
-    /// Whether its rows hang on who the caller is.
+    /// Whether its rows depend on who the caller is.
     fn asks(&self) -> bool {
         self.policy.asks_who || self.width() == Some(Width::Bound)
     }
