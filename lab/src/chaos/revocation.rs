@@ -1,5 +1,5 @@
-//! `lab chaos revocation`: how long it takes from a webhook that ends somebody's access until a read through
-//! Row-Level Security is denied.
+//! `lab chaos revocation`: once a webhook that ends somebody's access is acknowledged, each read through Row-Level
+//! Security is denied; and how long that takes.
 
 use super::crash::{STEP, live_on};
 use super::stage::{self, Stage};
@@ -13,7 +13,7 @@ use testkit::clerk::Event;
 use tokio::process::Command;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-/// Time how soon a read is denied once a webhook has come that ends an access
+/// End accesses by webhooks: no read is allowed after the acknowledgement, and how soon each is denied
 #[derive(clap::Args, Clone)]
 pub(crate) struct Revocation {
     /// Accesses that are ended in each situation
@@ -35,8 +35,10 @@ impl Default for Revocation {
     }
 }
 
-/// What was promised of the 99th of a hundred, idle and under load.
+/// What was promised of the 99th of a hundred, idle and under load, on a machine that does nothing else.
 const PROMISED: Duration = Duration::from_millis(50);
+/// Of fewer accesses there is no 99th of a hundred: the slowest of a few says more of the machine than of the worker.
+const ENOUGH: usize = 100;
 /// What the application keeps for an organization, by the policy that the kit prints.
 const NOTES: &str = "
 create table public.notes (organization_id text primary key references clerk.organizations);
@@ -90,14 +92,26 @@ impl Revocation {
         let was_under_way = backfill.try_wait()?.is_none();
         report(if was_under_way { "while a backfill runs" } else { "while a backfill ran, to its end" }, &filling);
         backfill.kill().await.ok();
-        Ok(Ended::of(p99 <= PROMISED && p99_busy <= PROMISED))
+        let late: usize = [&idle, &busy, &filling].iter().map(|situation| situation.seen_after_acknowledgement).sum();
+        say(&format!("  reads that began after the acknowledgement and still saw the note: {late}"));
+        let is_soon = self.times < ENOUGH || (p99 <= PROMISED && p99_busy <= PROMISED);
+        Ok(Ended::of(late == 0 && is_soon))
     }
 }
 
+/// What became of accesses that were ended.
+#[derive(Default)]
+struct EndedAccesses {
+    /// How long each was seen to stand, from the shortest to the longest.
+    waits: Vec<Duration>,
+    /// Reads that began once the webhook was acknowledged, and were allowed.
+    seen_after_acknowledgement: usize,
+}
+
 /// Returns the 99th of a hundred.
-fn report(situation: &str, times: &[Duration]) -> Duration {
-    let p99 = percentile(times, 99);
-    let (p50, max) = (percentile(times, 50), times.last().copied().unwrap_or_default());
+fn report(situation: &str, ended: &EndedAccesses) -> Duration {
+    let p99 = percentile(&ended.waits, 99);
+    let (p50, max) = (percentile(&ended.waits, 50), ended.waits.last().copied().unwrap_or_default());
     say(&format!("  {situation:<36} p50 {p50:.1?}, p99 {p99:.1?}, max {max:.1?}"));
     p99
 }
@@ -139,8 +153,8 @@ impl<'a> Trial<'a> {
     }
 
     /// Lets people in and throws them out again, some by a ban: how long each went on to see the organization's note.
-    async fn end_accesses(&mut self, times: usize) -> anyhow::Result<Vec<Duration>> {
-        let mut waits = Vec::new();
+    async fn end_accesses(&mut self, times: usize) -> anyhow::Result<EndedAccesses> {
+        let mut ended = EndedAccesses::default();
         for number in 0..times {
             let (user, membership) = {
                 let mut clerk = self.stage.world.clerk.lock();
@@ -165,15 +179,20 @@ impl<'a> Trial<'a> {
             let began = Instant::now();
             let sender = Arc::clone(&self.sender);
             let sending = tokio::spawn(async move { sender.send(&event.message_id, event.body.as_bytes()).await });
-            while self.sees(&user).await? {
+            loop {
+                let is_acknowledged = sending.is_finished();
+                if !self.sees(&user).await? {
+                    break;
+                }
+                ended.seen_after_acknowledgement += usize::from(is_acknowledged);
                 sleep(Duration::from_millis(1)).await;
                 anyhow::ensure!(began.elapsed() < Duration::from_secs(10), "still seen after 10 s");
             }
-            waits.push(began.elapsed());
+            ended.waits.push(began.elapsed());
             anyhow::ensure!(sending.await??.status == 204, "the webhook was refused");
         }
-        waits.sort();
-        Ok(waits)
+        ended.waits.sort();
+        Ok(ended)
     }
 
     /// Asks as the user's browser would.
