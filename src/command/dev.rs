@@ -69,9 +69,10 @@ impl Dev {
         let reconciler = Reconciler { clerk, database, instance: None, times: Times::default() };
         let instance = reconciler.begin_development().await?;
         terminal::line(format_args!(
-            "Following the development instance {} every {} s. Ctrl-C ends it.",
+            "Following the development instance {} every {} s, into the database at {}. Ctrl-C ends it.",
             instance.as_str(),
-            self.every
+            self.every,
+            reconciler.database.host()
         ));
         let stop = os::stop_signal()?;
         if let Some(config) = webhooks {

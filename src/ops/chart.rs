@@ -11,7 +11,7 @@ const HOURS: i64 = 24;
 const OUTCOMES: [(&str, &str, &str); 5] = [
     ("applied", "applied", "var(--c-applied)"),
     ("unchanged", "unchanged", "var(--c-unchanged)"),
-    ("stale", "overtaken by something newer", "var(--c-stale)"),
+    ("stale", "out of date: something newer is known", "var(--c-stale)"),
     ("pending", "to be read from Clerk", "var(--c-pending)"),
     ("dead_letter", "dead letters", "var(--c-dead)"),
 ];

@@ -72,9 +72,9 @@ fn answer(line: &str) -> Option<(String, u64)> {
     let (name, labels) = metric.split_once('{')?;
     let label = labels.split('"').nth(1)?.replace('_', " ");
     let words = match name {
-        DELIVERIES if label == "duplicate" => "repeated".to_owned(),
+        DELIVERIES if label == "duplicate" => "duplicates".to_owned(),
         DELIVERIES if label == "dead letter" => "kept as dead letters".to_owned(),
-        DELIVERIES if label == "stale" => "overtaken".to_owned(),
+        DELIVERIES if label == "stale" => "out of date".to_owned(),
         DELIVERIES if label == "pending" => "to be read from Clerk".to_owned(),
         DELIVERIES if label == "foreign" => "of another Clerk instance".to_owned(),
         DELIVERIES => label,
@@ -109,6 +109,6 @@ mod tests {
                        clerk_sync_rows{kind=\"user\"} 31\n";
         let answers = answers(metrics);
         let words: Vec<(&str, u64)> = answers.iter().map(|(words, count)| (words.as_str(), *count)).collect();
-        assert_eq!(words, [("repeated", 9), ("applied", 7), ("refused (invalid signature)", 2)]);
+        assert_eq!(words, [("duplicates", 9), ("applied", 7), ("refused (invalid signature)", 2)]);
     }
 }

@@ -86,6 +86,11 @@ impl Database {
         Ok(Database { address: address::parse(url)?, way: Arc::default() })
     }
 
+    /// The server's host name, as the connection string has it.
+    pub(crate) fn host(&self) -> &str {
+        self.address.options.get_host()
+    }
+
     /// How well the way to the server is protected by what the connection string asks for.
     pub fn tls(&self) -> Tls {
         self.address.tls()

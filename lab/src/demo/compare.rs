@@ -1,4 +1,4 @@
-//! Both mirrors against the source, row by row: ours in every column that it has, the usual handler's in those that it keeps.
+//! Both mirrors against the source, row by row: ours in every column that it has, the plain handler's in those that it keeps.
 
 use super::wrapped;
 use anyhow::Context as _;
@@ -217,7 +217,7 @@ fn expected(column: &str, data: &Map<String, Value>) -> Option<Value> {
         "phone_number_verified" => Some(is_verified(PHONE.0, PHONE.1).unwrap_or_default()),
         "organization_id" => data.get("organization")?.get("id").cloned(),
         "user_id" => data.get("public_user_data")?.get("user_id").cloned(),
-        // The usual handler puts both names into one column.
+        // The plain handler puts both names into one column.
         "name" if data.contains_key("first_name") => {
             let name = |field: &str| data.get(field).and_then(Value::as_str).unwrap_or_default();
             Some(format!("{} {}", name("first_name"), name("last_name")).into())
@@ -278,7 +278,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<16} {:>9} {:>24} {:>28}", "", "at Clerk", "wrong in clerk-sync", "wrong in the usual handler")?;
+        writeln!(f, "{:<16} {:>9} {:>24} {:>28}", "", "at Clerk", "wrong in clerk-sync", "wrong in a plain handler")?;
         for (kind, source) in KINDS.into_iter().zip(self.source) {
             let count = |faults: &[Fault]| faults.iter().filter(|fault| fault.kind == kind).count();
             writeln!(f, "{kind:<16} {source:>9} {:>24} {:>28}", count(&self.ours), count(&self.naive))?;
@@ -287,7 +287,7 @@ impl fmt::Display for Report {
             self.naive.iter().filter(|fault| fault.kind == "memberships" && fault.lost.is_none()).collect();
         writeln!(
             f,
-            "\nThe usual handler has {} memberships wrong although each of their webhooks arrived, such as",
+            "\nThe plain handler has {} memberships wrong although each of their webhooks arrived, such as",
             wrong_access.len()
         )?;
         for fault in wrong_access.iter().take(SHOWN) {
@@ -300,7 +300,7 @@ impl fmt::Display for Report {
         let explained = self.ours.len() - unexplained;
         write!(
             f,
-            "\nclerk-sync: {explained} rows lack a webhook that was lost, {unexplained} are wrong for another reason."
+            "\nclerk-sync: {explained} rows differ because their webhook was lost, {unexplained} for another reason."
         )?;
         for fault in &self.ours {
             let lost = fault.lost.as_ref().map_or("UNEXPLAINED".to_owned(), |lost| format!("lost: {lost}"));

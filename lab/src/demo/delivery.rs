@@ -55,7 +55,7 @@ pub(super) async fn deliver_all(
 ) -> anyhow::Result<Vec<Event>> {
     let (deliveries, lost) = mangle(events, lose, seed);
     say(&format!(
-        "{} deliveries. {} webhooks are lost for good, {DOUBLED} % come twice, {LATE} % are held up and overtaken.",
+        "{} deliveries. {} webhooks are lost for good, {DOUBLED} % come twice, {LATE} % come late and out of order.",
         deliveries.len(),
         lost.len()
     ));
@@ -67,8 +67,8 @@ pub(super) async fn deliver_all(
     for event in &deliveries {
         let outcome = receivers.deliver(event).await?.outcome.unwrap_or_default();
         let why = match outcome.as_str() {
-            "stale" => Some("overtaken: something newer is known"),
-            "duplicate" => Some("repeated: it came before"),
+            "stale" => Some("out of date: something newer is known"),
+            "duplicate" => Some("duplicate: it came before"),
             _ => None,
         };
         if let Some(why) = why.filter(|_| shown < SHOWN) {
@@ -88,8 +88,8 @@ pub(super) async fn deliver_all(
 
 fn in_words(outcome: &str) -> &str {
     match outcome {
-        "stale" => "overtaken",
-        "duplicate" => "repeated",
+        "stale" => "out of date",
+        "duplicate" => "duplicates",
         other => other,
     }
 }

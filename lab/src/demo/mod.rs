@@ -1,7 +1,7 @@
 //! `lab demo`: the whole job with one command and no account.
 //!
 //! A simulated Clerk lives through an afternoon of some small companies and signs a webhook for every change. On the way some
-//! are lost, doubled, late or overtaken, as in the real world. Each delivery goes to two receivers: ours, and the handler
+//! are lost, doubled, late or out of order, as in the real world. Each delivery goes to two receivers: ours, and the handler
 //! that most people write. In the end both are held against the source, row by row and column by column.
 //!
 //! One seed tells one story: webhooks are sent one after the other, and what is printed with `--exit` names no port, no id and no time.
