@@ -15,28 +15,29 @@
 //!
 //! # The map
 //!
-//! Dependencies point one way: `main → command → { app, doctor, ops, policy } → { webhook, reconcile, upkeep, health } → { clerk, store } → model`.
+//! Dependencies point one way; `tests/layering.rs` has the complete table:
+//! `main → command → { app, ops, doctor → policy } → health → { webhook, reconcile, upkeep } → { clerk, store } → model`.
 //!
 //! | module | what it is for |
 //! | --- | --- |
 //! | [`model`] | the types that all others share, and the folding of batches; pure |
 //! | [`clerk`] | parsing of Clerk's JSON into `model` (pure), and the client of its Backend API |
-//! | [`store`] | Postgres: sessions as the worker's role, the one call that writes, queries, migrations |
+//! | [`store`] | Postgres: sessions as the worker's role, the calls of `clerk_sync.*`, queries, migrations |
 //! | [`webhook`] | one delivery: signature, body, write queue, response |
 //! | [`reconcile`] | finds and repairs what webhooks missed: passes, their lease, their schedule |
 //! | [`upkeep`] | bookkeeping: retries dead letters, prunes old rows, purges emptied rows |
 //! | [`command`] | the commands: their arguments, and what they print |
 //! | [`doctor`] | checks of the whole set-up, each with a fix |
 //! | [`health`], [`ops`] | `/livez` and `/readyz` for the platform; metrics and the status page, on a listener of their own |
-//! | [`app`] | starts listener, routes and writer together, and stops them in order |
+//! | [`app`] | starts `serve`: listener, write queue, schedule and upkeep; stops them in order |
 //! | [`door`] | a listener that idle and slow connections cannot block, for [`app`] and [`ops`] |
 //! | [`config`], [`dotenv`] | the environment variables of `serve`, all checked at once; the `.env` file |
 //! | [`policy`] | policies for the application's own tables: prints them, finds what is wrong with them |
 //! | [`prompt`] | questions on a terminal, for `init` |
 //! | [`terminal`] | printing, without control characters that a terminal would obey |
-//! | [`telemetry`], [`clock`], [`thread`], [`os`], [`procfs`] | where logs go; the one place that reads the wall clock; a task on a thread of its own; all that is asked of the operating system; what Linux tells of a process |
+//! | [`telemetry`], [`clock`], [`thread`], [`os`], [`procfs`] | logs and metric names; the only reader of the wall clock; runs a task on its own thread; system calls; resource use from `/proc` |
 //! | [`sender`] | signing and posting as Svix does, for `replay` and tests |
-//! | [`failpoint`] | places where tests make a worker fail; in no release |
+//! | [`failpoint`] | fault injection for tests; compiled out of releases |
 //! | `testkit/` | the library of tests and `lab/`: a private Postgres, a simulated Clerk, a network with faults, a worker as a process |
 //! | `lab/` | demo, benchmarks and fault tests: `./x demo`, `./x bench`, `./x chaos`, `./x soak` |
 //! | `tests/lagging.rs` | an API that lags, is misdated or silent, scenario by scenario |
@@ -46,11 +47,11 @@
 //! | `tests/documents.rs`, `tests/plain_words.rs` | the commands, links and SQL of the documentation; words to avoid |
 //! | `fuzz/` | verify, parse and fold under a fuzzer, with its corpus |
 //! | `tests/node/rls/` | policies as Supabase's own programs run them, and `examples/` as Next.js does |
-//! | `ops/`, `docs/` | rules for Prometheus; deploying, integrating, what is fast, why order does not matter |
-//! | `tests/two_releases.rs`, `tests/protocol.rs` | two releases in one database; what program and database say to each other |
+//! | `ops/`, `docs/` (folders) | Prometheus alert rules; documentation for users |
+//! | `tests/two_releases.rs`, `tests/protocol.rs` | two releases in one database; the SQL interface between program and database |
 //! | `npm/`, `skills/`, `llms.txt`, `examples/` | packages for `npx`; what coding agents read; a Next.js application |
 //! | `migrations/manifest.txt` | everything that a fresh installation has, for `doctor` and `migrate` |
-//! | `migrations/` | the schemas, tables and types; in `replayed/` views, functions and policies, and among them the writer itself, `clerk_sync.apply`, one step a file |
+//! | `migrations/` | the schemas, tables and types; in `replayed/` views, functions and policies, including the writer, `clerk_sync.apply`, with a file for each step |
 //!
 //! # How a webhook is processed
 //!
@@ -62,8 +63,8 @@
 //! 4. [`webhook::receive`] makes a [`model::Delivery`] of it, enqueues it in the [`webhook::writer::Writer`] and waits. The queue, on its own
 //!    thread, gathers deliveries while a batch is in flight; a [`webhook::lane`] folds the batch ([`model::Batch::fold`]) and makes one
 //!    call. If the database is far away, two batches are in flight.
-//! 5. `clerk_sync.apply` takes a lock that needs a right (`clerk_sync.lock_writer`), so that the writers of all replicas take turns,
-//!    and does everything in one transaction: generations, tombstones, versions and rows, stubs, what is pending, dead letters, receipts.
+//! 5. `clerk_sync.apply` locks a table that only the schema's owner may lock (`clerk_sync.lock_writer`), which serializes the writers of
+//!    all replicas. One transaction writes generations, tombstones, versions, rows, stubs, pending reads, dead letters and receipts.
 //! 6. [`webhook::answer`] responds after the commit: *when Clerk receives the 2xx, policies already see the change*. 2xx means durable; 503
 //!    makes Svix retry, and is the response to everything that may work later.
 //!
@@ -107,17 +108,17 @@
 //! order and every cut into batches, `tests/hostile.rs` against a hostile Clerk (`./x long`); both compare the SQL with
 //! `tests/support/oracle.rs`, the same rules in plain Rust.
 //!
-//! An *event* is a webhook, a *read* any answer of Clerk's API: a list, or a read by id. *Gives* means: not provably as little or less,
-//! by ban and deprovisioning of a user and by the permissions of a membership.
+//! An *event* is a webhook, a *read* any answer of Clerk's API: a list, or a read by id. A state *gives*
+//! access unless it provably allows no more than the stored one, compared by a user's ban and deprovisioning or a membership's role and permissions.
 //!
 //! * **R1 Version.** A live observation has the version (`updated_at`, observed at, denial, content hash), and the greater wins.
 //!   *Observed at* is an event's own timestamp, or the `Date` of a read less 10 s. `updated_at` counts as at most a second after the event
 //!   or the `Date`: a time far ahead must not keep later changes out. *Denial* decides ties of both times towards less access.
 //! * **R2 Contradictions.** A read contradicts if its `updated_at` is older than the row's; or if it gives access and is not more than 2 s
-//!   newer than the greatest event, or shows the last `updated_at` that was ahead of its time, unless it says what that event said and R9
-//!   has no doubt. It changes nothing, is remembered and repeated by id when it is due. It is believed after it has said the same for an
-//!   hour; 24 h if it gives access and differs from the greatest event by over 2 s, or by nothing where that event came over 5 s after its
-//!   `updated_at`; at once if it takes access and is at most 2 s older. It then leaves a floor: events up to the greatest one,
+//!   newer than the greatest event, or shows the last `updated_at` that was ahead of its time, unless it says what that event said and no
+//!   events disagree (R9). It changes nothing, is stored, and repeated by id when it is due. It is believed after it has said the same for an
+//!   hour; after 24 h if it gives access and its `updated_at` is more than 2 s from the greatest event's, or equal to it where that event came
+//!   more than 5 s after its `updated_at`; at once if it takes access and is at most 2 s older. It then leaves a floor: events up to the greatest one,
 //!   and from more than 5 minutes before the read, are stale. Everything else that is read is believed at once.
 //! * **R3 No idle writes.** A read that equals the row in content and is not newer agrees, and writes nothing. An event with a greater
 //!   version stores its version even with equal content, because content may go A → B → A.
@@ -134,14 +135,14 @@
 //! * **R7 Memory of a pass.** An event from 5 minutes before the last pass of its kind (the one that is listing counts for what it has
 //!   listed) is stale where we hold the row and its `updated_at` is at most 2 s newer; one that takes access within 5 s asks for a
 //!   read. A newer one applies: the pass read a replica that was behind. Where we hold no row, it waits for a read by id.
-//! * **R8 Fold is a join.** Applying a folded batch gives what applying one by one would: losers leave behind what they name, the
-//!   greatest event, and the doubt of R9.
+//! * **R8 Fold is a join.** Applying a folded batch gives what applying one by one would: discarded changes still contribute the
+//!   memberships that they mention, the greatest event, and whether events disagree (R9).
 //! * **R9 In doubt less access.** Two events of one object that differ in access, with `updated_at` within 5 s that disagree with their
-//!   timestamps, or both within 2 s, or an event within 2 s of a row that only reads reported: the one with less access stands at
-//!   once, whatever came first, and a read by id is asked for. A read settles what asked for it if it was observed 2.1 s after it:
-//!   then less access is believed at once, more by R2. No access field is guessed, and of an unknown ban the first read tells.
-//! * **Clocks.** An answer dated more than a minute off the database's clock is asked for again, then fails its pass by name; the writer refuses one more
-//!   than 5 minutes ahead. Of an event so far ahead the object is read by id, and `/readyz` names the clocks.
+//!   timestamps, or both within 2 s, or an event within 2 s of a row that only reads reported: the one with less access is stored
+//!   at once, whichever arrived first, and a read by id is requested. A read settles the request if it was observed 2.1 s after the event:
+//!   less access is then believed at once, more by R2. No access field is guessed, and the first read decides an unknown ban.
+//! * **Clocks.** A response dated more than a minute off the database's clock is requested again, and then ends its pass with an error about
+//!   the clocks; the writer refuses one more than 5 minutes ahead. An event that far ahead has its object read by id, and `/readyz` reports it.
 //!
 //! # What is bounded
 //!
@@ -176,8 +177,8 @@
 //!
 //! # Invariants
 //!
-//! * Nothing but `clerk_sync.apply` writes a row of `clerk.*`, and nothing but `clerk_sync.purge` removes one that it has
-//!   emptied; the worker's role has no right to do either by itself.
+//! * Only `clerk_sync.apply` writes live rows of `clerk.*`. Rows of deleted objects are also emptied or removed by `retry_refused`,
+//!   `remove_memberships_of_deleted` and `purge`. The worker's role cannot write these tables directly.
 //! * Neither our own clock nor the time of an attempt decides an order. `model` reads no clock.
 //! * No access field is guessed: without a role or a user a membership waits for a read; an unknown ban counts as a ban.
 //! * Nothing is set on a connection to the database before it is proven that no pooler shares it

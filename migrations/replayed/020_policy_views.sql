@@ -1,7 +1,7 @@
 -- What policies call. Access is decided by rows, never by what a token says about organizations and roles: the token names
 -- the user, and the organization that the user has chosen to work in.
 --
--- The views below say who the caller is and where he may act; the functions hand that to policies. A view reads with its
+-- The views below say who the caller is and where they may act; the functions hand that to policies. A view reads with its
 -- owner's rights, and the functions are security definer: a policy's subquery runs as the caller, and would see no
 -- membership at all without. They are PL/pgSQL because that keeps its plans for the session; a function in SQL is planned
 -- anew by each query.
@@ -28,8 +28,8 @@ create or replace view clerk_rls.caller as
    where coalesce(t.claims -> 'sts', '"active"') = '"active"'
      and not exists (select from clerk_sync.denials n where n.kind = 'user' and n.id = u.id);
 
--- Where the caller may act. The active organization is in the claim "o" of a session token of version 2, in "org_id" of
--- version 1 and of the JWT template.
+-- The caller's memberships that give access. The active organization is in the claim "o" of a session token of version 2, and in
+-- "org_id" of version 1 and of the JWT template.
 create or replace view clerk_rls.caller_memberships as
   select m.organization_id, m.role, m.permissions,
          m.organization_id = case when c.claims ->> 'v' = '2' then c.claims -> 'o' ->> 'id' else c.claims ->> 'org_id' end as is_active

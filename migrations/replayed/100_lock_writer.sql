@@ -1,8 +1,8 @@
--- Waits until it is this transaction's turn to write: the one place that takes the lock. A wait that is too long has a code of its
--- own, so that it is told from a lock that somebody else holds on a row of ours: this one says nothing about the batch.
+-- Takes the writer lock; nothing else does. A timeout has its own code (CS002), because it does not depend on the batch, unlike a timeout
+-- on a row that another session has locked.
 create or replace function clerk_sync.lock_writer() returns void
   language plpgsql volatile set search_path = ''
-  set lock_timeout = '2s'   -- longer than for any other lock: whoever waits for somebody else's keeps the turn meanwhile
+  set lock_timeout = '2s'   -- longer than for row locks: a writer that waits for one holds this lock meanwhile
   as $$
 begin
   lock table clerk_sync.writer in exclusive mode;

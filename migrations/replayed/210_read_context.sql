@@ -1,8 +1,8 @@
--- Step: what is known before anything of the batch is judged.
+-- Step: reads what all later steps need.
 --
 -- The times that the rules use, in ms, are constants of the steps that need them:
---   margin   5 min    more than any clock or queue between Clerk and us is off (R2, R4, R7)
---   skew     2.1 s    how far the clocks of Clerk's servers are apart, and what an event takes to be sent
+--   margin   5 min    upper bound of clock differences and delays between Clerk and us (R2, R4, R7)
+--   skew     2.1 s    clock difference between Clerk's servers, and the time to send an event
 --   soon     5 s      events of one object so close together may be in the wrong order (R9)
 --   hour     1 h      after this a contradiction is believed (R2),
 --   day      24 h       and after this if it gives more access than what it contradicts allows

@@ -1,6 +1,6 @@
--- Step, R5: the newest membership ever mentioned for a pair is remembered, whatever else the observation is good for, and ends every
--- older one. superseded: those of the batch that are older than what is known.
--- unproven: those that are older than the last pass, which has read another one since.
+-- Step, R5: records the newest membership ever mentioned for a pair, even by an observation that is stale otherwise, and removes older
+-- ones. superseded: memberships of the batch that are older than the recorded one.
+-- unproven: newer ones by an event from before the last pass, which read the recorded one.
 create or replace function clerk_sync.raise_generations(
     mentions clerk_sync.membership_mention_v1[], context clerk_sync.context)
   returns clerk_sync.mentions_found

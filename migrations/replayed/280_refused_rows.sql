@@ -1,9 +1,9 @@
--- This file is about rows that something of the application's refuses or alters: a foreign key, a trigger, an index, a check.
--- Access must not hang on it. The caller goes down a ladder with each change that was refused: all of it; what decides access
--- alone; nothing but our own tables, and there a denial, which every function and policy of ours asks.
+-- Rows that an object of the application refuses or alters: a foreign key, a trigger, an index, a check. Access must not depend on it.
+-- The caller tries a refused change in three modes: the whole row; only the columns that decide access; only our bookkeeping, with a
+-- denial, which all our policy functions and policies respect.
 
--- Those whose row gives access that it should not give, and memberships whose role or permissions are others. (Less access than
--- meant is no danger, and waits for the next try.)
+-- Returns the intents whose row gives too much access, or has another role or other permissions. (Too little access is safe, and waits
+-- for the next try.)
 create or replace function clerk_sync.unenforced(intents clerk_sync.intent[]) returns setof clerk_sync.intent
   language plpgsql stable set search_path = '' as $$
 #variable_conflict use_column

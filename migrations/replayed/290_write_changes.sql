@@ -1,6 +1,6 @@
--- Step: changes, from their judgement to their rows. Called once, or, where users or organizations of memberships are in doubt, once for
--- those and then for the memberships: what a membership may rest on is then decided and written. (Every observation of a live
--- membership brings the stubs of its parents, so a version then has its row.)
+-- Step: judges changes and writes the rows of those that win. Called once; or, if parents of memberships are unverified, first for users
+-- and organizations and then for memberships, whose parents are written by then. (Every observation of a live membership brings stubs of
+-- its parents, so each version has its row.)
 create or replace function clerk_sync.write_changes(
     changes clerk_sync.change_v1[], user_rows clerk_sync.user_row_v1[], organization_rows clerk_sync.organization_row_v1[],
     membership_rows clerk_sync.membership_row_v1[], doubts clerk_sync.doubt_v1[], unverified text[], superseded text[], unproven text[],

@@ -1,5 +1,5 @@
--- The writer: the only thing that writes the mirror. One call is one statement and one transaction; writers of all replicas
--- take turns on one lock. R1 to R9 are the rules of src/lib.rs ("Why order does not matter").
+-- The writer: the only function that writes live rows of the mirror. One call is one statement and one transaction; one lock serializes
+-- the writers of all replicas. R1 to R9 are the rules of src/lib.rs ("Why order does not matter").
 --
 -- The batch is folded by the caller: at most one change per object, one stub per parent and one mention per pair, all from one
 -- source. Every item but a stub and a mention carries "n", and the answer has one row per n: what became of it, and why.
@@ -9,8 +9,8 @@
 -- theirs would run their code as the owner. (integer, bigint and boolean are words of the grammar, not names.)
 --   A step is a function that is called once a batch with the arrays that it needs, by nobody but apply: it runs with the settings
 -- below. A session plans once and keeps its plans, perhaps from when the tables were empty, so every look-up of a step is one by
--- key, written as a lateral query that cannot be turned into a join of whole tables, and enable_seqscan makes it use the index. The
--- price that it puts on other plans must not call for compiling them (jit). Composite results are assigned, not selected: that costs
+-- key, written as a lateral query that cannot be turned into a join of whole tables, and enable_seqscan makes it use the index. Its
+-- cost penalty would trigger JIT compilation, so that is off. Composite results are assigned, not selected: that costs
 -- 2 µs instead of 15. A statement costs some 30 µs even where it finds nothing to do, so those with empty input are left out.
 create or replace function clerk_sync.apply(batch clerk_sync.batch_v1)
   returns table (n integer, outcome text, reason text)
@@ -75,4 +75,4 @@ $$;
 
 revoke all on function clerk_sync.apply(clerk_sync.batch_v1) from public, anon, authenticated, service_role;
 grant execute on function clerk_sync.apply(clerk_sync.batch_v1) to clerk_sync_worker;
-comment on function clerk_sync.apply(clerk_sync.batch_v1) is 'Applies one folded batch of observations: the only writer of the mirror.';
+comment on function clerk_sync.apply(clerk_sync.batch_v1) is 'Applies one folded batch of observations: the only writer of live rows.';

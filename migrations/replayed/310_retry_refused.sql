@@ -1,5 +1,5 @@
--- Tries again what has ended and whose row could not say so, a few at a time: what it must say is known here. (The others are read
--- again.) After a minute, and then each time when twice as long has passed, an hour at most. Answers how many rows say it now.
+-- Retries deletions that an object of the application refused, a few at a time; no read is needed. (Other refused rows are read again.)
+-- The first retry is after a minute; the pause doubles, up to an hour. Returns how many rows were corrected.
 create or replace function clerk_sync.retry_refused() returns integer
   language plpgsql volatile security definer set search_path = '' as $$
 declare

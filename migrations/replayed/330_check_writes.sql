@@ -1,5 +1,5 @@
--- What `serve` asks while no delivery comes: whether one could be written. It waits for its turn as a delivery does; where the last
--- one failed (`proving`), only a write tells that the next will not. Answers the database's time, in ms.
+-- Checks, while no delivery comes, whether one could be written. It takes the writer lock as a delivery does. `proving`: the last delivery
+-- failed, so a row is written as well. Returns the database's time, in ms.
 create or replace function clerk_sync.check_writes(proving boolean) returns bigint
   language plpgsql volatile security definer set search_path = '' as $$
 begin

@@ -5,9 +5,8 @@ create or replace function clerk_sync.as_pass_v1(p clerk_sync.passes) returns cl
          p.differing, p.extra
 $$;
 
--- The pass to go on with: the last one of its scope if it did not end, has come anywhere and is not too old. Else a new one, which
--- knows of all that was observed until now. Behind its listing a pass is gone on with once: whatever does not end there must not
--- keep the next ones from listing.
+-- Opens a pass: resumes the last one of its scope if it did not end, has a position and is not too old; else starts a new one. After its
+-- listing a pass is resumed only once, so that a later step that never ends does not keep new passes from listing.
 create or replace function clerk_sync.open_pass(fence bigint, scope text, reason text, observed_from bigint, resume_within_s integer)
   returns clerk_sync.pass_v1
   language plpgsql volatile security definer set search_path = '' as $$

@@ -1,5 +1,5 @@
--- Removes those of these memberships whose user or organization is deleted, asked under the lock: how many, and for how long others
--- could not write (in ms). Few enough at a time, nobody notices.
+-- Removes those of these memberships that belong to a deleted user or organization, checked under the writer lock. Returns how many, and
+-- how long the lock was held (in ms): callers pass few ids at a time.
 create or replace function clerk_sync.remove_memberships_of_deleted(ids text[]) returns table (ended integer, held_ms double precision)
   language plpgsql volatile security definer set search_path = ''
   set enable_seqscan = off

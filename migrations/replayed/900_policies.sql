@@ -1,5 +1,6 @@
--- Our own tables, for the Data API and for plain joins in your policies: a user sees his organizations, the memberships in
--- them of whoever may act, those people, and himself. The arrays are computed once for each query and looked up in an index.
+-- Our own tables, for the Data API and for plain joins in your policies: users see their organizations, the memberships in
+-- them of users who are not banned or deprovisioned, those users, and themselves. The arrays are computed once for each query, and
+-- looked up in an index.
 drop policy if exists members_read on clerk.organizations;
 create policy members_read on clerk.organizations for select to authenticated
   using (id = any (array(select clerk_rls.organization_ids())));

@@ -1,4 +1,4 @@
-//! Clerk's Backend API, asked.
+//! The client of Clerk's Backend API.
 //!
 //! Reads alone, each with a limit on time, a share of the rate limit, and a bounded number of tries. What it answers is a
 //! value of [`crate::model`] with the moment of Clerk's clock at which it was true.
@@ -28,18 +28,18 @@ pub(crate) const PAGE: usize = 500;
 pub(crate) const ASKED: usize = 100;
 /// What an answer is made older by: replicas of Clerk's database may lag behind its clock (R1).
 const LAG: i64 = 10_000;
-/// How long an answer about one organization, or about some ids, is tried for where nothing else asks for patience: whatever is
-/// wrong with it must not hold up what is asked about others.
+/// How long to retry a request about one organization or a few ids, pauses that Clerk asks for excepted: a problem with one must not
+/// delay the others.
 const HASTE: Duration = Duration::from_secs(20);
-/// Organizations in a row that get no answer at all: then it is not they who are the cause.
+/// Consecutive organizations without any response: after so many the API itself is down.
 const SILENT_IN_A_ROW: usize = 3;
 /// How much later than an answer's `Date` a time in it may be, in ms (R1, R5).
 const SLACK: i64 = 1_000;
 /// One try, from connecting to the last byte.
 const TRY: Duration = Duration::from_secs(30);
-/// How long a person waits for an answer without a word.
+/// How long a command waits for a response before it prints that it is waiting.
 const SILENCE: Duration = Duration::from_secs(4);
-/// Tries of a call whose answers are dated wrong: one of Clerk's servers may have a wrong clock, all of them have not.
+/// Tries of a call whose responses have a wrong `Date`: a single server of Clerk's may have a wrong clock.
 const CLOCK_TRIES: u32 = 3;
 /// A page of 500 users with all the metadata that Clerk allows has some 14 MB.
 const MAX_BODY: usize = 32 * 1024 * 1024;
@@ -95,7 +95,7 @@ pub enum Error {
     Unavailable(String),
     #[error("unexpected response from Clerk: {0}")]
     Malformed(#[from] Malformed),
-    /// Whether what an answer leaves out is gone, it does not say.
+    /// Rows and count disagree, so a missing row does not prove a deletion.
     #[error("unexpected response from Clerk: {rows} rows for a request by ids, and a count of {counted}")]
     Miscounted { rows: usize, counted: u64 },
     #[error(
@@ -363,7 +363,7 @@ impl Client {
         Ok(result)
     }
 
-    /// What an answer leaves unclear is asked for in halves, until those are left that make it so.
+    /// If rows and count disagree, the ids are halved and requested again, until the ones that cause it are isolated.
     async fn read_ids(&self, kind: Kind, parameter: &str, wanted: &[PendingRead]) -> Result<Read, Error> {
         let mut result = Read::default();
         let mut waiting: Vec<&[PendingRead]> = wanted.chunks(ASKED).collect();

@@ -15,8 +15,8 @@ const AHEAD: i64 = 300_000;
 
 /// How much later than its event a time in a body may be, in ms (R1, R5).
 const SLACK: i64 = 1_000;
-/// In s: what Clerk's API may be behind its events, with what its clocks differ; and how long ago a row must have been observed
-/// before a listing finds it missing (R4).
+/// In s: how far Clerk's API may lag behind its events, clock differences included; and the age that a row's last observation must have
+/// before its absence from a listing counts (R4).
 const LAG: u16 = 12;
 const ABSENCE: u16 = 300;
 
@@ -31,7 +31,7 @@ pub const SUBSCRIBED: &[(&str, &str)] = &[
     ("subscriptionItem.*", " (with Clerk Billing)"),
 ];
 
-/// The members of an envelope that we read. Which of two would count is anybody's guess.
+/// The members of an envelope that we read. Duplicates are refused.
 const ENVELOPE: [&str; 5] = ["object", "type", "data", "timestamp", "instance_id"];
 
 /// A body that could be read.

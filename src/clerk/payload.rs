@@ -197,7 +197,7 @@ pub(super) fn live(
     }
 }
 
-/// That only a read by id can tell. `reported_deleted`: it says that the object was deleted.
+/// An observation that a read by id must settle. `reported_deleted`: the event says that the object was deleted.
 pub(super) fn unusable(
     data: &Object<'_>,
     entity: &EntityRef,
@@ -252,7 +252,7 @@ pub(super) fn user(
     }))
 }
 
-/// A field that says something else than yes or no is no reason to let somebody in. It may be absent: then he is not.
+/// A value that is not a boolean counts as deprovisioned; an absent field does not.
 fn deprovisioned(data: &Object<'_>) -> Option<bool> {
     data.boolean("deprovisioned").or_else(|| data.get("deprovisioned").map(|_| true))
 }

@@ -1,4 +1,4 @@
-//! The database: whether it answers, what stands between us, whose rights the program has there, and its schema.
+//! The database: whether it can be reached, through which pooler, the program's rights there, and its schema.
 
 use super::mirror::Counts;
 use super::schema::checks as object_checks;
@@ -19,9 +19,9 @@ pub(super) struct Findings {
     pub(super) counts: Option<Counts>,
 }
 
-/// Everything that hangs on a connection.
+/// Checks that need a connection.
 const BEHIND_CONNECTION: &[&str] = &["postgres-version", "login-role"];
-/// Where we know no better.
+/// The fix if nothing more specific is known.
 const LOG: &str = "look into the server's log (Supabase dashboard → Logs → Postgres)";
 const BEHIND_SCHEMA: &[&str] = &["worker-role", "missing-rights", "excess-rights", "row-level-security", "objects"];
 

@@ -1,4 +1,4 @@
-//! `clerk-sync doctor`: whether everything is set up as it should be, and how to mend what is not.
+//! `clerk-sync doctor`: checks the whole set-up, and says how to fix what is wrong.
 //!
 //! Each file looks at one area: it asks ([`crate::store::inspect`], [`crate::clerk::client`]), and pure functions turn what
 //! was learned into [`Check`]s. A check that fails stops no other; what cannot be asked without it is skipped. Nothing is

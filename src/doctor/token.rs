@@ -1,5 +1,5 @@
 //! A session token: what it claims, and what its holder would see. Its signature is not checked: that takes Clerk's public
-//! keys, and Supabase does it. So nothing is decided by it but what is said about it.
+//! keys, and Supabase does it. So the claims are reported, not trusted.
 
 use super::{Check, some_of};
 use crate::clock;

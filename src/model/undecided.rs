@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 /// How many rows there are of each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Undecided {
-    /// Not listed, and seen so lately that the listing may be the older of the two.
+    /// Not listed, but observed so recently that the listing may be older.
     pub too_fresh: u64,
     /// What Clerk's API says is older than what its events said.
     pub contradicting: u64,

@@ -1,6 +1,6 @@
-//! How much a pass may take away without being asked. Pure.
+//! The deletion limit: how many rows a pass may delete without approval. Pure.
 
-/// What a pass would end, beside what there is.
+/// How many rows a pass would delete, of how many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Weight {
     pub rows: u64,
@@ -8,7 +8,7 @@ pub struct Weight {
 }
 
 impl Weight {
-    /// More than 5 % (but ten rows always may go, and 500 at most), or over half of more than one row.
+    /// More than 5 % of the rows (limit at least 10, at most 500), or more than half of them if there are at least two.
     pub(crate) const fn is_too_heavy(self) -> bool {
         let share = self.rows / 20;
         let capped = if share > 500 { 500 } else { share };

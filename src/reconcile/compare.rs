@@ -1,4 +1,4 @@
-//! One page of Clerk's against the same rows of the mirror. Pure.
+//! Compares a page of Clerk's list with the same rows of the mirror. Pure.
 
 use crate::model::{Change, Observation};
 use crate::store::{Mirrored, Version};
@@ -18,7 +18,7 @@ pub enum Found<'a> {
     Missing,
     /// These columns differ. By hand: we wrote what Clerk says, and somebody changed the row since.
     Differing { fields: Vec<&'static str>, mirrored: &'a Mirrored, by_hand: bool },
-    /// Its content is right; its times, which Clerk moves at every sign-in, are not, or something else was read of it lately.
+    /// The content is equal; only the version differs (Clerk moves `updated_at` at every sign-in), or a recent read contradicted the row.
     Refreshed,
     /// The row cannot be used as it is listed: it is to be read by its id.
     Unusable,

@@ -1,4 +1,4 @@
-//! A difference, told to people: what, since when, whether a webhook had come for it, and most likely why. Pure.
+//! A difference as it is reported: what, since when, whether its webhook arrived, and the most likely cause. Pure.
 
 use super::compare::{Difference, Found};
 use crate::model::{Change, Drift, Kind, Millis, Observation, Outcome, Word};
@@ -6,7 +6,7 @@ use crate::store::{Receipt, Standing};
 use serde::Serialize;
 use std::collections::HashSet;
 
-/// How long a webhook may be under way without being late, in ms.
+/// How long a webhook may be in flight before it counts as lost, in ms.
 const UNDER_WAY: i64 = 300_000;
 
 /// A repair, or, in a dry run, what would be repaired. Names columns, never values.

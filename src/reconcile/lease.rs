@@ -49,8 +49,8 @@ impl Drop for Lease {
     }
 }
 
-/// On a connection of its own, since the pass may be waiting for its own. Whatever goes wrong here needs no word: a lease
-/// that is lost is refused with the pass's next write.
+/// Renews the lease, on its own connection: the pass may be waiting for its own. Errors are not logged: if the lease is lost, the
+/// pass's next write fails.
 async fn keep(database: Database, fence: Fence, ttl: Duration) {
     let mut session: Option<Session> = None;
     loop {

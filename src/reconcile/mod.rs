@@ -10,9 +10,9 @@
 //! | `ladder` | rows that the database refuses, found among others |
 //! | `pass` | the steps of a pass: `list`, `confirm`, `reads` and `end`, and what it writes (`record`) |
 //! | `pages` | page after page, in order, without a gap |
-//! | [`compare`], [`window`], [`brake`] | pure: what differs, what is absent, how much may go |
-//! | [`finding`] | pure: what to tell of what was repaired |
-//! | `quick` | what changed lately, and counts |
+//! | [`compare`], [`window`], [`brake`] | pure: what differs, what is absent, how much may be deleted |
+//! | [`finding`] | pure: the report of a repaired row |
+//! | `quick` | the quick pass: recent changes, and row counts |
 //! | `refresh` | one object and its memberships |
 //! | [`schedule`] | when, inside `serve` |
 
@@ -83,9 +83,9 @@ pub struct Reconciler {
 pub struct Times {
     /// How long a lease outlives its holder.
     pub lease: Duration,
-    /// How long to wait for somebody else's.
+    /// How long to wait while another process holds the lease.
     pub patience: Duration,
-    /// How old a pass may be that is gone on with.
+    /// How old an unfinished pass may be to be resumed.
     pub resume_within: Duration,
 }
 
@@ -96,14 +96,14 @@ impl Default for Times {
     }
 }
 
-/// What is asked for.
+/// What to reconcile.
 #[derive(Clone, Debug)]
 pub enum Wanted {
     /// Passes of these kinds, in the order of [`Kind::ALL`].
     Kinds(Vec<Kind>),
     /// What changed lately.
     Quick,
-    /// A braked pass, let go.
+    /// A pass that the deletion limit stopped, and a person approved.
     Approved(i64),
     /// Passes of all kinds of a development instance ([`Reconciler::begin_development`]), whose lists are believed at once, whatever they
     /// take away.
@@ -151,7 +151,7 @@ pub struct Report {
     pub extra: u64,
     /// Rows that were not judged: the mirror may be wrong about them.
     pub undecided: Undecided,
-    /// When those can be judged that were seen too lately, by Clerk's clock, in ms.
+    /// When rows that were observed too recently can be judged, by Clerk's clock, in ms.
     pub judge_after: Option<Millis>,
     /// Ids of some of those that contradict what webhooks said.
     pub contradictions: Vec<String>,
@@ -189,13 +189,12 @@ impl Progress for Silent {
 }
 
 impl Reconciler {
-    /// Runs what is wanted, and tells how each pass ended. Kinds stand by themselves: what keeps one from its end, or from its
-    /// deletions, keeps no other.
+    /// Runs the requested passes, and returns a report of each. Kinds are independent: an error or the deletion limit stops only its own kind.
     ///
-    /// A pass that an earlier run left unfinished is gone on with, and then followed by a whole one of its kind, and one that was
-    /// approved by those of its kind and of the kinds behind it: where they are complete and nothing is undecided, the mirror has what Clerk had when this
-    /// run began. (But for the deletion of what was observed within the five minutes before: the next run sees that. What else a run
-    /// cannot see is told in `docs/reliability.md`, under "What is not promised".)
+    /// An unfinished pass of an earlier run is resumed, and followed by a full one of its kind. An approved pass is followed by full passes of
+    /// its kind and of the later kinds. If all are complete and nothing is undecided, the mirror has what Clerk had when this run began,
+    /// except for deletions of objects that were observed in the five minutes before: the next run finds those. `docs/reliability.md`, "What
+    /// is not promised", says what else a run cannot see.
     ///
     /// # Errors
     /// No pass could begin.
@@ -282,7 +281,7 @@ impl Reconciler {
                 let report = pass::go_on(self, session, fence, row, now(), progress).await?;
                 let is_complete = report.state == PassState::Complete;
                 reports.push(report);
-                // It has waited for somebody, and the kinds behind it with it.
+                // The approved pass is old by now: run its kind and the later kinds in full.
                 Kind::ALL.into_iter().filter(|kind| is_complete && Some(*kind) >= approved).collect()
             }
         };

@@ -1,8 +1,8 @@
-//! Page after page of a list, in the order of making, without a gap.
+//! Reads a list page by page, in order of creation, without gaps.
 //!
-//! Some kinds are listed behind a cursor ([`Listing`]). The others have offsets alone, and what is deleted meanwhile moves every row
-//! behind it forward: so pages overlap, and one that does not is asked for again from further back. A list whose order is
-//! another one at each asking would have no end: so the pages of one are counted.
+//! Some kinds are listed by cursor ([`Listing`]), the others by offset. There a deletion moves all later rows forward, so pages overlap,
+//! and a page that does not overlap the previous one is requested again from further back. If Clerk's order changed with each request,
+//! a list would never end, so the number of pages is limited.
 
 use super::Error;
 use crate::clerk::client::{self, At, Client, PAGE};
@@ -60,7 +60,7 @@ pub(super) struct Pages<'a> {
     next: At,
     /// Ids behind which the next page may begin, the best last, should some be gone by then.
     cursors: Vec<String>,
-    /// Ids of the page before, and when its last row was made, or the first one that a pass gone on with has not seen.
+    /// Ids of the previous page, and its last `created_at`; after a resume, the cursor's `from`.
     before: HashSet<String>,
     last_made: Option<Millis>,
     /// Pages that may still be asked for, once it is known how many rows there are.
@@ -94,7 +94,7 @@ impl<'a> Pages<'a> {
         Pages { clerk, kind, next, cursors, before: HashSet::new(), last_made, left: None }
     }
 
-    /// That there are so many rows: as often again as that needs, a page may be asked for, and no more.
+    /// Limits the number of requests to twice what this many rows need, and a few more.
     fn expect(&mut self, rows: u64) {
         self.left.get_or_insert(rows / (PAGE - OVERLAP) as u64 * 2 + SPARE);
     }
@@ -220,7 +220,7 @@ impl<'a> Pages<'a> {
         changes.retain(|change| change.id().is_none_or(|id| !self.before.contains(id)));
         self.before = ids;
         if changes.is_empty() && !is_last {
-            // A place in the list that Clerk does not go by: without end it would show the same.
+            // Clerk ignores the cursor or offset: the same page would come back without end.
             return Err(Error::Contradiction(format!("Clerk lists the same {} repeatedly", self.kind.plural())));
         }
         let shown_before = rows - changes.len();
@@ -228,7 +228,7 @@ impl<'a> Pages<'a> {
     }
 }
 
-/// Behind a page that is not full there is none.
+/// Whether this is the last page: it is not full.
 fn is_short(page: &listing::Page) -> bool {
     page.changes.len() < PAGE
 }

@@ -1,8 +1,8 @@
-//! Between full passes: the users that changed lately, the organizations, how many members each has, and the counts of all kinds.
+//! The quick pass, between full ones: recently changed users, all organizations with their member counts, and the counts of all kinds.
 //!
-//! A count that disagrees twice by the same calls for a full pass, or for a list of that organization's members; once it may be a
-//! webhook that is under way. If that did not change it, nothing will: it is called for again when it disagrees by another number.
-//! What a quick pass cannot see is told in `docs/reliability.md`.
+//! If a count differs by the same number in two quick passes, a full pass or a list of that organization's members is requested; once,
+//! it may be a webhook in flight. The same difference is not requested again, because it was not repaired the first time.
+//! `docs/reliability.md` says what a quick pass cannot see.
 
 use super::pass::{Observed, Run, dry};
 use super::{Error, Progress, Reconciler, Report, Sink};
@@ -70,7 +70,7 @@ async fn steps(
     progress: &mut dyn Progress,
 ) -> Result<Tallies, Error> {
     let clerk = &reconciler.clerk;
-    // Before the first full pass there is no lately.
+    // Before the first full pass there is no time to look back to.
     if let Some(since) = since {
         let (mut offset, mut first) = (0, None);
         loop {
@@ -121,7 +121,7 @@ async fn organizations(reconciler: &Reconciler, run: &mut Run<'_>, before: Organ
         let ids: Vec<&str> = page.changes.iter().filter_map(Change::id).collect();
         let here = run.session.members_counts(&ids).await?;
         for ((id, here), there) in here.into_iter().zip(there) {
-            // What the row does not say of its members agrees.
+            // A missing member count is not compared.
             let mut now = Tally::new(here, there.unwrap_or(here));
             if now.calls(members.get(&id)) {
                 unlike.push(id.clone());

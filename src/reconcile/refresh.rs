@@ -114,11 +114,11 @@ impl Reconciler {
         self.read(session, Source::Read, Kind::Membership, &reads).await.map(drop)
     }
 
-    /// Makes the reads whose time has come: what a webhook left open, stubs, and what an earlier read contradicted. Answers how many were
-    /// settled.
+    /// Makes the reads by id that are due: those that webhooks requested, those of stubs, and those that repeat a contradicting read (R2).
+    /// Returns how many were settled.
     ///
     /// # Errors
-    /// Clerk or the database does not answer: they are to be made again. What Clerk answers with nonsense is left to the next pass.
+    /// Clerk or the database does not answer: they are to be made again. A malformed response is left to the next pass.
     pub async fn settle(&self) -> Result<usize, Error> {
         let mut session = self.database.connect().await?;
         let (mut settled, mut is_checked) = (0, false);
@@ -139,7 +139,7 @@ impl Reconciler {
                     Ok(Read { changes, undecided }) => (apply(&mut session, Source::Read, changes).await, undecided),
                 };
                 let ids: Vec<&str> = wanted.iter().map(|read| read.id.as_str()).collect();
-                // Tried, whatever came of it: the next pass tries again, and so do we if it was too early, or if nobody answered.
+                // Count the attempt in any case. The next pass retries, and so do we if the read was too early or got no response.
                 let is_early = |verdict: &Verdict| verdict.known_reason().is_some_and(Reason::is_early);
                 let silent = silent.iter().filter(|one| one.is_silence).map(|one| one.read.id.as_str());
                 let early: Vec<&str> = match &result {
@@ -222,8 +222,8 @@ async fn apply_read(session: &mut Session, source: Source, answer: Read) -> Resu
     }
 }
 
-/// What a list of a parent's memberships says, and what is to be read by pair: whom it leaves out, and a row of which it does not say
-/// whose it is, for Clerk's list of a user's memberships need not name him.
+/// Splits a list of a parent's memberships into usable rows and reads by pair. Memberships that the list omits, or lists without their
+/// user, are read by organization and user: Clerk's list for a user need not name the user.
 async fn members(
     session: &mut Session,
     kind: Kind,

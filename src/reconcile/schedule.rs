@@ -23,12 +23,12 @@ const MEMBERSHIPS: &str = "43 * * * *";
 /// A pass of memberships every hour may take a tenth of it.
 const HOURLY: Duration = Duration::from_secs(360);
 
-/// How often somebody looks whether an event asked for a pass, and for reads that nobody was told of (stubs).
+/// How often to check for requested passes, and for pending reads that send no notification (stubs).
 const ASK: Duration = Duration::from_secs(15);
-/// What a stub's own webhook may take to follow: then its read is saved.
+/// How long to wait for a stub's own webhook, which makes the read unnecessary.
 const GATHER: Duration = Duration::from_secs(2);
-/// After a pass that could not begin or end, it is not asked for again so long, and each time twice as long: whatever is wrong
-/// with a key, a network or Clerk is not mended within seconds, and a pass may list everything.
+/// How long to wait before a failed pass is requested again; doubles each time. A wrong key or an outage is not fixed within seconds, and
+/// a pass may list everything.
 const PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(900);
 const JITTER: Duration = Duration::from_secs(20);
@@ -79,7 +79,7 @@ pub struct Timetable {
     pub rate: Option<u32>,
 }
 
-/// Why no pass can run until somebody mends the configuration.
+/// The mirror's instance and the key's, if they differ: no pass can run until the configuration is fixed.
 pub(crate) type Foreign = Option<(InstanceId, InstanceId)>;
 
 /// The tasks. Dropping it stops them; a pass that is under way is gone on with by the next one.
@@ -224,7 +224,7 @@ impl Passes {
     async fn as_asked(&mut self) {
         let Ok(mut session) = self.reconciler.database.connect_for_passes().await else { return };
         match session.mend_if_it_went_back(&self.last_seen).await {
-            // Whatever was waited for is another world's.
+            // The database was restored: pauses from before that no longer apply.
             Ok(true) => (self.pause, self.not_before) = (PAUSE, Instant::now()),
             Ok(false) => {}
             Err(error) => tracing::debug!(%error, "cannot check whether the database went back in time"),
@@ -245,8 +245,8 @@ impl Passes {
         }
     }
 
-    /// Kinds that were never listed, else those that an event or a count asked for, else those of which rows could not be judged and
-    /// can be now; and why. What the brake holds back is no reason to leave one out: everything else of the pass is done.
+    /// The kinds to reconcile now, and why: those never listed; else those that an event or a count requested; else those with rows that
+    /// can be judged only now. A kind that the deletion limit stopped is included: the rest of its pass still runs.
     async fn asked(&self, session: &mut Session) -> Result<Option<(Vec<Kind>, String)>, store::Error> {
         let mut never = Vec::new();
         for kind in Kind::ALL {
@@ -274,7 +274,7 @@ impl Passes {
                     self.note(report);
                 }
                 if let Wanted::Kinds(kinds) = wanted {
-                    // What it could not decide of single rows, reads by id will.
+                    // Single undecided rows are left to reads by id.
                     let failed = |kind: &Kind| {
                         let last = reports.iter().rfind(|report| report.scope == Scope::Kind(*kind));
                         last.is_some_and(|report| report.state.is_failure() && !report.is_at_end)
@@ -355,7 +355,7 @@ async fn clock(
         let Some(Cron { fields, .. }) = cron else { continue };
         let nudge = nudge.clone();
         let job = Job::new(fields.as_str(), move |_, _| {
-            // Full: the pass before has not come round to it yet.
+            // The channel is full: earlier passes are still waiting. Drop this one.
             let _ = nudge.try_send(due);
         })?;
         scheduler.add(job).await?;

@@ -1,8 +1,8 @@
-//! Which rows of the mirror a listing has gone past. Pure.
+//! Which rows of the mirror a listing should have shown by now. Pure.
 //!
-//! Clerk lists in the order of making, and so do we: what lies between two pages' edges here and was on no page there is
-//! absent. Imports share one moment of making, and their order is not told, so the ids at a page's edge are carried over
-//! until the listing has gone past that moment.
+//! Clerk lists by `created_at`, and so do we: a row of ours whose `created_at` the listing has passed without showing it is absent.
+//! Imported rows share one `created_at`, and their order is undefined, so the ids seen at a page's last `created_at` are carried over
+//! until the listing has passed that time.
 
 use crate::model::Millis;
 use std::collections::HashSet;

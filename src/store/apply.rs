@@ -1,4 +1,4 @@
-//! The one call that writes the mirror.
+//! The call that applies a batch: `clerk_sync.apply`.
 
 use super::wire::{Wire, with_batch};
 use super::{Error, Session};

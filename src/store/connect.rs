@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-/// Supavisor blocks an address for two minutes after ten refused passwords within 150 s, and whoever sits behind it.
+/// Supavisor blocks an IP address, with everyone behind it, for two minutes after ten refused passwords within 150 s.
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
@@ -166,10 +166,9 @@ impl Database {
     }
 }
 
-/// Whether something between us and the server lends its connections for a transaction each. If not, each of the two keeps its
-/// own server process, whatever the other does, and nobody else's transaction runs there. Which one is lent next depends on the
-/// pooler and on its other clients: while they keep it busy, a process may come back to us by chance, but never without one of
-/// their transactions in its count.
+/// Whether a pooler between us and the server assigns server connections per transaction. Without one, each of our two connections
+/// keeps its own server process, and no other client's transaction runs in it. With a busy one we may get the same process again by
+/// chance, but then its transaction counter shows the other clients' transactions.
 async fn is_shared(one: &mut PgConnection, two: &mut PgConnection) -> Result<bool, sqlx::Error> {
     /// Rounds in a row without a foreign transaction, and rounds in all: a pooler may look after a connection of ours now and
     /// then, and the server itself counts one where it catches up with changes of the catalog.

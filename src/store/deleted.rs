@@ -10,10 +10,10 @@ use std::time::Duration;
 
 /// Rows that are looked up at once, without holding up anybody.
 const FOUND: i64 = 5_000;
-/// Rows that go in the first statement, and in one at most. Each holds up whoever writes.
+/// Rows to delete in the first statement, and the maximum for any. Each statement blocks other writers.
 const FIRST: usize = 50;
 const MOST: usize = 250;
-/// What is slower than that is not slow for its rows.
+/// The smallest chunk: if it is slow, the number of rows is not the cause.
 const FEWEST: usize = 25;
 /// One that holds them up for longer makes the next one smaller, and one that takes half as long makes it larger.
 const HELD: Duration = Duration::from_millis(10);

@@ -152,7 +152,7 @@ pub struct Schema {
     /// A table of our bookkeeping.
     pub has_versions: bool,
     pub worker: Option<Worker>,
-    /// By default privileges of schema public: tables made by whom the API's roles may read by themselves.
+    /// Roles with default privileges in schema public that let the API's roles read every table they create.
     pub exposed_by: Vec<String>,
 }
 
@@ -171,14 +171,14 @@ pub struct LastPass {
     pub id: i64,
     pub state: Word<PassState>,
     pub problem: Option<String>,
-    /// Rows that it could not judge, by reason, and when those can be judged that were seen too lately, in ms.
+    /// Rows that it could not judge, by reason, and when those observed too recently can be judged, in ms.
     pub undecided: Option<BTreeMap<String, u64>>,
     pub judge_after: Option<i64>,
     /// Seconds since the last complete one ended.
     pub complete_s: Option<i64>,
 }
 
-/// What the worker has been told lately.
+/// The state of webhooks, passes and refused rows.
 #[derive(Clone, Debug)]
 pub struct Standing {
     pub instance: Option<InstanceId>,
@@ -197,7 +197,7 @@ pub struct Standing {
     pub billing_events: bool,
 }
 
-/// What the holder of a token sees, and what the mirror has of him.
+/// What the holder of a token sees, and what the mirror knows about them.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Caller {
     pub user_id: Option<String>,
@@ -234,7 +234,7 @@ const SCHEMA: &str = "select json_build_object(
                                         where a.grantee in (to_regrole('anon'), to_regrole('authenticated')) and a.privilege_type = 'SELECT')
                          order by 1))::text";
 
-/// Before the role is taken: as the owner, whom no policy holds. A direct call of `clerk_rls` is refused to callers.
+/// Runs as the owner, who bypasses policies, before `set role authenticated`: callers may not call `clerk_rls` directly.
 const WHO: &str = "select json_build_object(
     'user_id', clerk_rls.user_id(),
     'organization_ids', array(select clerk_rls.organization_ids() order by 1),

@@ -227,8 +227,8 @@ impl Session {
         rows.iter().map(wanted).collect::<Result<_, _>>().map_err(Error::Refused)
     }
 
-    /// Kinds that an event or a count asked to be reconciled as a whole, and why: those whose last pass did not come too early, or
-    /// whose next one will not.
+    /// Kinds for which an event or a count requested a full pass, and why: those not tried since, and those tried too early for Clerk's API
+    /// to show the change that it would show now.
     ///
     /// # Errors
     /// The database could not be asked.

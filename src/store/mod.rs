@@ -114,7 +114,7 @@ pub enum Error {
     Answer(String),
 }
 
-/// The innermost function that is none of ours, of those that the server was in.
+/// The innermost PL/pgSQL function of the error's context, if it belongs to the application.
 fn foreign_function(context: &str) -> Option<String> {
     let mut functions = context.lines().filter(|line| line.contains("PL/pgSQL")).filter_map(|line| {
         let (before, _) = line.split_once('(')?;
@@ -152,8 +152,8 @@ impl Error {
         self.sqlstate().is_some_and(|code| code == "57014" || code == "55P03")
     }
 
-    /// Whether any write that succeeds tells that it is over: the server as a whole was away, busy or read-only, or another writer
-    /// had the turn for too long. Anything else may have to do with what was to be written.
+    /// Whether any successful write shows that the problem is over: the whole server was away, busy or read-only, or another writer held
+    /// the lock for too long. Anything else may have to do with what was to be written.
     pub(crate) fn is_over_with_any_write(&self) -> bool {
         match self {
             Error::Refused(_) if self.is_connection_lost() => true,
@@ -274,8 +274,7 @@ fn at_most(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// An error with its causes in one line: each once, and of the server's what it says, its code and what it advises, without the
-/// place in its source.
+/// An error with its causes in one line, without repeats. A server error has its message, SQLSTATE and hint.
 pub fn told<'a>(chain: impl IntoIterator<Item = &'a (dyn std::error::Error + 'static)>) -> String {
     let mut told = String::new();
     for error in chain {

@@ -67,7 +67,7 @@ pub struct PageRecord<'a, F: Serialize> {
 pub struct Ending<U: Serialize> {
     /// Rows that were not judged, by reason; `None`: there are none.
     pub undecided: Option<U>,
-    /// When those can be judged that were seen too lately.
+    /// When rows that were observed too recently can be judged.
     pub judge_after: Option<Millis>,
     /// In how many ms `serve` shall ask for the same again.
     pub again_in: Option<i64>,

@@ -107,7 +107,7 @@ pub struct PassRow {
     /// Rows that were not judged, by reason.
     #[serde(default)]
     pub undecided: Option<BTreeMap<String, u64>>,
-    /// When those can be judged that were seen too lately.
+    /// When rows that were observed too recently can be judged.
     #[serde(default)]
     pub judge_after: Option<i64>,
     /// Of a quick pass: rows here and at Clerk, by kind.

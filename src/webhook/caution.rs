@@ -63,7 +63,7 @@ impl Caution {
         self.suspects.insert(subject.to_owned(), Instant::now());
     }
 
-    /// Somebody else's lock was waited for in vain.
+    /// A wait for another session's lock timed out.
     pub(super) fn note_lock(&mut self) {
         self.locked = Some(Instant::now());
     }

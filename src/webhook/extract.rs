@@ -61,9 +61,9 @@ impl FromRequest<Receiver> for Verified {
     }
 }
 
-/// The whole body, within the limits of size, time and memory. It is held as it comes: a length that is announced and never
-/// sent takes no room. It is read to the end even where it is refused, as an answer in the middle of a body may be lost with its
-/// connection; but nothing of it is held where the headers alone say no.
+/// Reads the whole body, within the limits of size, time and memory. Memory is reserved as bytes arrive, not for the announced length. A
+/// rejected body is still read to its end, because a response sent in the middle of a body may be lost with the connection; but it is
+/// not kept if the headers already rule it out.
 async fn read(
     headers: &HeaderMap,
     mut body: Body,
@@ -77,7 +77,7 @@ async fn read(
         return Err(Rejection::TooLarge);
     }
     let head = Head::of(headers);
-    // One that is out of time is read all the same: a good signature says that a clock is wrong.
+    // A body with a wrong timestamp is read too: if its signature is valid, a clock is wrong.
     let is_timely = head.is_ok_and(|head| head.check_time(now).is_ok());
     let origin = if is_timely { Origin::Plausible } else { Origin::Stranger };
     let mut share = budget.share(body.size_hint().upper(), origin);
@@ -114,7 +114,7 @@ async fn read(
     Ok((bytes.freeze(), reserved))
 }
 
-/// Whether a body comes in another form than its own. `identity`, in any case, and nothing at all say that it does not.
+/// Whether the header names a content encoding. `identity` (in any case) and an empty value do not.
 fn is_encoded(encoding: &HeaderValue) -> bool {
     let codings = encoding.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
     codings.into_iter().any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))

@@ -16,7 +16,7 @@ pub struct Fault {
     pub sqlstate: Option<String>,
     /// Since when, by our clock.
     pub since: Millis,
-    /// Whether only a delivery that is written tells that it is over: one failed, and not because the server was away.
+    /// Whether only a written delivery clears the fault: one failed for a reason that a ping cannot rule out.
     until_delivery: bool,
     /// Nothing has failed: the writer has just started.
     is_untried: bool,
@@ -42,7 +42,7 @@ pub struct Health {
 pub(super) struct Reporter(watch::Sender<Health>);
 
 impl Reporter {
-    /// Until something is tried, nothing can be written.
+    /// Starts with the fault "not tried yet", until a first write succeeds.
     pub(super) fn new() -> Reporter {
         let summary = "not tried yet".to_owned();
         let untried = Fault { summary, sqlstate: None, since: clock::now(), until_delivery: false, is_untried: true };
@@ -57,7 +57,7 @@ impl Reporter {
         self.0.borrow().fault.is_some()
     }
 
-    /// That the database cannot be written to, which is logged with all causes. `of_delivery`: a delivery found out.
+    /// Records that the database cannot be written to, and logs all causes. `of_delivery`: a delivery failed, not a ping.
     pub(super) fn set_fault(&self, error: &Error, of_delivery: bool) {
         static LOGGED: Throttle = Throttle::new();
         let (summary, sqlstate) = (error.to_string(), error.sqlstate());

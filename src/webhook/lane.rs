@@ -275,7 +275,7 @@ impl Lane {
         result
     }
 
-    /// The session, taken out: whoever gets an error from it does not put it back.
+    /// Takes the session out, or connects. Put it back after a call, unless an error has made it unusable.
     async fn session(&mut self) -> Result<Session, Error> {
         if let Some(session) = self.session.take() {
             return Ok(session);
@@ -286,7 +286,7 @@ impl Lane {
         Ok(session)
     }
 
-    /// Makes a session where there is none. That it cannot be made shows when it is needed.
+    /// Connects if there is no session. An error is dropped: the next write reports it.
     pub(super) async fn connect(&mut self) {
         self.session = self.session().await.ok();
     }

@@ -1,4 +1,4 @@
-//! The way of one verified delivery: read, written, answered.
+//! Handles one verified delivery: parse, write, respond.
 
 use super::answer;
 use super::budget::Budget;
@@ -74,9 +74,8 @@ impl Receiver {
         }
     }
 
-    /// By how many seconds this machine's clock is ahead (less than 0: behind), if it is so wrong that good signatures are
-    /// refused. It takes two witnesses: an old request can be sent again by anybody who has seen it, and the database's
-    /// clock may be the wrong one.
+    /// By how many seconds this machine's clock is ahead (negative: behind), if valid signatures are refused because of it. Both the
+    /// signer's and the database's clock must show it: an old request can be replayed, and the database's clock may be wrong.
     pub(crate) fn wrong_clock(&self) -> Option<i64> {
         let (by_signer, by_database) = (self.signer.load(Ordering::Relaxed), self.writer.health().clock_ahead);
         let is_wrong = by_signer.signum() == by_database.signum() && by_database.abs() > CLOCKS_AGREE;

@@ -1,11 +1,11 @@
 //! Who sent this? Checks the signature of one request, which must not be older than five minutes. Pure: headers, bytes and a time in.
 //!
 //! The signature covers `id.timestamp.body`, over the raw bytes (`standard-webhooks/standard-webhooks`,
-//! `spec/standard-webhooks.md`). The `svix` crate checks it; around it stand three things that it leaves open: a clock that
-//! can be stopped, several secrets (during a rotation both sign), and ids that could be read two ways.
+//! `spec/standard-webhooks.md`). The `svix` crate checks it. This module adds a clock that tests
+//! can set, several secrets (during a rotation both sign), and the rejection of ids that make the signed text ambiguous.
 //!
-//! The time is judged last: who is refused for it has signed well, so one of the two clocks is wrong, or an old request is
-//! sent again by somebody who has seen it.
+//! The time is checked last: a request that fails only this check has a valid signature, so a clock is wrong or an old request is
+//! being replayed.
 
 use super::rejection::Rejection;
 use crate::model::{MessageId, Millis};
@@ -48,7 +48,7 @@ impl Verifier {
     /// Takes secrets as they stand in the dashboard (`whsec_…`), one or several.
     ///
     /// # Errors
-    /// The first of them that is none.
+    /// The first value that is not a signing secret.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Result<Verifier, BadSecret> {
         let webhooks = secrets
             .into_iter()

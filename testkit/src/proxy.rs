@@ -24,8 +24,8 @@ pub enum Fault {
     BlackHole,
     /// New connections are closed at once; open ones are cut.
     Refuse,
-    /// What we ask arrives, and the answers are lost: each connection is cut when the next one comes. A commit that was
-    /// under way is done, and nobody here knows.
+    /// What we ask arrives, and the answers are lost: each connection is cut when the next one comes. A commit in
+    /// flight succeeds, but the client does not learn of it.
     CutReplies,
     /// Each connection is cut after so many more bytes of answers.
     CutAfter(u64),
@@ -49,7 +49,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts it on a thread of its own: a line is not slower because those at its end are busy.
+    /// Starts it on its own thread, so that a busy runtime does not slow it down.
     ///
     /// # Errors
     /// No port or no thread is free.

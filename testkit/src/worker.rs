@@ -158,7 +158,7 @@ async fn spawn(options: &Options, address: &str, log: &Arc<Log>) -> anyhow::Resu
     Ok((child, listening.with_context(|| format!("the worker did not start: {}", log.end().join(" / ")))?))
 }
 
-/// Reads the log to its end, on a thread of its own: a worker whose log nobody takes stands still.
+/// Reads the log to its end, on a thread of its own: a worker blocks once the pipe of its log is full.
 fn read(log: File, listens: oneshot::Sender<SocketAddr>, kept: &Log) {
     let mut listens = Some(listens);
     for line in BufReader::new(log).lines().map_while(Result::ok) {

@@ -27,7 +27,7 @@ pub const START: i64 = 1_760_000_000_000;
 /// A free port of this machine.
 pub const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// What is there when it is asked for. `S`: the product, in this process ([`Server`]), as a process ([`Worker`]), or not at all.
+/// A test environment, as its builder made it. `S`: the product, in this process ([`Server`]), as a process ([`Worker`]), or not at all.
 #[derive(Debug)]
 pub struct World<S = ()> {
     pub database: Project,
@@ -310,7 +310,7 @@ fn is_timeout(error: &anyhow::Error) -> bool {
     error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_timeout)
 }
 
-/// Somebody who takes webhooks.
+/// A receiver of webhooks.
 pub trait Endpoint {
     fn webhook_url(&self) -> String;
 }

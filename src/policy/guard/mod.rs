@@ -1,8 +1,8 @@
 //! Which rows a condition lets through: the caller's own, or anybody's. Pure; it reads expressions as the server writes them.
 //!
-//! A condition gets a [`Level`], from the widest to the narrowest. `and` is as narrow as its narrowest part, `or` as wide as its
-//! widest; so both are a maximum and a minimum. What cannot be read stands in the middle: it matters only where nothing else
-//! decides.
+//! Each condition gets a [`Width`], ordered from the widest (`Open`) to the narrowest (`Never`): `and` takes the maximum of its parts, `or`
+//! the minimum. An unreadable part is `Unknown`, in the middle: it decides only if no other part does. A [`Level`] is a width with the
+//! part of the condition that explains it.
 
 mod rows;
 mod truth;

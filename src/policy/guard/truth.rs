@@ -268,7 +268,7 @@ fn chain(passed: &Truth, condition: &Level, result: Truth) -> Truth {
     Truth { when: before.clone().narrower(result.when), unless: before.narrower(result.unless) }
 }
 
-/// A comparison with somebody who is nobody is null, and passes too.
+/// For a caller without a user id the comparison is null, and a null passes too.
 fn or_null(expression: &Expr, truth: Truth) -> Truth {
     match truth.when.width {
         Width::Open | Width::Caller => truth,

@@ -50,7 +50,7 @@ impl Run<'_> {
         let mut left = Left::default();
         standing.retain(|row| {
             let Some(at) = row.observed_at.filter(|at| *at >= before) else { return true };
-            // Of what was made since it began a listing need not know.
+            // A row created after the pass began need not be in its listing.
             if row.created_at.is_none_or(|made| made < from) {
                 left.too_fresh += 1;
                 left.judge_after = left.judge_after.max(Some(at.plus(margin + BEHIND)));
@@ -68,7 +68,7 @@ impl Run<'_> {
         Ok((standing, left))
     }
 
-    /// What is absent, held against what there is; memberships included that would end with their user or organization. Notes what
+    /// Counts absent and existing rows: of this kind, and of the memberships that would end with them. Records how many absent rows
     /// cannot be judged.
     async fn weigh(&mut self, kind: Kind) -> Result<(Weight, Weight), Error> {
         let mut own = Weight { rows: self.session.count(kind).await?, absent: 0 };
@@ -96,7 +96,7 @@ impl Run<'_> {
     /// The brake.
     pub(super) async fn is_too_much(&mut self, kind: Kind) -> Result<bool, Error> {
         let (mut own, mut memberships) = self.weigh(kind).await?;
-        // What went with its parent weighs there.
+        // Memberships that ended with their parent count towards the parent's limit.
         if own.is_too_heavy() && self.find_parents_away(kind).await? {
             (own, memberships) = self.weigh(kind).await?;
         }
@@ -143,8 +143,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Looks which parents of what is absent Clerk does not have any more, and asks for passes of them; until it is clear that too
-    /// many others are absent. Whether there are any.
+    /// Finds parents of absent memberships that no longer exist at Clerk, and requests passes of their kinds. Stops early if too many
+    /// other memberships are absent. Returns whether it found any.
     async fn find_parents_away(&mut self, kind: Kind) -> Result<bool, Error> {
         if kind.parents().is_empty() {
             return Ok(false);
@@ -201,7 +201,7 @@ impl Run<'_> {
                 if problems.len() < PROBLEMS {
                     problems.insert(one.problem);
                 }
-                // Whoever makes reads between passes tries it again.
+                // It becomes a pending read, which is retried between passes.
                 let observation = Observation::NeedsRead(one.read);
                 changes.push(Change { observed_at: self.row.observed_from, observation, mention: None });
             }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// How many ids a report names of what contradicts webhooks.
 const NAMED: usize = 100;
-/// Between the moment from which what was seen too lately can be judged and the pass that judges it, in ms.
+/// How long after `judge_after` the next pass is requested, in ms.
 const AGAIN: i64 = 5_000;
 /// Rows that were refused and are named in a report.
 const REFUSED_NAMED: usize = 5;

@@ -115,7 +115,7 @@ impl Run<'_> {
     }
 }
 
-/// A list that is much shorter than its count is no list. A little shorter it may be: rows come and go meanwhile.
+/// Fails if a list is much shorter than Clerk's count. A small difference is allowed: rows change while they are listed.
 fn contradiction(kind: Kind, counted: u64, listed: u64) -> Result<(), Error> {
     let allowed = if listed == 0 { 0 } else { tolerance(counted) };
     if counted > listed.saturating_add(allowed) {

@@ -17,9 +17,9 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Instant;
 
-/// R2, R4, R7, in ms: what was observed so long before a pass began may have been overtaken on its way to us.
+/// R4, in ms: a row that was observed less than this before the pass began, or since, is not judged by its absence.
 const MARGIN: i64 = 300_000;
-/// How much later than it was observed something counts, in ms: so much an answer is made older by (R1), and a little.
+/// How far back reads are dated (R1), in ms: added to get from an observation time to Clerk's clock.
 const BEHIND: i64 = 10_000;
 
 /// A pass that is asked for.
@@ -32,8 +32,8 @@ pub(super) struct Request<'a> {
     pub(super) is_development: bool,
 }
 
-/// Runs a pass of a kind, or goes on with the last one if that has listed something and did not come to its end. `held`: users and
-/// organizations whose deletion a dry run has found to be held back; it leaves no trace for the next kind to find.
+/// Runs a pass of a kind, or resumes the last one if it has listed something and did not end. `held`: in a dry run, users and
+/// organizations that the deletion limit keeps; a dry run stores nothing, so the next kind gets them from here.
 pub(super) async fn run(
     reconciler: &Reconciler,
     session: &mut Session,
@@ -94,7 +94,7 @@ pub(super) fn dry(scope: Scope, backfill: bool, began_at: Millis) -> Pass {
     }
 }
 
-/// A pass that is under way.
+/// A running pass.
 pub(super) struct Run<'a> {
     clerk: &'a Client,
     database: &'a Database,
@@ -168,7 +168,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// As what the writer is to take an answer of Clerk's.
+    /// The source that a batch is written as.
     const fn source(&self, source: Source) -> Source {
         if self.is_development { Source::Development } else { source }
     }

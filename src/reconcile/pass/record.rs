@@ -1,4 +1,4 @@
-//! What a pass has seen, held against the mirror: what differs is written with its findings and with how far the pass is.
+//! Compares what a pass has read with the mirror; writes differences, findings and the pass's position in one statement.
 
 use super::super::compare::{Difference, Found, compare};
 use super::super::finding::{Finding, is_gone};
@@ -25,7 +25,7 @@ pub(in crate::reconcile) struct Observed<'a> {
 }
 
 impl Run<'_> {
-    /// Holds what was seen against the mirror.
+    /// Compares changes with the mirror, and writes what differs.
     pub(in crate::reconcile) async fn observe(
         &mut self,
         source: Source,
@@ -192,7 +192,7 @@ impl Run<'_> {
     }
 }
 
-/// The rows here of what is there.
+/// The mirror's rows for the objects that exist at Clerk.
 pub(super) async fn mirrored_rows(
     session: &mut Session,
     kind: Kind,

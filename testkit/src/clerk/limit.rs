@@ -1,4 +1,4 @@
-//! Clerk's rate limit: so many calls in ten seconds for the whole instance; who goes beyond waits as long as he is told.
+//! Clerk's rate limit: a number of calls in ten seconds for the whole instance; a call beyond it gets 429 with `Retry-After`.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
