@@ -7,13 +7,13 @@ use crate::health;
 use crate::model::InstanceCheck;
 use crate::os;
 use crate::reconcile::schedule::{Foreign, Schedule};
-use crate::reconcile::{Reconciler, Times};
+use crate::reconcile::{Reconciler, PassLimits};
 use crate::store::Database;
 use crate::telemetry::Throttle;
 use crate::thread::Ended;
 use crate::upkeep::Upkeep;
 use crate::webhook::receive::{self, Receiver};
-use crate::webhook::writer::Writer;
+use crate::webhook::queue::WriteQueue;
 use anyhow::Context as _;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode};
@@ -58,14 +58,14 @@ pub fn listen(config: &Config) -> anyhow::Result<TcpListener> {
 /// # Errors
 /// The system gives no thread to the writer.
 pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-    let writer = Writer::start(config.database.clone(), config.instance.clone(), config.reconcile.is_some())?;
+    let writer = WriteQueue::start(config.database.clone(), config.instance.clone(), config.reconcile.is_some())?;
     serve_with(writer, config, listener, shutdown).await;
     Ok(())
 }
 
 /// The same with a writer that was started before, for somebody who watches its health.
 pub async fn serve_with(
-    (writer, writing): (Writer, Ended),
+    (writer, writing): (WriteQueue, Ended),
     config: Config,
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
@@ -101,7 +101,7 @@ pub async fn serve_with(
 }
 
 /// Passes by the clock, and as events ask for them.
-fn start(reconcile: Reconcile, database: Database, check: &InstanceCheck, writer: &Writer) -> Option<Schedule> {
+fn start(reconcile: Reconcile, database: Database, check: &InstanceCheck, writer: &WriteQueue) -> Option<Schedule> {
     let clerk = match Client::new(reconcile.clerk) {
         Ok(clerk) => Arc::new(clerk),
         Err(error) => {
@@ -109,7 +109,7 @@ fn start(reconcile: Reconcile, database: Database, check: &InstanceCheck, writer
             return None;
         }
     };
-    let reconciler = Reconciler { clerk, database, instance: check.wanted().cloned(), times: Times::default() };
+    let reconciler = Reconciler { clerk, database, instance: check.expected().cloned(), times: PassLimits::default() };
     Some(Schedule::start(reconciler, reconcile.timetable, writer.pending(), writer.last_seen()))
 }
 
@@ -139,12 +139,12 @@ fn router(receiver: Receiver, check: InstanceCheck, foreign: Option<watch::Recei
 async fn not_found(request: Request) -> Response {
     static LOGGED: Throttle = Throttle::new();
     if is_lost_webhook(&request)
-        && let Some(held_back) = LOGGED.pass()
+        && let Some(suppressed) = LOGGED.should_log()
     {
         let path: String = request.uri().path().chars().take(80).collect();
         tracing::warn!(
             ?path,
-            held_back,
+            suppressed,
             "a webhook arrived at a wrong path: the endpoint's URL must end with {WEBHOOKS}"
         );
     }

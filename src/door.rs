@@ -30,7 +30,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long sent data may stay unacknowledged by the client.
-const UNREAD: Duration = Duration::from_secs(10);
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes for one connection: the request's head, and the part of a body that has arrived. A larger head gets no response of ours.
 const BUFFER: usize = 80 * 1024;
 /// Connections beyond the limit for a moment: those that are ending, and those in the backlog when the listener closes.
@@ -46,9 +46,9 @@ const WELCOME_GRACE: Duration = Duration::from_secs(2);
 const NEXT_LOOK: Duration = Duration::from_millis(100);
 /// How long new requests are still answered after stopping was requested, each with `connection: close`: so a client does not send the next
 /// one on a connection that is being closed.
-const FAREWELL: Duration = Duration::from_millis(150);
+const DRAIN_GRACE: Duration = Duration::from_millis(150);
 /// How long a request may take to follow the connection that was opened for it.
-const FOLLOW: Duration = Duration::from_millis(50);
+const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(50);
 
 /// What connections may take.
 #[derive(Clone, Copy, Debug)]
@@ -80,20 +80,20 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts connections until a little after `shutdown`, and returns those that are open.
 ///
-/// `scarce` is called while all slots are taken by requests that are being handled and by welcome clients: it may end some of these
+/// `exhausted` is called while all slots are taken by requests that are being handled and by welcome clients: it may end some of these
 /// requests.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     limits: Limits,
-    scarce: impl Fn(),
+    exhausted: impl Fn(),
     shutdown: impl Future<Output = ()>,
 ) -> GracefulShutdown {
-    let door = Door::new(router, limits);
+    let acceptor = Acceptor::new(router, limits);
     let mut shutdown = std::pin::pin!(async {
         shutdown.await;
-        door.closing.store(true, Ordering::Relaxed);
-        sleep(FAREWELL).await;
+        acceptor.closing.store(true, Ordering::Relaxed);
+        sleep(DRAIN_GRACE).await;
     });
     loop {
         let stream = tokio::select! {
@@ -108,10 +108,10 @@ pub async fn serve(
             () = &mut shutdown => break,
         };
         let is_stopping = tokio::select! {
-            () = door.places.room(&scarce) => false,
+            () = acceptor.slots.room(&exhausted) => false,
             () = &mut shutdown => true,
         };
-        door.let_in(stream);
+        acceptor.serve_connection(stream);
         if is_stopping {
             break;
         }
@@ -119,52 +119,52 @@ pub async fn serve(
     // Connections in the backlog would be cut off with the listener.
     for _ in 0..SLACK {
         let Some(Ok((stream, _))) = listener.accept().now_or_never() else { break };
-        door.let_in(stream);
+        acceptor.serve_connection(stream);
     }
     drop(listener);
-    sleep(FOLLOW).await;
-    door.open
+    sleep(FIRST_REQUEST_GRACE).await;
+    acceptor.open
 }
 
 /// Most likely out of file descriptors: those in use will become free.
 fn log_refused(error: &io::Error) {
     static LOGGED: Throttle = Throttle::new();
-    if let Some(held_back) = LOGGED.pass() {
-        tracing::error!(%error, held_back, "cannot accept a connection");
+    if let Some(suppressed) = LOGGED.should_log() {
+        tracing::error!(%error, suppressed, "cannot accept a connection");
     }
 }
 
 /// Serves accepted connections.
-struct Door {
+struct Acceptor {
     server: http1::Builder,
     router: TowerToHyperService<Router>,
-    places: Arc<Places>,
+    slots: Arc<Slots>,
     life: Duration,
     /// From now on every response closes its connection.
     closing: Arc<AtomicBool>,
     open: GracefulShutdown,
 }
 
-impl Door {
-    fn new(router: Router, limits: Limits) -> Door {
+impl Acceptor {
+    fn new(router: Router, limits: Limits) -> Acceptor {
         let mut server = http1::Builder::new();
         server.timer(TokioTimer::new()).header_read_timeout(limits.head).max_buf_size(BUFFER);
-        Door {
+        Acceptor {
             server,
             router: TowerToHyperService::new(router),
-            places: Arc::new(Places { limit: limits.connections, table: Mutex::default(), changed: Notify::new() }),
+            slots: Arc::new(Slots { limit: limits.connections, table: Mutex::default(), changed: Notify::new() }),
             life: limits.life,
             closing: Arc::default(),
             open: GracefulShutdown::new(),
         }
     }
 
-    fn let_in(&self, stream: TcpStream) {
+    fn serve_connection(&self, stream: TcpStream) {
         let _ = stream.set_nodelay(true);
-        os::limit_untaken(&stream, UNREAD);
-        let place = Arc::new(Places::take(&self.places));
+        os::limit_untaken(&stream, TCP_USER_TIMEOUT);
+        let slot = Arc::new(Slots::take(&self.slots));
         let (router, closing) = (self.router.clone(), Arc::clone(&self.closing));
-        let (seat, old) = (Arc::clone(&place), Instant::now() + self.life);
+        let (seat, old) = (Arc::clone(&slot), Instant::now() + self.life);
         let service = service_fn(move |request: Request<Incoming>| {
             let busy = Busy::begin(&seat);
             let is_last = busy.is_last || Instant::now() > old;
@@ -182,7 +182,7 @@ impl Door {
                 ended = connection => if let Err(error) = ended {
                     tracing::debug!(%error, "a connection ended early");
                 },
-                () = place.given_up() => {}
+                () = slot.given_up() => {}
             }
         });
     }
@@ -205,7 +205,7 @@ fn leave(mut response: Response<Body>, busy: Busy, is_last: bool) -> Response<Bo
 }
 
 /// All connections of a listener.
-struct Places {
+struct Slots {
     limit: usize,
     table: Mutex<Table>,
     /// One became idle, or ended.
@@ -248,31 +248,31 @@ enum Room {
     AllBusy,
 }
 
-impl Places {
+impl Slots {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(places: &Arc<Places>) -> Place {
-        let mut table = places.table();
+    fn take(slots: &Arc<Slots>) -> Slot {
+        let mut table = slots.table();
         let (id, told) = (table.number(), Arc::new(Notify::new()));
         table
             .open
             .insert(id, Entry { state: State::Busy, since: Instant::now(), welcome: false, told: Arc::clone(&told) });
         table.set_idle(id);
         drop(table);
-        Place { places: Arc::clone(places), id, told }
+        Slot { slots: Arc::clone(slots), id, told }
     }
 
     /// Waits until there is room for one more.
-    async fn room(&self, scarce: &impl Fn()) {
+    async fn room(&self, exhausted: &impl Fn()) {
         loop {
             let room = self.table().make_room(self.limit);
             let next_look = match room {
                 Room::Free => return,
                 Room::FreeIn(grace) => grace.min(NEXT_LOOK),
                 Room::AllBusy => {
-                    scarce();
+                    exhausted();
                     NEXT_LOOK
                 }
             };
@@ -343,53 +343,53 @@ impl Table {
 fn log_eviction() {
     static LOGGED: Throttle = Throttle::new();
     metrics::counter!(EVICTED).increment(1);
-    if let Some(held_back) = LOGGED.pass() {
-        tracing::warn!(held_back, "too many connections: the one that was idle longest is closed");
+    if let Some(suppressed) = LOGGED.should_log() {
+        tracing::warn!(suppressed, "too many connections: the one that was idle longest is closed");
     }
 }
 
 /// One connection's slot, until dropped.
-struct Place {
-    places: Arc<Places>,
+struct Slot {
+    slots: Arc<Slots>,
     id: u64,
     told: Arc<Notify>,
 }
 
-impl Place {
+impl Slot {
     /// Waits until the slot was given to another connection.
     async fn given_up(&self) {
         loop {
             self.told.notified().await;
             // A request that came just before is still answered.
-            if matches!(self.places.table().open.get(&self.id), Some(Entry { state: State::Leaving, .. })) {
+            if matches!(self.slots.table().open.get(&self.id), Some(Entry { state: State::Leaving, .. })) {
                 return;
             }
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.places.table().remove(self.id);
-        self.places.changed.notify_one();
+        self.slots.table().remove(self.id);
+        self.slots.changed.notify_one();
     }
 }
 
 /// A request is being handled, until dropped.
 struct Busy {
-    place: Arc<Place>,
+    slot: Arc<Slot>,
     /// The slot was given to another connection: this one ends with this response.
     is_last: bool,
 }
 
 impl Busy {
-    fn begin(place: &Arc<Place>) -> Busy {
-        let before = place.places.table().set_busy(place.id);
-        Busy { place: Arc::clone(place), is_last: matches!(before, Some(State::Leaving)) }
+    fn begin(slot: &Arc<Slot>) -> Busy {
+        let before = slot.slots.table().set_busy(slot.id);
+        Busy { slot: Arc::clone(slot), is_last: matches!(before, Some(State::Leaving)) }
     }
 
     fn welcome(&self) {
-        if let Some(entry) = self.place.places.table().open.get_mut(&self.place.id) {
+        if let Some(entry) = self.slot.slots.table().open.get_mut(&self.slot.id) {
             entry.welcome = true;
         }
     }
@@ -397,7 +397,7 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.place.places.table().set_idle(self.place.id);
-        self.place.places.changed.notify_one();
+        self.slot.slots.table().set_idle(self.slot.id);
+        self.slot.slots.changed.notify_one();
     }
 }

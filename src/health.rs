@@ -52,7 +52,7 @@ pub async fn ready(State(receiver): State<Receiver>, check: InstanceCheck, forei
     if health.event_ahead.is_some_and(|at| at.elapsed() < EVENT_AHEAD) {
         reasons.push(json!({ "error": "clock_differs", "detail": "webhooks are dated ahead of the database's clock" }));
     }
-    if let Some(seconds) = receiver.wrong_clock() {
+    if let Some(seconds) = receiver.confirmed_clock_skew() {
         reasons.push(json!({ "error": "clock_differs", "seconds_ahead": seconds }));
     }
     if reasons.is_empty() {

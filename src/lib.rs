@@ -56,12 +56,12 @@
 //! # How a webhook is processed
 //!
 //! 1. [`door`] accepts the connection, with limits on time and number; the route is `POST /webhooks/clerk`.
-//! 2. [`webhook::extract::Verified`] exists only for a complete body ([`webhook::budget`] limits the memory for all of them) with a valid
+//! 2. [`webhook::extract::Verified`] exists only for a complete body ([`webhook::body_memory`] limits the memory for all of them) with a valid
 //!    signature ([`webhook::signature`]) and a timestamp within five minutes. Anything else is 400, without a query. A valid signature
 //!    with a wrong timestamp means a wrong clock or an old request: `/readyz` reports the clock only if the database's clock agrees.
 //! 3. [`clerk::event::parse`] reads the body: a change, nothing (a type that is not copied), or a dead letter.
-//! 4. [`webhook::receive`] makes a [`model::Delivery`] of it, enqueues it in the [`webhook::writer::Writer`] and waits. The queue, on its own
-//!    thread, gathers deliveries while a batch is in flight; a [`webhook::lane`] folds the batch ([`model::Batch::fold`]) and makes one
+//! 4. [`webhook::receive`] makes a [`model::Delivery`] of it, enqueues it in the [`webhook::queue::WriteQueue`] and waits. The queue, on its own
+//!    thread, gathers deliveries while a batch is in flight; a [`webhook::batch_writer`] folds the batch ([`model::Batch::fold`]) and makes one
 //!    call. If the database is far away, two batches are in flight.
 //! 5. `clerk_sync.apply` locks a table that only the schema's owner may lock (`clerk_sync.lock_writer`), which serializes the writers of
 //!    all replicas. One transaction writes generations, tombstones, versions, rows, stubs, pending reads, dead letters and receipts.
@@ -149,7 +149,7 @@
 //! * Time: 10 s for a request's head and for its body, 10 minutes for a connection, 8 s until the response, 10 s to read it, 4 s
 //!   for a call to the database on our side, 3 s on its own (2 s for the writer's turn, 1 s for another lock). Stopping takes 10 s at most.
 //!   `migrate` waits 2 s for a lock of another session, 30 times.
-//! * Memory: 2 MiB for a body, 20 MiB for all bodies together, half of it for those up to 64 kB ([`webhook::budget`]), 2,500
+//! * Memory: 2 MiB for a body, 20 MiB for all bodies together, half of it for those up to 64 kB ([`webhook::body_memory`]), 2,500
 //!   deliveries waiting. Beyond it a body that is still arriving loses its memory to the new one; without memory the response is 503 at
 //!   once.
 //! * Connections: 2,048, fewer where the system allows fewer files, and 64 of the private listener. Beyond it the one that was idle
@@ -168,7 +168,7 @@
 //! # Why access does not depend on the application's objects
 //!
 //! The application may put keys, triggers, indexes and checks on our tables, and any of them may refuse our row. A change that is
-//! refused alone is tried in three steps ([`webhook::lane`], `reconcile::ladder`), each its own call of `clerk_sync.apply`
+//! refused alone is tried in three steps ([`webhook::batch_writer`], `reconcile::ladder`), each its own call of `clerk_sync.apply`
 //! ([`model::Mode`]): all of it; then, of existing rows, only the columns that decide access; then only our own tables, with a *denial*
 //! (`clerk_sync.denials`) where a row gives access that it should not give. Every function, view and policy of `clerk_rls` respects
 //! denials. A trigger that keeps or changes a row raises no error, so after a batch that takes access away the rows are checked. The

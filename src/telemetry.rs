@@ -134,23 +134,23 @@ impl Write for LogLine {
 pub(crate) struct Throttle {
     /// Which five seconds the last line that went through was in, counted from the first, plus one; 0: none did.
     last: AtomicU64,
-    held_back: AtomicU64,
+    suppressed: AtomicU64,
 }
 
 impl Throttle {
     pub(crate) const fn new() -> Throttle {
-        Throttle { last: AtomicU64::new(0), held_back: AtomicU64::new(0) }
+        Throttle { last: AtomicU64::new(0), suppressed: AtomicU64::new(0) }
     }
 
     /// Whether to log now: if so, how many lines were held back since the last one.
-    pub(crate) fn pass(&self) -> Option<u64> {
+    pub(crate) fn should_log(&self) -> Option<u64> {
         static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
         let window = START.elapsed().as_secs() / 5 + 1;
         if self.last.swap(window, Ordering::Relaxed) == window {
-            self.held_back.fetch_add(1, Ordering::Relaxed);
+            self.suppressed.fetch_add(1, Ordering::Relaxed);
             None
         } else {
-            Some(self.held_back.swap(0, Ordering::Relaxed))
+            Some(self.suppressed.swap(0, Ordering::Relaxed))
         }
     }
 }
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn a_fault_that_repeats_is_logged_once_in_a_while() {
         let throttle = Throttle::new();
-        let passed = (0..1_000).filter(|_| throttle.pass().is_some()).count();
+        let passed = (0..1_000).filter(|_| throttle.should_log().is_some()).count();
         assert!((1..=2).contains(&passed), "{passed} lines within a moment");
     }
 }

@@ -82,9 +82,9 @@ async fn the_delete_of_a_big_org_is_acknowledged_and_denies_at_once() {
     let mut session = world.database.database().connect().await.unwrap();
     let id = format!("orgmem_of{organization}7");
     assert!(session.mirrored(Kind::Membership, &[&id]).await.unwrap().is_empty());
-    assert!(session.standing(Kind::Membership, &[&id]).await.unwrap().is_empty());
+    assert!(session.live_rows(Kind::Membership, &[&id]).await.unwrap().is_empty());
     let from = Millis::new(0).unwrap();
-    assert!(session.ids_made_between(Kind::Membership, from, None, None, 10).await.unwrap().is_empty());
+    assert!(session.ids_created_between(Kind::Membership, from, None, None, 10).await.unwrap().is_empty());
     // Sent again, it has nothing to do.
     assert_eq!(world.send(&event).await, "duplicate");
 

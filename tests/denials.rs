@@ -4,7 +4,7 @@
 use crate::support::{Project, START, World, rows};
 use clerk_sync::model::{Kind, PassState};
 use clerk_sync::reconcile::schedule::Timetable;
-use clerk_sync::reconcile::{Silent, Wanted};
+use clerk_sync::reconcile::{Silent, PassRequest};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _};
@@ -151,7 +151,7 @@ impl AdminOfAcme {
         let mut session = self.world.database.database().connect().await.unwrap();
         session.retry_refused().await.unwrap();
         session.remove_memberships_of_deleted().await.unwrap();
-        self.world.reconciler().settle().await.unwrap();
+        self.world.reconciler().run_pending_reads().await.unwrap();
         let source = self.world.source();
         let held = self.world.database.held().await;
         let (lacking, extra): (Vec<_>, Vec<_>) =
@@ -473,7 +473,7 @@ async fn a_pass_repairs_all_but_the_one_whose_row_is_refused_and_names_that_one(
         clerk.now += 400_000;
     }
     let pass = async || {
-        let wanted = Wanted::Kinds(vec![Kind::User]);
+        let wanted = PassRequest::Kinds(vec![Kind::User]);
         admin.world.reconciler().run(&wanted, "test", false, &mut Silent).await.unwrap().pop().unwrap()
     };
     let report = pass().await;
@@ -630,7 +630,7 @@ async fn in_random_histories_every_acknowledged_revocation_is_in_force() {
         }
         let what = format!("history {seed}, the end");
         admin.world.clerk.lock().now += 4_000_000;
-        let wanted = Wanted::Kinds(Kind::ALL.to_vec());
+        let wanted = PassRequest::Kinds(Kind::ALL.to_vec());
         admin.world.reconciler().run(&wanted, "test", false, &mut Silent).await.unwrap();
         admin.heals(&what).await;
     }

@@ -4,7 +4,7 @@ use crate::reconciling::ReconcileWorld;
 use crate::support::npm::temporary;
 use crate::support::{SECRET, Server};
 use clerk_sync::model::{Batch, Change, EntityRef, InstanceCheck, Kind, Millis, Observation, PassState, Source};
-use clerk_sync::reconcile::{Error, Report, Silent, Wanted};
+use clerk_sync::reconcile::{Error, Report, Silent, PassRequest};
 use clerk_sync::sender::Sender;
 use rustix::process::{Pid, Signal, kill_process};
 use std::process::Stdio;
@@ -235,7 +235,7 @@ impl Followed {
     /// Twenty seconds later.
     async fn follow(&self) -> Vec<Report> {
         self.world.pass_time(20_000);
-        let reports = self.world.reconciler().run(&Wanted::Development, "test", false, &mut Silent).await.unwrap();
+        let reports = self.world.reconciler().run(&PassRequest::Development, "test", false, &mut Silent).await.unwrap();
         assert!(reports.iter().all(|report| report.state == PassState::Complete), "{reports:?}");
         reports
     }
@@ -323,7 +323,7 @@ async fn the_writer_itself_believes_no_list_of_a_production_instance() {
     let error = session.apply(&Batch::of_changes(Source::Development, [&gone].into_iter()), 1).await.unwrap_err();
     assert_eq!(error.sqlstate().as_deref(), Some("CS005"), "{}", error.summary());
     world.silently(|clerk| clerk.delete_user(&user));
-    let reports = world.reconciler().run(&Wanted::Development, "test", false, &mut Silent).await.expect("passes");
+    let reports = world.reconciler().run(&PassRequest::Development, "test", false, &mut Silent).await.expect("passes");
     assert!(reports.iter().all(|report| report.drift() == 0), "{reports:?}");
     assert!(reports.iter().any(|report| report.problem.as_deref().is_some_and(|problem| problem.contains("CS005"))));
     assert!(before == world.database.written().await);

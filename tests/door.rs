@@ -223,19 +223,19 @@ const LIMITS: Limits = Limits { connections: 3, head: Duration::from_secs(60), l
 
 /// A small server of its own: `/` answers at once, `/welcome` also says that the sender is welcome, `/wait` answers when told.
 async fn small(limits: Limits) -> (SocketAddr, Arc<Notify>, Arc<AtomicUsize>) {
-    let (told, scarce) = (Arc::new(Notify::new()), Arc::<AtomicUsize>::default());
+    let (told, exhausted) = (Arc::new(Notify::new()), Arc::<AtomicUsize>::default());
     let waiting = Arc::clone(&told);
     let router = Router::new()
         .route("/", get(async || "here"))
         .route("/welcome", get(async || (axum::Extension(Welcome), "welcome")))
         .route("/wait", get(async move || waiting.notified().await));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (address, counted) = (listener.local_addr().unwrap(), Arc::clone(&scarce));
+    let (address, counted) = (listener.local_addr().unwrap(), Arc::clone(&exhausted));
     let count = move || {
         counted.fetch_add(1, Ordering::Relaxed);
     };
     tokio::spawn(door::serve(listener, router, limits, count, std::future::pending()));
-    (address, told, scarce)
+    (address, told, exhausted)
 }
 
 async fn ask(stream: &mut TcpStream, path: &str) -> Option<String> {
@@ -296,7 +296,7 @@ async fn a_connection_keeps_its_place_for_a_moment_until_its_request_can_have_co
 
 #[tokio::test]
 async fn a_request_that_is_being_handled_is_never_cut_off() {
-    let (address, told, scarce) = small(LIMITS).await;
+    let (address, told, exhausted) = small(LIMITS).await;
     let mut waiting = Vec::new();
     for _ in 0..3 {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -308,7 +308,7 @@ async fn a_request_that_is_being_handled_is_never_cut_off() {
     late.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
     let mut buffer = [0; 64];
     assert!(timeout(Duration::from_millis(500), late.read(&mut buffer)).await.is_err(), "there is no place");
-    assert!(scarce.load(Ordering::Relaxed) > 0, "and that is said");
+    assert!(exhausted.load(Ordering::Relaxed) > 0, "and that is said");
     told.notify_one();
     assert!(answer(&mut late).await.unwrap().ends_with("here"), "the first that is done makes room");
     told.notify_waiters();

@@ -249,7 +249,7 @@ async fn worker_is_killed() -> String {
 
 /// F2. After the signature is verified; while the statement is under way; after the commit.
 async fn worker_is_killed_at_a_point() -> String {
-    let mut world = testkit::World::builder().line(1).working().await.unwrap();
+    let mut world = testkit::World::builder().database_proxy(1).working().await.unwrap();
     let sender = Arc::clone(world.sender());
     let (_, events) = history(2, 8);
     let send = |event: &Event| {
@@ -261,13 +261,13 @@ async fn worker_is_killed_at_a_point() -> String {
 
     // Verified: it waits for a session, which is not there yet.
     world.server.kill().await.unwrap();
-    world.line().set(Fault::BlackHole);
+    world.database_proxy().set(Fault::BlackHole);
     world.server.restart().await.unwrap();
     let sent = send(&events[1]);
     sleep(Duration::from_millis(500)).await;
     world.server.kill().await.unwrap();
     assert!(sent.await.unwrap().is_err(), "killed before it answered");
-    world.line().set(Fault::None);
+    world.database_proxy().set(Fault::None);
     assert_eq!(world.database.count("clerk_sync.receipts").await, 1);
 
     // Under way: the statement waits for a lock until it gives up.
@@ -290,12 +290,12 @@ async fn worker_is_killed_at_a_point() -> String {
     // Committed: the reply is on its way for longer than the worker lives.
     world.server.restart().await.unwrap();
     assert_eq!(outcome(&events[2]).await, "applied");
-    world.line().set(Fault::Delay(Duration::from_millis(800)));
+    world.database_proxy().set(Fault::Delay(Duration::from_millis(800)));
     let sent = send(&events[3]);
     until(async || world.database.count("clerk_sync.receipts").await == 4).await;
     world.server.kill().await.unwrap();
     assert!(sent.await.unwrap().is_err());
-    world.line().set(Fault::None);
+    world.database_proxy().set(Fault::None);
     let written = world.database.written().await;
     world.server.restart().await.unwrap();
     assert_eq!(outcome(&events[3]).await, "duplicate");

@@ -125,7 +125,7 @@ fn documented() -> Vec<String> {
 async fn the_image_migrates_serves_and_answers_every_documented_command_without_a_shell() {
     let Some(image) = Image::assemble() else { return };
     let People { clerk, events, .. } = People::now();
-    let world = World::builder().clerk(clerk).line(1).without_mirror().start().await.unwrap();
+    let world = World::builder().clerk(clerk).database_proxy(1).without_mirror().start().await.unwrap();
     let mut variables: Vec<(&'static str, String)> = world.api_environment().into();
     variables.push(("DATABASE_URL", world.worker_url()));
     variables.push(("CLERK_WEBHOOK_SIGNING_SECRET", SECRET.to_owned()));

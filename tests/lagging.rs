@@ -6,7 +6,7 @@ use crate::support::{self, SECRET, unique};
 use clerk_sync::clerk::client::{Client, Options};
 use clerk_sync::model::InstanceCheck;
 use clerk_sync::model::{Kind, PassState};
-use clerk_sync::reconcile::{Error, Reconciler, Report, Silent, Wanted};
+use clerk_sync::reconcile::{Error, Reconciler, Report, Silent, PassRequest};
 use clerk_sync::sender::Sender;
 use serde_json::{Value, json};
 use std::ops::Deref;
@@ -85,7 +85,7 @@ impl LaggingWorld {
                then now() else next_at end"
         );
         self.database.execute(&due).await;
-        self.reconciler().settle().await.unwrap()
+        self.reconciler().run_pending_reads().await.unwrap()
     }
 
     async fn pending(&self) -> Vec<Value> {
@@ -210,7 +210,7 @@ impl LaggingWorld {
 }
 
 async fn all(reconciler: &Reconciler) -> Result<Vec<Report>, Error> {
-    reconciler.run(&Wanted::Kinds(Kind::ALL.to_vec()), "test", false, &mut Silent).await
+    reconciler.run(&PassRequest::Kinds(Kind::ALL.to_vec()), "test", false, &mut Silent).await
 }
 
 /// A3: one answer that is dated a day ahead is asked for again, and leaves nothing behind.
@@ -569,13 +569,13 @@ async fn settle_gives_up_no_more() {
     let wait = "select tries, next_at > now() + interval '20 s' as waits from clerk_sync.pending_reads";
     for _ in 0..3 {
         world.database.execute("update clerk_sync.pending_reads set next_at = now()").await;
-        drop(world.reconciler().settle().await);
+        drop(world.reconciler().run_pending_reads().await);
         assert_eq!(world.pending().await.len(), 1);
     }
     let rows = world.database.rows(wait).await;
     assert!(rows[0]["tries"].as_i64().unwrap() <= 3, "{rows:?}");
     world.clerk.clear_faults();
     world.database.execute("update clerk_sync.pending_reads set next_at = now()").await;
-    world.reconciler().settle().await.unwrap();
+    world.reconciler().run_pending_reads().await.unwrap();
     assert_eq!((world.banned(&user).await, world.pending().await.len()), (json!(false), 0));
 }

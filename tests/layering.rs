@@ -71,7 +71,7 @@ const PRODUCT: &[(&str, &[&str])] = &[
 /// What each part of testkit may use of the product.
 const TESTKIT: &[(&str, &[&str])] = &[
     ("clerk", &[]),
-    ("installation", &[]),
+    ("find_postgres", &[]),
     ("postgres", &[]),
     ("program", &[]),
     ("project", &["store"]),

@@ -77,8 +77,8 @@ async fn an_object_of_each_kind_is_listed_written_and_read_back() {
         let rows = session.mirrored(kind, &[&id]).await.unwrap();
         assert_eq!(rows.iter().map(|row| &row.entity).collect::<Vec<_>>(), [entity], "{kind}");
         assert_eq!(session.count(kind).await.unwrap(), 1, "{kind}");
-        assert_eq!(session.standing(kind, &[&id]).await.unwrap().len(), 1, "{kind}");
-        let made = session.ids_made_between(kind, Millis::MIN, None, None, 10).await.unwrap();
+        assert_eq!(session.live_rows(kind, &[&id]).await.unwrap().len(), 1, "{kind}");
+        let made = session.ids_created_between(kind, Millis::MIN, None, None, 10).await.unwrap();
         assert_eq!(made.into_iter().map(|(_, id)| id).collect::<Vec<_>>(), [id], "{kind}");
     }
 }

@@ -413,10 +413,10 @@ async fn why_no_pass_can_begin_is_told_until_one_does() {
     let (_, json) = program.get("/status.json").await;
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["verdict"]["level"], "attention");
-    let because = json["verdict"]["because"].to_string();
-    assert!(because.contains("No reconcile could start since") && because.contains("401"), "{because}");
+    let reasons = json["verdict"]["because"].to_string();
+    assert!(reasons.contains("No reconcile could start since") && reasons.contains("401"), "{reasons}");
     let said = program.stop().await;
-    assert!(!because.contains("planted") && !said.contains("planted"), "{because}{said}");
+    assert!(!reasons.contains("planted") && !said.contains("planted"), "{reasons}{said}");
 
     let program = ServeProcess::start(database, &[("CLERK_SECRET_KEY", KEY), ("CLERK_API_URL", &api.url)]).await;
     until("passes run", async || database.count("clerk_sync.pass_watermarks").await == 3).await;

@@ -13,7 +13,7 @@ use testkit::supabase::OWNER;
 
 /// A server that reaches its database through a proxy.
 async fn detour() -> World {
-    testkit::World::builder().line(1).serving().await.unwrap()
+    testkit::World::builder().database_proxy(1).serving().await.unwrap()
 }
 
 /// All at once: each answer with the time it took.
@@ -48,18 +48,18 @@ pub async fn database_is_silent() -> String {
     let detour = detour().await;
     let events = sign_ups(501);
     assert!(is_accepted(&detour, &events[500]).await);
-    detour.line().set(Fault::BlackHole);
+    detour.database_proxy().set(Fault::BlackHole);
     let answers = send_all(&detour, &events[..500]).await;
     assert!(answers.iter().all(|(attempt, _)| attempt.status == 503), "{:?}", answers[0]);
     let slowest = slowest(&answers);
     assert!(slowest < Duration::from_secs(10), "{slowest:?}");
     assert_eq!(detour.server.get("/livez").await.0, 200);
     assert_eq!(detour.server.get("/readyz").await.0, 503);
-    detour.line().set(Fault::None);
+    detour.database_proxy().set(Fault::None);
     let answers = send_all(&detour, &events[..500]).await;
     assert!(answers.iter().all(|(attempt, _)| attempt.status == 204));
     assert_eq!(detour.database.count("clerk.users").await, 501);
-    assert!(detour.line().open() <= 2, "{} connections", detour.line().open());
+    assert!(detour.database_proxy().open() <= 2, "{} connections", detour.database_proxy().open());
     format!("500 under way: 500 × 503, the last after {slowest:.1?}; then 500 × 204 without a restart")
 }
 
@@ -70,9 +70,9 @@ pub async fn answers_are_lost() -> String {
     assert!(is_accepted(&detour, &events[0]).await);
     // Lost after the commit; lost on the way; nobody there at all.
     for (fault, event) in [Fault::CutReplies, Fault::CutAfter(10), Fault::Refuse].into_iter().zip(&events[1..]) {
-        detour.line().set(fault);
+        detour.database_proxy().set(fault);
         assert!(!is_accepted(&detour, event).await, "{fault:?}: nobody knows, so 503");
-        detour.line().set(Fault::None);
+        detour.database_proxy().set(Fault::None);
         assert!(is_accepted(&detour, event).await, "{fault:?}: sent again, applied once");
     }
     assert_eq!(detour.database.count("clerk.users").await, 4);
@@ -83,7 +83,7 @@ pub async fn answers_are_lost() -> String {
 #[tokio::test]
 async fn connections_cut_at_random_lose_nothing() {
     let detour = detour().await;
-    detour.line().set(Fault::CutSometimes(150));
+    detour.database_proxy().set(Fault::CutSometimes(150));
     for event in sign_ups(150) {
         let mut tries = 0;
         while !is_accepted(&detour, &event).await {
@@ -99,12 +99,12 @@ pub async fn database_is_slow() -> String {
     let detour = detour().await;
     let events = sign_ups(41);
     is_accepted(&detour, &events[40]).await;
-    detour.line().set(Fault::Delay(Duration::from_millis(400)));
+    detour.database_proxy().set(Fault::Delay(Duration::from_millis(400)));
     let answers = send_all(&detour, &events[..40]).await;
     assert!(answers.iter().all(|(attempt, _)| attempt.status == 204));
     let mut told = Vec::new();
     for seconds in [1, 3] {
-        detour.line().set(Fault::Delay(Duration::from_secs(seconds)));
+        detour.database_proxy().set(Fault::Delay(Duration::from_secs(seconds)));
         let answers = send_all(&detour, &events[..40]).await;
         assert!(answers.iter().all(|(attempt, _)| matches!(attempt.status, 204 | 503)));
         assert!(slowest(&answers) < Duration::from_secs(10), "{:?}", slowest(&answers));
@@ -115,7 +115,7 @@ pub async fn database_is_slow() -> String {
             slowest(&answers)
         ));
     }
-    detour.line().set(Fault::None);
+    detour.database_proxy().set(Fault::None);
     let started = Instant::now();
     assert!(is_accepted(&detour, &sign_ups(42)[41]).await);
     format!("a statement takes {}; then 204 after {:.1?}", told.join("; "), started.elapsed())
@@ -379,7 +379,7 @@ async fn bodies_beyond_the_memory_for_them_are_503_and_nothing_is_lost() {
     clerk.create_user("Ada", "Lovelace");
     let small = clerk.outbox.pop().unwrap();
     assert!(is_accepted(&detour, &small).await);
-    detour.line().set(Fault::BlackHole);
+    detour.database_proxy().set(Fault::BlackHole);
     // A megabyte each: more than may wait.
     let padded = small.body.replacen('{', &format!("{{\"padding\":\"{}\",", "x".repeat(1 << 20)), 1);
     let big: Vec<Event> =
@@ -391,7 +391,7 @@ async fn bodies_beyond_the_memory_for_them_are_503_and_nothing_is_lost() {
     assert!(answers.iter().all(|attempt| attempt.status == 503));
     let busy = answers.iter().filter(|attempt| attempt.outcome.as_deref() == Some("busy")).count();
     assert!(busy > 0, "some were turned away at once");
-    detour.line().set(Fault::None);
+    detour.database_proxy().set(Fault::None);
     for event in &big[..3] {
         let began = Instant::now();
         loop {

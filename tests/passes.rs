@@ -3,7 +3,7 @@
 
 use crate::reconciling::ReconcileWorld;
 use clerk_sync::model::{Kind, PassState};
-use clerk_sync::reconcile::{Report, Silent, Wanted};
+use clerk_sync::reconcile::{Report, Silent, PassRequest};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use testkit::clerk::{Fault, Role, Rule};
@@ -23,7 +23,7 @@ fn largest(world: &ReconcileWorld) -> (String, Vec<String>) {
 
 impl ReconcileWorld {
     async fn memberships(&self) -> Report {
-        let wanted = Wanted::Kinds(vec![Kind::Membership]);
+        let wanted = PassRequest::Kinds(vec![Kind::Membership]);
         self.reconciler().run(&wanted, "test", false, &mut Silent).await.unwrap().remove(0)
     }
 
@@ -80,7 +80,7 @@ async fn the_brake_holds_back_the_deletions_of_its_kind_alone() {
         .silently(|clerk| clerk.update_organization(&renamed, |organization| organization.name = "Renamed".to_owned()));
     let (downgraded, removed) = revoke(&world, &organization);
     world.later();
-    let dry = world.reconciler().run(&Wanted::Kinds(Kind::ALL.to_vec()), "test", true, &mut Silent).await.unwrap();
+    let dry = world.reconciler().run(&PassRequest::Kinds(Kind::ALL.to_vec()), "test", true, &mut Silent).await.unwrap();
     assert_eq!(states(&dry), [PassState::Complete, PassState::Braked, PassState::Complete]);
     assert_eq!(dry[2].undecided.held_back, world.database.count(&of(&organization)).await.unsigned_abs());
     let reports = world.run().await.unwrap();
@@ -102,7 +102,7 @@ async fn the_brake_holds_back_the_deletions_of_its_kind_alone() {
     // The number that a person was told first still lets go what was told with it.
     let again = world.run().await.unwrap();
     assert_eq!(again[1].state, PassState::Braked);
-    let approved = Wanted::Approved(reports[1].pass.unwrap());
+    let approved = PassRequest::Approved(reports[1].pass.unwrap());
     let reports = world.reconciler().run(&approved, "test", false, &mut Silent).await.unwrap();
     assert!(
         reports.iter().all(|report| report.state == PassState::Complete && report.undecided.total() == 0),
@@ -126,7 +126,7 @@ async fn an_approval_is_for_the_rows_that_were_told() {
     world.later();
     let second = world.run().await.unwrap();
     assert_eq!(second[0].state, PassState::Braked);
-    let approve = async |pass| world.reconciler().run(&Wanted::Approved(pass), "test", false, &mut Silent).await;
+    let approve = async |pass| world.reconciler().run(&PassRequest::Approved(pass), "test", false, &mut Silent).await;
     assert!(matches!(approve(first).await, Err(clerk_sync::reconcile::Error::NotBraked(_))));
     let reports = approve(second[0].pass.unwrap()).await.unwrap();
     assert_eq!((reports[0].state, reports[0].extra), (PassState::Complete, 12));
@@ -228,7 +228,7 @@ async fn a_read_of_a_healthy_organization_is_not_given_up_with_another_s() {
         world.database.execute(&sql).await;
     }
     world.clerk.add_fault(Rule::on(&format!("/v1/organizations/{silent}/memberships"), Fault::Status(500)));
-    world.reconciler().settle().await.unwrap();
+    world.reconciler().run_pending_reads().await.unwrap();
     assert_eq!(world.role(&healthy).await, "org:revoked");
     let open = world.database.rows("select id from clerk_sync.pending_reads").await;
     assert_eq!(open, [json!({ "id": members[0] })]);

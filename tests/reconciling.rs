@@ -5,7 +5,7 @@ use crate::support::{self, SECRET, START};
 use clerk_sync::model::InstanceCheck;
 use clerk_sync::model::{Kind, PassState, Scope};
 use clerk_sync::reconcile::schedule::Cron;
-use clerk_sync::reconcile::{Error, Report, Silent, Wanted};
+use clerk_sync::reconcile::{Error, Report, Silent, PassRequest};
 use clerk_sync::sender::Sender;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -66,7 +66,7 @@ impl ReconcileWorld {
     }
 
     pub async fn run(&self) -> Result<Vec<Report>, Error> {
-        self.reconciler().run(&Wanted::Kinds(Kind::ALL.to_vec()), "test", false, &mut Silent).await
+        self.reconciler().run(&PassRequest::Kinds(Kind::ALL.to_vec()), "test", false, &mut Silent).await
     }
 
     /// Passes of all kinds that must be complete, whatever was gone on with before.
@@ -504,18 +504,18 @@ async fn a_read_that_came_too_early_is_made_again() {
     let open = "select id from clerk_sync.pending_reads";
     for _ in 0..2 {
         world.database.execute(DUE).await;
-        world.reconciler().settle().await.unwrap();
+        world.reconciler().run_pending_reads().await.unwrap();
         assert_eq!(world.database.rows(open).await, [serde_json::json!({ "id": user })], "it is not given up");
     }
     // Nor while Clerk does not answer, however long that is.
     world.database.execute(DUE).await;
     world.clerk.add_fault(Rule::on("/v1/users", Fault::Status(503)));
-    world.reconciler().settle().await.unwrap_err();
+    world.reconciler().run_pending_reads().await.unwrap_err();
     world.clerk.clear_faults();
     assert_eq!(world.database.rows(open).await, [serde_json::json!({ "id": user })]);
     world.later();
     world.database.execute(DUE).await;
-    world.reconciler().settle().await.unwrap();
+    world.reconciler().run_pending_reads().await.unwrap();
     assert!(world.database.rows(open).await.is_empty());
     world.equals_source().await;
 }
@@ -537,7 +537,7 @@ async fn a_read_that_clerk_cannot_answer_ends_with_the_next_pass() {
     world.silently(|clerk| clerk.delete_organization(&gone));
     let open = "select reason from clerk_sync.pending_reads";
     world.later();
-    world.reconciler().settle().await.unwrap();
+    world.reconciler().run_pending_reads().await.unwrap();
     assert_eq!(world.database.rows(open).await.len(), 1, "no read can settle it");
     // What was asked for just now is left to whoever makes reads between passes.
     world
@@ -640,7 +640,7 @@ pub async fn lists_shift_between_pages() -> String {
     world.later();
     // So many were deleted that somebody has to say yes.
     while let Some(report) = world.run().await.unwrap().iter().find(|report| report.state == PassState::Braked) {
-        world.reconciler().run(&Wanted::Approved(report.pass.unwrap()), "test", false, &mut Silent).await.unwrap();
+        world.reconciler().run(&PassRequest::Approved(report.pass.unwrap()), "test", false, &mut Silent).await.unwrap();
     }
     world.mends().await;
     format!("{} rows that stayed: 0 deleted; the run after is right", source.intersection(&before).count())
@@ -664,7 +664,7 @@ async fn too_many_deletions_stop_a_pass_until_somebody_approves() {
     let after = world.database.mirror().await;
     let differs = before.lines().zip(after.lines()).find(|(before, after)| before != after);
     assert!(before == after, "a braked pass wrote {differs:?}");
-    let approve = async |pass| world.reconciler().run(&Wanted::Approved(pass), "test", false, &mut Silent).await;
+    let approve = async |pass| world.reconciler().run(&PassRequest::Approved(pass), "test", false, &mut Silent).await;
     assert!(matches!(approve(pass + 1).await, Err(Error::NotBraked(_))));
     let approved = approve(pass).await.unwrap();
     assert_eq!((approved[0].state, approved[0].extra), (PassState::Complete, 11));
@@ -776,7 +776,7 @@ async fn what_cannot_end_behind_its_listing_keeps_nobody_from_listing() {
     let gone = world.any(Kind::Organization, 1);
     world.silently(|clerk| clerk.delete_organization(&gone));
     let memberships = async || {
-        let wanted = Wanted::Kinds(vec![Kind::Membership]);
+        let wanted = PassRequest::Kinds(vec![Kind::Membership]);
         let report = world.reconciler().run(&wanted, "test", false, &mut Silent).await.unwrap().remove(0);
         assert_eq!(report.state, PassState::Incomplete, "{report:?}");
         report
@@ -811,11 +811,11 @@ async fn a_pass_by_the_clock_that_fails_is_asked_for_again() {
 async fn of_two_passes_at_once_one_waits() {
     let world = ReconcileWorld::filled(1_200, 10, 10, 1).await;
     let mut hasty = world.reconciler();
-    hasty.times.patience = Duration::ZERO;
+    hasty.times.lease_wait = Duration::ZERO;
     let mut holder = world.database.database().connect_for_passes().await.unwrap();
     let lease = holder.take_lease("another", Duration::from_secs(60)).await.unwrap();
     assert!(lease.is_some());
-    let busy = hasty.run(&Wanted::Quick, "test", false, &mut Silent).await;
+    let busy = hasty.run(&PassRequest::Quick, "test", false, &mut Silent).await;
     assert!(matches!(busy, Err(Error::Busy)), "{busy:?}");
     world.database.execute("update clerk_sync.lease set expires_at = '-infinity'").await;
     let (one, two) = tokio::join!(world.run(), world.run());
@@ -849,10 +849,10 @@ async fn a_dry_run_finds_the_same_and_writes_nothing() {
         clerk.delete_user(&gone);
     });
     let before = (world.database.written().await, world.database.rows("select * from clerk_sync.passes").await);
-    let dry = world.reconciler().run(&Wanted::Kinds(vec![Kind::User]), "test", true, &mut Silent).await.unwrap();
+    let dry = world.reconciler().run(&PassRequest::Kinds(vec![Kind::User]), "test", true, &mut Silent).await.unwrap();
     let after = (world.database.written().await, world.database.rows("select * from clerk_sync.passes").await);
     assert!(before == after, "a dry run wrote");
-    let wet = world.reconciler().run(&Wanted::Kinds(vec![Kind::User]), "test", false, &mut Silent).await.unwrap();
+    let wet = world.reconciler().run(&PassRequest::Kinds(vec![Kind::User]), "test", false, &mut Silent).await.unwrap();
     let told = |reports: &[Report]| {
         reports[0]
             .findings
@@ -868,7 +868,7 @@ async fn a_dry_run_finds_the_same_and_writes_nothing() {
 async fn a_quick_pass_sees_who_changed_lately_and_a_count_that_disagrees_twice_asks_for_more() {
     let world = ReconcileWorld::filled(900, 10, 50, 1).await;
     let quick = async || {
-        let reports = world.reconciler().run(&Wanted::Quick, "test", false, &mut Silent).await.unwrap();
+        let reports = world.reconciler().run(&PassRequest::Quick, "test", false, &mut Silent).await.unwrap();
         assert_eq!(reports[0].state, PassState::Complete);
         reports[0].clone()
     };
@@ -897,7 +897,7 @@ async fn a_quick_pass_sees_who_changed_lately_and_a_count_that_disagrees_twice_a
 async fn a_quick_pass_sees_organizations_that_changed_and_counts_their_members() {
     let world = ReconcileWorld::filled(900, 620, 700, 1).await;
     let quick = async || {
-        let reports = world.reconciler().run(&Wanted::Quick, "test", false, &mut Silent).await.unwrap();
+        let reports = world.reconciler().run(&PassRequest::Quick, "test", false, &mut Silent).await.unwrap();
         assert_eq!(reports[0].state, PassState::Complete, "{reports:?}");
         reports[0].clone()
     };
@@ -939,7 +939,7 @@ async fn counts_that_never_agree_cost_one_pass() {
     world.clerk.add_fault(Rule::on("/v1/users/count", Fault::Miscounted(1)));
     let mut passes = 0;
     for round in 0..12 {
-        world.reconciler().run(&Wanted::Quick, "test", false, &mut Silent).await.unwrap();
+        world.reconciler().run(&PassRequest::Quick, "test", false, &mut Silent).await.unwrap();
         let asked = world.database.rows("select kind from clerk_sync.pending_passes").await;
         if !asked.is_empty() {
             assert_eq!(asked, [serde_json::json!({ "kind": "user" })]);
@@ -1082,7 +1082,7 @@ async fn stays_right(seeds: std::ops::Range<u64>) {
         let mut approved = 0;
         for wait in [3_900_000, 4_200_000, 90_000_000] {
             world.clerk.lock().now += wait;
-            world.reconciler().settle().await.unwrap();
+            world.reconciler().run_pending_reads().await.unwrap();
             approved += world.run_approved().await;
             if world.mirrored().await == world.source() {
                 break;
@@ -1090,7 +1090,7 @@ async fn stays_right(seeds: std::ops::Range<u64>) {
         }
         world.equals_source().await;
         deliver(&late).await;
-        world.reconciler().settle().await.unwrap();
+        world.reconciler().run_pending_reads().await.unwrap();
         world.equals_source().await;
         // What stays open was tried: of an organization that Clerk does not know, it says nothing of a membership.
         let pending = "select kind, id, reason from clerk_sync.pending_reads where tries = 0 or kind <> 'membership'";
@@ -1105,7 +1105,7 @@ impl ReconcileWorld {
     pub async fn run_approved(&self) -> usize {
         let mut approved = 0;
         while let Some(report) = self.run().await.unwrap().iter().find(|report| report.state == PassState::Braked) {
-            let wanted = Wanted::Approved(report.pass.unwrap());
+            let wanted = PassRequest::Approved(report.pass.unwrap());
             self.reconciler().run(&wanted, "test", false, &mut Silent).await.unwrap();
             approved += 1;
         }
@@ -1290,7 +1290,7 @@ async fn serve_leaves_braked_deletions_to_a_person() {
         world.database.rows("select kind from clerk_sync.pending_passes").await.is_empty(),
         "it is not asked for ever"
     );
-    let wanted = Wanted::Approved(reports[0].pass.unwrap());
+    let wanted = PassRequest::Approved(reports[0].pass.unwrap());
     let reports = world.reconciler().run(&wanted, "test", false, &mut Silent).await.unwrap();
     assert_eq!((reports[0].state, reports[0].extra), (PassState::Complete, 11), "{reports:?}");
 }

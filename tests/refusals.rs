@@ -32,7 +32,7 @@ async fn doctor(variables: &[(&str, &str)]) -> (Vec<(String, String, String)>, S
     let report: Value = serde_json::from_str(&text).unwrap();
     let word = |check: &Value, name: &str| check[name].as_str().unwrap_or_default().to_owned();
     let failed = report["checks"].as_array().unwrap().iter().filter(|check| check["status"] == "fail");
-    let failed = failed.map(|check| (word(check, "name"), word(check, "says"), word(check, "fix"))).collect();
+    let failed = failed.map(|check| (word(check, "name"), word(check, "found"), word(check, "fix"))).collect();
     (failed, text + &String::from_utf8(output.stderr).unwrap())
 }
 

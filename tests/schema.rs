@@ -22,7 +22,7 @@ fn doctor(database: &Project) -> (i32, Vec<[String; 3]>) {
     let output = run(database, &["doctor", "--json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
     let failed = report["checks"].as_array().unwrap().iter().filter(|check| check["status"] == "fail");
-    let failed = failed.map(|check| ["name", "says", "fix"].map(|field| check[field].as_str().unwrap().to_owned()));
+    let failed = failed.map(|check| ["name", "found", "fix"].map(|field| check[field].as_str().unwrap().to_owned()));
     (output.status.code().unwrap(), failed.collect())
 }
 

@@ -23,11 +23,11 @@ use std::time::{Duration, Instant};
 /// An unknown version is refused, none means the instance's own: so it is always sent.
 const VERSION: &str = "2026-05-12";
 /// Rows of a page; the API allows no more.
-pub(crate) const PAGE: usize = 500;
+pub(crate) const PAGE_SIZE: usize = 500;
 /// Ids in one question; the API allows no more.
-pub(crate) const ASKED: usize = 100;
+pub(crate) const MAX_IDS_PER_REQUEST: usize = 100;
 /// What an answer is made older by: replicas of Clerk's database may lag behind its clock (R1).
-const LAG: i64 = 10_000;
+const REPLICA_LAG_MS: i64 = 10_000;
 /// How long to retry a request about one organization or a few ids, pauses that Clerk asks for excepted: a problem with one must not
 /// delay the others.
 const HASTE: Duration = Duration::from_secs(20);
@@ -36,7 +36,7 @@ const SILENT_IN_A_ROW: usize = 3;
 /// How much later than an answer's `Date` a time in it may be, in ms (R1, R5).
 const SLACK: i64 = 1_000;
 /// One try, from connecting to the last byte.
-const TRY: Duration = Duration::from_secs(30);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a command waits for a response before it prints that it is waiting.
 const SILENCE: Duration = Duration::from_secs(4);
 /// Tries of a call whose responses have a wrong `Date`: a single server of Clerk's may have a wrong clock.
@@ -106,13 +106,13 @@ pub enum Error {
 
 /// A page of a list that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum At {
+pub enum PageRequest {
     /// Users, oldest first, behind that one.
-    After(Option<String>),
+    AfterUser(Option<String>),
     /// Organizations or memberships, oldest first.
     Offset(usize),
     /// Users, the last changed first.
-    Recent(usize),
+    RecentlyUpdated(usize),
 }
 
 /// The API of one instance.
@@ -137,7 +137,7 @@ struct Answer {
 
 impl Answer {
     fn seen(&self) -> Seen {
-        Seen { observed_at: self.date.plus(-self.elapsed).plus(-LAG), bound: self.date.plus(SLACK) }
+        Seen { observed_at: self.date.plus(-self.elapsed).plus(-REPLICA_LAG_MS), bound: self.date.plus(SLACK) }
     }
 }
 
@@ -194,7 +194,7 @@ impl Client {
             .user_agent(concat!("clerk-sync/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(5))
-            .timeout(TRY.min(options.patience))
+            .timeout(ATTEMPT_TIMEOUT.min(options.patience))
             .build()?;
         let budget = Budget::new(options.rate);
         Ok(Client { http, options, budget, calls: AtomicU64::new(0), clock: Mutex::new(None) })
@@ -256,15 +256,15 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn page(&self, kind: Kind, at: &At) -> Result<Page, Error> {
-        let mut query = vec![("limit", PAGE.to_string())];
+    pub async fn page(&self, kind: Kind, at: &PageRequest) -> Result<Page, Error> {
+        let mut query = vec![("limit", PAGE_SIZE.to_string())];
         let (order, offset) = match at {
-            At::After(after) => {
+            PageRequest::AfterUser(after) => {
                 query.extend(after.clone().map(|id| ("starting_after", id)));
                 ("+created_at", 0)
             }
-            At::Offset(offset) => ("+created_at", *offset),
-            At::Recent(offset) => ("-updated_at", *offset),
+            PageRequest::Offset(offset) => ("+created_at", *offset),
+            PageRequest::RecentlyUpdated(offset) => ("-updated_at", *offset),
         };
         query.push(("order_by", order.to_owned()));
         if offset > 0 {
@@ -275,7 +275,7 @@ impl Client {
             let (rows, end) = (page.changes.len(), (offset + page.changes.len()) as u64);
             // A few rows may be counted and not listed: whoever reads the list asks again, and says so.
             let lacks = |total: u64| end < total && (rows == 0 || end + listing::tolerance(total) < total);
-            if rows < PAGE && page.total.is_some_and(lacks) {
+            if rows < PAGE_SIZE && page.total.is_some_and(lacks) {
                 return Err(Malformed(format!("a list of {}: {rows} rows, although there are more", kind.plural())));
             }
             Ok(page)
@@ -289,7 +289,7 @@ impl Client {
     /// See [`Error`].
     pub(crate) async fn organizations_with_members(&self, offset: usize) -> Result<(Page, Vec<Option<u64>>), Error> {
         let query = [
-            ("limit", PAGE.to_string()),
+            ("limit", PAGE_SIZE.to_string()),
             ("order_by", "+created_at".to_owned()),
             ("offset", offset.to_string()),
             ("include_members_count", "true".to_owned()),
@@ -338,7 +338,7 @@ impl Client {
         }
         let (mut result, mut silent) = (Read::default(), 0);
         for (organization, reads) in by_organization {
-            for reads in reads.chunks(ASKED) {
+            for reads in reads.chunks(MAX_IDS_PER_REQUEST) {
                 let asked: Vec<(&str, &str)> = reads
                     .iter()
                     .map(|read| (read.user_id.as_ref().map_or("", |user| user.as_str()), read.id.as_str()))
@@ -366,7 +366,7 @@ impl Client {
     /// If rows and count disagree, the ids are halved and requested again, until the ones that cause it are isolated.
     async fn read_ids(&self, kind: Kind, parameter: &str, wanted: &[PendingRead]) -> Result<Read, Error> {
         let mut result = Read::default();
-        let mut waiting: Vec<&[PendingRead]> = wanted.chunks(ASKED).collect();
+        let mut waiting: Vec<&[PendingRead]> = wanted.chunks(MAX_IDS_PER_REQUEST).collect();
         while let Some(asked) = waiting.pop() {
             let ids: Vec<&str> = asked.iter().map(|read| read.id.as_str()).collect();
             match self.by_id(kind, parameter, &ids).await {
@@ -384,7 +384,7 @@ impl Client {
 
     async fn by_id(&self, kind: Kind, parameter: &str, ids: &[&str]) -> Result<Vec<Change>, Error> {
         let api = kinds::of(kind);
-        let mut query = vec![("limit", PAGE.to_string())];
+        let mut query = vec![("limit", PAGE_SIZE.to_string())];
         query.extend(ids.iter().map(|id| (parameter, (*id).to_owned())));
         let (page, absent) = self
             .get_hastily(api.path, &query, |body, seen| {
@@ -406,7 +406,7 @@ impl Client {
 
     /// `asked`: users, and the memberships that they should have. A user may have another one by now.
     async fn members(&self, organization: &str, asked: &[(&str, &str)]) -> Result<Vec<Change>, Error> {
-        let mut query = vec![("limit", PAGE.to_string())];
+        let mut query = vec![("limit", PAGE_SIZE.to_string())];
         query.extend(asked.iter().map(|(user, _)| ("user_id", (*user).to_owned())));
         let path = memberships_path(Kind::Organization, organization).unwrap_or_default();
         let parse = |body: &[u8], seen| {
@@ -437,7 +437,7 @@ impl Client {
         let Some(path) = memberships_path(parent, id) else { return Ok(Vec::new()) };
         let mut changes: Vec<Change> = Vec::new();
         loop {
-            let query = [("limit", PAGE.to_string()), ("offset", changes.len().to_string())];
+            let query = [("limit", PAGE_SIZE.to_string()), ("offset", changes.len().to_string())];
             let page = self.get(&path, &query, |body, seen| listing::page(body, Kind::Membership, seen)).await?;
             let (rows, total) = (page.changes.len(), page.total.unwrap_or_default());
             changes.extend(page.changes);

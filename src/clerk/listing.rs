@@ -124,22 +124,22 @@ pub fn environment(body: &[u8]) -> Result<String, Malformed> {
 
 /// What an error's body says: the first code, the parameter it is about, and Clerk's trace id. The body may be anything.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Complaint {
+pub struct ApiError {
     pub code: Option<String>,
     pub parameter: Option<String>,
     pub trace_id: Option<String>,
 }
 
 /// Reads an error's body as far as it goes.
-pub fn complaint(body: &[u8]) -> Complaint {
-    let Ok(envelope) = Object::parse(body) else { return Complaint::default() };
+pub fn complaint(body: &[u8]) -> ApiError {
+    let Ok(envelope) = Object::parse(body) else { return ApiError::default() };
     // Clerk's codes are words; anything else is not for our logs.
     let word = |text: String| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_').then_some(text);
     let first = envelope.objects("errors").next();
     let code = first.as_ref().and_then(|error| error.text("code")).and_then(word);
     let meta = first.as_ref().and_then(|error| error.object("meta"));
     let parameter = meta.and_then(|meta| meta.text("param_name")).and_then(word);
-    Complaint { code, parameter, trace_id: envelope.text("clerk_trace_id").and_then(word) }
+    ApiError { code, parameter, trace_id: envelope.text("clerk_trace_id").and_then(word) }
 }
 
 #[cfg(test)]
@@ -178,14 +178,14 @@ mod tests {
     #[test]
     fn a_complaint_is_read_as_far_as_it_goes() {
         let body = br#"{"errors":[{"message":"is invalid","code":"form_param_value_invalid","meta":{"param_name":"starting_after"}}],"clerk_trace_id":"0af"}"#;
-        let expected = Complaint {
+        let expected = ApiError {
             code: Some("form_param_value_invalid".to_owned()),
             parameter: Some("starting_after".to_owned()),
             trace_id: Some("0af".to_owned()),
         };
         assert_eq!(complaint(body), expected);
         for nothing in [&b"<html>"[..], b"", b"[]", br#"{"errors":[]}"#, br#"{"errors":[{"code":"<b> x"}]}"#] {
-            assert_eq!(complaint(nothing), Complaint::default());
+            assert_eq!(complaint(nothing), ApiError::default());
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::clerk::client::{Client, Options};
 use crate::config::{self, ClerkEnvironment, Mistake};
-use crate::reconcile::{Reconciler, Times};
+use crate::reconcile::{Reconciler, PassLimits};
 use crate::store::Database;
 use crate::terminal;
 use anyhow::Context as _;
@@ -64,7 +64,7 @@ impl Access {
         };
         let options = Options { give_up_after: GIVE_UP_AFTER, on_trouble: Some(tell), ..options };
         let clerk = Arc::new(Client::new(options).context("TLS cannot be set up")?);
-        let instance = instance.wanted().cloned();
-        Ok(Reconciler { clerk, database, instance, times: Times::default() })
+        let instance = instance.expected().cloned();
+        Ok(Reconciler { clerk, database, instance, times: PassLimits::default() })
     }
 }

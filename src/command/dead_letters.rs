@@ -2,15 +2,15 @@
 
 use super::arguments::DatabaseArguments;
 use crate::model::{Word, hex};
-use crate::store::{Letter, Session};
+use crate::store::{DeadLetterSummary, Session};
 use crate::terminal;
-use crate::upkeep::dead_letters::{self, Fate};
+use crate::upkeep::dead_letters::{self, RetryOutcome};
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 
 /// Characters of a body's hash that are shown.
-const SHOWN: usize = 12;
+const HASH_PRINTED: usize = 12;
 
 /// List, show, retry or drop dead letters: webhooks that were accepted but could not be applied
 #[derive(clap::Args)]
@@ -142,11 +142,11 @@ async fn retry(session: &mut Session, id: Option<&str>, check_instance: bool, js
     let mut any_stays = false;
     for letter in letters {
         let fate = dead_letters::retry(session, &letter, check_instance, id.is_some()).await?;
-        any_stays |= matches!(fate, Fate::Stays(_));
+        any_stays |= matches!(fate, RetryOutcome::Stays(_));
         let (outcome, reason) = match &fate {
-            Fate::Settled(verdict) => (verdict.outcome.as_str(), verdict.reason.as_ref().map(Word::as_str)),
-            Fate::Stays(reason) => ("dead_letter", Some(reason.as_str())),
-            Fate::Gone => ("gone", Some("another process has retried or removed it")),
+            RetryOutcome::Settled(verdict) => (verdict.outcome.as_str(), verdict.reason.as_ref().map(Word::as_str)),
+            RetryOutcome::Stays(reason) => ("dead_letter", Some(reason.as_str())),
+            RetryOutcome::Gone => ("gone", Some("another process has retried or removed it")),
         };
         if json {
             let (message_id, body_hash) = (&letter.message_id, &letter.body_hash);
@@ -165,7 +165,7 @@ async fn retry(session: &mut Session, id: Option<&str>, check_instance: bool, js
 }
 
 /// The one letter that is called so. A whole message id counts for more than the beginning of others.
-async fn find(session: &mut Session, id: &str) -> anyhow::Result<Letter> {
+async fn find(session: &mut Session, id: &str) -> anyhow::Result<DeadLetterSummary> {
     if id.is_empty() {
         bail!("an id is missing");
     }
@@ -183,12 +183,12 @@ async fn find(session: &mut Session, id: &str) -> anyhow::Result<Letter> {
     }
 }
 
-fn name(letter: &Letter) -> String {
-    let hash = letter.body_hash.get(..SHOWN).unwrap_or(&letter.body_hash);
+fn name(letter: &DeadLetterSummary) -> String {
+    let hash = letter.body_hash.get(..HASH_PRINTED).unwrap_or(&letter.body_hash);
     format!("{}  {hash}", letter.message_id)
 }
 
-fn line(letter: &Letter) -> String {
+fn line(letter: &DeadLetterSummary) -> String {
     let event_type = letter.event_type.as_deref().unwrap_or("-");
     let (received_at, tries) = (&letter.received_at, letter.tries);
     let tries = if tries == 1 { "1 try".to_owned() } else { format!("{tries} tries") };

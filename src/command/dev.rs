@@ -8,7 +8,7 @@ use crate::dotenv;
 use crate::model::{Drift, PassState};
 use crate::os;
 use crate::reconcile::schedule::Timetable;
-use crate::reconcile::{Error, Reconciler, Report, Silent, Times, Wanted};
+use crate::reconcile::{Error, Reconciler, Report, Silent, PassLimits, PassRequest};
 use crate::terminal;
 use crate::upkeep::retention::{self, Retention};
 use anyhow::{Context as _, bail};
@@ -66,7 +66,7 @@ impl Dev {
             "the schemas are not as this version needs them: see above"
         );
         let clerk = Arc::new(Client::new(options).context("TLS cannot be set up")?);
-        let reconciler = Reconciler { clerk, database, instance: None, times: Times::default() };
+        let reconciler = Reconciler { clerk, database, instance: None, times: PassLimits::default() };
         let instance = reconciler.begin_development().await?;
         terminal::line(format_args!(
             "Following the development instance {} every {} s, into the database at {}. Ctrl-C ends it.",
@@ -131,7 +131,7 @@ impl Dev {
     async fn follow(&self, reconciler: &Reconciler) {
         let (mut last, mut pruned) = (None::<Option<String>>, None::<Instant>);
         loop {
-            let problem = match reconciler.run(&Wanted::Development, "dev", false, &mut Silent).await {
+            let problem = match reconciler.run(&PassRequest::Development, "dev", false, &mut Silent).await {
                 Ok(reports) => {
                     reports.iter().for_each(print);
                     reports.iter().find_map(problem)

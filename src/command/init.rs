@@ -10,7 +10,7 @@ use crate::dotenv;
 use crate::model::Kind;
 use crate::os;
 use crate::prompt::{self, Echo};
-use crate::reconcile::{Reconciler, Times, Wanted};
+use crate::reconcile::{Reconciler, PassLimits, PassRequest};
 use crate::store::Database;
 use crate::terminal;
 use anyhow::Context as _;
@@ -164,11 +164,11 @@ impl Init {
         let reconciler = Reconciler {
             clerk: Arc::new(Client::new(options).context("TLS cannot be set up")?),
             database: database.clone(),
-            instance: instance.wanted().cloned(),
-            times: Times::default(),
+            instance: instance.expected().cloned(),
+            times: PassLimits::default(),
         };
         terminal::line("Copying users, organizations and memberships from Clerk.");
-        reconcile::run_and_print(&reconciler, &Wanted::Kinds(Kind::ALL.to_vec())).await
+        reconcile::run_and_print(&reconciler, &PassRequest::Kinds(Kind::ALL.to_vec())).await
     }
 
     /// Serves until a webhook was signed with the endpoint's secret; false: none came.

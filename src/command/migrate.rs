@@ -61,7 +61,7 @@ impl Migrate {
         if self.repin {
             let check = config::instance(self.instance_id.as_deref());
             let check = check.map_err(|problem| anyhow::anyhow!("CLERK_INSTANCE_ID {problem}"))?;
-            let instance = check.wanted();
+            let instance = check.expected();
             store::repin(&database, instance).await?;
             terminal::line(format_args!(
                 "Pinned to {}.",

@@ -2,7 +2,7 @@
 
 use super::arguments::Access;
 use crate::model::{Kind, PassState};
-use crate::reconcile::{Error, Finding, Progress, Reconciler, Report, Wanted};
+use crate::reconcile::{Error, Finding, Progress, Reconciler, Report, PassRequest};
 use crate::terminal;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// Findings that are printed for people.
-const SHOWN: usize = 20;
+const FINDINGS_PRINTED: usize = 20;
 
 /// Compare the tables with Clerk, and repair what webhooks missed.
 ///
@@ -57,10 +57,10 @@ impl Reconcile {
     /// No pass could begin.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let wanted = match (self.approve, self.quick, self.kind) {
-            (Some(pass), _, _) => Wanted::Approved(pass),
-            (_, true, _) => Wanted::Quick,
-            (_, _, Some(kind)) => Wanted::Kinds(vec![kind]),
-            (_, _, None) => Wanted::Kinds(Kind::ALL.to_vec()),
+            (Some(pass), _, _) => PassRequest::Approved(pass),
+            (_, true, _) => PassRequest::Quick,
+            (_, _, Some(kind)) => PassRequest::Kinds(vec![kind]),
+            (_, _, None) => PassRequest::Kinds(Kind::ALL.to_vec()),
         };
         let reports = watched(&self.access.reconciler()?, &wanted, self.dry_run).await?;
         if self.json {
@@ -85,7 +85,7 @@ impl Reconcile {
 }
 
 /// Runs passes, and shows how far they are.
-async fn watched(reconciler: &Reconciler, wanted: &Wanted, dry_run: bool) -> Result<Vec<Report>, Error> {
+async fn watched(reconciler: &Reconciler, wanted: &PassRequest, dry_run: bool) -> Result<Vec<Report>, Error> {
     let mut bar = Bar::new();
     let reports = reconciler.run(wanted, "command", dry_run, &mut bar).await;
     bar.clear();
@@ -96,7 +96,7 @@ async fn watched(reconciler: &Reconciler, wanted: &Wanted, dry_run: bool) -> Res
 ///
 /// # Errors
 /// No pass could begin.
-pub(super) async fn run_and_print(reconciler: &Reconciler, wanted: &Wanted) -> anyhow::Result<()> {
+pub(super) async fn run_and_print(reconciler: &Reconciler, wanted: &PassRequest) -> anyhow::Result<()> {
     watched(reconciler, wanted, false).await?.iter().for_each(print);
     Ok(())
 }
@@ -147,7 +147,7 @@ fn print(report: &Report) {
     } else if report.state == PassState::Braked {
         terminal::line("  clerk-sync reconcile without --dry-run gives the command that approves it");
     }
-    for id in report.contradictions.iter().take(SHOWN) {
+    for id in report.contradictions.iter().take(FINDINGS_PRINTED) {
         terminal::line(format_args!("  contradicts {id}: Clerk's API is older than its webhooks"));
     }
     list(&report.findings, |Finding { entity_id, drift, fields, cause, .. }| {
@@ -158,9 +158,9 @@ fn print(report: &Report) {
 
 /// The first of them, a line each.
 fn list(findings: &[Finding], line: impl Fn(&Finding) -> String) {
-    findings.iter().take(SHOWN).for_each(|finding| terminal::line(format_args!("  {}", line(finding))));
-    if findings.len() > SHOWN {
-        terminal::line(format_args!("  … and {} more; --json lists them", findings.len() - SHOWN));
+    findings.iter().take(FINDINGS_PRINTED).for_each(|finding| terminal::line(format_args!("  {}", line(finding))));
+    if findings.len() > FINDINGS_PRINTED {
+        terminal::line(format_args!("  … and {} more; --json lists them", findings.len() - FINDINGS_PRINTED));
     }
 }
 

@@ -7,7 +7,7 @@ use crate::ops;
 use crate::ops::verdict::Setup;
 use crate::os;
 use crate::store;
-use crate::webhook::writer::Writer;
+use crate::webhook::queue::WriteQueue;
 use anyhow::Context as _;
 use std::process::ExitCode;
 
@@ -26,8 +26,8 @@ pub(super) async fn serve(environment: Environment) -> anyhow::Result<ExitCode> 
             "CLERK_WEBHOOK_SIGNING_SECRET is not set: every webhook gets a 503 response until it is (Clerk dashboard → Webhooks → the endpoint)"
         );
     }
-    let counts = ops::start_counting()?;
-    let writer = Writer::start(config.database.clone(), config.instance.clone(), config.reconcile.is_some());
+    let counts = ops::install_metrics()?;
+    let writer = WriteQueue::start(config.database.clone(), config.instance.clone(), config.reconcile.is_some());
     let writer = writer.context("cannot start the writer")?;
     let health = Some(writer.0.watch());
     let (database, token) = (config.database.clone(), config.ops_token.clone());

@@ -12,7 +12,7 @@ const QUIET_SKEW: i64 = 5;
 const FATAL_SKEW: i64 = 240;
 
 /// What the API said; `None`: there is no key to ask with.
-pub(super) struct Asked {
+pub(super) struct ClerkAnswers {
     instance: Option<Result<(InstanceId, Skew), Error>>,
     counts: Vec<(Kind, Result<u64, Error>)>,
 }
@@ -36,7 +36,7 @@ impl Skew {
     }
 }
 
-impl Asked {
+impl ClerkAnswers {
     /// The key's instance.
     pub(super) fn instance(&self) -> Option<&str> {
         self.instance.as_ref()?.as_ref().ok().map(|(instance, _)| instance.as_str())
@@ -58,8 +58,8 @@ impl Asked {
 }
 
 /// Asks the API. Nothing more is asked with a key that is refused.
-pub(super) async fn ask(client: Option<&Client>) -> Asked {
-    let Some(client) = client else { return Asked { instance: None, counts: Vec::new() } };
+pub(super) async fn ask(client: Option<&Client>) -> ClerkAnswers {
+    let Some(client) = client else { return ClerkAnswers { instance: None, counts: Vec::new() } };
     let began = clock::now();
     let instance = client.instance_and_date().await;
     let ended = clock::now();
@@ -70,11 +70,11 @@ pub(super) async fn ask(client: Option<&Client>) -> Asked {
             counts.push((kind, client.count(kind).await));
         }
     }
-    Asked { instance: Some(instance), counts }
+    ClerkAnswers { instance: Some(instance), counts }
 }
 
 /// The key, the clock and the feature.
-pub(super) fn checks(asked: &Asked) -> Vec<Check> {
+pub(super) fn checks(asked: &ClerkAnswers) -> Vec<Check> {
     let skipped = |because: &str| vec![Check::skip("clock", because), Check::skip("organizations", because)];
     let mut checks = Vec::new();
     match &asked.instance {
@@ -120,7 +120,7 @@ fn clock(skew: Skew) -> Check {
     }
 }
 
-fn organizations(asked: &Asked) -> Check {
+fn organizations(asked: &ClerkAnswers) -> Check {
     match asked.has_organizations() {
         Some(true) => Check::ok("organizations", "are switched on in this Clerk instance"),
         Some(false) => Check::warn(

@@ -4,7 +4,7 @@ use super::mirror::Counts;
 use super::schema::checks as object_checks;
 use super::{Check, Status, no_database};
 use crate::model::Kind;
-use crate::store::inspect::{Schema, Server, Standing, Trouble, Worker};
+use crate::store::diagnostics::{Schema, Server, SyncStatus, ConnectionProblem, Worker};
 use crate::store::{Database, Error, SchemaVersion, Tls};
 
 /// The first release of Postgres on which the writer is tested.
@@ -15,7 +15,7 @@ const OLDEST: i64 = 15;
 pub(super) struct Findings {
     pub(super) checks: Vec<Check>,
     /// `None`: the tables cannot be read.
-    pub(super) standing: Option<Standing>,
+    pub(super) sync_status: Option<SyncStatus>,
     pub(super) counts: Option<Counts>,
 }
 
@@ -86,7 +86,7 @@ pub(super) async fn examine(database: Option<&Database>) -> Findings {
         Ok(differences) => found.checks.extend(object_checks(&differences)),
         Err(error) => found.checks.push(Check::fail("objects", error.summary(), LOG)),
     }
-    let looked = look_into_the_mirror(database, &mut found).await;
+    let looked = read_sync_status(database, &mut found).await;
     // What fails already says why.
     if let Err(error) = looked
         && found.checks.iter().all(|check| check.status != Status::Fail || check.name == "tls")
@@ -97,9 +97,9 @@ pub(super) async fn examine(database: Option<&Database>) -> Findings {
 }
 
 /// As `serve` does, over a session of the worker's.
-async fn look_into_the_mirror(database: &Database, found: &mut Findings) -> Result<(), Error> {
+async fn read_sync_status(database: &Database, found: &mut Findings) -> Result<(), Error> {
     let mut session = database.connect().await?;
-    found.standing = Some(session.last_told().await?);
+    found.sync_status = Some(session.sync_status().await?);
     let mut counts = Counts::new();
     for kind in Kind::ALL {
         counts.push((kind, session.count(kind).await.ok()));
@@ -120,7 +120,7 @@ fn way(database: Option<&Database>, opened: Option<Result<(), &Error>>) -> Vec<C
     let mut checks = Vec::new();
     match opened {
         Some(Ok(())) => checks.push(Check::ok("pooler", "connections are not shared: direct, or a session pooler")),
-        Some(Err(error)) if error.trouble() == Trouble::TransactionPooler => {
+        Some(Err(error)) if error.connection_problem() == ConnectionProblem::TransactionPooler => {
             checks.push(Check::skip("database", "nothing else is checked through this pooler"));
             let says = "a transaction-mode pooler, which lends one connection to many clients: prepared statements and settings would get mixed up";
             checks.push(Check::fail("pooler", says, POOLER_FIX));
@@ -141,67 +141,67 @@ fn unreachable(error: &Error) -> Check {
     const POOL_SIZE: &str = "stop idle clients, or raise the pool size (Supabase dashboard → Database settings → Connection pooling) \
                              or the role's connection limit: serve needs two, two more for moments, and four more during a reconcile";
     let code = error.code().map(|code| format!(" (SQLSTATE {code})")).unwrap_or_default();
-    let (says, fix) = match error.trouble() {
-        Trouble::Unreachable => (
+    let (says, fix) = match error.connection_problem() {
+        ConnectionProblem::Unreachable => (
             "no server answers at the host and port of DATABASE_URL",
             "is the project paused, or the name misspelt? The direct connection has IPv6 only: use the session pooler (port 5432) if this machine has no IPv6",
         ),
-        Trouble::Silent => (
+        ConnectionProblem::Silent => (
             "the database did not answer in time",
             "is it overloaded, paused, or behind a firewall? Try again, and look at the project's health",
         ),
-        Trouble::Crowded => (
+        ConnectionProblem::Crowded => (
             "accepted the login and then did not answer: its pooler has no free connection, or it is overloaded",
             POOL_SIZE,
         ),
-        Trouble::NoSuchFile => (
+        ConnectionProblem::NoSuchFile => (
             "the socket that DATABASE_URL names is not there",
             "is the server running? Give the path of the socket's folder",
         ),
-        Trouble::RootCertificate => (
+        ConnectionProblem::RootCertificate => (
             "",
             "download the CA certificate (Supabase dashboard → Database settings → SSL configuration) and give its path as it \
              is on this machine or in this image: ?sslmode=verify-full&sslrootcert=FILE",
         ),
-        Trouble::Certificate => (
+        ConnectionProblem::Certificate => (
             "there is no encrypted connection that can be trusted",
             "download the CA certificate (Supabase dashboard → Database settings → SSL configuration) and name it: \
              ?sslmode=verify-full&sslrootcert=FILE",
         ),
-        Trouble::TlsRequired => ("the server accepts encrypted connections only", Tls::FIX),
-        Trouble::Password => (
+        ConnectionProblem::TlsRequired => ("the server accepts encrypted connections only", Tls::FIX),
+        ConnectionProblem::Password => (
             "the server refuses the role or its password",
             "copy the connection string again; percent-encode the password; for the pooler the role is postgres.REF; \
              a new password is set under Database settings",
         ),
-        Trouble::NoSuchDatabase => ("the server has no such database", "on Supabase its name is postgres"),
-        Trouble::NoSuchTenant => (
+        ConnectionProblem::NoSuchDatabase => ("the server has no such database", "on Supabase its name is postgres"),
+        ConnectionProblem::NoSuchTenant => (
             "the pooler does not know the project or the role",
             "is the project paused or deleted? If not, copy the string from Connect again: the role is postgres.REF, and the \
              host's number (aws-0, aws-1, …) and region are the project's",
         ),
-        Trouble::Blocked => (
+        ConnectionProblem::Blocked => (
             "the pooler refuses every login from this address for a while: too many failed",
             "stop everything that still uses an old password (an old deployment, a preview), wait two minutes, and try again",
         ),
-        Trouble::AddressNotAllowed => (
+        ConnectionProblem::AddressNotAllowed => (
             "the project's network restrictions do not admit this machine's address",
             "add the address: Supabase dashboard → Database settings → Network restrictions",
         ),
-        Trouble::TooManyConnections => ("the server or its pooler has no connection left", POOL_SIZE),
-        Trouble::TransactionPooler => (
+        ConnectionProblem::TooManyConnections => ("the server or its pooler has no connection left", POOL_SIZE),
+        ConnectionProblem::TransactionPooler => (
             "prepared statements are lost: this is a transaction-mode pooler",
             "use the direct connection or the session pooler (port 5432)",
         ),
-        Trouble::StartupParameter => (
+        ConnectionProblem::StartupParameter => (
             "the pooler refuses a parameter that the connection string sets",
             "remove options= from DATABASE_URL (and PGOPTIONS), or add it to PgBouncer's ignore_startup_parameters",
         ),
-        Trouble::BehindPooler => (
+        ConnectionProblem::BehindPooler => (
             "the pooler answers, but cannot log in to the database behind it",
             "is the project paused or being restored? Look at its health; where PgBouncer is your own, at its log",
         ),
-        Trouble::Other => ("the database refuses us", LOG),
+        ConnectionProblem::Other => ("the database refuses us", LOG),
     };
     // These say it themselves.
     let says = if says.is_empty() { error.to_string() } else { says.to_owned() };

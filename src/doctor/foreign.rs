@@ -7,7 +7,7 @@ use crate::store::foreign::{ForeignObject, Weight};
 const NAME: &str = "foreign-objects";
 
 /// Objects that are printed, the gravest first.
-const SHOWN: usize = 10;
+const MAX_LISTED: usize = 10;
 
 pub(super) async fn examine(database: Option<&Database>) -> Vec<Check> {
     let Some(asked) = database else { return vec![Check::skip(NAME, no_database(None))] };
@@ -25,9 +25,9 @@ fn checks(objects: &[ForeignObject]) -> Vec<Check> {
         Weight::Fail => Check::fail(NAME, object.describe(), object.advice()),
         Weight::Warn => Check::warn(NAME, object.describe(), object.advice()),
     };
-    let mut checks: Vec<Check> = objects.iter().take(SHOWN).map(check).collect();
-    if objects.len() > SHOWN {
-        let says = format!("{} more objects", objects.len() - SHOWN);
+    let mut checks: Vec<Check> = objects.iter().take(MAX_LISTED).map(check).collect();
+    if objects.len() > MAX_LISTED {
+        let says = format!("{} more objects", objects.len() - MAX_LISTED);
         checks.push(Check::warn(NAME, says, "fix those that are listed first"));
     }
     checks

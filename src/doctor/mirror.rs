@@ -1,10 +1,10 @@
 //! The mirror beside Clerk: the last webhook, the last passes, and the rows on both sides.
 
-use super::clerk::Asked;
+use super::clerk::ClerkAnswers;
 use super::{Check, some_of};
 use crate::clerk::kinds;
 use crate::model::{Kind, Millis, PassState, Undecided, span};
-use crate::store::inspect::{LastPass, Standing};
+use crate::store::diagnostics::{LastPass, SyncStatus};
 use crate::store::status::DenialRow;
 
 /// Seconds since a complete pass that are too many: it runs every night.
@@ -19,51 +19,51 @@ const IN_FLIGHT: u64 = 24;
 /// Rows here, by kind.
 pub(super) type Counts = Vec<(Kind, Option<u64>)>;
 
-pub(super) fn checks(standing: Option<&Standing>, counts: Option<&Counts>, clerk: &Asked) -> Vec<Check> {
-    let Some(standing) = standing else {
+pub(super) fn checks(sync_status: Option<&SyncStatus>, counts: Option<&Counts>, clerk: &ClerkAnswers) -> Vec<Check> {
+    let Some(sync_status) = sync_status else {
         return ["webhooks", "denials", "passes", "rows"]
             .map(|name| Check::skip(name, "the tables cannot be read"))
             .into();
     };
-    let mut checks = vec![webhooks(standing.webhook_s, standing.drift_since_webhook)];
-    checks.push(denials(standing));
-    if standing.custom_permissions && !standing.billing_events {
+    let mut checks = vec![webhooks(sync_status.webhook_s, sync_status.drift_since_webhook)];
+    checks.push(denials(sync_status));
+    if sync_status.custom_permissions && !sync_status.billing_events {
         // Whether Clerk Billing is on, nothing here can know.
         let says = "you use custom permissions. With Clerk Billing they depend on the plan: then the endpoint needs the events subscription.* and subscriptionItem.*, and none has arrived";
         checks.push(Check::ok("webhooks", says));
     }
-    if let Some((seconds, problem)) = &standing.failed_start {
+    if let Some((seconds, problem)) = &sync_status.failed_start {
         let says = format!("none could start for {}: {problem}", span(*seconds));
         checks.push(Check::fail("passes", says, "fix what is named; for a refused key: Clerk dashboard → API keys"));
     }
     checks.extend(Kind::ALL.map(|kind| {
-        let last = standing.passes.iter().find(|pass| pass.kind == kind);
+        let last = sync_status.passes.iter().find(|pass| pass.kind == kind);
         pass(kind, last, clerk.has_organizations())
     }));
     checks.extend(Kind::ALL.map(|kind| {
         let here = counts.and_then(|counts| counts.iter().find(|(of, _)| *of == kind)).and_then(|(_, rows)| *rows);
-        let last = standing.passes.iter().find(|pass| pass.kind == kind);
+        let last = sync_status.passes.iter().find(|pass| pass.kind == kind);
         let was_filled = last.is_some_and(|pass| pass.complete_s.is_some());
         rows(kind, here, clerk.count(kind), was_filled)
     }));
     checks
 }
 
-fn denials(standing: &Standing) -> Check {
+fn denials(sync_status: &SyncStatus) -> Check {
     const NAME: &str = "denials";
     const FIX: &str = "fix what is named (see foreign-objects); the row is written within an hour, or at once with clerk-sync refresh ID";
-    if !standing.denials.is_empty() {
-        let denied: Vec<String> = standing.denials.iter().map(DenialRow::describe).collect();
+    if !sync_status.denials.is_empty() {
+        let denied: Vec<String> = sync_status.denials.iter().map(DenialRow::describe).collect();
         let says = format!(
             "our policies deny access, but whatever bypasses them (service_role, views and functions of the tables' owner) still sees the row of {}",
             some_of(&denied, 5, "; ")
         );
         return Check::fail(NAME, says, FIX);
     }
-    if standing.refused > 0 {
+    if sync_status.refused > 0 {
         return Check::warn(
             NAME,
-            format!("{} rows are not written yet: something refuses them", standing.refused),
+            format!("{} rows are not written yet: something refuses them", sync_status.refused),
             FIX,
         );
     }

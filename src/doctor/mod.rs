@@ -1,6 +1,6 @@
 //! `clerk-sync doctor`: checks the whole set-up, and says how to fix what is wrong.
 //!
-//! Each file looks at one area: it asks ([`crate::store::inspect`], [`crate::clerk::client`]), and pure functions turn what
+//! Each file looks at one area: it asks ([`crate::store::diagnostics`], [`crate::clerk::client`]), and pure functions turn what
 //! was learned into [`Check`]s. A check that fails stops no other; what cannot be asked without it is skipped. Nothing is
 //! written anywhere. The output may be pasted into a public issue: ids and counts are in it, and no secret, name or address.
 
@@ -52,25 +52,25 @@ pub enum Status {
 pub struct Check {
     pub name: &'static str,
     pub status: Status,
-    pub says: String,
+    pub found: String,
     pub fix: Option<String>,
 }
 
 impl Check {
-    fn new(name: &'static str, status: Status, says: impl Into<String>, fix: Option<String>) -> Check {
-        Check { name, status, says: says.into(), fix }
+    fn new(name: &'static str, status: Status, found: impl Into<String>, fix: Option<String>) -> Check {
+        Check { name, status, found: found.into(), fix }
     }
 
-    fn ok(name: &'static str, says: impl Into<String>) -> Check {
-        Check::new(name, Status::Ok, says, None)
+    fn ok(name: &'static str, found: impl Into<String>) -> Check {
+        Check::new(name, Status::Ok, found, None)
     }
 
-    fn warn(name: &'static str, says: impl Into<String>, fix: impl Into<String>) -> Check {
-        Check::new(name, Status::Warn, says, Some(fix.into()))
+    fn warn(name: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Check {
+        Check::new(name, Status::Warn, found, Some(fix.into()))
     }
 
-    fn fail(name: &'static str, says: impl Into<String>, fix: impl Into<String>) -> Check {
-        Check::new(name, Status::Fail, says, Some(fix.into()))
+    fn fail(name: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Check {
+        Check::new(name, Status::Fail, found, Some(fix.into()))
     }
 
     fn skip(name: &'static str, because: impl Into<String>) -> Check {
@@ -86,7 +86,7 @@ impl Check {
             Status::Fail => (Mark::Bad, "FAIL"),
             Status::Skip => (Mark::Faint, "skip"),
         };
-        terminal::marked(mark, word, format_args!("  {}: {}", self.name, self.says));
+        terminal::marked(mark, word, format_args!("  {}: {}", self.name, self.found));
         if let Some(fix) = &self.fix {
             terminal::line(format_args!("      fix: {fix}"));
         }
@@ -117,9 +117,9 @@ impl Report {
         }
         let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
         for check in self.checks.iter().filter(|check| check.status == Status::Skip) {
-            match reasons.iter_mut().find(|(reason, _)| *reason == check.says) {
+            match reasons.iter_mut().find(|(reason, _)| *reason == check.found) {
                 Some((_, names)) => names.push(check.name),
-                None => reasons.push((&check.says, vec![check.name])),
+                None => reasons.push((&check.found, vec![check.name])),
             }
         }
         for (reason, mut names) in reasons {
@@ -162,11 +162,11 @@ impl Doctor {
         checks.extend(clerk::checks(&clerk));
         // Whatever else stands there may be a secret that was put into the wrong variable.
         let check = config::instance(self.environment.instance_id.as_deref()).ok();
-        let named = check.as_ref().and_then(|check| check.wanted()).map(InstanceId::as_str);
+        let named = check.as_ref().and_then(|check| check.expected()).map(InstanceId::as_str);
         let pinned =
-            database_findings.standing.as_ref().map(|standing| standing.instance.as_ref().map(InstanceId::as_str));
+            database_findings.sync_status.as_ref().map(|sync_status| sync_status.instance.as_ref().map(InstanceId::as_str));
         checks.push(clerk::instance(clerk.instance(), pinned, named));
-        checks.extend(mirror::checks(database_findings.standing.as_ref(), database_findings.counts.as_ref(), &clerk));
+        checks.extend(mirror::checks(database_findings.sync_status.as_ref(), database_findings.counts.as_ref(), &clerk));
         checks.extend(foreign::examine(database.as_ref()).await);
         checks.extend(policies::examine(database.as_ref()).await);
         if let Some(token) = &self.token {

@@ -8,7 +8,7 @@ use crate::store::Database;
 const NAME: &str = "policies";
 
 /// Findings that are printed, the worst first.
-const SHOWN: usize = 10;
+const MAX_LISTED: usize = 10;
 
 pub(super) async fn examine(database: Option<&Database>) -> Vec<Check> {
     let Some(asked) = database else { return vec![Check::skip(NAME, no_database(None))] };
@@ -27,7 +27,7 @@ fn checks(tables: usize, mut found: Vec<Finding>) -> Vec<Check> {
     }
     found.sort_by_key(|finding| (!finding.code.is_grave(), finding.code));
     // Whatever is grave is named.
-    let shown = found.iter().filter(|finding| finding.code.is_grave()).count().max(SHOWN);
+    let shown = found.iter().filter(|finding| finding.code.is_grave()).count().max(MAX_LISTED);
     let mut checks: Vec<Check> = found.iter().take(shown).map(check).collect();
     if found.len() > shown {
         let says = format!("{} more findings", found.len() - shown);

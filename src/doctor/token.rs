@@ -5,7 +5,7 @@ use super::{Check, some_of};
 use crate::clock;
 use crate::model::{Millis, span};
 use crate::store::Database;
-use crate::store::inspect::Caller;
+use crate::store::diagnostics::Caller;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
@@ -279,12 +279,12 @@ mod tests {
         let v2 = json!({ "v": 2, "sub": "user_a", "o": { "id": "org_a", "rol": "admin", "slg": "acme" } });
         let token = decode(&format!("Bearer {}\n", jwt(&json!({ "alg": "RS256" }), &v2))).unwrap();
         assert_eq!(token.organization(), (Some("org_a"), Some("admin")));
-        let says = claims(&token).says;
+        let says = claims(&token).found;
         assert!(says.contains("version 2") && says.contains("org_a as admin") && !says.contains("acme"), "{says}");
         let v1 = json!({ "sid": "sess_a", "org_id": "org_a", "org_role": "org:admin", "o": { "id": "org_b" } });
         let token = decode(&jwt(&json!({}), &v1)).unwrap();
         assert_eq!(token.organization(), (Some("org_a"), Some("org:admin")));
-        assert!(claims(&token).says.contains("version 1"));
+        assert!(claims(&token).found.contains("version 1"));
     }
 
     #[test]

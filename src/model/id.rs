@@ -28,7 +28,7 @@ pub enum InstanceCheck {
 
 impl InstanceCheck {
     /// The one that is named.
-    pub const fn wanted(&self) -> Option<&InstanceId> {
+    pub const fn expected(&self) -> Option<&InstanceId> {
         match self {
             InstanceCheck::Pinned(wanted) => wanted.as_ref(),
             InstanceCheck::Off => None,

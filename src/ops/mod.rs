@@ -10,7 +10,7 @@
 
 mod chart;
 mod guard;
-mod measure;
+mod gauges;
 mod page;
 pub mod verdict;
 
@@ -46,7 +46,7 @@ const LIMITS: Limits = Limits { connections: 64, head: Duration::from_secs(10), 
 ///
 /// # Errors
 /// It counts already.
-pub fn start_counting() -> anyhow::Result<PrometheusHandle> {
+pub fn install_metrics() -> anyhow::Result<PrometheusHandle> {
     let mut builder = PrometheusBuilder::new();
     for (name, buckets) in telemetry::HISTOGRAMS {
         builder = builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)?;
@@ -159,7 +159,7 @@ async fn status_page(State(shared): State<Arc<Shared>>) -> Response {
         Ok(status) => Some(status),
         Err(_) => shared.last.lock().await.clone(),
     };
-    let answers = measure::answers(&shared.ops.counts.render());
+    let answers = gauges::answers(&shared.ops.counts.render());
     let version = env!("CARGO_PKG_VERSION");
     let view = page::View { verdict: &verdict, status: shown.as_deref(), is_earlier, answers: &answers, version };
     Html(page::page(&view)).into_response()
@@ -174,8 +174,8 @@ async fn status_json(State(shared): State<Arc<Shared>>) -> Response {
 
 /// What was counted, what the process uses, and what the tables tell.
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    measure::process();
-    measure::tables(shared.status().await.ok().as_deref(), shared.fault().is_none());
+    gauges::process();
+    gauges::tables(shared.status().await.ok().as_deref(), shared.fault().is_none());
     let text = shared.ops.counts.render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -6,7 +6,7 @@
 use super::chart;
 use super::verdict::{self, Level, Verdict};
 use crate::model::{self, Kind, PassState, Scope, Word};
-use crate::store::status::{Candidate, FindingRow, LetterRow, PassRow, Status};
+use crate::store::status::{Candidate, FindingRow, DeadLetterRow, PassRow, Status};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -50,7 +50,7 @@ pub(super) fn page(view: &View<'_>) -> String {
                 header #verdict class=(name(verdict.level)) {
                     p.state { span.mark aria-hidden="true" { (mark(verdict.level)) } " " (state(verdict.level)) }
                     h1 { (verdict.headline) }
-                    @for reason in &verdict.because { p { (reason) } }
+                    @for reason in &verdict.reasons { p { (reason) } }
                     @if !verdict.commands.is_empty() {
                         p.soft { @if verdict.commands.len() == 1 { "Run:" } @else { "Run, from the first on:" } }
                         @for command in &verdict.commands { pre { code { (command) } } }
@@ -307,7 +307,7 @@ fn findings(findings: &[FindingRow]) -> Markup {
     }
 }
 
-fn dead_letters(letters: &[LetterRow]) -> Markup {
+fn dead_letters(letters: &[DeadLetterRow]) -> Markup {
     html! {
         @if !letters.is_empty() {
             section {
@@ -435,7 +435,7 @@ mod tests {
         let status = Status {
             instance: Some(hostile.to_owned()),
             candidates: vec![],
-            letters: vec![LetterRow {
+            letters: vec![DeadLetterRow {
                 message_id: hostile.to_owned(),
                 event_type: Some(hostile.to_owned()),
                 reason: hostile.to_owned(),

@@ -59,14 +59,14 @@ fn events() -> String {
 pub struct Verdict {
     pub level: Level,
     pub headline: String,
-    pub because: Vec<String>,
+    pub reasons: Vec<String>,
     /// What to type, where a command helps.
     pub commands: Vec<String>,
 }
 
 impl Verdict {
-    fn new(level: Level, headline: &str, because: Vec<String>) -> Verdict {
-        Verdict { level, headline: headline.to_owned(), because, commands: Vec::new() }
+    fn new(level: Level, headline: &str, reasons: Vec<String>) -> Verdict {
+        Verdict { level, headline: headline.to_owned(), reasons, commands: Vec::new() }
     }
 
     /// The database could not be asked.
@@ -88,16 +88,16 @@ impl Verdict {
             Error::Crowded(_) | Error::Silent(_) => ("The database responds too slowly", Some("clerk-sync doctor")),
             Error::Refused(_) | Error::Answer(_) => ("The database cannot be asked", Some("clerk-sync doctor")),
         };
-        let because = vec![format!("{}.", capitalized(&error.to_string())), RETRIED.to_owned()];
+        let reasons = vec![format!("{}.", capitalized(&error.to_string())), RETRIED.to_owned()];
         let commands = command.into_iter().map(str::to_owned).collect();
-        Verdict { commands, ..Verdict::new(Level::Bad, headline, because) }
+        Verdict { commands, ..Verdict::new(Level::Bad, headline, reasons) }
     }
 
     /// The same with the time since when.
     #[must_use]
     pub(crate) fn since(mut self, fault: Option<&Fault>) -> Verdict {
         if let Some(fault) = fault {
-            self.because.push(format!("Deliveries cannot be written since {}.", moment(fault.since.get())));
+            self.reasons.push(format!("Deliveries cannot be written since {}.", moment(fault.since.get())));
         }
         self
     }
@@ -112,7 +112,7 @@ impl Verdict {
             moment(fault.since.get()),
             fault.summary
         );
-        self.because.insert(0, reason);
+        self.reasons.insert(0, reason);
         Verdict { level: Level::Bad, headline: "Deliveries cannot be written".to_owned(), ..self }
     }
 
@@ -124,10 +124,10 @@ impl Verdict {
         reasons.of_rows(status);
         reasons.of_silence(status);
         reasons.of_what_is_left(status);
-        let Reasons { gravest, because, mut commands } = reasons;
+        let Reasons { gravest, reasons, mut commands } = reasons;
         commands.dedup();
         let (level, headline) = gravest.map_or((Level::Good, "In sync with Clerk"), Headline::words);
-        Verdict { commands, ..Verdict::new(level, headline, because) }
+        Verdict { commands, ..Verdict::new(level, headline, reasons) }
     }
 }
 
@@ -167,14 +167,14 @@ impl Headline {
 #[derive(Default)]
 struct Reasons {
     gravest: Option<Headline>,
-    because: Vec<String>,
+    reasons: Vec<String>,
     commands: Vec<String>,
 }
 
 impl Reasons {
     fn add(&mut self, headline: Headline, reason: String) {
         self.gravest = self.gravest.into_iter().chain([headline]).min();
-        self.because.push(reason);
+        self.reasons.push(reason);
     }
 
     fn command(&mut self, command: impl Into<String>) {
@@ -477,17 +477,17 @@ mod tests {
             FailedStart { since: 0, last_at: 1_000, tries: 9, problem: "Clerk refuses the key (401)".to_owned() };
         let verdict = judge(&Status { failed_start: Some(failed), ..in_sync() });
         assert_eq!((verdict.level, verdict.headline.as_str()), (Level::Attention, "Reconcile cannot start"));
-        assert!(verdict.because[0].contains("refuses the key (401)"), "{verdict:?}");
+        assert!(verdict.reasons[0].contains("refuses the key (401)"), "{verdict:?}");
         let silent = |silence: i64, drift: u64| {
             let status = in_sync();
             judge(&Status { last_webhook_at: Some(status.now - silence), drift_since_webhook: drift, ..status })
         };
-        assert!(silent(16 * 86_400_000, 60).because[0].contains("No webhook has arrived for 16 days"));
+        assert!(silent(16 * 86_400_000, 60).reasons[0].contains("No webhook has arrived for 16 days"));
         assert_eq!(silent(16 * 86_400_000, 0).level, Level::Good, "nothing changed at Clerk");
         assert_eq!(silent(60_000, 1).level, Level::Good, "one was lost a minute ago");
         let never = judge(&Status { last_webhook_at: None, ..in_sync() });
         assert_eq!(never.headline, "Waiting for the first webhook");
-        let told = &never.because[0];
+        let told = &never.reasons[0];
         assert!(told.contains("/webhooks/clerk") && told.contains("organizationMembership.*"), "{never:?}");
     }
 
@@ -500,7 +500,7 @@ mod tests {
         let verdict = judge(&status);
         assert_eq!((verdict.level, verdict.headline.as_str()), (Level::Attention, "Not compared with Clerk recently"));
         assert!(
-            verdict.because[0].starts_with("Nothing was written and no reconcile completed for 3 h"),
+            verdict.reasons[0].starts_with("Nothing was written and no reconcile completed for 3 h"),
             "{verdict:?}"
         );
         status.last_webhook_at = Some(status.now - 1_000);
@@ -508,7 +508,7 @@ mod tests {
         let void = PassRow { problem: Some("Clerk counts 9".to_owned()), ..pass(7, "user", "void") };
         let verdict = judge(&Status { passes: vec![void, pass(6, "user", "complete")], ..in_sync() });
         assert_eq!(
-            verdict.because,
+            verdict.reasons,
             ["In the last reconcile of users, Clerk's list contradicts itself: Clerk counts 9."]
         );
         let cut = [pass(9, "user", "incomplete"), pass(8, "user", "braked"), pass(7, "user", "complete")];
@@ -522,7 +522,7 @@ mod tests {
         let verdict = judge(&Status { passes: vec![doubtful], ..in_sync() });
         assert_eq!((verdict.level, verdict.headline.as_str()), (Level::Attention, "Some rows are undecided"));
         assert!(
-            verdict.because[0].starts_with("The last reconcile of memberships: 7 rows are undecided"),
+            verdict.reasons[0].starts_with("The last reconcile of memberships: 7 rows are undecided"),
             "{verdict:?}"
         );
     }
@@ -537,7 +537,7 @@ mod tests {
                 (Level::Attention, format!("{name} is not set").as_str())
             );
         }
-        assert!(without("CLERK_SECRET_KEY").because[0].contains("reconcile is disabled"));
+        assert!(without("CLERK_SECRET_KEY").reasons[0].contains("reconcile is disabled"));
     }
 
     #[test]

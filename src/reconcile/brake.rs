@@ -2,14 +2,14 @@
 
 /// How many rows a pass would delete, of how many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Weight {
+pub struct Removal {
     pub rows: u64,
     pub absent: u64,
 }
 
-impl Weight {
+impl Removal {
     /// More than 5 % of the rows (limit at least 10, at most 500), or more than half of them if there are at least two.
-    pub(crate) const fn is_too_heavy(self) -> bool {
+    pub(crate) const fn exceeds_limit(self) -> bool {
         let share = self.rows / 20;
         let capped = if share > 500 { 500 } else { share };
         let limit = if capped < 10 { 10 } else { capped };
@@ -23,7 +23,7 @@ mod tests {
 
     #[test]
     fn the_limits_are_exact() {
-        let heavy = |rows, absent| Weight { rows, absent }.is_too_heavy();
+        let heavy = |rows, absent| Removal { rows, absent }.exceeds_limit();
         assert!(!heavy(1, 1) && !heavy(2, 1) && heavy(2, 2) && heavy(3, 2) && heavy(0, 11));
         assert!(!heavy(100, 10) && heavy(100, 11));
         assert!(!heavy(1_000, 50) && heavy(1_000, 51));

@@ -1,7 +1,7 @@
 //! Compares a page of Clerk's list with the same rows of the mirror. Pure.
 
 use crate::model::{Change, Observation};
-use crate::store::{Mirrored, Version};
+use crate::store::{MirrorRow, Version};
 use std::collections::HashMap;
 
 /// A row that is to be written.
@@ -17,7 +17,7 @@ pub enum Found<'a> {
     /// It has no such row, or a stub.
     Missing,
     /// These columns differ. By hand: we wrote what Clerk says, and somebody changed the row since.
-    Differing { fields: Vec<&'static str>, mirrored: &'a Mirrored, by_hand: bool },
+    Differing { fields: Vec<&'static str>, mirrored: &'a MirrorRow, by_hand: bool },
     /// The content is equal; only the version differs (Clerk moves `updated_at` at every sign-in), or a recent read contradicted the row.
     Refreshed,
     /// The row cannot be used as it is listed: it is to be read by its id.
@@ -25,12 +25,12 @@ pub enum Found<'a> {
 }
 
 /// What differs, in the order of the page.
-pub fn compare<'a>(listed: &'a [Change], mirrored: &'a [Mirrored]) -> Vec<Difference<'a>> {
-    let by_id: HashMap<&str, &Mirrored> = mirrored.iter().map(|row| (row.entity.id(), row)).collect();
+pub fn compare<'a>(listed: &'a [Change], mirrored: &'a [MirrorRow]) -> Vec<Difference<'a>> {
+    let by_id: HashMap<&str, &MirrorRow> = mirrored.iter().map(|row| (row.entity.id(), row)).collect();
     listed.iter().filter_map(|change| Some(Difference { change, found: found(change, &by_id)? })).collect()
 }
 
-fn found<'a>(change: &Change, mirrored: &HashMap<&str, &'a Mirrored>) -> Option<Found<'a>> {
+fn found<'a>(change: &Change, mirrored: &HashMap<&str, &'a MirrorRow>) -> Option<Found<'a>> {
     let Observation::Live { entity, updated_at, ahead } = &change.observation else {
         return matches!(change.observation, Observation::NeedsRead(_)).then_some(Found::Unusable);
     };

@@ -2,7 +2,7 @@
 
 use super::compare::{Difference, Found};
 use crate::model::{Change, Drift, Kind, Millis, Observation, Outcome, Word};
-use crate::store::{Receipt, Standing};
+use crate::store::{Receipt, LiveRow};
 use serde::Serialize;
 use std::collections::HashSet;
 
@@ -68,14 +68,14 @@ impl Finding {
     }
 
     /// Of a row that Clerk has no more.
-    pub fn extra(kind: Kind, standing: &Standing, receipts: &[Receipt]) -> Finding {
-        let receipt = receipts.iter().find(|receipt| receipt.entity_id == standing.read.id);
-        let cause = match (standing.observed_at, receipt.map(|receipt| receipt.outcome.known())) {
+    pub fn extra(kind: Kind, row: &LiveRow, receipts: &[Receipt]) -> Finding {
+        let receipt = receipts.iter().find(|receipt| receipt.entity_id == row.read.id);
+        let cause = match (row.observed_at, receipt.map(|receipt| receipt.outcome.known())) {
             (None, _) => "the row was inserted in the database by hand",
             (_, Some(Some(Outcome::DeadLetter))) => "its last webhook could not be applied",
             _ => "the webhook of its deletion did not arrive",
         };
-        Finding::new(kind, &standing.read.id, Drift::Extra, Vec::new(), standing.observed_at, cause, receipt)
+        Finding::new(kind, &row.read.id, Drift::Extra, Vec::new(), row.observed_at, cause, receipt)
     }
 
     fn new(

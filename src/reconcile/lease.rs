@@ -14,15 +14,15 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Takes the lease; waits for it as long as `patience` says.
+    /// Takes the lease; waits for it as long as `lease_wait` says.
     pub(super) async fn take(
         database: &Database,
         session: &mut Session,
         ttl: Duration,
-        patience: Duration,
+        lease_wait: Duration,
     ) -> Result<Lease, Error> {
         let holder = format!("{} (process {})", os::host_name(), std::process::id());
-        let deadline = tokio::time::Instant::now() + patience;
+        let deadline = tokio::time::Instant::now() + lease_wait;
         let fence = loop {
             if let Some(fence) = session.take_lease(&holder, ttl).await? {
                 break fence;

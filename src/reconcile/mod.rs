@@ -41,7 +41,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How many findings a report lists; all are counted, and kept in `clerk_sync.findings`.
-pub(crate) const REPORTED: usize = 10_000;
+pub(crate) const FINDINGS_REPORTED_MAX: usize = 10_000;
 
 /// Why a pass could not run to its end.
 #[derive(Debug, thiserror::Error)]
@@ -75,30 +75,30 @@ pub struct Reconciler {
     pub database: Database,
     /// The instance that the environment names, if it does.
     pub instance: Option<InstanceId>,
-    pub times: Times,
+    pub times: PassLimits,
 }
 
 /// Limits that tests shorten.
 #[derive(Clone, Copy, Debug)]
-pub struct Times {
+pub struct PassLimits {
     /// How long a lease outlives its holder.
     pub lease: Duration,
     /// How long to wait while another process holds the lease.
-    pub patience: Duration,
+    pub lease_wait: Duration,
     /// How old an unfinished pass may be to be resumed.
     pub resume_within: Duration,
 }
 
-impl Default for Times {
-    fn default() -> Times {
+impl Default for PassLimits {
+    fn default() -> PassLimits {
         let hours = |hours: u64| Duration::from_secs(hours * 3_600);
-        Times { lease: Duration::from_secs(20), patience: Duration::from_secs(60), resume_within: hours(12) }
+        PassLimits { lease: Duration::from_secs(20), lease_wait: Duration::from_secs(60), resume_within: hours(12) }
     }
 }
 
 /// What to reconcile.
 #[derive(Clone, Debug)]
-pub enum Wanted {
+pub enum PassRequest {
     /// Passes of these kinds, in the order of [`Kind::ALL`].
     Kinds(Vec<Kind>),
     /// What changed lately.
@@ -200,7 +200,7 @@ impl Reconciler {
     /// No pass could begin.
     pub async fn run(
         &self,
-        wanted: &Wanted,
+        wanted: &PassRequest,
         reason: &str,
         dry_run: bool,
         progress: &mut dyn Progress,
@@ -218,7 +218,7 @@ impl Reconciler {
         if dry_run {
             return self.passes(&mut session, Sink::DryRun, wanted, reason, began_at, progress).await;
         }
-        let lease = Lease::take(&self.database, &mut session, self.times.lease, self.times.patience).await?;
+        let lease = Lease::take(&self.database, &mut session, self.times.lease, self.times.lease_wait).await?;
         let reports = self.passes(&mut session, Sink::Record(lease.fence), wanted, reason, began_at, progress).await;
         match session.remove_memberships_of_deleted().await {
             Ok(removed) => removed.log(),
@@ -259,7 +259,7 @@ impl Reconciler {
         &self,
         session: &mut Session,
         sink: Sink,
-        wanted: &Wanted,
+        wanted: &PassRequest,
         reason: &str,
         began_at: Millis,
         progress: &mut dyn Progress,
@@ -268,17 +268,17 @@ impl Reconciler {
         let now = || began_at.plus(i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX));
         let mut reports = Vec::new();
         let kinds: Vec<Kind> = match wanted {
-            Wanted::Kinds(kinds) => Kind::ALL.into_iter().filter(|kind| kinds.contains(kind)).collect(),
-            Wanted::Quick => {
+            PassRequest::Kinds(kinds) => Kind::ALL.into_iter().filter(|kind| kinds.contains(kind)).collect(),
+            PassRequest::Quick => {
                 reports.push(quick::run(self, session, sink, reason, began_at, progress).await?);
                 Vec::new()
             }
-            Wanted::Development => Kind::ALL.to_vec(),
-            Wanted::Approved(id) => {
+            PassRequest::Development => Kind::ALL.to_vec(),
+            PassRequest::Approved(id) => {
                 let fence = sink.fence().ok_or(Error::NotBraked(*id))?;
                 let row = session.approve_pass(fence, *id).await?.ok_or(Error::NotBraked(*id))?;
                 let approved = row.scope.kind();
-                let report = pass::go_on(self, session, fence, row, now(), progress).await?;
+                let report = pass::resume(self, session, fence, row, now(), progress).await?;
                 let is_complete = report.state == PassState::Complete;
                 reports.push(report);
                 // The approved pass is old by now: run its kind and the later kinds in full.
@@ -287,7 +287,7 @@ impl Reconciler {
         };
         let mut held = HashSet::new();
         for kind in kinds {
-            let is_development = matches!(wanted, Wanted::Development);
+            let is_development = matches!(wanted, PassRequest::Development);
             let request = || pass::Request { kind, reason, began_at: now(), is_development };
             let mut report = pass::run(self, session, sink, request(), &mut held, progress).await?;
             // What it had listed before we began may have changed since.

@@ -5,7 +5,7 @@
 //! a list would never end, so the number of pages is limited.
 
 use super::Error;
-use crate::clerk::client::{self, At, Client, PAGE};
+use crate::clerk::client::{self, PageRequest, Client, PAGE_SIZE};
 use crate::clerk::kinds::{self, Listing};
 use crate::clerk::listing;
 use crate::model::{Change, Kind, Millis};
@@ -57,12 +57,12 @@ impl Cursor {
 pub(super) struct Pages<'a> {
     clerk: &'a Client,
     kind: Kind,
-    next: At,
+    next: PageRequest,
     /// Ids behind which the next page may begin, the best last, should some be gone by then.
     cursors: Vec<String>,
     /// Ids of the previous page, and its last `created_at`; after a resume, the cursor's `from`.
     before: HashSet<String>,
-    last_made: Option<Millis>,
+    last_created_at: Option<Millis>,
     /// Pages that may still be asked for, once it is known how many rows there are.
     left: Option<u64>,
 }
@@ -83,20 +83,20 @@ impl<'a> Pages<'a> {
     /// From where [`Page::resume_at`] said, or from the beginning.
     pub(super) fn new(clerk: &'a Client, kind: Kind, cursor: Option<&Cursor>) -> Pages<'a> {
         let next = match (kinds::of(kind).listing, cursor.map(|cursor| &cursor.place)) {
-            (Listing::Cursor { .. }, Some(Place::After(id))) => At::After(Some(id.clone())),
-            (Listing::Cursor { .. }, _) => At::After(None),
-            (Listing::Offset, Some(Place::Offset(offset))) => At::Offset(offset.saturating_sub(OVERLAP)),
-            (Listing::Offset, _) => At::Offset(0),
+            (Listing::Cursor { .. }, Some(Place::After(id))) => PageRequest::AfterUser(Some(id.clone())),
+            (Listing::Cursor { .. }, _) => PageRequest::AfterUser(None),
+            (Listing::Offset, Some(Place::Offset(offset))) => PageRequest::Offset(offset.saturating_sub(OVERLAP)),
+            (Listing::Offset, _) => PageRequest::Offset(0),
         };
-        let cursors = if let At::After(after) = &next { after.iter().cloned().collect() } else { Vec::new() };
+        let cursors = if let PageRequest::AfterUser(after) = &next { after.iter().cloned().collect() } else { Vec::new() };
         // What stands before a position was made earlier than it says, so such a row joins it, as after a page.
-        let last_made = cursor.map(Cursor::from);
-        Pages { clerk, kind, next, cursors, before: HashSet::new(), last_made, left: None }
+        let last_created_at = cursor.map(Cursor::from);
+        Pages { clerk, kind, next, cursors, before: HashSet::new(), last_created_at, left: None }
     }
 
     /// Limits the number of requests to twice what this many rows need, and a few more.
     fn expect(&mut self, rows: u64) {
-        self.left.get_or_insert(rows / (PAGE - OVERLAP) as u64 * 2 + SPARE);
+        self.left.get_or_insert(rows / (PAGE_SIZE - OVERLAP) as u64 * 2 + SPARE);
     }
 
     /// The next page.
@@ -105,14 +105,14 @@ impl<'a> Pages<'a> {
     /// Clerk does not answer, or not with a page; or the list does not come to an end.
     pub(super) async fn page(&mut self) -> Result<Page, Error> {
         match self.next {
-            At::After(_) => self.page_behind_cursor().await,
-            At::Offset(offset) | At::Recent(offset) => self.page_at_offset(offset).await,
+            PageRequest::AfterUser(_) => self.page_behind_cursor().await,
+            PageRequest::Offset(offset) | PageRequest::RecentlyUpdated(offset) => self.page_at_offset(offset).await,
         }
     }
 
     /// Whether there is a page behind the last one, should more have been made since.
     pub(super) const fn can_go_on(&self) -> bool {
-        matches!(self.next, At::After(_))
+        matches!(self.next, PageRequest::AfterUser(_))
     }
 
     async fn page_behind_cursor(&mut self) -> Result<Page, Error> {
@@ -120,11 +120,11 @@ impl<'a> Pages<'a> {
             self.spend()?;
             match self.clerk.page(self.kind, &self.next).await {
                 // The user was deleted meanwhile: begin behind an earlier one, at last from the beginning.
-                Err(client::Error::CursorGone) if self.next != At::After(None) => {
-                    if let At::After(Some(gone)) = &self.next {
+                Err(client::Error::CursorGone) if self.next != PageRequest::AfterUser(None) => {
+                    if let PageRequest::AfterUser(Some(gone)) = &self.next {
                         self.cursors.retain(|cursor| cursor != gone);
                     }
-                    self.next = At::After(self.cursors.last().cloned());
+                    self.next = PageRequest::AfterUser(self.cursors.last().cloned());
                 }
                 page => break page?,
             }
@@ -143,7 +143,7 @@ impl<'a> Pages<'a> {
             self.cursors.drain(..self.cursors.len().saturating_sub(4));
             self.cursors.extend(ids.iter().step_by(100).map(|id| (*id).to_owned()));
             self.cursors.push((*last).to_owned());
-            self.next = At::After(Some((*last).to_owned()));
+            self.next = PageRequest::AfterUser(Some((*last).to_owned()));
         }
         self.without_repeats(page, is_last, None)
     }
@@ -151,7 +151,7 @@ impl<'a> Pages<'a> {
     async fn page_at_offset(&mut self, mut offset: usize) -> Result<Page, Error> {
         loop {
             self.spend()?;
-            let page = self.clerk.page(self.kind, &At::Offset(offset)).await?;
+            let page = self.clerk.page(self.kind, &PageRequest::Offset(offset)).await?;
             let total = page.total.unwrap_or_default();
             self.expect(total);
             if offset > 0 && !self.joins(&page.changes) {
@@ -162,7 +162,7 @@ impl<'a> Pages<'a> {
             let page =
                 if is_short(&page) && lacks(&page, offset) > 0 { self.once_more(page, offset).await? } else { page };
             let is_last = is_short(&page);
-            self.next = At::Offset((offset + page.changes.len()).saturating_sub(OVERLAP));
+            self.next = PageRequest::Offset((offset + page.changes.len()).saturating_sub(OVERLAP));
             let unlisted = if is_last { lacks(&page, offset) } else { 0 };
             return Ok(Page { unlisted, ..self.without_repeats(page, is_last, Some(offset))? });
         }
@@ -176,7 +176,7 @@ impl<'a> Pages<'a> {
         let mut page = first;
         loop {
             self.spend()?;
-            let again = self.clerk.page(self.kind, &At::Offset(offset)).await?;
+            let again = self.clerk.page(self.kind, &PageRequest::Offset(offset)).await?;
             if !is_short(&again)
                 || lacks(&again, offset) == 0
                 || (again.total == page.total && ids(&again) == ids(&page))
@@ -206,7 +206,7 @@ impl<'a> Pages<'a> {
     fn joins(&self, changes: &[Change]) -> bool {
         changes.first().is_some_and(|first| {
             first.id().is_some_and(|id| self.before.contains(id))
-                || first.created_at().zip(self.last_made).is_some_and(|(made, last)| made < last)
+                || first.created_at().zip(self.last_created_at).is_some_and(|(created_at, last)| created_at < last)
         })
     }
 
@@ -214,8 +214,8 @@ impl<'a> Pages<'a> {
         let listing::Page { mut changes, total, .. } = page;
         let ids: HashSet<String> = changes.iter().filter_map(|change| change.id().map(str::to_owned)).collect();
         let rows = changes.len();
-        if let Some(made) = changes.last().and_then(Change::created_at) {
-            self.last_made = Some(made);
+        if let Some(created_at) = changes.last().and_then(Change::created_at) {
+            self.last_created_at = Some(created_at);
         }
         changes.retain(|change| change.id().is_none_or(|id| !self.before.contains(id)));
         self.before = ids;
@@ -230,7 +230,7 @@ impl<'a> Pages<'a> {
 
 /// Whether this is the last page: it is not full.
 fn is_short(page: &listing::Page) -> bool {
-    page.changes.len() < PAGE
+    page.changes.len() < PAGE_SIZE
 }
 
 /// Rows that a page counts behind its last one.
@@ -242,8 +242,8 @@ impl Page {
     /// Where to go on if it ends here: before the first row that was made at `open_from`, whose moment is not over yet.
     /// `None`: no further than before.
     pub(super) fn resume_at(&self, open_from: Millis) -> Option<Cursor> {
-        let made_earlier = |change: &&Change| change.created_at().is_some_and(|made| made < open_from);
-        let count = self.changes.iter().take_while(made_earlier).count();
+        let is_created_earlier = |change: &&Change| change.created_at().is_some_and(|created_at| created_at < open_from);
+        let count = self.changes.iter().take_while(is_created_earlier).count();
         let last = self.changes[..count].last()?.id()?;
         let place = match self.offset {
             None => Place::After(last.to_owned()),

@@ -4,9 +4,9 @@
 //! it may be a webhook in flight. The same difference is not requested again, because it was not repaired the first time.
 //! `docs/reliability.md` says what a quick pass cannot see.
 
-use super::pass::{Observed, Run, dry};
+use super::pass::{PageEffects, Run, dry};
 use super::{Error, Progress, Reconciler, Report, Sink};
-use crate::clerk::client::{self, At, PAGE};
+use crate::clerk::client::{self, PageRequest, PAGE_SIZE};
 use crate::model::{Change, Kind, Millis, Observation, PassState, Scope, Source};
 use crate::store::Session;
 use serde::{Deserialize, Serialize};
@@ -74,7 +74,7 @@ async fn steps(
     if let Some(since) = since {
         let (mut offset, mut first) = (0, None);
         loop {
-            let page = clerk.page(Kind::User, &At::Recent(offset)).await?;
+            let page = clerk.page(Kind::User, &PageRequest::RecentlyUpdated(offset)).await?;
             let begins = page.changes.first().and_then(Change::id).map(str::to_owned);
             if begins.is_some() && begins == first {
                 return Err(Error::Contradiction("Clerk lists the same users repeatedly".to_owned()));
@@ -85,8 +85,8 @@ async fn steps(
                 _ => true,
             };
             let lately: Vec<Change> = page.changes.iter().take_while(changed_since).cloned().collect();
-            let is_last = lately.len() < PAGE;
-            run.observe(Source::List, &lately, Observed { listed: lately.len(), ..Observed::default() }).await?;
+            let is_last = lately.len() < PAGE_SIZE;
+            run.compare_and_record(Source::List, &lately, PageEffects { listed: lately.len(), ..PageEffects::default() }).await?;
             progress.listed(Kind::User, run.row.listed.cast_unsigned(), None);
             offset += page.changes.len();
             if is_last {
@@ -116,8 +116,8 @@ async fn organizations(reconciler: &Reconciler, run: &mut Run<'_>, before: Organ
     let mut unlike: Vec<String> = Vec::new();
     for _ in 0..ORGANIZATION_PAGES {
         let (page, there) = reconciler.clerk.organizations_with_members(offset).await?;
-        let observed = Observed { kind: Some(Kind::Organization), listed: page.changes.len(), ..Observed::default() };
-        run.observe(Source::List, &page.changes, observed).await?;
+        let observed = PageEffects { kind: Some(Kind::Organization), listed: page.changes.len(), ..PageEffects::default() };
+        run.compare_and_record(Source::List, &page.changes, observed).await?;
         let ids: Vec<&str> = page.changes.iter().filter_map(Change::id).collect();
         let here = run.session.members_counts(&ids).await?;
         for ((id, here), there) in here.into_iter().zip(there) {
@@ -133,7 +133,7 @@ async fn organizations(reconciler: &Reconciler, run: &mut Run<'_>, before: Organ
             }
         }
         offset += page.changes.len();
-        if page.changes.len() < PAGE {
+        if page.changes.len() < PAGE_SIZE {
             offset = 0;
             break;
         }
@@ -142,7 +142,7 @@ async fn organizations(reconciler: &Reconciler, run: &mut Run<'_>, before: Organ
         run.session.request_listings(&unlike, "the counts of its members differ").await?;
     }
     run.position = Some(json!(Organizations { organizations_from: offset, members }));
-    run.observe(Source::List, &[], Observed::default()).await
+    run.compare_and_record(Source::List, &[], PageEffects::default()).await
 }
 
 /// What the next quick pass goes on with.

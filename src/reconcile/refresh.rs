@@ -1,10 +1,10 @@
 //! One object, read by its id, with its memberships; and the reads that webhooks left to be made.
 
-use super::brake::Weight;
+use super::brake::Removal;
 use super::compare::{Difference, Found, compare};
 use super::finding::is_gone;
 use super::{Error, Reconciler, ladder};
-use crate::clerk::client::{self, ASKED, Read};
+use crate::clerk::client::{self, MAX_IDS_PER_REQUEST, Read};
 use crate::clerk::kinds::{self, ReadBy};
 use crate::model::{Change, Kind, Observation, Outcome, PendingRead, Reason, Source, Verdict, Word};
 use crate::store::Session;
@@ -25,8 +25,8 @@ impl Reconciler {
         self.check_instance(&mut session).await?;
         let kind = Kind::of_id(id).unwrap_or(Kind::User);
         if kinds::of(kind).read_by == ReadBy::Pair {
-            let standing = session.standing(kind, &[id]).await?;
-            let read = standing.into_iter().next().ok_or_else(|| Error::UnknownMembership(id.to_owned()))?.read;
+            let live_rows = session.live_rows(kind, &[id]).await?;
+            let read = live_rows.into_iter().next().ok_or_else(|| Error::UnknownMembership(id.to_owned()))?.read;
             let answer = self.clerk.read(kind, std::slice::from_ref(&read)).await?;
             return refreshed(&mut session, source, kind, answer).await;
         }
@@ -107,7 +107,7 @@ impl Reconciler {
         apply(session, Source::List, differing).await?;
         // As in a pass: so many at once somebody must approve.
         let rows = session.memberships_of(Kind::Organization, organization).await?.len() as u64;
-        if (Weight { rows, absent: reads.len() as u64 }).is_too_heavy() {
+        if (Removal { rows, absent: reads.len() as u64 }).exceeds_limit() {
             session.request_pass(Kind::Membership, "many memberships of an organization are absent").await?;
             return Ok(());
         }
@@ -119,13 +119,13 @@ impl Reconciler {
     ///
     /// # Errors
     /// Clerk or the database does not answer: they are to be made again. A malformed response is left to the next pass.
-    pub async fn settle(&self) -> Result<usize, Error> {
+    pub async fn run_pending_reads(&self) -> Result<usize, Error> {
         let mut session = self.database.connect().await?;
         let (mut settled, mut is_checked) = (0, false);
         for kind in Kind::ALL {
             let mut after = String::new();
             loop {
-                let wanted = session.pending_reads(kind, &after, ASKED, true).await?;
+                let wanted = session.pending_reads(kind, &after, MAX_IDS_PER_REQUEST, true).await?;
                 let Some(last) = wanted.last() else { break };
                 last.id.clone_into(&mut after);
                 if !is_checked {
@@ -254,7 +254,7 @@ fn by_pair(change: &Change, parent: Kind, id: &str) -> Option<PendingRead> {
 
 async fn apply(session: &mut Session, source: Source, changes: Vec<Change>) -> Result<Vec<(String, Verdict)>, Error> {
     let mut answers = Vec::with_capacity(changes.len());
-    for changes in changes.chunks(client::PAGE) {
+    for changes in changes.chunks(client::PAGE_SIZE) {
         let written = ladder::write(session, source, None, &changes.iter().collect::<Vec<_>>()).await?;
         let answered = changes.iter().zip(written.verdicts);
         answers.extend(answered.filter_map(|(change, verdict)| Some((change.id()?.to_owned(), verdict?))));

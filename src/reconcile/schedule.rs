@@ -3,8 +3,8 @@
 //! Its jobs may overlap, and one may start after it was shut down: so a job only nudges a channel, and one task of ours
 //! runs passes one at a time, with jitter, until it is stopped. Another task makes the reads that webhooks leave to be made.
 
-use super::{Error, Reconciler, Report, Silent, Wanted};
-use crate::clerk::client::PAGE;
+use super::{Error, Reconciler, Report, Silent, PassRequest};
+use crate::clerk::client::PAGE_SIZE;
 use crate::model::{InstanceId, Kind, PassState, Scope};
 use crate::store::{self, LastSeen, Session};
 use std::collections::HashSet;
@@ -24,9 +24,9 @@ const MEMBERSHIPS: &str = "43 * * * *";
 const HOURLY: Duration = Duration::from_secs(360);
 
 /// How often to check for requested passes, and for pending reads that send no notification (stubs).
-const ASK: Duration = Duration::from_secs(15);
+const POLL_INTERVAL: Duration = Duration::from_secs(15);
 /// How long to wait for a stub's own webhook, which makes the read unnecessary.
-const GATHER: Duration = Duration::from_secs(2);
+const DEBOUNCE: Duration = Duration::from_secs(2);
 /// How long to wait before a failed pass is requested again; doubles each time. A wrong key or an outage is not fixed within seconds, and
 /// a pass may list everything.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -98,11 +98,11 @@ impl Schedule {
         last_seen: LastSeen,
     ) -> Schedule {
         let (publish, foreign) = watch::channel(None);
-        let settling = tokio::spawn(settle(reconciler.clone(), pending));
+        let settling = tokio::spawn(run_pending_reads(reconciler.clone(), pending));
         let passing = tokio::spawn(async move {
             let (off, not_before) = (HashSet::new(), Instant::now());
             let mut passes =
-                Passes { reconciler, timetable, off, foreign: publish, pause: PAUSE, not_before, last_seen };
+                PassRunner { reconciler, timetable, off, foreign: publish, pause: PAUSE, not_before, last_seen };
             passes.run().await;
         });
         Schedule { tasks: vec![settling, passing], foreign }
@@ -123,12 +123,12 @@ impl Drop for Schedule {
 }
 
 /// Makes reads and listings of single organizations as they are asked for.
-async fn settle(reconciler: Reconciler, pending: Arc<Notify>) {
-    let mut wait = ASK;
+async fn run_pending_reads(reconciler: Reconciler, pending: Arc<Notify>) {
+    let mut wait = POLL_INTERVAL;
     loop {
         let _ = tokio::time::timeout(wait, pending.notified()).await;
-        sleep(GATHER).await;
-        match reconciler.settle().await {
+        sleep(DEBOUNCE).await;
+        match reconciler.run_pending_reads().await {
             Ok(0) => {}
             Ok(reads) => tracing::info!(reads, "read by id"),
             // The passes tell of a key or a database that will not do.
@@ -139,11 +139,11 @@ async fn settle(reconciler: Reconciler, pending: Arc<Notify>) {
                 if listed > 0 {
                     tracing::info!(organizations = listed, "their members are listed");
                 }
-                next.map_or(ASK, |next| next.saturating_sub(GATHER).min(ASK))
+                next.map_or(POLL_INTERVAL, |next| next.saturating_sub(DEBOUNCE).min(POLL_INTERVAL))
             }
             Err(error) => {
                 tracing::debug!(%error, "listings of members are left for later");
-                ASK
+                POLL_INTERVAL
             }
         };
     }
@@ -156,7 +156,7 @@ enum Due {
     Quick,
 }
 
-struct Passes {
+struct PassRunner {
     reconciler: Reconciler,
     timetable: Timetable,
     /// Kinds that Clerk has switched off.
@@ -168,31 +168,31 @@ struct Passes {
     last_seen: LastSeen,
 }
 
-impl Passes {
+impl PassRunner {
     async fn run(&mut self) {
         let (nudge, mut due) = mpsc::channel(8);
-        let scheduler = match clock(&self.timetable, &nudge).await {
+        let scheduler = match start_cron(&self.timetable, &nudge).await {
             Ok(scheduler) => Some(scheduler),
             Err(error) => {
                 tracing::error!(%error, "scheduled reconciles are disabled");
                 None
             }
         };
-        let mut asked = interval(ASK);
+        let mut asked = interval(POLL_INTERVAL);
         asked.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 due = due.recv() => match due {
-                    Some(due) => self.by_the_clock(due).await,
+                    Some(due) => self.run_scheduled(due).await,
                     None => break,
                 },
-                _ = asked.tick() => self.as_asked().await,
+                _ = asked.tick() => self.run_requested().await,
             }
         }
         drop(scheduler);
     }
 
-    async fn by_the_clock(&mut self, due: Due) {
+    async fn run_scheduled(&mut self, due: Due) {
         let cron = match due {
             Due::Full => self.timetable.full.as_ref(),
             Due::Quick => self.timetable.quick.as_ref(),
@@ -202,9 +202,9 @@ impl Passes {
         sleep(jitter.mul_f64(fastrand::f64())).await;
         let wanted = match due {
             // Those that were off, too: they may have been switched on.
-            Due::Full => Wanted::Kinds(Kind::ALL.to_vec()),
-            Due::Quick => Wanted::Quick,
-            Due::Memberships if self.memberships_fit().await => Wanted::Kinds(vec![Kind::Membership]),
+            Due::Full => PassRequest::Kinds(Kind::ALL.to_vec()),
+            Due::Quick => PassRequest::Quick,
+            Due::Memberships if self.memberships_fit().await => PassRequest::Kinds(vec![Kind::Membership]),
             Due::Memberships => return,
         };
         self.pass(&wanted, "schedule").await;
@@ -217,11 +217,11 @@ impl Passes {
         }
         let Ok(mut session) = self.reconciler.database.connect_for_passes().await else { return false };
         let Ok(rows) = session.count(Kind::Membership).await else { return false };
-        let calls = rows / (PAGE as u64 - 50) + 1;
+        let calls = rows / (PAGE_SIZE as u64 - 50) + 1;
         self.timetable.rate.is_none_or(|rate| calls * 10 <= u64::from(rate) * HOURLY.as_secs())
     }
 
-    async fn as_asked(&mut self) {
+    async fn run_requested(&mut self) {
         let Ok(mut session) = self.reconciler.database.connect_for_passes().await else { return };
         match session.mend_if_it_went_back(&self.last_seen).await {
             // The database was restored: pauses from before that no longer apply.
@@ -232,7 +232,7 @@ impl Passes {
         if Instant::now() < self.not_before {
             return;
         }
-        let asked = self.asked(&mut session).await;
+        let asked = self.next_request(&mut session).await;
         match session.remove_memberships_of_deleted().await {
             Ok(removed) => {
                 removed.log();
@@ -241,13 +241,13 @@ impl Passes {
             Err(error) => tracing::debug!(%error, "memberships of deleted parents are left for the next time"),
         }
         if let Ok(Some((kinds, reason))) = asked {
-            self.pass(&Wanted::Kinds(kinds), &reason).await;
+            self.pass(&PassRequest::Kinds(kinds), &reason).await;
         }
     }
 
     /// The kinds to reconcile now, and why: those never listed; else those that an event or a count requested; else those with rows that
     /// can be judged only now. A kind that the deletion limit stopped is included: the rest of its pass still runs.
-    async fn asked(&self, session: &mut Session) -> Result<Option<(Vec<Kind>, String)>, store::Error> {
+    async fn next_request(&self, session: &mut Session) -> Result<Option<(Vec<Kind>, String)>, store::Error> {
         let mut never = Vec::new();
         for kind in Kind::ALL {
             if !self.off.contains(&kind) && session.mark(kind).await?.is_none() {
@@ -266,14 +266,14 @@ impl Passes {
         Ok((!again.is_empty()).then(|| (again, "rows that were seen too recently can be decided now".to_owned())))
     }
 
-    async fn pass(&mut self, wanted: &Wanted, reason: &str) {
+    async fn pass(&mut self, wanted: &PassRequest, reason: &str) {
         match self.reconciler.run(wanted, reason, false, &mut Silent).await {
             Ok(reports) => {
                 self.foreign.send_replace(None);
                 for report in &reports {
                     self.note(report);
                 }
-                if let Wanted::Kinds(kinds) = wanted {
+                if let PassRequest::Kinds(kinds) = wanted {
                     // Single undecided rows are left to reads by id.
                     let failed = |kind: &Kind| {
                         let last = reports.iter().rfind(|report| report.scope == Scope::Kind(*kind));
@@ -295,7 +295,7 @@ impl Passes {
                         self.foreign.send_replace(Some((pinned, of_key)));
                         self.wait();
                     }
-                    (_, Wanted::Kinds(kinds)) => self.ask_again(kinds).await,
+                    (_, PassRequest::Kinds(kinds)) => self.ask_again(kinds).await,
                     _ => {}
                 }
             }
@@ -344,7 +344,7 @@ impl Passes {
 }
 
 /// Nudges at the times of the table.
-async fn clock(
+async fn start_cron(
     timetable: &Timetable,
     nudge: &mpsc::Sender<Due>,
 ) -> Result<JobScheduler, tokio_cron_scheduler::JobSchedulerError> {

@@ -55,14 +55,14 @@ impl Windows {
     pub(crate) fn pass(&mut self, rows: &[(Option<Millis>, &str)], is_last: bool) -> Result<Passed, OutOfOrder> {
         let mut last = None;
         let mut page = Vec::with_capacity(rows.len());
-        for (made, id) in rows {
+        for (created_at, id) in rows {
             // A row without a time stands where its neighbour stands.
-            let made = made.or(last).unwrap_or(self.from);
-            if last.is_some_and(|last| made < last) {
+            let created_at = created_at.or(last).unwrap_or(self.from);
+            if last.is_some_and(|last| created_at < last) {
                 return Err(OutOfOrder);
             }
-            last = Some(made);
-            page.push((made, self.hasher.hash_one(id)));
+            last = Some(created_at);
+            page.push((created_at, self.hasher.hash_one(id)));
         }
         let edge = last.map_or(self.from, |last| last.max(self.from));
         let new = page.iter().filter(|(_, id)| !self.carried.contains(id)).count();
@@ -72,8 +72,8 @@ impl Windows {
         }
         let to = (!is_last).then_some(edge);
         let mut seen = std::mem::take(&mut self.carried);
-        for (made, id) in page {
-            if !is_last && made == edge {
+        for (created_at, id) in page {
+            if !is_last && created_at == edge {
                 self.carried.insert(id);
             } else {
                 seen.insert(id);

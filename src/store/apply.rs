@@ -1,6 +1,6 @@
 //! The call that applies a batch: `clerk_sync.apply`.
 
-use super::wire::{Wire, with_batch};
+use super::encode::{EncodedBatch, with_batch};
 use super::{Error, Session};
 use crate::model::{Batch, Millis, Outcome, PendingRead, Verdict, Word};
 use sqlx::postgres::PgRow;
@@ -19,7 +19,7 @@ impl Session {
             .call_with_types(async |connection, types| {
                 static SQL: LazyLock<String> =
                     LazyLock::new(|| with_batch("select n, outcome, reason from clerk_sync.apply({batch})"));
-                Wire::of(batch, types).bind(sqlx::query(AssertSqlSafe(SQL.as_str()))).fetch_all(connection).await
+                EncodedBatch::of(batch, types).bind(sqlx::query(AssertSqlSafe(SQL.as_str()))).fetch_all(connection).await
             })
             .await?;
         verdicts(&rows, items)

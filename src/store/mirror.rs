@@ -10,7 +10,7 @@ use std::collections::HashSet;
 
 /// A row as the mirror has it, and the version that it was written with.
 #[derive(Clone, Debug)]
-pub struct Mirrored {
+pub struct MirrorRow {
     pub entity: Entity,
     /// `None`: somebody wrote the row who is not us.
     pub version: Option<Version>,
@@ -30,7 +30,7 @@ pub struct Version {
 
 /// A row that stands, whole or a stub.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct LiveRow {
     /// How to ask the API for it.
     pub read: PendingRead,
     /// When it was last observed, on Clerk's clock; `None`: never, somebody wrote it who is not us.
@@ -54,7 +54,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn mirrored(&mut self, kind: Kind, ids: &[&str]) -> Result<Vec<Mirrored>, Error> {
+    pub async fn mirrored(&mut self, kind: Kind, ids: &[&str]) -> Result<Vec<MirrorRow>, Error> {
         let &Table { whole, decode, .. } = kinds::of(kind);
         let mirrored = |row: PgRow| {
             let version = match (row.try_get("updated_at")?, row.try_get("observed_at")?, row.try_get("content")?) {
@@ -66,7 +66,7 @@ impl Session {
                 }),
                 _ => None,
             };
-            Ok(Mirrored { entity: decode(&row)?, version, is_contradicted: row.try_get("contradicted")? })
+            Ok(MirrorRow { entity: decode(&row)?, version, is_contradicted: row.try_get("contradicted")? })
         };
         // Row by row: what Postgres writes out of one user's metadata may be long.
         self.call(async |connection| {
@@ -79,7 +79,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn ids_made_between(
+    pub async fn ids_created_between(
         &mut self,
         kind: Kind,
         from: Millis,
@@ -114,7 +114,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub(crate) async fn ids_without_time(
+    pub(crate) async fn ids_without_created_at(
         &mut self,
         kind: Kind,
         after: &str,
@@ -140,18 +140,18 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn standing(&mut self, kind: Kind, ids: &[&str]) -> Result<Vec<Standing>, Error> {
-        let sql = kinds::of(kind).standing;
+    pub async fn live_rows(&mut self, kind: Kind, ids: &[&str]) -> Result<Vec<LiveRow>, Error> {
+        let sql = kinds::of(kind).live_rows;
         let rows = self.call(async |connection| sqlx::query(sql).bind(ids).fetch_all(connection).await).await?;
-        let standing = |row: &PgRow| {
-            Ok(Standing {
+        let live_rows = |row: &PgRow| {
+            Ok(LiveRow {
                 read: wanted(kind, row, "not in the listing")?,
                 observed_at: row.try_get::<Option<i64>, _>("observed_at")?.map(Millis::clamped),
                 created_at: row.try_get::<Option<i64>, _>("created_ms")?.map(Millis::clamped),
                 memberships: row.try_get("memberships")?,
             })
         };
-        rows.iter().map(standing).collect::<Result<_, _>>().map_err(Error::Refused)
+        rows.iter().map(live_rows).collect::<Result<_, _>>().map_err(Error::Refused)
     }
 
     /// The memberships of a user or an organization, as reads. (Nothing else has any.)
@@ -262,7 +262,7 @@ impl Session {
         let is_recorded: bool = self
             .call(async |connection| sqlx::query_scalar(sql).bind(kind.as_str()).bind(id).fetch_one(connection).await)
             .await?;
-        Ok(is_recorded || !self.standing(kind, &[id]).await?.is_empty())
+        Ok(is_recorded || !self.live_rows(kind, &[id]).await?.is_empty())
     }
 
     /// The last receipt about each of these objects that has one.

@@ -3,14 +3,14 @@
 //! A [`Session`] is one connection as the worker's role. The program holds few of them and never borrows one from a pool:
 //! sqlx 0.9.0 can hand out a pooled connection that a cancelled `begin()` left inside a transaction
 //! (`transact-rs/sqlx` issues 4385 and 4393), and an acknowledged row is lost with it. We begin no transaction to write:
-//! every write is one statement. [`inspect`] begins some to look, on connections of its own.
+//! every write is one statement. [`diagnostics`] begins some to look, on connections of its own.
 
 mod address;
 mod apply;
 mod connect;
 mod deleted;
 pub mod foreign;
-pub mod inspect;
+pub mod diagnostics;
 mod kinds;
 mod last_seen;
 pub mod manifest;
@@ -23,7 +23,7 @@ mod repair;
 mod replay;
 pub mod status;
 mod upkeep;
-mod wire;
+mod encode;
 
 pub use address::Tls;
 pub use connect::Database;
@@ -31,20 +31,20 @@ pub use deleted::Removed;
 pub use kinds::emptied;
 pub use last_seen::LastSeen;
 pub use migrate::{Migrated, Migrating, SchemaVersion, grant_again, migrate, repin};
-pub use mirror::{Mirrored, Receipt, Standing, Version};
+pub use mirror::{MirrorRow, Receipt, LiveRow, Version};
 pub use passes::{Ending, PageRecord, Pass};
 pub use printed::printed;
-pub use upkeep::{Content, Letter, Prunable, Purged, Reference};
+pub use upkeep::{DeadLetterBody, DeadLetterSummary, Prunable, Purged, Reference};
 
 use crate::model::{InstanceId, Millis, Refusal};
-use inspect::Trouble;
+use diagnostics::ConnectionProblem;
 use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgConnection, PgDatabaseError};
 use sqlx::{Connection as _, Row as _};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
-use wire::Types;
+use encode::TypeOids;
 
 /// How long connecting may take, and how long one call may take on our side. The server gives up before us (3 s), so that
 /// running into this means that nobody answers: the connection is dropped and the outcome unknown.
@@ -205,8 +205,8 @@ impl Error {
     /// Why a login failed.
     fn of_login(error: sqlx::Error) -> Error {
         let error = Error::Connect(error);
-        match (error.trouble(), error) {
-            (Trouble::Password | Trouble::Blocked, Error::Connect(cause)) => Error::LoginRefused(Arc::new(cause)),
+        match (error.connection_problem(), error) {
+            (ConnectionProblem::Password | ConnectionProblem::Blocked, Error::Connect(cause)) => Error::LoginRefused(Arc::new(cause)),
             (_, error) => error,
         }
     }
@@ -217,7 +217,7 @@ impl Error {
         match cause.code().as_deref() {
             Some("22023" | "3F000" | "42P01" | "42704") => Error::NotMigrated(Some(error)),
             // Of `set role` alone the code says nothing, and the text may be in any language.
-            Some("42501") if inspect::routine(cause.as_ref()) == Some("aclcheck_error") => Error::MissingRight(error),
+            Some("42501") if diagnostics::routine(cause.as_ref()) == Some("aclcheck_error") => Error::MissingRight(error),
             Some("42501") => Error::NotWorker(error),
             _ => Error::Refused(error),
         }
@@ -239,7 +239,7 @@ impl Database {
         let mut connection = self.open().await?;
         let connected = async {
             sqlx::raw_sql(SESSION).execute(&mut connection).await?;
-            let row = sqlx::query(SCHEMA).bind(Types::names()).fetch_one(&mut connection).await?;
+            let row = sqlx::query(SCHEMA).bind(TypeOids::names()).fetch_one(&mut connection).await?;
             let (rows, arrays): (Vec<Oid>, Vec<Oid>) = (row.try_get("rows")?, row.try_get("arrays")?);
             let (migration, generation) = (row.try_get("migration")?, row.try_get("generation")?);
             Ok((SchemaVersion { migration, generation }, rows.into_iter().zip(arrays).collect()))
@@ -251,7 +251,7 @@ impl Database {
         }
         // A release keeps what the one before it calls; the next one may drop it.
         let types =
-            Types::new(types).ok_or(if schema.is_newer() { Error::TooNew } else { Error::NotMigrated(None) })?;
+            TypeOids::new(types).ok_or(if schema.is_newer() { Error::TooNew } else { Error::NotMigrated(None) })?;
         Ok(Session { connection, types, limit: CALL, way: Arc::clone(&self.way) })
     }
 }
@@ -313,7 +313,7 @@ fn of_server(error: &dyn sqlx::error::DatabaseError, told: &str) -> String {
 /// One connection as the worker's role. After an error, drop it: its state is unknown.
 pub struct Session {
     connection: PgConnection,
-    types: Types,
+    types: TypeOids,
     limit: Duration,
     way: Arc<connect::Way>,
 }
@@ -328,7 +328,7 @@ impl Session {
 
     async fn call_with_types<T>(
         &mut self,
-        query: impl AsyncFnOnce(&mut PgConnection, &Types) -> Result<T, sqlx::Error>,
+        query: impl AsyncFnOnce(&mut PgConnection, &TypeOids) -> Result<T, sqlx::Error>,
     ) -> Result<T, Error> {
         let Session { connection, types, limit, way } = self;
         let result = timeout(*limit, query(connection, types)).await.map_err(|_| Error::Silent(*limit));

@@ -1,7 +1,7 @@
 //! The lease, and what a pass writes.
 
 use super::apply::verdicts;
-use super::wire::{Wire, with_batch};
+use super::encode::{EncodedBatch, with_batch};
 use super::{Error, Session, at_most, kinds};
 use crate::model::{Batch, Fence, Kind, Millis, PassState, Scope, Step, Verdict, Words as _};
 use serde::Serialize;
@@ -192,7 +192,7 @@ impl Session {
                         "select n, outcome, reason from clerk_sync.record_page({1}::jsonb, case when {2} then {batch} end)",
                     )
                 });
-                let query = Wire::of(batch, types).bind(sqlx::query(sqlx::AssertSqlSafe(SQL.as_str())));
+                let query = EncodedBatch::of(batch, types).bind(sqlx::query(sqlx::AssertSqlSafe(SQL.as_str())));
                 let query = query.bind(page).bind(items > 0 && is_to_be_written);
                 query.fetch_all(connection).await
             })

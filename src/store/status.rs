@@ -1,7 +1,7 @@
 //! What the tables tell of the last day: deliveries, passes, what is left to do.
 
 use super::last_seen::WENT_BACK;
-use super::{Database, Error, Session, Standing};
+use super::{Database, Error, Session, LiveRow};
 use crate::model::{Drift, Kind, PassState, Scope, Word, Words as _};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ pub struct Status {
     pub findings: Vec<FindingRow>,
     pub dead_letters: i64,
     /// The last ones, newest first.
-    pub letters: Vec<LetterRow>,
+    pub letters: Vec<DeadLetterRow>,
     pub pending_reads: i64,
     /// When passes began, within a day, because the database had lost what it had acknowledged.
     #[serde(default)]
@@ -169,7 +169,7 @@ pub struct FailedStart {
 
 /// A message that could not be used.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LetterRow {
+pub struct DeadLetterRow {
     pub message_id: String,
     pub event_type: Option<String>,
     pub reason: String,
@@ -265,12 +265,12 @@ async fn candidates(session: &mut Session, kind: Kind) -> Result<Vec<Candidate>,
     let Some(pass_id) = session.waiting_pass(Scope::Kind(kind), None).await? else { return Ok(Vec::new()) };
     let ids = session.absentees(pass_id, "", CANDIDATES).await?;
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-    let candidate = |row: Standing| Candidate {
+    let candidate = |row: LiveRow| Candidate {
         pass_id,
         kind: kind.to_string(),
         entity_id: row.read.id,
         organization_id: row.read.organization_id.map(|id| id.0),
         user_id: row.read.user_id.map(|id| id.0),
     };
-    Ok(session.standing(kind, &ids).await?.into_iter().map(candidate).collect())
+    Ok(session.live_rows(kind, &ids).await?.into_iter().map(candidate).collect())
 }

@@ -1,7 +1,7 @@
 //! Dead letters, and what is removed once it is old.
 
 use super::apply::verdicts;
-use super::wire::{Wire, with_batch};
+use super::encode::{EncodedBatch, with_batch};
 use super::{Error, Session, at_most, kinds};
 use crate::model::{Batch, Kind, MessageId, Millis, Verdict};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// A message that could not be used, without its body.
 #[derive(Clone, Debug, Serialize)]
-pub struct Letter {
+pub struct DeadLetterSummary {
     pub message_id: MessageId,
     /// With the message's id, what tells it from all others: one id may come with several bodies.
     pub body_hash: String,
@@ -29,7 +29,7 @@ pub struct Letter {
 
 /// What else is kept of it.
 #[derive(Clone, Debug)]
-pub struct Content {
+pub struct DeadLetterBody {
     /// A JSON object.
     pub headers: String,
     pub body: Vec<u8>,
@@ -102,7 +102,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn dead_letters(&mut self, beginning: &str) -> Result<Vec<Letter>, Error> {
+    pub async fn dead_letters(&mut self, beginning: &str) -> Result<Vec<DeadLetterSummary>, Error> {
         let sql = format!(
             "select {LETTER} from clerk_sync.dead_letters where starts_with(message_id, $1) or starts_with(body_hash, $1) \
               order by received_at desc, message_id, body_hash"
@@ -117,7 +117,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub(crate) async fn due_dead_letters(&mut self, delays: &[Duration], limit: usize) -> Result<Vec<Letter>, Error> {
+    pub(crate) async fn due_dead_letters(&mut self, delays: &[Duration], limit: usize) -> Result<Vec<DeadLetterSummary>, Error> {
         let delays: Vec<i64> = delays.iter().copied().map(seconds).collect();
         // Beyond the last delay there is none, and null is not due.
         let sql = format!(
@@ -136,11 +136,11 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub(crate) async fn dead_letter_content(&mut self, letter: &Letter) -> Result<Option<Content>, Error> {
+    pub(crate) async fn dead_letter_content(&mut self, letter: &DeadLetterSummary) -> Result<Option<DeadLetterBody>, Error> {
         let sql = "select headers::text, body, (extract(epoch from received_at) * 1000)::bigint as received_ms \
               from clerk_sync.dead_letters where message_id = $1 and body_hash = $2";
         let content = |row: PgRow| {
-            Ok(Content {
+            Ok(DeadLetterBody {
                 headers: row.try_get("headers")?,
                 body: row.try_get("body")?,
                 received_at: Millis::clamped(row.try_get("received_ms")?),
@@ -154,16 +154,16 @@ impl Session {
     }
 
     /// Applies what a dead letter says now, without a batch nothing, and removes it unless it is refused again, in one
-    /// statement. `of_a_person`: although its message id came before with another body. `None`: it is gone, or somebody
+    /// statement. `by_operator`: although its message id came before with another body. `None`: it is gone, or somebody
     /// else tried it meanwhile.
     ///
     /// # Errors
     /// Nothing was written, or, where the connection was lost, it is unknown: try again.
     pub async fn retry_dead_letter(
         &mut self,
-        letter: &Letter,
+        letter: &DeadLetterSummary,
         batch: Option<&Batch<'_>>,
-        of_a_person: bool,
+        by_operator: bool,
     ) -> Result<Option<Verdict>, Error> {
         let rows = self
             .call_with_types(async |connection, types| {
@@ -171,14 +171,14 @@ impl Session {
                     Some(batch) => {
                         let sql =
                             "select n, outcome, reason from clerk_sync.retry_dead_letter({1}, {2}, {3}, {4}, {batch})";
-                        Wire::of(batch, types).bind(sqlx::query(AssertSqlSafe(with_batch(sql))))
+                        EncodedBatch::of(batch, types).bind(sqlx::query(AssertSqlSafe(with_batch(sql))))
                     }
                     None => {
                         sqlx::query("select n, outcome, reason from clerk_sync.retry_dead_letter($1, $2, $3, $4, null)")
                     }
                 };
                 let query = query.bind(letter.message_id.as_str()).bind(&letter.body_hash).bind(letter.tries);
-                query.bind(of_a_person).fetch_all(connection).await
+                query.bind(by_operator).fetch_all(connection).await
             })
             .await?;
         Ok(verdicts(&rows, 1)?.pop().flatten())
@@ -188,7 +188,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn record_dead_letter_attempt(&mut self, letter: &Letter, reason: &str) -> Result<bool, Error> {
+    pub async fn record_dead_letter_attempt(&mut self, letter: &DeadLetterSummary, reason: &str) -> Result<bool, Error> {
         self.call(async |connection| {
             sqlx::query_scalar("select clerk_sync.record_dead_letter_attempt($1, $2, $3, $4)")
                 .bind(letter.message_id.as_str())
@@ -205,7 +205,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn drop_dead_letter(&mut self, letter: &Letter) -> Result<bool, Error> {
+    pub async fn drop_dead_letter(&mut self, letter: &DeadLetterSummary) -> Result<bool, Error> {
         self.call(async |connection| {
             let query = sqlx::query_scalar("select clerk_sync.drop_dead_letter($1, $2)");
             query.bind(letter.message_id.as_str()).bind(&letter.body_hash).fetch_one(connection).await
@@ -312,8 +312,8 @@ impl Session {
     }
 }
 
-fn letter(row: PgRow) -> Result<Letter, sqlx::Error> {
-    Ok(Letter {
+fn letter(row: PgRow) -> Result<DeadLetterSummary, sqlx::Error> {
+    Ok(DeadLetterSummary {
         message_id: MessageId(row.try_get("message_id")?),
         body_hash: row.try_get("body_hash")?,
         event_type: row.try_get("event_type")?,

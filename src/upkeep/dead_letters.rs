@@ -5,7 +5,7 @@
 
 use crate::clerk::event;
 use crate::model::{Batch, Millis, Outcome, Source, Verdict};
-use crate::store::{Content, Error, Letter, Session};
+use crate::store::{DeadLetterBody, Error, DeadLetterSummary, Session};
 use std::time::Duration;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -26,7 +26,7 @@ pub(crate) const DELAYS: [Duration; 10] = [
 
 /// What became of a letter that was tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum RetryOutcome {
     /// It could be used, and is no dead letter any more.
     Settled(Verdict),
     /// It is kept, and why.
@@ -37,18 +37,18 @@ pub enum Fate {
 
 /// Tries one letter.
 ///
-/// `check_instance`: whether one of another Clerk instance than the mirror's is refused. `of_a_person`: somebody asked for
+/// `check_instance`: whether one of another Clerk instance than the mirror's is refused. `by_operator`: somebody asked for
 /// this very letter, so it counts although its message id came before with another body.
 ///
 /// # Errors
 /// The database does not answer, and the try does not count.
 pub async fn retry(
     session: &mut Session,
-    letter: &Letter,
+    letter: &DeadLetterSummary,
     check_instance: bool,
-    of_a_person: bool,
-) -> Result<Fate, Error> {
-    let Some(content) = session.dead_letter_content(letter).await? else { return Ok(Fate::Gone) };
+    by_operator: bool,
+) -> Result<RetryOutcome, Error> {
+    let Some(content) = session.dead_letter_content(letter).await? else { return Ok(RetryOutcome::Gone) };
     let event = match event::parse(&content.body, attempted_at(&content)) {
         Ok(event) => event,
         Err(unusable) => return stays(session, letter, unusable.reason).await,
@@ -56,13 +56,13 @@ pub async fn retry(
     let delivery = event.into_delivery(letter.message_id.clone(), letter.body_hash.clone());
     let batch =
         delivery.as_ref().map(|delivery| Batch::fold(Source::Webhook, check_instance, std::iter::once(delivery)));
-    match session.retry_dead_letter(letter, batch.as_ref(), of_a_person).await {
-        Ok(None) => Ok(Fate::Gone),
+    match session.retry_dead_letter(letter, batch.as_ref(), by_operator).await {
+        Ok(None) => Ok(RetryOutcome::Gone),
         Ok(Some(verdict)) => Ok(match verdict.outcome {
-            Outcome::Foreign => Fate::Stays("it belongs to another Clerk instance".to_owned()),
-            Outcome::Reused => Fate::Stays("its message id came before with another body".to_owned()),
-            Outcome::DeadLetter => Fate::Stays(verdict.reason.map(|reason| reason.to_string()).unwrap_or_default()),
-            _ => Fate::Settled(verdict),
+            Outcome::Foreign => RetryOutcome::Stays("it belongs to another Clerk instance".to_owned()),
+            Outcome::Reused => RetryOutcome::Stays("its message id came before with another body".to_owned()),
+            Outcome::DeadLetter => RetryOutcome::Stays(verdict.reason.map(|reason| reason.to_string()).unwrap_or_default()),
+            _ => RetryOutcome::Settled(verdict),
         }),
         // The connection is as good as before. Not only poison: a trigger on our tables may refuse this one alone, and must
         // not hold up the others for ever.
@@ -74,13 +74,13 @@ pub async fn retry(
     }
 }
 
-async fn stays(session: &mut Session, letter: &Letter, reason: String) -> Result<Fate, Error> {
+async fn stays(session: &mut Session, letter: &DeadLetterSummary, reason: String) -> Result<RetryOutcome, Error> {
     let noted = session.record_dead_letter_attempt(letter, &reason).await?;
-    Ok(if noted { Fate::Stays(reason) } else { Fate::Gone })
+    Ok(if noted { RetryOutcome::Stays(reason) } else { RetryOutcome::Gone })
 }
 
 /// When the attempt was made that brought the message, by the header that its signature covers.
-fn attempted_at(content: &Content) -> Millis {
+fn attempted_at(content: &DeadLetterBody) -> Millis {
     let headers: serde_json::Value = serde_json::from_str(&content.headers).unwrap_or_default();
     let header = |name: &str| headers.get(name)?.as_str()?.parse::<i64>().ok();
     let seconds = header("svix-timestamp").or_else(|| header("webhook-timestamp"));
@@ -95,7 +95,7 @@ mod tests {
     fn the_attempts_time_is_the_signed_header_or_that_of_arrival() {
         let ms = |n| Millis::new(n).unwrap();
         let at = |headers: &str| {
-            attempted_at(&Content { headers: headers.to_owned(), body: Vec::new(), received_at: ms(7_000) })
+            attempted_at(&DeadLetterBody { headers: headers.to_owned(), body: Vec::new(), received_at: ms(7_000) })
         };
         assert_eq!(at(r#"{"svix-timestamp": "1760000000"}"#), ms(1_760_000_000_000));
         assert_eq!(at(r#"{"webhook-timestamp": "1760000000"}"#), ms(1_760_000_000_000));

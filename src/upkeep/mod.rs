@@ -11,7 +11,7 @@ pub mod retention;
 
 use crate::model::Word;
 use crate::store::{Database, Error, LastSeen, Removed};
-use dead_letters::Fate;
+use dead_letters::RetryOutcome;
 use retention::Retention;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -127,15 +127,15 @@ pub async fn retry_due(database: &Database, check_instance: bool) -> Result<usiz
     for letter in due {
         let (message_id, event_type, tries) = (&letter.message_id, letter.event_type.as_deref(), letter.tries + 1);
         match dead_letters::retry(&mut session, &letter, check_instance, false).await? {
-            Fate::Settled(verdict) => {
+            RetryOutcome::Settled(verdict) => {
                 settled += 1;
                 let (outcome, reason) = (verdict.outcome, verdict.reason.as_ref().map(Word::as_str));
                 tracing::info!(%message_id, event_type, %outcome, reason, tries, "a dead letter was applied");
             }
-            Fate::Stays(reason) => {
+            RetryOutcome::Stays(reason) => {
                 tracing::debug!(%message_id, event_type, reason, tries, "a dead letter still cannot be applied");
             }
-            Fate::Gone => {}
+            RetryOutcome::Gone => {}
         }
     }
     session.close().await;

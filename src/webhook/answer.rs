@@ -27,26 +27,26 @@ pub(super) fn respond(result: Result<Verdict, Unavailable>) -> Response {
             (StatusCode::OK, headers, Json(json!({ "outcome": outcome.as_str(), "reason": reason }))).into_response()
         }
         Ok(Verdict { outcome, .. }) => (StatusCode::NO_CONTENT, [(OUTCOME_HEADER, outcome.as_str())]).into_response(),
-        Err(unavailable) => try_again(unavailable.as_str()),
+        Err(reason) => unavailable(reason.as_str()),
     }
 }
 
 /// A response that makes the sender retry.
-fn try_again(error: &str) -> Response {
-    let mut response = refusal(StatusCode::SERVICE_UNAVAILABLE, error);
+fn unavailable(error: &str) -> Response {
+    let mut response = rejected(StatusCode::SERVICE_UNAVAILABLE, error);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
     response
 }
 
 /// A rejection, with one word for the reason.
-fn refusal(status: StatusCode, error: &str) -> Response {
+fn rejected(status: StatusCode, error: &str) -> Response {
     (status, Json(json!({ "error": error }))).into_response()
 }
 
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         let status = match self {
-            Rejection::Busy | Rejection::NoSecret => return try_again(self.as_str()),
+            Rejection::Busy | Rejection::NoSecret => return unavailable(self.as_str()),
             Rejection::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Rejection::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Rejection::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -60,6 +60,6 @@ impl IntoResponse for Rejection {
             | Rejection::InvalidPayload
             | Rejection::Incomplete => StatusCode::BAD_REQUEST,
         };
-        refusal(status, self.as_str())
+        rejected(status, self.as_str())
     }
 }

@@ -1,6 +1,6 @@
 //! A [`Verified`] exists only for a whole body with a good signature, read within the limits of size, time and memory.
 
-use super::budget::{Budget, MakeWay, Origin, Reserved};
+use super::body_memory::{BodyMemory, MakeWay, Origin, Reserved};
 use super::receive::Receiver;
 use super::rejection::Rejection;
 use super::signature::Head;
@@ -44,18 +44,18 @@ impl FromRequest<Receiver> for Verified {
             Ok(Verified { message_id, attempted_at, headers: parts.headers, body, reserved })
         });
         match &verified {
-            Ok(_) => receiver.note_signer(None),
+            Ok(_) => receiver.record_clock_skew(None),
             Err(rejection) => {
                 if let Some(ahead) = rejection.clock_ahead() {
-                    receiver.note_signer(Some(ahead));
+                    receiver.record_clock_skew(Some(ahead));
                 }
             }
         }
         verified.inspect_err(|rejection| {
             let reason = rejection.as_str();
             metrics::counter!(REJECTED, "reason" => reason).increment(1);
-            if let Some(held_back) = WARNED.pass() {
-                tracing::warn!(reason, held_back, "refused a request: {rejection}");
+            if let Some(suppressed) = WARNED.should_log() {
+                tracing::warn!(reason, suppressed, "refused a request: {rejection}");
             }
         })
     }
@@ -67,7 +67,7 @@ impl FromRequest<Receiver> for Verified {
 async fn read(
     headers: &HeaderMap,
     mut body: Body,
-    budget: &Budget,
+    budget: &BodyMemory,
     now: Millis,
 ) -> Result<(Bytes, Reserved), Rejection> {
     if headers.get_all(CONTENT_ENCODING).iter().any(is_encoded) {

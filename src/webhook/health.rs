@@ -64,8 +64,8 @@ impl Reporter {
         self.0.send_if_modified(|health| {
             let known = health.fault.take();
             let is_new = known.as_ref().is_none_or(|known| (&known.summary, &known.sqlstate) != (&summary, &sqlstate));
-            if is_new && let Some(held_back) = LOGGED.pass() {
-                tracing::error!(error = told(causes(error)), held_back, "the database cannot be written to");
+            if is_new && let Some(suppressed) = LOGGED.should_log() {
+                tracing::error!(error = told(causes(error)), suppressed, "the database cannot be written to");
             }
             let until_delivery = (of_delivery && !error.is_over_with_any_write())
                 || known.as_ref().is_some_and(|known| known.until_delivery);

@@ -7,7 +7,7 @@ use crate::telemetry::{DELIVERIES, FIELD_ERRORS, Throttle, UNAVAILABLE};
 use std::time::Duration;
 
 /// The event type for a metric label: the part before the dot if it is a known one, else "other".
-fn known(event_type: &str) -> &'static str {
+fn event_label(event_type: &str) -> &'static str {
     const OTHERS: [&str; 10] = [
         "session",
         "email",
@@ -26,38 +26,38 @@ fn known(event_type: &str) -> &'static str {
 }
 
 /// The log line of one delivery.
-pub(super) struct Line {
+pub(super) struct DeliveryLog {
     message_id: MessageId,
     event_type: Option<String>,
     entity: Option<EntityRef>,
 }
 
-impl Line {
-    pub(super) fn of(verified: &Verified) -> Line {
-        Line { message_id: verified.message_id.clone(), event_type: None, entity: None }
+impl DeliveryLog {
+    pub(super) fn of(verified: &Verified) -> DeliveryLog {
+        DeliveryLog { message_id: verified.message_id.clone(), event_type: None, entity: None }
     }
 
-    pub(super) fn about(self, event_type: Option<String>, entity: Option<EntityRef>, field_errors: &[String]) -> Line {
+    pub(super) fn with_event(self, event_type: Option<String>, entity: Option<EntityRef>, field_errors: &[String]) -> DeliveryLog {
         static WARNED: Throttle = Throttle::new();
         if !field_errors.is_empty() {
             metrics::counter!(FIELD_ERRORS).increment(field_errors.len() as u64);
-            if let Some(held_back) = WARNED.pass() {
+            if let Some(suppressed) = WARNED.should_log() {
                 let message_id = &self.message_id;
-                tracing::warn!(%message_id, event_type, ?field_errors, held_back, "some fields could not be stored as they arrived");
+                tracing::warn!(%message_id, event_type, ?field_errors, suppressed, "some fields could not be stored as they arrived");
             }
         }
-        Line { message_id: self.message_id, event_type, entity }
+        DeliveryLog { message_id: self.message_id, event_type, entity }
     }
 
     /// Its event type, for a label.
     pub(super) fn known_type(&self) -> &'static str {
-        self.event_type.as_deref().map_or("other", known)
+        self.event_type.as_deref().map_or("other", event_label)
     }
 
     pub(super) fn log(&self, result: &Result<Verdict, Unavailable>, duration: Duration) {
         static WARNED: Throttle = Throttle::new();
         static FOREIGN: Throttle = Throttle::new();
-        let Line { message_id, event_type, entity } = self;
+        let DeliveryLog { message_id, event_type, entity } = self;
         let (event_type, entity_id) = (event_type.as_deref(), entity.as_ref().map(|entity| entity.id.as_str()));
         let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         match result {
@@ -66,8 +66,8 @@ impl Line {
                 let (outcome, reason) = (*outcome, reason.as_ref().map(Word::as_str));
                 match outcome {
                     Outcome::Foreign => {
-                        if let Some(held_back) = FOREIGN.pass() {
-                            tracing::error!(%message_id, event_type, entity_id, %outcome, reason, duration_ms, held_back, "delivery");
+                        if let Some(suppressed) = FOREIGN.should_log() {
+                            tracing::error!(%message_id, event_type, entity_id, %outcome, reason, duration_ms, suppressed, "delivery");
                         }
                     }
                     Outcome::DeadLetter => {
@@ -82,9 +82,9 @@ impl Line {
             Err(unavailable) => {
                 let reason = unavailable.as_str();
                 metrics::counter!(UNAVAILABLE, "reason" => reason).increment(1);
-                if let Some(held_back) = WARNED.pass() {
+                if let Some(suppressed) = WARNED.should_log() {
                     let outcome = "unavailable";
-                    tracing::warn!(%message_id, event_type, entity_id, outcome, reason, duration_ms, held_back, "delivery");
+                    tracing::warn!(%message_id, event_type, entity_id, outcome, reason, duration_ms, suppressed, "delivery");
                 }
             }
         }

@@ -1,12 +1,12 @@
 //! Handles one verified delivery: parse, write, respond.
 
 use super::answer;
-use super::budget::Budget;
+use super::body_memory::BodyMemory;
 use super::extract::Verified;
-use super::log::Line;
-use super::request::{Raw, Unavailable};
+use super::log::DeliveryLog;
+use super::request::{RawMessage, Unavailable};
 use super::signature::Verifier;
-use super::writer::Writer;
+use super::queue::WriteQueue;
 use crate::clerk::event;
 use crate::clock;
 use crate::door::Welcome;
@@ -27,15 +27,15 @@ const CLOCKS_AGREE: i64 = 60;
 #[derive(Clone, Debug)]
 pub struct Receiver {
     verifier: Verifier,
-    writer: Writer,
-    budget: Budget,
+    writer: WriteQueue,
+    budget: BodyMemory,
     /// By how many seconds our clock is ahead of whoever signed last; 0 while within the tolerance.
-    signer: Arc<AtomicI64>,
+    signer_skew_s: Arc<AtomicI64>,
 }
 
 impl Receiver {
-    pub fn new(verifier: Verifier, writer: Writer) -> Receiver {
-        Receiver { verifier, writer, budget: Budget::default(), signer: Arc::default() }
+    pub fn new(verifier: Verifier, writer: WriteQueue) -> Receiver {
+        Receiver { verifier, writer, budget: BodyMemory::default(), signer_skew_s: Arc::default() }
     }
 
     pub(super) fn verifier(&self) -> &Verifier {
@@ -47,24 +47,24 @@ impl Receiver {
         self.verifier.has_secret()
     }
 
-    pub fn budget(&self) -> &Budget {
+    pub fn budget(&self) -> &BodyMemory {
         &self.budget
     }
 
-    pub fn writer(&self) -> &Writer {
+    pub fn writer(&self) -> &WriteQueue {
         &self.writer
     }
 
     /// Notes what the last good signature says of our clock: how many seconds it is ahead, or that the two agree.
-    pub(super) fn note_signer(&self, ahead: Option<i64>) {
+    pub(super) fn record_clock_skew(&self, ahead: Option<i64>) {
         static LOGGED: Throttle = Throttle::new();
-        let before = self.signer.swap(ahead.unwrap_or(0), Ordering::Relaxed);
+        let before = self.signer_skew_s.swap(ahead.unwrap_or(0), Ordering::Relaxed);
         match ahead {
             Some(ahead) if before == 0 => {
-                if let Some(held_back) = LOGGED.pass() {
+                if let Some(suppressed) = LOGGED.should_log() {
                     let (seconds, side) = (ahead.abs(), if ahead > 0 { "ahead" } else { "behind" });
                     tracing::error!(
-                        held_back,
+                        suppressed,
                         "the clock differs by {seconds} s: a request has a valid signature, and this machine is {side}; while that lasts, webhooks are refused"
                     );
                 }
@@ -76,8 +76,8 @@ impl Receiver {
 
     /// By how many seconds this machine's clock is ahead (negative: behind), if valid signatures are refused because of it. Both the
     /// signer's and the database's clock must show it: an old request can be replayed, and the database's clock may be wrong.
-    pub(crate) fn wrong_clock(&self) -> Option<i64> {
-        let (by_signer, by_database) = (self.signer.load(Ordering::Relaxed), self.writer.health().clock_ahead);
+    pub(crate) fn confirmed_clock_skew(&self) -> Option<i64> {
+        let (by_signer, by_database) = (self.signer_skew_s.load(Ordering::Relaxed), self.writer.health().clock_ahead);
         let is_wrong = by_signer.signum() == by_database.signum() && by_database.abs() > CLOCKS_AGREE;
         is_wrong.then_some(by_signer)
     }
@@ -86,18 +86,18 @@ impl Receiver {
 /// `POST /webhooks/clerk`
 pub async fn receive(State(receiver): State<Receiver>, verified: Verified) -> Response {
     let started = Instant::now();
-    let line = Line::of(&verified);
+    let line = DeliveryLog::of(&verified);
     let body_hash = hex(&Sha256::digest(&verified.body));
     let Verified { message_id, attempted_at, headers, body, reserved } = verified;
-    let raw = Raw { headers, body, reserved };
+    let raw = RawMessage { headers, body, reserved };
     // None: it says nothing about what we mirror.
     let (line, event_at, delivery) = match event::parse(&raw.body, attempted_at) {
         Ok(event) => {
-            let line = line.about(Some(event.event_type.clone()), event.entity.clone(), &event.field_errors);
+            let line = line.with_event(Some(event.event_type.clone()), event.entity.clone(), &event.field_errors);
             (line, event.event_at, event.into_delivery(message_id, body_hash))
         }
         Err(unusable) => {
-            let line = line.about(unusable.event_type.clone(), None, &[]);
+            let line = line.with_event(unusable.event_type.clone(), None, &[]);
             let delivery = unusable.into_delivery(message_id, body_hash, |reason| raw.dead_letter(reason));
             (line, None, Some(delivery))
         }
@@ -117,9 +117,9 @@ pub async fn receive(State(receiver): State<Receiver>, verified: Verified) -> Re
 
 /// Hands the delivery to the writer and waits for the commit.
 async fn write(
-    writer: &Writer,
+    writer: &WriteQueue,
     delivery: Delivery,
-    raw: Raw,
+    raw: RawMessage,
     event_at: Option<Millis>,
 ) -> Result<Verdict, Unavailable> {
     failpoint::reached(Point::Verified);

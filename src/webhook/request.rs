@@ -1,6 +1,6 @@
 //! One delivery on its way to the database, with the channel for its response.
 
-use super::budget::Reserved;
+use super::body_memory::Reserved;
 use crate::model::{DeadLetter, Delivery, Item, Verdict, without_private_metadata};
 use axum::body::Bytes;
 use axum::http::HeaderMap;
@@ -33,14 +33,14 @@ impl Unavailable {
 
 /// A message as it arrived, in case it becomes a dead letter.
 #[derive(Debug)]
-pub struct Raw {
+pub struct RawMessage {
     pub headers: HeaderMap,
     pub body: Bytes,
     /// Freed with the rest after the response.
     pub reserved: Reserved,
 }
 
-impl Raw {
+impl RawMessage {
     /// The message as a dead letter, without `private_metadata`, and with the headers that are worth keeping: an endpoint's owner may
     /// configure further ones, and they may be secrets. Bytes that are not ASCII are escaped. (Its hash stays the one of what came.)
     pub fn dead_letter(&self, reason: String) -> DeadLetter {
@@ -58,7 +58,7 @@ impl Raw {
 /// One delivery, and the request that waits for it.
 pub(super) struct Request {
     pub(super) delivery: Delivery,
-    pub(super) raw: Raw,
+    pub(super) raw: RawMessage,
     pub(super) answer: oneshot::Sender<Result<Verdict, Unavailable>>,
 }
 
@@ -68,12 +68,12 @@ impl Request {
         self.delivery.message.as_ref().map_or("", |message| message.entity_id.as_deref().unwrap_or(message.id.as_str()))
     }
 
-    pub(super) fn condemn(&mut self, reason: String) {
+    pub(super) fn make_dead_letter(&mut self, reason: String) {
         self.delivery.item = Item::DeadLetter(self.raw.dead_letter(reason));
     }
 
     /// Answers 503, so that the sender retries.
-    pub(super) fn refuse(self) {
+    pub(super) fn answer_unavailable(self) {
         let _ = self.answer.send(Err(Unavailable::Database));
     }
 

@@ -5,7 +5,7 @@
 #![recursion_limit = "256"] // for the JSON of a whole user
 
 pub mod clerk;
-pub mod installation;
+pub mod find_postgres;
 pub mod postgres;
 pub mod program;
 pub mod project;

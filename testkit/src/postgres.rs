@@ -4,7 +4,7 @@
 //! closes, and the shell stops the server and removes its folder. It runs in a process group of its own, so that Ctrl-C
 //! reaches us and not the server. Started as root, it runs as an unprivileged user, because Postgres refuses root.
 
-use super::installation;
+use super::find_postgres;
 use anyhow::{Context as _, bail};
 use std::ffi::OsStr;
 use std::io::{self, Write as _};
@@ -67,7 +67,7 @@ impl Cluster {
     /// # Errors
     /// No Postgres was found, or it did not start; the sentence says what to do, with the end of the server's log.
     pub fn start(durability: Durability) -> anyhow::Result<Cluster> {
-        let bin = installation::find()?;
+        let bin = find_postgres::find()?;
         let user = unprivileged_user()?;
         let dir = make_dir(user, durability)?;
         let mut leash = run_as(user, "sh");

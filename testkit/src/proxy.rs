@@ -58,7 +58,7 @@ impl Proxy {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let (fault, faults) = watch::channel(Fault::None);
-        let line = Line { upstream, faults, open: Arc::default(), rng: fastrand::Rng::with_seed(seed) };
+        let line = ProxyThread { upstream, faults, open: Arc::default(), rng: fastrand::Rng::with_seed(seed) };
         let open = Arc::clone(&line.open);
         thread::spawn("proxy", || line.carry_all(listener))?;
         Ok(Proxy { address, fault, open })
@@ -76,14 +76,14 @@ impl Proxy {
 }
 
 /// What the proxy's thread knows.
-struct Line {
+struct ProxyThread {
     upstream: Upstream,
     faults: watch::Receiver<Fault>,
     open: Arc<AtomicUsize>,
     rng: fastrand::Rng,
 }
 
-impl Line {
+impl ProxyThread {
     /// Carries every connection, until the proxy is dropped.
     async fn carry_all(mut self, listener: std::net::TcpListener) {
         let Ok(listener) = TcpListener::from_std(listener) else { return };

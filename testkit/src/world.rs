@@ -12,7 +12,7 @@ use clerk_sync::clerk::client;
 use clerk_sync::config::Reconcile;
 use clerk_sync::model::InstanceCheck;
 use clerk_sync::reconcile::schedule::Timetable;
-use clerk_sync::reconcile::{Reconciler, Times};
+use clerk_sync::reconcile::{Reconciler, PassLimits};
 use clerk_sync::sender::{Attempt, Sender};
 use clerk_sync::store::Database;
 use serde_json::Value;
@@ -37,8 +37,8 @@ pub struct World<S = ()> {
     /// How long a call to the API is tried again, by passes in this process.
     pub patience: Duration,
     sender: OnceLock<Arc<Sender>>,
-    line: Option<Proxy>,
-    api_line: Option<Proxy>,
+    database_proxy: Option<Proxy>,
+    api_proxy: Option<Proxy>,
     supabase: Option<Supabase>,
 }
 
@@ -49,8 +49,8 @@ pub struct Builder {
     own_server: Option<Durability>,
     name: Option<&'static str>,
     mirror: bool,
-    line: Option<u64>,
-    api_line: Option<u64>,
+    database_proxy: Option<u64>,
+    api_proxy: Option<u64>,
     instance: InstanceCheck,
     timetable: Option<Timetable>,
     environment: Vec<(&'static str, String)>,
@@ -82,14 +82,14 @@ impl Builder {
     }
 
     /// The product reaches its database through a proxy with faults, which are drawn from this seed.
-    pub fn line(mut self, seed: u64) -> Builder {
-        self.line = Some(seed);
+    pub fn database_proxy(mut self, seed: u64) -> Builder {
+        self.database_proxy = Some(seed);
         self
     }
 
     /// The product reaches the Backend API through such a proxy.
-    pub fn api_line(mut self, seed: u64) -> Builder {
-        self.api_line = Some(seed);
+    pub fn api_proxy(mut self, seed: u64) -> Builder {
+        self.api_proxy = Some(seed);
         self
     }
 
@@ -129,13 +129,13 @@ impl Builder {
         };
         let server = supabase.as_ref().unwrap_or_else(|| project::shared());
         let socket = Upstream::Unix(server.cluster().dir().join(".s.PGSQL.5432"));
-        let line = self.line.map(|seed| Proxy::start(socket, seed)).transpose()?;
+        let database_proxy = self.database_proxy.map(|seed| Proxy::start(socket, seed)).transpose()?;
         let clerk = Shared::new(self.clerk);
         let api = clerk::Server::start(clerk.clone(), LOOPBACK).await?;
         let address = api.url.trim_start_matches("http://").parse().context("the simulated Clerk has no address")?;
-        let api_line = self.api_line.map(|seed| Proxy::start(Upstream::Tcp(address), seed)).transpose()?;
+        let api_proxy = self.api_proxy.map(|seed| Proxy::start(Upstream::Tcp(address), seed)).transpose()?;
         let (sender, patience) = (OnceLock::new(), Duration::from_secs(2));
-        Ok(World { database, clerk, api, server: (), patience, sender, line, api_line, supabase })
+        Ok(World { database, clerk, api, server: (), patience, sender, database_proxy, api_proxy, supabase })
     }
 
     /// With the product in this process.
@@ -170,8 +170,8 @@ impl World {
             own_server: None,
             name: None,
             mirror: true,
-            line: None,
-            api_line: None,
+            database_proxy: None,
+            api_proxy: None,
             instance: InstanceCheck::Pinned(None),
             timetable: None,
             environment: Vec::new(),
@@ -180,17 +180,17 @@ impl World {
 
     /// The same with the product before it.
     pub fn with<S>(self, server: S) -> World<S> {
-        let World { database, clerk, api, server: (), patience, sender, line, api_line, supabase } = self;
-        World { database, clerk, api, server, patience, sender, line, api_line, supabase }
+        let World { database, clerk, api, server: (), patience, sender, database_proxy, api_proxy, supabase } = self;
+        World { database, clerk, api, server, patience, sender, database_proxy, api_proxy, supabase }
     }
 }
 
 impl<S> World<S> {
     /// Takes the product away, to stop it.
     pub fn without_server(self) -> (World, S) {
-        let World { database, clerk, api, server, patience, sender: _, line, api_line, supabase } = self;
+        let World { database, clerk, api, server, patience, sender: _, database_proxy, api_proxy, supabase } = self;
         let sender = OnceLock::new();
-        (World { database, clerk, api, server: (), patience, sender, line, api_line, supabase }, server)
+        (World { database, clerk, api, server: (), patience, sender, database_proxy, api_proxy, supabase }, server)
     }
 
     /// The Postgres that this world's database is in.
@@ -201,22 +201,22 @@ impl<S> World<S> {
     /// Between the product and Postgres.
     ///
     /// # Panics
-    /// [`Builder::line`] was not asked for.
-    pub fn line(&self) -> &Proxy {
-        self.line.as_ref().expect("a world with a line")
+    /// [`Builder::database_proxy`] was not asked for.
+    pub fn database_proxy(&self) -> &Proxy {
+        self.database_proxy.as_ref().expect("a world with a line")
     }
 
     /// Between the product and the Backend API.
     ///
     /// # Panics
-    /// [`Builder::api_line`] was not asked for.
-    pub fn api_line(&self) -> &Proxy {
-        self.api_line.as_ref().expect("a world with a line to the API")
+    /// [`Builder::api_proxy`] was not asked for.
+    pub fn api_proxy(&self) -> &Proxy {
+        self.api_proxy.as_ref().expect("a world with a line to the API")
     }
 
     /// The database as the product reaches it.
     pub fn worker_url(&self) -> String {
-        match &self.line {
+        match &self.database_proxy {
             Some(line) => format!("postgres://{OWNER}@{}/{}?sslmode=disable", line.address, self.database.name),
             None => self.database.url(),
         }
@@ -243,7 +243,7 @@ impl<S> World<S> {
     /// The same for a client in this process: without a budget, at any time, and without much patience.
     pub fn api_options(&self) -> client::Options {
         client::Options {
-            base_url: self.api_line.as_ref().map_or(self.api.url.clone(), |line| format!("http://{}", line.address)),
+            base_url: self.api_proxy.as_ref().map_or(self.api.url.clone(), |line| format!("http://{}", line.address)),
             secret_key: self.clerk.lock().secret_key.clone().into(),
             rate: None,
             clock_tolerance: None,
@@ -258,7 +258,7 @@ impl<S> World<S> {
     /// # Panics
     /// TLS cannot be set up.
     pub fn reconciler(&self) -> Reconciler {
-        let times = Times { lease: Duration::from_secs(15), patience: Duration::from_secs(120), ..Times::default() };
+        let times = PassLimits { lease: Duration::from_secs(15), lease_wait: Duration::from_secs(120), ..PassLimits::default() };
         let clerk = Arc::new(client::Client::new(self.api_options()).expect("a client"));
         Reconciler { clerk, database: self.database.database(), instance: None, times }
     }

@@ -7,7 +7,7 @@ use super::history::Size;
 use super::project;
 use crate::say;
 use anyhow::{Context as _, ensure};
-use clerk_sync::clerk::client::{At, Client, Options};
+use clerk_sync::clerk::client::{PageRequest, Client, Options};
 use clerk_sync::model::{Change, Kind};
 use clerk_sync::reconcile::compare::compare;
 use clerk_sync::store::Database;
@@ -224,7 +224,7 @@ async fn compare_alone(clerk: &Simulated, project: &Database) -> anyhow::Result<
         on_trouble: None,
         patience: Options::PATIENCE,
     };
-    let page = Client::new(options)?.page(Kind::User, &At::After(None)).await?.changes;
+    let page = Client::new(options)?.page(Kind::User, &PageRequest::AfterUser(None)).await?.changes;
     let ids: Vec<&str> = page.iter().filter_map(Change::id).collect();
     let mirrored = project.connect_for_passes().await?.mirrored(Kind::User, &ids).await?;
     let (began, mut rows) = (Instant::now(), 0_u64);

@@ -281,9 +281,9 @@ impl Trial<'_> {
                 }
             }
             Blow::Line(fault) => {
-                self.stage.world.line().set(fault);
+                self.stage.world.database_proxy().set(fault);
                 sleep(Duration::from_secs(2)).await;
-                self.stage.world.line().set(Fault::None);
+                self.stage.world.database_proxy().set(Fault::None);
             }
             Blow::Lock => {
                 let mut owner = self.stage.owner().await?;

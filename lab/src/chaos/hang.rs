@@ -65,7 +65,7 @@ impl Hang {
 
         let lines = worker.log_lines();
         let over = Arc::new(AtomicBool::new(false));
-        stage.world.line().set(Fault::BlackHole);
+        stage.world.database_proxy().set(Fault::BlackHole);
         let began = Instant::now();
         let mut under_way = JoinSet::new();
         for event in events {
@@ -83,7 +83,7 @@ impl Hang {
         let peak = worker.usage().peak;
         over.store(true, Ordering::Relaxed);
         let healed = Instant::now();
-        stage.world.line().set(Fault::None);
+        stage.world.database_proxy().set(Fault::None);
         let mut all = Answers::default();
         while let Some(answers) = under_way.join_next().await {
             all.take(answers?);

@@ -65,14 +65,14 @@ impl Soak {
         let mut environment = stage.world.api_environment().to_vec();
         environment.push(("RECONCILE_QUICK_CRON", "* * * * *".to_owned()));
         let worker = stage.worker(&environment).await?;
-        stage.world.line().set(Fault::CutSometimes(self.faults));
-        stage.world.api_line().set(Fault::CutSometimes(self.faults));
+        stage.world.database_proxy().set(Fault::CutSometimes(self.faults));
+        stage.world.api_proxy().set(Fault::CutSometimes(self.faults));
         let mut svix = Svix::new(vec![stage::sender(&worker)?], seed);
         let history = svix.history.clone();
 
         let samples = self.send(&stage, &mut svix, seed, || worker.usage()).await?;
-        stage.world.line().set(Fault::None);
-        stage.world.api_line().set(Fault::None);
+        stage.world.database_proxy().set(Fault::None);
+        stage.world.api_proxy().set(Fault::None);
         let unfinished = svix.settle(SETTLE).await;
         let seen = watch.end().await?;
         let decreases = watch::decreases(&stage).await?;

@@ -37,7 +37,7 @@ impl Stage {
             let founder = traffic::sign_up(&mut clerk, &mut rng);
             clerk.create_organization(company, &founder);
         }
-        let world = World::builder().clerk(clerk).own_server(Durability::Fast).line(seed).api_line(seed + 1);
+        let world = World::builder().clerk(clerk).own_server(Durability::Fast).database_proxy(seed).api_proxy(seed + 1);
         Ok(Stage { world: world.start().await? })
     }
 

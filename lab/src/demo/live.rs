@@ -5,7 +5,7 @@ use super::compare::Names;
 use super::delivery::Receivers;
 use super::{personas, say, tell, wrapped};
 use clerk_sync::model::Kind;
-use clerk_sync::reconcile::{Reconciler, Silent, Wanted};
+use clerk_sync::reconcile::{Reconciler, Silent, PassRequest};
 use sqlx::{Connection as _, PgConnection};
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -110,7 +110,7 @@ impl Live<'_> {
 
     async fn reconcile(&self) -> anyhow::Result<()> {
         let began = Instant::now();
-        let reports = self.reconciler.run(&Wanted::Kinds(Kind::ALL.to_vec()), "demo", false, &mut Silent).await?;
+        let reports = self.reconciler.run(&PassRequest::Kinds(Kind::ALL.to_vec()), "demo", false, &mut Silent).await?;
         reports.iter().for_each(|report| tell(report, self.names));
         say(&format!("  (all of it within {:.1} s)", began.elapsed().as_secs_f64()));
         Ok(())

@@ -18,7 +18,7 @@ use clerk_sync::clerk::client::Options;
 use clerk_sync::model::{Kind, PassState};
 use clerk_sync::ops::verdict::Setup;
 use clerk_sync::ops::{self, Ops};
-use clerk_sync::reconcile::{Reconciler, Report, Silent, Times, Wanted};
+use clerk_sync::reconcile::{Reconciler, Report, Silent, PassLimits, PassRequest};
 use compare::Names;
 use std::process::ExitCode;
 use testkit::clerk::Clerk;
@@ -69,7 +69,7 @@ impl Demo {
         // On a whole second, so that ids, which begin with it, sort in the same order each time.
         let now = clerk_sync::clock::now().get() / 1_000 * 1_000;
         let clerk = Clerk::new(self.seed, now - story::LASTS - story::EVENING);
-        let counts = ops::start_counting()?;
+        let counts = ops::install_metrics()?;
         let mut world = World::builder().named(DATABASE).own_server(Durability::Fast).clerk(clerk).serving().await?;
         world.patience = Options::PATIENCE;
         let (clerk, database_url) = (world.clerk.clone(), world.database.url());
@@ -127,7 +127,7 @@ impl Demo {
         let is_good = before.is_explained() && wrong == 0 && matrix.is_right;
         if !self.exit {
             let reconciler = reconciler(&world);
-            reconciler.run(&Wanted::Quick, "demo", false, &mut Silent).await?;
+            reconciler.run(&PassRequest::Quick, "demo", false, &mut Silent).await?;
             say("");
             say(&format!("Status page: http://{status}/"));
             say("Look around, in the schemas clerk, clerk_sync and naive:");
@@ -173,12 +173,12 @@ fn wrapped(text: &str, indent: usize) -> String {
 }
 
 fn reconciler(world: &World<Server>) -> Reconciler {
-    Reconciler { times: Times::default(), ..world.reconciler() }
+    Reconciler { times: PassLimits::default(), ..world.reconciler() }
 }
 
 /// Fills the tables, or finds and repairs what the lost webhooks left wrong, and says why it was.
 async fn reconcile(world: &World<Server>, names: &Names) -> anyhow::Result<()> {
-    let reports = reconciler(world).run(&Wanted::Kinds(Kind::ALL.to_vec()), "demo", false, &mut Silent).await?;
+    let reports = reconciler(world).run(&PassRequest::Kinds(Kind::ALL.to_vec()), "demo", false, &mut Silent).await?;
     reports.iter().for_each(|report| tell(report, names));
     Ok(())
 }

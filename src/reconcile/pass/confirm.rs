@@ -1,12 +1,12 @@
 //! The second step, what the listing did not show: how much of it may go, and whether Clerk denies it by its id.
 
-use super::super::brake::Weight;
+use super::super::brake::Removal;
 use super::super::finding::{Finding, is_gone};
-use super::super::{Error, REPORTED, Sink};
-use super::{BEHIND, MARGIN, Observed, Run};
-use crate::clerk::client::{ASKED, Read};
+use super::super::{Error, FINDINGS_REPORTED_MAX, Sink};
+use super::{BEHIND, MARGIN, PageEffects, Run};
+use crate::clerk::client::{MAX_IDS_PER_REQUEST, Read};
 use crate::model::{Change, Kind, Millis, Observation, PassState, PendingRead, Source, Undecided, hex};
-use crate::store::Standing;
+use crate::store::LiveRow;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, HashSet};
 
@@ -28,7 +28,7 @@ impl Run<'_> {
         kind: Kind,
         after: &str,
         limit: usize,
-    ) -> Result<Option<(String, Vec<Standing>)>, Error> {
+    ) -> Result<Option<(String, Vec<LiveRow>)>, Error> {
         let ids: Vec<String> = if self.sink.fence().is_some() {
             self.session.absentees(self.row.id, after, limit).await?
         } else {
@@ -40,47 +40,47 @@ impl Run<'_> {
         };
         let Some(last) = ids.last().cloned() else { return Ok(None) };
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-        Ok(Some((last, self.session.standing(kind, &ids).await?)))
+        Ok(Some((last, self.session.live_rows(kind, &ids).await?)))
     }
 
     /// Those of these absentees that can be judged now, and why not the others.
-    async fn judgeable(&mut self, kind: Kind, mut standing: Vec<Standing>) -> Result<(Vec<Standing>, Left), Error> {
+    async fn judgeable(&mut self, kind: Kind, mut live_rows: Vec<LiveRow>) -> Result<(Vec<LiveRow>, Left), Error> {
         let margin = if self.is_development { 0 } else { MARGIN };
         let (from, before) = (self.row.observed_from, self.row.observed_from.plus(-margin));
         let mut left = Left::default();
-        standing.retain(|row| {
+        live_rows.retain(|row| {
             let Some(at) = row.observed_at.filter(|at| *at >= before) else { return true };
             // A row created after the pass began need not be in its listing.
-            if row.created_at.is_none_or(|made| made < from) {
+            if row.created_at.is_none_or(|created_at| created_at < from) {
                 left.too_fresh += 1;
                 left.judge_after = left.judge_after.max(Some(at.plus(margin + BEHIND)));
             }
             false
         });
-        if !kind.parents().is_empty() && !standing.is_empty() {
-            let ids: Vec<&str> = standing.iter().flat_map(parents).collect();
+        if !kind.parents().is_empty() && !live_rows.is_empty() {
+            let ids: Vec<&str> = live_rows.iter().flat_map(parents).collect();
             let held: HashSet<String> = self.session.held_back(kind.parents(), &ids).await?.into_iter().collect();
             let is_away = |id: &str| held.contains(id) || self.parents_away.contains(id);
-            let all = standing.len();
-            standing.retain(|row| !parents(row).any(is_away));
-            left.held_back = (all - standing.len()) as u64;
+            let all = live_rows.len();
+            live_rows.retain(|row| !parents(row).any(is_away));
+            left.held_back = (all - live_rows.len()) as u64;
         }
-        Ok((standing, left))
+        Ok((live_rows, left))
     }
 
     /// Counts absent and existing rows: of this kind, and of the memberships that would end with them. Records how many absent rows
     /// cannot be judged.
-    async fn weigh(&mut self, kind: Kind) -> Result<(Weight, Weight), Error> {
-        let mut own = Weight { rows: self.session.count(kind).await?, absent: 0 };
-        let mut memberships = Weight::default();
+    async fn weigh(&mut self, kind: Kind) -> Result<(Removal, Removal), Error> {
+        let mut own = Removal { rows: self.session.count(kind).await?, absent: 0 };
+        let mut memberships = Removal::default();
         let mut ids = Sha256::new();
         self.undecided = Undecided { too_fresh: 0, held_back: 0, ..self.undecided };
         let mut after = String::new();
-        while let Some((last, standing)) = self.absentees(kind, &after, ASKED * 5).await? {
-            let (standing, left) = self.judgeable(kind, standing).await?;
-            own.absent += standing.len() as u64;
-            memberships.absent += standing.iter().map(|row| row.memberships.max(0).cast_unsigned()).sum::<u64>();
-            standing.iter().for_each(|row| ids.update(format!("{}\n", row.read.id)));
+        while let Some((last, live_rows)) = self.absentees(kind, &after, MAX_IDS_PER_REQUEST * 5).await? {
+            let (live_rows, left) = self.judgeable(kind, live_rows).await?;
+            own.absent += live_rows.len() as u64;
+            memberships.absent += live_rows.iter().map(|row| row.memberships.max(0).cast_unsigned()).sum::<u64>();
+            live_rows.iter().for_each(|row| ids.update(format!("{}\n", row.read.id)));
             self.undecided.too_fresh += left.too_fresh;
             self.undecided.held_back += left.held_back;
             self.judge_after = self.judge_after.max(left.judge_after);
@@ -94,13 +94,13 @@ impl Run<'_> {
     }
 
     /// The brake.
-    pub(super) async fn is_too_much(&mut self, kind: Kind) -> Result<bool, Error> {
+    pub(super) async fn brake_engages(&mut self, kind: Kind) -> Result<bool, Error> {
         let (mut own, mut memberships) = self.weigh(kind).await?;
         // Memberships that ended with their parent count towards the parent's limit.
-        if own.is_too_heavy() && self.find_parents_away(kind).await? {
+        if own.exceeds_limit() && self.find_parents_away(kind).await? {
             (own, memberships) = self.weigh(kind).await?;
         }
-        if !own.is_too_heavy() && !memberships.is_too_heavy() {
+        if !own.exceeds_limit() && !memberships.exceeds_limit() {
             self.held = None;
             return Ok(false);
         }
@@ -132,12 +132,12 @@ impl Run<'_> {
     /// Names the rows that an approval would delete, so that somebody can look at them before.
     async fn name_candidates(&mut self, kind: Kind) -> Result<(), Error> {
         let mut after = String::new();
-        while let Some((last, standing)) = self.absentees(kind, &after, ASKED * 5).await? {
-            let (standing, _) = self.judgeable(kind, standing).await?;
-            let ids: Vec<&str> = standing.iter().map(|row| row.read.id.as_str()).collect();
+        while let Some((last, live_rows)) = self.absentees(kind, &after, MAX_IDS_PER_REQUEST * 5).await? {
+            let (live_rows, _) = self.judgeable(kind, live_rows).await?;
+            let ids: Vec<&str> = live_rows.iter().map(|row| row.read.id.as_str()).collect();
             let receipts = self.session.last_receipts(&ids).await?;
-            let room = REPORTED.saturating_sub(self.candidates.len());
-            self.candidates.extend(standing.iter().take(room).map(|row| Finding::extra(kind, row, &receipts)));
+            let room = FINDINGS_REPORTED_MAX.saturating_sub(self.candidates.len());
+            self.candidates.extend(live_rows.iter().take(room).map(|row| Finding::extra(kind, row, &receipts)));
             after = last;
         }
         Ok(())
@@ -150,13 +150,13 @@ impl Run<'_> {
             return Ok(false);
         }
         let (mut seen, mut away) = (HashSet::new(), BTreeSet::new());
-        let mut others = Weight { rows: self.session.count(kind).await?, absent: 0 };
+        let mut others = Removal { rows: self.session.count(kind).await?, absent: 0 };
         let mut after = String::new();
-        while let Some((last, standing)) = self.absentees(kind, &after, ASKED * 5).await? {
-            let (mut standing, _) = self.judgeable(kind, standing).await?;
+        while let Some((last, live_rows)) = self.absentees(kind, &after, MAX_IDS_PER_REQUEST * 5).await? {
+            let (mut live_rows, _) = self.judgeable(kind, live_rows).await?;
             for &parent in kind.parents() {
-                let id = |row: &Standing| row.read.parent(parent).unwrap_or_default().to_owned();
-                let ids: BTreeSet<String> = standing.iter().map(id).filter(|id| !seen.contains(id)).collect();
+                let id = |row: &LiveRow| row.read.parent(parent).unwrap_or_default().to_owned();
+                let ids: BTreeSet<String> = live_rows.iter().map(id).filter(|id| !seen.contains(id)).collect();
                 let read = |id: &String| PendingRead {
                     kind: parent,
                     id: id.clone(),
@@ -171,10 +171,10 @@ impl Run<'_> {
                     self.parents_away.extend(change.id().map(str::to_owned));
                 }
                 seen.extend(ids);
-                standing.retain(|row| !self.parents_away.contains(&id(row)));
+                live_rows.retain(|row| !self.parents_away.contains(&id(row)));
             }
-            others.absent += standing.len() as u64;
-            if others.is_too_heavy() {
+            others.absent += live_rows.len() as u64;
+            if others.exceeds_limit() {
                 break;
             }
             after = last;
@@ -189,9 +189,9 @@ impl Run<'_> {
     pub(super) async fn confirm(&mut self, kind: Kind) -> Result<PassState, Error> {
         let (mut after, mut unclear, mut problems) = (String::new(), 0, BTreeSet::new());
         let mut is_unknown = false;
-        while let Some((last, standing)) = self.absentees(kind, &after, ASKED).await? {
-            let (standing, _) = self.judgeable(kind, standing).await?;
-            let wanted: Vec<_> = standing.iter().map(|row| row.read.clone()).collect();
+        while let Some((last, live_rows)) = self.absentees(kind, &after, MAX_IDS_PER_REQUEST).await? {
+            let (live_rows, _) = self.judgeable(kind, live_rows).await?;
+            let wanted: Vec<_> = live_rows.iter().map(|row| row.read.clone()).collect();
             let Read { mut changes, undecided } = self.clerk.read(kind, &wanted).await?;
             let settled: Vec<String> = changes.iter().filter_map(|change| change.id().map(str::to_owned)).collect();
             unclear += undecided.len();
@@ -205,7 +205,7 @@ impl Run<'_> {
                 let observation = Observation::NeedsRead(one.read);
                 changes.push(Change { observed_at: self.row.observed_from, observation, mention: None });
             }
-            self.observe(Source::Read, &changes, Observed { settled: &settled, ..Observed::default() }).await?;
+            self.compare_and_record(Source::Read, &changes, PageEffects { settled: &settled, ..PageEffects::default() }).await?;
             after = last;
         }
         if unclear == 0 {
@@ -225,6 +225,6 @@ impl Run<'_> {
 }
 
 /// The ids of its parents: of a membership, its organization and its user.
-fn parents(row: &Standing) -> impl Iterator<Item = &str> {
+fn parents(row: &LiveRow) -> impl Iterator<Item = &str> {
     row.read.kind.parents().iter().filter_map(|parent| row.read.parent(*parent))
 }

@@ -3,15 +3,15 @@
 use super::super::Error;
 use super::super::pages::{Cursor, Page, Pages};
 use super::super::window::{Window, Windows};
-use super::record::{REMEMBERED, mirrored_rows};
-use super::{Observed, Run};
+use super::record::{DRY_RUN_ABSENTEES_MAX, mirrored_rows};
+use super::{PageEffects, Run};
 use crate::clerk::listing::tolerance;
 use crate::model::{Kind, Millis, Source};
 use crate::reconcile::Progress;
-use crate::store::Mirrored;
+use crate::store::MirrorRow;
 
 /// Ids asked of the mirror at once.
-const IDS: usize = 1_000;
+const ID_CHUNK: usize = 1_000;
 
 impl Run<'_> {
     /// Lists everything and compares it, page by page. While one page is written, the next is fetched, with its rows here.
@@ -20,7 +20,7 @@ impl Run<'_> {
         let mut windows = Windows::from(cursor.as_ref().map_or(Millis::MIN, Cursor::from));
         let mut pages = Pages::new(self.clerk, kind, cursor.as_ref());
         let mut reader = self.database.connect_for_passes().await?;
-        let mut fetch = async || -> Result<(Page, Vec<Mirrored>), Error> {
+        let mut fetch = async || -> Result<(Page, Vec<MirrorRow>), Error> {
             let page = pages.page().await?;
             let mirrored = mirrored_rows(&mut reader, kind, &page.changes).await?;
             Ok((page, mirrored))
@@ -44,8 +44,8 @@ impl Run<'_> {
             // Some may have been made since the last page.
             let page = pages.page().await?;
             let mirrored = mirrored_rows(self.session, kind, &page.changes).await?;
-            let observed = Observed { listed: page.changes.len(), ..Observed::default() };
-            self.compared(Source::List, &page.changes, &mirrored, observed).await?;
+            let observed = PageEffects { listed: page.changes.len(), ..PageEffects::default() };
+            self.record_differences(Source::List, &page.changes, &mirrored, observed).await?;
             counted = self.clerk.count(kind).await?;
         }
         let listed = self.row.listed.cast_unsigned();
@@ -66,7 +66,7 @@ impl Run<'_> {
         &mut self,
         kind: Kind,
         page: &Page,
-        mirrored: &[Mirrored],
+        mirrored: &[MirrorRow],
         windows: &mut Windows,
     ) -> Result<(), Error> {
         let rows: Vec<(Option<Millis>, &str)> =
@@ -80,8 +80,8 @@ impl Run<'_> {
             self.position = Some(cursor.to_json());
         }
         let listed_to = Some(if page.is_last { Millis::MAX } else { windows.open_from() });
-        let observed = Observed { listed: passed.new, listed_to, absent: &absent, ..Observed::default() };
-        self.compared(Source::List, &page.changes, mirrored, observed).await
+        let observed = PageEffects { listed: passed.new, listed_to, absent: &absent, ..PageEffects::default() };
+        self.record_differences(Source::List, &page.changes, mirrored, observed).await
     }
 
     /// Ids that the mirror has in a window, and the listing had not. Many of them are written on the way.
@@ -89,15 +89,15 @@ impl Run<'_> {
         let mut absent: Vec<String> = Vec::new();
         let mut after = None;
         loop {
-            let made = self.session.ids_made_between(kind, window.from, window.to, after.as_ref(), IDS).await?;
-            absent.extend(made.iter().map(|(_, id)| id).filter(|id| !window.saw(id)).cloned());
-            if made.len() < IDS {
+            let created = self.session.ids_created_between(kind, window.from, window.to, after.as_ref(), ID_CHUNK).await?;
+            absent.extend(created.iter().map(|(_, id)| id).filter(|id| !window.saw(id)).cloned());
+            if created.len() < ID_CHUNK {
                 return Ok(absent);
             }
-            after = made.last().cloned();
-            if absent.len() > REMEMBERED {
-                let observed = Observed { absent: &absent, ..Observed::default() };
-                self.observe(Source::List, &[], observed).await?;
+            after = created.last().cloned();
+            if absent.len() > DRY_RUN_ABSENTEES_MAX {
+                let observed = PageEffects { absent: &absent, ..PageEffects::default() };
+                self.compare_and_record(Source::List, &[], observed).await?;
                 absent.clear();
             }
         }
@@ -107,10 +107,10 @@ impl Run<'_> {
     async fn without_time(&mut self, kind: Kind) -> Result<(), Error> {
         let mut after = String::new();
         loop {
-            let ids = self.session.ids_without_time(kind, &after, IDS).await?;
+            let ids = self.session.ids_without_created_at(kind, &after, ID_CHUNK).await?;
             let Some(last) = ids.last() else { return Ok(()) };
             last.clone_into(&mut after);
-            self.observe(Source::List, &[], Observed { absent: &ids, ..Observed::default() }).await?;
+            self.compare_and_record(Source::List, &[], PageEffects { absent: &ids, ..PageEffects::default() }).await?;
         }
     }
 }

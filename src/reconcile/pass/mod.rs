@@ -6,7 +6,7 @@ mod list;
 mod reads;
 mod record;
 
-pub(super) use record::Observed;
+pub(super) use record::PageEffects;
 
 use super::finding::Finding;
 use super::{Error, Progress, Reconciler, Report, Sink};
@@ -60,7 +60,7 @@ pub(super) async fn run(
 }
 
 /// Goes on with a pass that somebody approved.
-pub(super) async fn go_on(
+pub(super) async fn resume(
     reconciler: &Reconciler,
     session: &mut Session,
     fence: Fence,
@@ -176,27 +176,27 @@ impl<'a> Run<'a> {
     async fn steps(&mut self, kind: Kind, progress: &mut dyn Progress) -> Result<PassState, Error> {
         if self.row.step == Step::List {
             self.list(kind, progress).await?;
-            self.step(Step::Confirm).await?;
+            self.enter_step(Step::Confirm).await?;
         }
         let mut state = PassState::Complete;
         if self.row.step == Step::Confirm {
             // What the brake stops are deletions of this kind, and nothing else.
-            if self.is_too_much(kind).await? && !self.row.approved && !self.is_development {
+            if self.brake_engages(kind).await? && !self.row.approved && !self.is_development {
                 self.reads(kind).await?;
                 return Ok(PassState::Braked);
             }
             state = self.confirm(kind).await?;
-            self.step(Step::Reads).await?;
+            self.enter_step(Step::Reads).await?;
         }
         self.reads(kind).await?;
         if state == PassState::Incomplete {
-            self.step(Step::End).await?;
+            self.enter_step(Step::End).await?;
         }
         Ok(state)
     }
 
-    async fn step(&mut self, step: Step) -> Result<(), Error> {
+    async fn enter_step(&mut self, step: Step) -> Result<(), Error> {
         self.row.step = step;
-        self.observe(Source::List, &[], Observed::default()).await
+        self.compare_and_record(Source::List, &[], PageEffects::default()).await
     }
 }

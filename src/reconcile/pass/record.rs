@@ -2,19 +2,19 @@
 
 use super::super::compare::{Difference, Found, compare};
 use super::super::finding::{Finding, is_gone};
-use super::super::{Error, REPORTED, Sink, ladder};
+use super::super::{Error, FINDINGS_REPORTED_MAX, Sink, ladder};
 use super::Run;
 use crate::model::{Batch, Change, Drift, Fence, Kind, Millis, Outcome, Reason, Source, Step, Verdict};
-use crate::store::{Mirrored, PageRecord, Session};
+use crate::store::{MirrorRow, PageRecord, Session};
 use crate::telemetry::DRIFT;
 use std::collections::{HashMap, HashSet};
 
 /// Absentees that a dry run remembers: more than any brake lets go.
-pub(super) const REMEMBERED: usize = 1_000;
+pub(super) const DRY_RUN_ABSENTEES_MAX: usize = 1_000;
 
 /// What one page, or one answer about absentees, brings.
 #[derive(Default)]
-pub(in crate::reconcile) struct Observed<'a> {
+pub(in crate::reconcile) struct PageEffects<'a> {
     /// Of a quick pass: which kind; else the pass's own.
     pub(in crate::reconcile) kind: Option<Kind>,
     pub(in crate::reconcile) listed: usize,
@@ -26,24 +26,24 @@ pub(in crate::reconcile) struct Observed<'a> {
 
 impl Run<'_> {
     /// Compares changes with the mirror, and writes what differs.
-    pub(in crate::reconcile) async fn observe(
+    pub(in crate::reconcile) async fn compare_and_record(
         &mut self,
         source: Source,
         changes: &[Change],
-        observed: Observed<'_>,
+        observed: PageEffects<'_>,
     ) -> Result<(), Error> {
         let kind = observed.kind.or(self.row.scope.kind()).unwrap_or(Kind::User);
         let mirrored = mirrored_rows(self.session, kind, changes).await?;
-        self.compared(source, changes, &mirrored, observed).await
+        self.record_differences(source, changes, &mirrored, observed).await
     }
 
     /// Writes what differs, and remembers how far the pass has come.
-    pub(super) async fn compared(
+    pub(super) async fn record_differences(
         &mut self,
         source: Source,
         changes: &[Change],
-        mirrored: &[Mirrored],
-        observed: Observed<'_>,
+        mirrored: &[MirrorRow],
+        observed: PageEffects<'_>,
     ) -> Result<(), Error> {
         let kind = observed.kind.or(self.row.scope.kind()).unwrap_or(Kind::User);
         let differences = compare(changes, mirrored);
@@ -76,7 +76,7 @@ impl Run<'_> {
             Sink::DryRun => {
                 self.added += new.len() as u64;
                 self.row.refreshed += i64::try_from(refreshed).unwrap_or(0);
-                let room = REMEMBERED.saturating_sub(self.absent.len());
+                let room = DRY_RUN_ABSENTEES_MAX.saturating_sub(self.absent.len());
                 self.absent.extend(observed.absent.iter().take(room).cloned());
                 self.count(&findings);
                 self.keep(findings);
@@ -92,7 +92,7 @@ impl Run<'_> {
         written: &[&Change],
         mut findings: Vec<Finding>,
         refreshed: usize,
-        observed: Observed<'_>,
+        observed: PageEffects<'_>,
     ) -> Result<Vec<Option<Verdict>>, Error> {
         let source = self.source(source);
         let batch = Batch::of_changes(source, written.iter().copied()).fenced(fence);
@@ -142,7 +142,7 @@ impl Run<'_> {
             && verdict.known_reason().is_some_and(|reason| reason.contradicts() || reason == Reason::Deleted);
         if !contradicts {
             self.contradictions.remove(id);
-        } else if self.contradictions.len() < REPORTED {
+        } else if self.contradictions.len() < FINDINGS_REPORTED_MAX {
             self.contradictions.insert(id.to_owned());
         }
         self.undecided.contradicting = self.contradictions.len() as u64;
@@ -155,7 +155,7 @@ impl Run<'_> {
         differences: &[Difference<'_>],
     ) -> Result<Vec<Finding>, Error> {
         let gone: Vec<&str> = changes.iter().filter(|change| is_gone(change)).filter_map(Change::id).collect();
-        let standing = if gone.is_empty() { Vec::new() } else { self.session.standing(kind, &gone).await? };
+        let live_rows = if gone.is_empty() { Vec::new() } else { self.session.live_rows(kind, &gone).await? };
         let told = |difference: &&Difference<'_>| match difference.found {
             // What a first pass adds was never here.
             Found::Missing => !self.row.backfill,
@@ -164,14 +164,14 @@ impl Run<'_> {
         };
         let differences: Vec<&Difference<'_>> = differences.iter().filter(told).collect();
         let mut ids: Vec<&str> = differences.iter().filter_map(|difference| difference.change.id()).collect();
-        ids.extend(standing.iter().map(|row| row.read.id.as_str()));
+        ids.extend(live_rows.iter().map(|row| row.read.id.as_str()));
         if ids.is_empty() {
             return Ok(Vec::new());
         }
         let receipts = self.session.last_receipts(&ids).await?;
         let recorded = self.session.recorded_as_live(kind, &ids).await?;
         let differing = differences.iter().filter_map(|difference| Finding::of(kind, difference, &receipts, &recorded));
-        let extra = standing.iter().map(|row| Finding::extra(kind, row, &receipts));
+        let extra = live_rows.iter().map(|row| Finding::extra(kind, row, &receipts));
         Ok(differing.chain(extra).collect())
     }
 
@@ -187,7 +187,7 @@ impl Run<'_> {
     }
 
     fn keep(&mut self, findings: Vec<Finding>) {
-        let room = REPORTED.saturating_sub(self.findings.len());
+        let room = FINDINGS_REPORTED_MAX.saturating_sub(self.findings.len());
         self.findings.extend(findings.into_iter().take(room).map(|finding| Finding { n: None, ..finding }));
     }
 }
@@ -197,7 +197,7 @@ pub(super) async fn mirrored_rows(
     session: &mut Session,
     kind: Kind,
     changes: &[Change],
-) -> Result<Vec<Mirrored>, Error> {
+) -> Result<Vec<MirrorRow>, Error> {
     let ids: Vec<&str> = changes.iter().filter(|change| !is_gone(change)).filter_map(Change::id).collect();
     if ids.is_empty() { Ok(Vec::new()) } else { Ok(session.mirrored(kind, &ids).await?) }
 }

@@ -2,7 +2,7 @@
 
 use super::{Table, created_at, metadata};
 use crate::model::{Entity, Json, Membership, MembershipId, Millis, OrganizationId, UserId};
-use crate::store::wire::Record;
+use crate::store::encode::RowEncoder;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
@@ -20,7 +20,7 @@ pub(super) const TABLE: Table = Table {
     timed: "clerk_sync.live_memberships",
     live: "true",
     may_lack_time: false,
-    standing: "select m.id, m.organization_id, m.user_id, v.observed_at, 0::bigint as memberships, \
+    live_rows: "select m.id, m.organization_id, m.user_id, v.observed_at, 0::bigint as memberships, \
          (extract(epoch from m.created_at) * 1000)::bigint as created_ms \
      from clerk_sync.live_memberships m left join clerk_sync.versions v on v.kind = 'membership' and v.id = m.id \
      where m.id = any ($1)",
@@ -41,7 +41,7 @@ fn decode(row: &PgRow) -> Result<Entity, sqlx::Error> {
 }
 
 /// All fields but `updated_at`, in the order of the type.
-pub(super) fn encode(record: &mut Record<'_>, membership: &Membership) {
+pub(super) fn encode(record: &mut RowEncoder<'_>, membership: &Membership) {
     #[rustfmt::skip]
     let Membership {
         id, organization_id, user_id, role, permissions, public_metadata, created_at,

@@ -4,7 +4,7 @@ mod membership;
 mod organization;
 mod user;
 
-use super::wire::Record;
+use super::encode::RowEncoder;
 use crate::model::{Entity, Json, Kind, Millis};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
@@ -22,7 +22,7 @@ pub(super) struct Table {
     /// Whether a row need not say when it was made.
     pub(super) may_lack_time: bool,
     /// The live rows among the ids `$1`, stubs too: how to ask for each, when it was seen and made, and how many memberships it has.
-    pub(super) standing: &'static str,
+    pub(super) live_rows: &'static str,
     /// The column of memberships that names it, if it has any.
     pub(super) memberships_by: Option<&'static str>,
     /// The table that keeps a row with nothing but its id when it is deleted, until it is purged.
@@ -49,7 +49,7 @@ pub(super) fn names() -> Vec<&'static str> {
 }
 
 /// Writes an object, with Clerk's `updated_at`, field by field as [`Table::row_type`] has it.
-pub(super) fn encode(record: &mut Record<'_>, entity: &Entity, updated_at: Option<Millis>) {
+pub(super) fn encode(record: &mut RowEncoder<'_>, entity: &Entity, updated_at: Option<Millis>) {
     match entity {
         Entity::User(user) => user::encode(record, user),
         Entity::Organization(organization) => organization::encode(record, organization),

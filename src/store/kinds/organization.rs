@@ -2,7 +2,7 @@
 
 use super::{Table, created_at, metadata};
 use crate::model::{Entity, Json, Organization, OrganizationId};
-use crate::store::wire::Record;
+use crate::store::encode::RowEncoder;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
@@ -19,7 +19,7 @@ pub(super) const TABLE: Table = Table {
     timed: "clerk.organizations",
     live: "deleted_at is null and id <> all (array(select e.id from clerk_sync.ended_rows e where e.kind = 'organization'))",
     may_lack_time: true,
-    standing: "select o.id, null::text as organization_id, null::text as user_id, v.observed_at, \
+    live_rows: "select o.id, null::text as organization_id, null::text as user_id, v.observed_at, \
          (extract(epoch from o.created_at) * 1000)::bigint as created_ms, \
          (select count(*) from clerk_sync.live_memberships m where m.organization_id = o.id) as memberships \
      from clerk.organizations o left join clerk_sync.versions v on v.kind = 'organization' and v.id = o.id \
@@ -43,7 +43,7 @@ fn decode(row: &PgRow) -> Result<Entity, sqlx::Error> {
 }
 
 /// All fields but `updated_at`, in the order of the type.
-pub(super) fn encode(record: &mut Record<'_>, organization: &Organization) {
+pub(super) fn encode(record: &mut RowEncoder<'_>, organization: &Organization) {
     #[rustfmt::skip]
     let Organization {
         id, name, slug, image_url, has_image, max_allowed_memberships, public_metadata, created_at,
@@ -53,7 +53,7 @@ pub(super) fn encode(record: &mut Record<'_>, organization: &Organization) {
         .text(name.as_deref())
         .text(slug.as_deref())
         .text(image_url.as_deref())
-        .truth(*has_image)
+        .bool(*has_image)
         .number(*max_allowed_memberships)
         .json(public_metadata.as_ref().map(Json::as_str))
         .time(*created_at);

@@ -2,7 +2,7 @@
 
 use super::{Table, created_at, metadata};
 use crate::model::{Entity, Json, User, UserId};
-use crate::store::wire::Record;
+use crate::store::encode::RowEncoder;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
@@ -22,7 +22,7 @@ pub(super) const TABLE: Table = Table {
     timed: "clerk.user_details",
     live: "id <> all (array(select e.id from clerk_sync.ended_rows e where e.kind = 'user'))",
     may_lack_time: true,
-    standing: "select u.id, null::text as organization_id, null::text as user_id, v.observed_at, \
+    live_rows: "select u.id, null::text as organization_id, null::text as user_id, v.observed_at, \
          (select (extract(epoch from d.created_at) * 1000)::bigint from clerk.user_details d where d.id = u.id) as created_ms, \
          (select count(*) from clerk_sync.live_memberships m where m.user_id = u.id) as memberships \
      from clerk.users u left join clerk_sync.versions v on v.kind = 'user' and v.id = u.id \
@@ -55,7 +55,7 @@ fn decode(row: &PgRow) -> Result<Entity, sqlx::Error> {
 }
 
 /// All fields but `updated_at`, in the order of the type.
-pub(super) fn encode(record: &mut Record<'_>, user: &User) {
+pub(super) fn encode(record: &mut RowEncoder<'_>, user: &User) {
     #[rustfmt::skip]
     let User {
         id, first_name, last_name, username, image_url, has_image, email_address, email_address_verified, phone_number, phone_number_verified, external_id, banned, locked, deprovisioned, public_metadata, unsafe_metadata, created_at,
@@ -66,15 +66,15 @@ pub(super) fn encode(record: &mut Record<'_>, user: &User) {
         .text(last_name.as_deref())
         .text(username.as_deref())
         .text(image_url.as_deref())
-        .truth(*has_image)
+        .bool(*has_image)
         .text(email_address.as_deref())
-        .truth(*email_address_verified)
+        .bool(*email_address_verified)
         .text(phone_number.as_deref())
-        .truth(*phone_number_verified)
+        .bool(*phone_number_verified)
         .text(external_id.as_deref())
-        .truth(*banned)
-        .truth(*locked)
-        .truth(*deprovisioned)
+        .bool(*banned)
+        .bool(*locked)
+        .bool(*deprovisioned)
         .json(public_metadata.as_ref().map(Json::as_str))
         .json(unsafe_metadata.as_ref().map(Json::as_str))
         .time(*created_at);

@@ -1,7 +1,7 @@
 //! The Backend API, as `clerk/openapi-specs` `bapi/2026-05-12.yml` has it: what a mirror reads, and Clerk's way to say no.
 
 use super::faults::Fault;
-use super::query::{self, Key, Order, Params, Question, Test};
+use super::query::{self, Key, Order, Params, ListQuery, Test};
 use super::table::{Row, Table, Time};
 use super::{Clerk, Membership, Organization, json};
 use axum::http::request::Parts;
@@ -18,7 +18,7 @@ const INCLUDE: &[&str] = &["include_members_count", "include_missing_member_with
 
 /// An error in Clerk's words.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct ApiError {
     pub(super) status: StatusCode,
     code: &'static str,
     message: String,
@@ -26,75 +26,75 @@ pub(super) struct Refusal {
     parameter: Option<String>,
 }
 
-impl Refusal {
-    fn new(status: StatusCode, code: &'static str, message: &str, long_message: &str) -> Refusal {
+impl ApiError {
+    fn new(status: StatusCode, code: &'static str, message: &str, long_message: &str) -> ApiError {
         let (message, long_message) = (message.to_owned(), long_message.to_owned());
-        Refusal { status, code, message, long_message, parameter: None }
+        ApiError { status, code, message, long_message, parameter: None }
     }
 
-    pub(super) fn bad_request() -> Refusal {
+    pub(super) fn bad_request() -> ApiError {
         let message = "The request parameters are malformed";
-        Refusal::new(StatusCode::BAD_REQUEST, "malformed_request_parameters", message, message)
+        ApiError::new(StatusCode::BAD_REQUEST, "malformed_request_parameters", message, message)
     }
 
-    fn version(why: &str) -> Refusal {
+    fn version(why: &str) -> ApiError {
         let why = format!("Invalid Clerk API version: {why}.");
-        Refusal::new(StatusCode::BAD_REQUEST, "api_version_invalid", "invalid API version", &why)
+        ApiError::new(StatusCode::BAD_REQUEST, "api_version_invalid", "invalid API version", &why)
     }
 
-    pub(super) fn key() -> Refusal {
+    pub(super) fn key() -> ApiError {
         let message = "The provided Clerk Secret Key is invalid. Make sure that your Clerk Secret Key is correct.";
-        Refusal::new(StatusCode::UNAUTHORIZED, "clerk_key_invalid", message, message)
+        ApiError::new(StatusCode::UNAUTHORIZED, "clerk_key_invalid", message, message)
     }
 
-    pub(super) fn organizations_off() -> Refusal {
+    pub(super) fn organizations_off() -> ApiError {
         let message = "The organizations feature is not enabled for this instance. You can enable it at https://dashboard.clerk.com.";
-        Refusal::new(StatusCode::FORBIDDEN, "organization_not_enabled_in_instance", message, message)
+        ApiError::new(StatusCode::FORBIDDEN, "organization_not_enabled_in_instance", message, message)
     }
 
-    fn not_found(what: &str) -> Refusal {
-        Refusal::new(StatusCode::NOT_FOUND, "resource_not_found", "not found", what)
+    fn not_found(what: &str) -> ApiError {
+        ApiError::new(StatusCode::NOT_FOUND, "resource_not_found", "not found", what)
     }
 
-    fn no_user(id: &str) -> Refusal {
-        Refusal::not_found(&format!("No user was found with id {id}."))
+    fn no_user(id: &str) -> ApiError {
+        ApiError::not_found(&format!("No user was found with id {id}."))
     }
 
-    fn no_organization() -> Refusal {
-        Refusal::not_found("Given organization not found.")
+    fn no_organization() -> ApiError {
+        ApiError::not_found("Given organization not found.")
     }
 
-    fn parameter(name: &str, code: &'static str, message: &str, long_message: &str) -> Refusal {
-        let refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, code, message, long_message);
-        Refusal { parameter: Some(name.to_owned()), ..refusal }
+    fn parameter(name: &str, code: &'static str, message: &str, long_message: &str) -> ApiError {
+        let refusal = ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, code, message, long_message);
+        ApiError { parameter: Some(name.to_owned()), ..refusal }
     }
 
-    pub(super) fn invalid(name: &str) -> Refusal {
-        Refusal::parameter(name, "form_param_value_invalid", "is invalid", &format!("{name} is invalid"))
+    pub(super) fn invalid(name: &str) -> ApiError {
+        ApiError::parameter(name, "form_param_value_invalid", "is invalid", &format!("{name} is invalid"))
     }
 
-    pub(super) fn unknown(name: &str) -> Refusal {
+    pub(super) fn unknown(name: &str) -> ApiError {
         let why = format!("{name} is not a valid parameter for this request.");
-        Refusal::parameter(name, "form_param_unknown", "is unknown", &why)
+        ApiError::parameter(name, "form_param_unknown", "is unknown", &why)
     }
 
-    pub(super) fn too_many() -> Refusal {
+    pub(super) fn too_many() -> ApiError {
         let (message, long_message) = ("Too many requests", "Too many requests, retry later");
-        Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message, long_message)
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message, long_message)
     }
 
     /// The same as it is seen too, with no error named: clients must live by its status and head alone.
-    pub(super) fn too_many_in_no_words() -> Refusal {
-        Refusal::new(StatusCode::TOO_MANY_REQUESTS, "", "", "")
+    pub(super) fn too_many_in_no_words() -> ApiError {
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, "", "", "")
     }
 
-    pub(super) fn server(status: StatusCode) -> Refusal {
+    pub(super) fn server(status: StatusCode) -> ApiError {
         let (code, message) = match status.as_u16() {
             503 => ("service_unavailable", "The service is currently unavailable"),
             504 => ("gateway_timeout", "The request could not be completed in time"),
             _ => ("internal_clerk_error", "There was an internal error on our servers"),
         };
-        Refusal::new(status, code, message, message)
+        ApiError::new(status, code, message, message)
     }
 
     pub(super) fn body(&self, trace_id: &str) -> Vec<u8> {
@@ -109,7 +109,7 @@ impl Refusal {
     }
 }
 
-type Reply = Result<Vec<u8>, Refusal>;
+type Reply = Result<Vec<u8>, ApiError>;
 
 /// The path as an endpoint, without the ids in it: what a rate limit counts.
 pub(super) fn endpoint(path: &str) -> String {
@@ -130,14 +130,14 @@ pub(super) fn answer(clerk: &Clerk, request: &Parts, fault: Option<&Fault>) -> R
     check_version(request)?;
     let key = request.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     if key.and_then(|key| key.strip_prefix("Bearer ")) != Some(&clerk.secret_key) {
-        return Err(Refusal::key());
+        return Err(ApiError::key());
     }
     let segments = segments(request.uri.path());
     if !clerk.organizations_enabled && segments.iter().any(|segment| segment.starts_with("organization")) {
-        return Err(Refusal::organizations_off());
+        return Err(ApiError::organizations_off());
     }
     if request.method != axum::http::Method::GET {
-        return Err(Refusal::not_found("The resource was not found."));
+        return Err(ApiError::not_found("The resource was not found."));
     }
     let api = Api { clerk, fault };
     let params = |known: &[&[&str]]| Params::parse(&request.uri, known);
@@ -156,18 +156,18 @@ pub(super) fn answer(clerk: &Clerk, request: &Parts, fault: Option<&Fault>) -> R
             api.memberships_of_organization(id, &params(&[WINDOW, ORDER, USERS, &["role"]])?)
         }
         ["organization_memberships"] => api.memberships(&params(&[WINDOW, ORDER])?),
-        _ => Err(Refusal::not_found("The resource was not found.")),
+        _ => Err(ApiError::not_found("The resource was not found.")),
     }
 }
 
-fn check_version(request: &Parts) -> Result<(), Refusal> {
+fn check_version(request: &Parts) -> Result<(), ApiError> {
     let header = request.headers.get("clerk-api-version").map(|value| value.to_str().unwrap_or_default());
     let query = request.uri.query().unwrap_or_default();
     let parameter = query.split('&').find_map(|pair| pair.strip_prefix("__clerk_api_version="));
     match (header, parameter) {
-        (Some(_), Some(_)) => Err(Refusal::version("it is given twice")),
+        (Some(_), Some(_)) => Err(ApiError::version("it is given twice")),
         (Some(version), None) | (None, Some(version)) if !VERSIONS.contains(&version) => {
-            Err(Refusal::version("unknown version"))
+            Err(ApiError::version("unknown version"))
         }
         _ => Ok(()),
     }
@@ -187,7 +187,7 @@ fn page<T: Serialize>(data: Vec<T>, total_count: usize) -> Reply {
 
 fn write(body: &impl Serialize, rows: usize) -> Reply {
     let mut bytes = Vec::with_capacity(256 + 2_048 * rows);
-    serde_json::to_writer(&mut bytes, body).map_err(|_| Refusal::server(StatusCode::INTERNAL_SERVER_ERROR))?;
+    serde_json::to_writer(&mut bytes, body).map_err(|_| ApiError::server(StatusCode::INTERNAL_SERVER_ERROR))?;
     Ok(bytes)
 }
 
@@ -210,7 +210,7 @@ impl<'a> Api<'a> {
     }
 
     /// The rows of a page, as the fault leaves them.
-    fn rows<T: Row>(&self, question: &Question<'a, T>, table: &'a Table<T>) -> Vec<&'a T> {
+    fn rows<T: Row>(&self, question: &ListQuery<'a, T>, table: &'a Table<T>) -> Vec<&'a T> {
         if self.fault == Some(&Fault::Shuffled) {
             return question.shuffled_page(table);
         }
@@ -228,7 +228,7 @@ impl<'a> Api<'a> {
         rows
     }
 
-    fn total<T: Row>(&self, question: &Question<'a, T>, table: &'a Table<T>) -> usize {
+    fn total<T: Row>(&self, question: &ListQuery<'a, T>, table: &'a Table<T>) -> usize {
         match self.fault {
             Some(Fault::Empty) => 0,
             Some(Fault::Miscounted(by)) => {
@@ -257,8 +257,8 @@ impl<'a> Api<'a> {
         let after = match params.get("starting_after") {
             None => None,
             // The other orders are over values that are neither unique nor lasting.
-            Some(_) if by != "created_at" || offset > 0 => return Err(Refusal::invalid("starting_after")),
-            Some(id) => Some(self.clerk.users.get(id).ok_or_else(|| Refusal::invalid("starting_after"))?),
+            Some(_) if by != "created_at" || offset > 0 => return Err(ApiError::invalid("starting_after")),
+            Some(id) => Some(self.clerk.users.get(id).ok_or_else(|| ApiError::invalid("starting_after"))?),
         };
         let order = match by {
             "created_at" => Order::Time(Time::Created),
@@ -267,20 +267,20 @@ impl<'a> Api<'a> {
         };
         let among = params.among("user_id", &self.clerk.users)?;
         let tests = query::users(self.clerk, params)?;
-        let question = Question { among, tests, order, descending, after, limit, offset };
+        let question = ListQuery { among, tests, order, descending, after, limit, offset };
         let rows = self.rows(&question, &self.clerk.users);
         write(&rows, rows.len())
     }
 
     fn count(&self, params: &'a Params) -> Reply {
         let among = params.among("user_id", &self.clerk.users)?;
-        let question = Question { among, ..Question::about(query::users(self.clerk, params)?) };
+        let question = ListQuery { among, ..ListQuery::about(query::users(self.clerk, params)?) };
         let total_count = self.total(&question, &self.clerk.users);
         write(&serde_json::json!({ "object": "total_count", "total_count": total_count }), 0)
     }
 
     fn user(&self, id: &str) -> Reply {
-        write(self.clerk.users.get(id).ok_or_else(|| Refusal::no_user(id))?, 1)
+        write(self.clerk.users.get(id).ok_or_else(|| ApiError::no_user(id))?, 1)
     }
 
     // Organizations
@@ -298,7 +298,7 @@ impl<'a> Api<'a> {
         let (limit, offset) = params.window()?;
         let among = params.among("organization_id", &clerk.organizations)?;
         let tests = query::organizations(clerk, params)?;
-        let question = Question { among, tests, order, descending, after: None, limit, offset };
+        let question = ListQuery { among, tests, order, descending, after: None, limit, offset };
         let counted = params.flag("include_members_count")?.unwrap_or(false);
         let rows = self.rows(&question, &clerk.organizations);
         let data = rows.into_iter().map(|row| self.organization_body(row, counted)).collect();
@@ -310,7 +310,7 @@ impl<'a> Api<'a> {
         let counted = params.flag("include_members_count")?.unwrap_or(false);
         let organizations = &self.clerk.organizations;
         let found = organizations.get(id).or_else(|| organizations.values().find(|row| row.slug == id));
-        write(&self.organization_body(found.ok_or_else(Refusal::no_organization)?, counted), 1)
+        write(&self.organization_body(found.ok_or_else(ApiError::no_organization)?, counted), 1)
     }
 
     fn organization_body(&self, organization: &'a Organization, counted: bool) -> json::OrganizationBody<'a> {
@@ -327,7 +327,7 @@ impl<'a> Api<'a> {
     fn memberships_of_organization(&self, id: &'a str, params: &'a Params) -> Reply {
         let clerk = self.clerk;
         if !clerk.organizations.contains_key(id) {
-            return Err(Refusal::no_organization());
+            return Err(ApiError::no_organization());
         }
         let (users, _) = params.values("user_id")?;
         let among = if users.is_empty() {
@@ -365,7 +365,7 @@ impl<'a> Api<'a> {
             })),
         };
         let (limit, offset) = params.window()?;
-        let question = Question { among, tests, order, descending, after: None, limit, offset };
+        let question = ListQuery { among, tests, order, descending, after: None, limit, offset };
         let rows = self.rows(&question, &clerk.memberships);
         let data = rows.into_iter().filter_map(|row| clerk.membership_body(row)).collect();
         page(data, self.total(&question, &clerk.memberships))
@@ -374,11 +374,11 @@ impl<'a> Api<'a> {
     fn memberships_of_user(&self, id: &'a str, params: &'a Params) -> Reply {
         let clerk = self.clerk;
         if !clerk.users.contains_key(id) {
-            return Err(Refusal::no_user(id));
+            return Err(ApiError::no_user(id));
         }
         let (limit, offset) = params.window()?;
         let among = Some(clerk.memberships_of(id).collect());
-        let question = Question { among, limit, offset, ..Question::about(Vec::new()) };
+        let question = ListQuery { among, limit, offset, ..ListQuery::about(Vec::new()) };
         let rows = self.rows(&question, &clerk.memberships);
         let is_nameless = self.fault == Some(&Fault::Nameless);
         let body = |row| {

@@ -8,7 +8,7 @@
 mod api;
 mod faults;
 mod json;
-mod limit;
+mod rate_limit;
 mod populate;
 mod query;
 mod server;

@@ -1,6 +1,6 @@
 //! What a list is asked for: which rows, in which order, which window of them; and what is no such question.
 
-use super::api::Refusal;
+use super::api::ApiError;
 use super::table::{Row, Table, Time, tie};
 use super::{Clerk, Organization, User};
 use axum::extract::Query;
@@ -32,7 +32,7 @@ pub(super) enum Order<'a, T> {
 }
 
 /// One question to a table.
-pub(super) struct Question<'a, T> {
+pub(super) struct ListQuery<'a, T> {
     /// Where these are all that can be meant.
     pub(super) among: Option<Vec<&'a T>>,
     pub(super) tests: Vec<Test<'a, T>>,
@@ -43,11 +43,11 @@ pub(super) struct Question<'a, T> {
     pub(super) offset: usize,
 }
 
-impl<'a, T: Row> Question<'a, T> {
+impl<'a, T: Row> ListQuery<'a, T> {
     /// The newest first, as lists are where nothing else is said.
-    pub(super) fn about(tests: Vec<Test<'a, T>>) -> Question<'a, T> {
+    pub(super) fn about(tests: Vec<Test<'a, T>>) -> ListQuery<'a, T> {
         let order = Order::Time(Time::Created);
-        Question { among: None, tests, order, descending: true, after: None, limit: 10, offset: 0 }
+        ListQuery { among: None, tests, order, descending: true, after: None, limit: 10, offset: 0 }
     }
 
     /// The rows of the window, in order.
@@ -110,9 +110,9 @@ impl<'a, T: Row> Question<'a, T> {
 impl Params {
     /// # Errors
     /// 422: one is not known here.
-    pub(super) fn parse(uri: &Uri, known: &[&[&str]]) -> Result<Params, Refusal> {
+    pub(super) fn parse(uri: &Uri, known: &[&[&str]]) -> Result<Params, ApiError> {
         let Ok(Query(mut pairs)) = Query::<Vec<(String, String)>>::try_from_uri(uri) else {
-            return Err(Refusal::bad_request());
+            return Err(ApiError::bad_request());
         };
         for (name, _) in &mut pairs {
             if name.ends_with("[]") {
@@ -120,7 +120,7 @@ impl Params {
             }
         }
         match pairs.iter().find(|(name, _)| !known.iter().any(|names| names.contains(&name.as_str()))) {
-            Some((name, _)) if name != "__clerk_api_version" => Err(Refusal::unknown(name)),
+            Some((name, _)) if name != "__clerk_api_version" => Err(ApiError::unknown(name)),
             _ => Ok(Params(pairs)),
         }
     }
@@ -134,40 +134,40 @@ impl Params {
         self.0.iter().filter(move |(of, _)| of == name).map(|(_, value)| value.as_str())
     }
 
-    fn parsed<V: std::str::FromStr>(&self, name: &str) -> Result<Option<V>, Refusal> {
-        self.get(name).map(|value| value.parse().map_err(|_| Refusal::invalid(name))).transpose()
+    fn parsed<V: std::str::FromStr>(&self, name: &str) -> Result<Option<V>, ApiError> {
+        self.get(name).map(|value| value.parse().map_err(|_| ApiError::invalid(name))).transpose()
     }
 
     /// `true` or `false`.
-    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, Refusal> {
+    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
         self.parsed(name)
     }
 
     /// `limit` (10 where none is named) and `offset`.
-    pub(super) fn window(&self) -> Result<(usize, usize), Refusal> {
+    pub(super) fn window(&self) -> Result<(usize, usize), ApiError> {
         let limit = self.parsed("limit")?.unwrap_or(10);
         if !(1..=500).contains(&limit) {
-            return Err(Refusal::invalid("limit"));
+            return Err(ApiError::invalid("limit"));
         }
         Ok((limit, self.parsed("offset")?.unwrap_or(0)))
     }
 
     /// What `order_by` says, and whether descending. A bare `+` in a query is a blank, which is no direction.
-    pub(super) fn order(&self, allowed: &[&str]) -> Result<(&str, bool), Refusal> {
+    pub(super) fn order(&self, allowed: &[&str]) -> Result<(&str, bool), ApiError> {
         let order = self.get("order_by").unwrap_or("-created_at");
         let (by, descending) = match order.strip_prefix('-') {
             Some(by) => (by, true),
             None => (order.strip_prefix('+').unwrap_or(order), false),
         };
-        if allowed.contains(&by) { Ok((by, descending)) } else { Err(Refusal::invalid("order_by")) }
+        if allowed.contains(&by) { Ok((by, descending)) } else { Err(ApiError::invalid("order_by")) }
     }
 
     /// The values of a filter: to be included (none: everything), to be excluded. Only ids carry such a sign: a phone
     /// number's `+` is its own.
-    pub(super) fn values(&self, name: &str) -> Result<(HashSet<&str>, HashSet<&str>), Refusal> {
+    pub(super) fn values(&self, name: &str) -> Result<(HashSet<&str>, HashSet<&str>), ApiError> {
         let all: Vec<&str> = self.all(name).filter(|value| !value.is_empty()).collect();
         if all.len() > VALUES {
-            return Err(Refusal::invalid(name));
+            return Err(ApiError::invalid(name));
         }
         if !SIGNED.contains(&name) {
             return Ok((all.into_iter().collect(), HashSet::new()));
@@ -180,7 +180,7 @@ impl Params {
     }
 
     /// The rows among which all must be that name their ids.
-    pub(super) fn among<'a, T>(&self, name: &str, table: &'a Table<T>) -> Result<Option<Vec<&'a T>>, Refusal> {
+    pub(super) fn among<'a, T>(&self, name: &str, table: &'a Table<T>) -> Result<Option<Vec<&'a T>>, ApiError> {
         let (included, _) = self.values(name)?;
         Ok((!included.is_empty()).then(|| included.into_iter().filter_map(|id| table.get(id)).collect()))
     }
@@ -191,7 +191,7 @@ pub(super) fn filter<'a, T>(
     params: &'a Params,
     name: &'static str,
     any: impl Fn(&T, &HashSet<&str>) -> bool + 'a,
-) -> Result<Option<Test<'a, T>>, Refusal> {
+) -> Result<Option<Test<'a, T>>, ApiError> {
     let (included, excluded) = params.values(name)?;
     if included.is_empty() && excluded.is_empty() {
         return Ok(None);
@@ -271,7 +271,7 @@ pub(super) const USER_FILTERS: [&str; 22] = [
 ];
 
 /// What the filters of users ask for.
-pub(super) fn users<'a>(clerk: &'a Clerk, params: &'a Params) -> Result<Vec<Test<'a, User>>, Refusal> {
+pub(super) fn users<'a>(clerk: &'a Clerk, params: &'a Params) -> Result<Vec<Test<'a, User>>, ApiError> {
     let mut tests: Vec<Test<'a, User>> = Vec::new();
     for (name, text) in EXACT {
         tests.extend(filter(params, name, move |user: &User, values: &HashSet<&str>| {
@@ -301,7 +301,7 @@ pub(super) fn users<'a>(clerk: &'a Clerk, params: &'a Params) -> Result<Vec<Test
 }
 
 /// What the filters of organizations ask for.
-pub(super) fn organizations<'a>(clerk: &'a Clerk, params: &'a Params) -> Result<Vec<Test<'a, Organization>>, Refusal> {
+pub(super) fn organizations<'a>(clerk: &'a Clerk, params: &'a Params) -> Result<Vec<Test<'a, Organization>>, ApiError> {
     let mut tests: Vec<Test<'a, Organization>> = Vec::new();
     tests.extend(filter(params, "organization_id", |organization: &Organization, values: &HashSet<&str>| {
         values.contains(organization.id.as_str())

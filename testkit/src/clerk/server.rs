@@ -2,9 +2,9 @@
 //! fault if it is due, and answered with the time of Clerk's own clock.
 
 use super::Clerk;
-use super::api::{self, Refusal};
+use super::api::{self, ApiError};
 use super::faults::{Fault, Faults, Rule};
-use super::limit::{Limit, whole_seconds};
+use super::rate_limit::{RateLimit, whole_seconds};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -44,7 +44,7 @@ pub struct Shared(Arc<Parts>);
 
 struct Parts {
     clerk: Mutex<Clerk>,
-    limit: Mutex<Limit>,
+    limit: Mutex<RateLimit>,
     faults: Mutex<Faults>,
     hook: Mutex<Option<Hook>>,
     requests: Mutex<Vec<Request>>,
@@ -65,7 +65,7 @@ impl Shared {
     pub fn new(clerk: Clerk) -> Shared {
         Shared(Arc::new(Parts {
             clerk: Mutex::new(clerk),
-            limit: Mutex::new(Limit::new(None)),
+            limit: Mutex::new(RateLimit::new(None)),
             faults: Mutex::default(),
             hook: Mutex::default(),
             requests: Mutex::default(),
@@ -181,13 +181,13 @@ async fn answer(
         }
         lock(&shared.0.requests).push(asked);
         let reply = match (&fault, refused) {
-            (Some(Fault::TooManyRequests(_)), _) => Err(Refusal::too_many_in_no_words()),
-            (_, Some(_)) => Err(Refusal::too_many()),
+            (Some(Fault::TooManyRequests(_)), _) => Err(ApiError::too_many_in_no_words()),
+            (_, Some(_)) => Err(ApiError::too_many()),
             (Some(Fault::Status(status)), _) => {
-                Err(Refusal::server(StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)))
+                Err(ApiError::server(StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)))
             }
-            (Some(Fault::Unauthorized), _) => Err(Refusal::key()),
-            (Some(Fault::Forbidden), _) => Err(Refusal::organizations_off()),
+            (Some(Fault::Unauthorized), _) => Err(ApiError::key()),
+            (Some(Fault::Forbidden), _) => Err(ApiError::organizations_off()),
             (fault, _) => api::answer(&clerk, &head, fault.as_ref()),
         };
         (clerk.now, reply)

@@ -13,21 +13,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// Bytes of the pools: for bodies up to [`USUAL`], and for larger ones. A body's fields are in memory a second time once it is
+/// Bytes of the pools: for bodies up to [`SMALL_BODY_MAX`], and for larger ones. A body's fields are in memory a second time once it is
 /// parsed, and a third time while it is written, and each connection has its own buffer: with 500 in flight and a database that does not
 /// answer, the process peaks at about 110 MB.
-const FOR_USUAL: usize = 10 * 1024 * 1024;
-const FOR_LARGE: usize = 10 * 1024 * 1024;
+const SMALL_POOL_BYTES: usize = 10 * 1024 * 1024;
+const LARGE_POOL_BYTES: usize = 10 * 1024 * 1024;
 /// Enough for one body of the largest size.
-const FOR_STRANGERS: usize = 2 * 1024 * 1024;
+const STRANGER_POOL_BYTES: usize = 2 * 1024 * 1024;
 /// A user with full metadata has about 20 kB.
-const USUAL: u64 = 64 * 1024;
+const SMALL_BODY_MAX: u64 = 64 * 1024;
 /// How long a body may take to arrive while other connections wait.
 const STALLED: Duration = Duration::from_secs(1);
 
 /// The free bytes of all pools. Cheap to clone; all clones share them.
 #[derive(Clone, Debug)]
-pub struct Budget {
+pub struct BodyMemory {
     usual: Arc<Pool>,
     large: Arc<Pool>,
     strangers: Arc<Pool>,
@@ -63,7 +63,7 @@ pub enum Origin {
 
 /// Memory for a body that is arriving.
 #[derive(Debug)]
-pub struct Share {
+pub struct PoolHandle {
     pool: Arc<Pool>,
     id: u64,
     told: Arc<Notify>,
@@ -86,19 +86,19 @@ pub struct Reserved(Option<(Arc<Pool>, usize)>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exhausted;
 
-impl Default for Budget {
+impl Default for BodyMemory {
     fn default() -> Self {
         let pool = |bytes| Arc::new(Pool(Mutex::new(Table { left: bytes, next: 0, arriving: BTreeMap::new() })));
-        Budget { usual: pool(FOR_USUAL), large: pool(FOR_LARGE), strangers: pool(FOR_STRANGERS) }
+        BodyMemory { usual: pool(SMALL_POOL_BYTES), large: pool(LARGE_POOL_BYTES), strangers: pool(STRANGER_POOL_BYTES) }
     }
 }
 
-impl Budget {
+impl BodyMemory {
     /// For a body of this length; `None`: the sender did not announce it.
-    pub fn share(&self, length: Option<u64>, origin: Origin) -> Share {
+    pub fn share(&self, length: Option<u64>, origin: Origin) -> PoolHandle {
         let pool = match (origin, length) {
             (Origin::Stranger, _) => &self.strangers,
-            (Origin::Plausible, Some(..=USUAL)) => &self.usual,
+            (Origin::Plausible, Some(..=SMALL_BODY_MAX)) => &self.usual,
             (Origin::Plausible, _) => &self.large,
         };
         let told = Arc::new(Notify::new());
@@ -108,7 +108,7 @@ impl Budget {
         let arriving = Arriving { since: Instant::now(), bytes: 0, has_lost: false, told: Arc::clone(&told) };
         table.arriving.insert(id, arriving);
         drop(table);
-        Share { pool: Arc::clone(pool), id, told }
+        PoolHandle { pool: Arc::clone(pool), id, told }
     }
 
     /// Ends all bodies that have been arriving for longer than a second, because their connections are needed.
@@ -164,7 +164,7 @@ impl Table {
     }
 }
 
-impl Share {
+impl PoolHandle {
     /// Reserves `bytes` more, from bodies that have been arriving longer if nothing else is free.
     ///
     /// # Errors
@@ -191,7 +191,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for PoolHandle {
     fn drop(&mut self) {
         let mut table = self.pool.table();
         if let Some(ended) = table.arriving.remove(&self.id) {
@@ -213,44 +213,44 @@ mod tests {
     use super::*;
     use futures_util::FutureExt as _;
 
-    fn usual(budget: &Budget) -> Share {
+    fn usual(budget: &BodyMemory) -> PoolHandle {
         budget.share(Some(1_000), Origin::Plausible)
     }
 
     #[test]
     fn what_has_arrived_keeps_its_room_until_it_is_dropped() {
-        let budget = Budget::default();
+        let budget = BodyMemory::default();
         let mut first = usual(&budget);
-        first.take(FOR_USUAL - 10).unwrap();
+        first.take(SMALL_POOL_BYTES - 10).unwrap();
         first.take(10).unwrap();
         let arrived = first.arrived().unwrap();
         let mut second = usual(&budget);
         assert_eq!(second.take(1), Err(Exhausted));
         drop(arrived);
-        second.take(FOR_USUAL).unwrap();
+        second.take(SMALL_POOL_BYTES).unwrap();
         drop(second);
-        usual(&budget).take(FOR_USUAL).unwrap();
+        usual(&budget).take(SMALL_POOL_BYTES).unwrap();
     }
 
     #[test]
     fn the_body_that_has_been_arriving_longest_loses_its_room() {
-        let budget = Budget::default();
+        let budget = BodyMemory::default();
         let (mut oldest, mut middle, mut newest) = (usual(&budget), usual(&budget), usual(&budget));
-        middle.take(FOR_USUAL / 2).unwrap();
-        oldest.take(FOR_USUAL / 2).unwrap();
+        middle.take(SMALL_POOL_BYTES / 2).unwrap();
+        oldest.take(SMALL_POOL_BYTES / 2).unwrap();
         newest.take(1).unwrap();
         assert_eq!(
             (oldest.makes_way().now_or_never(), middle.makes_way().now_or_never()),
             (Some(MakeWay::Forget), None)
         );
         assert_eq!((oldest.take(1), oldest.arrived().err()), (Err(Exhausted), Some(Exhausted)));
-        middle.take(FOR_USUAL / 2 - 1).unwrap();
+        middle.take(SMALL_POOL_BYTES / 2 - 1).unwrap();
         assert!(newest.arrived().is_ok());
     }
 
     #[test]
     fn a_body_whose_connection_is_needed_ends_once_it_is_a_second_old() {
-        let budget = Budget::default();
+        let budget = BodyMemory::default();
         let mut body = usual(&budget);
         body.take(1).unwrap();
         budget.make_way();
@@ -259,29 +259,29 @@ mod tests {
         budget.make_way();
         assert_eq!((body.makes_way().now_or_never(), body.take(1)), (Some(MakeWay::End), Err(Exhausted)));
         drop(body);
-        usual(&budget).take(FOR_USUAL).unwrap();
+        usual(&budget).take(SMALL_POOL_BYTES).unwrap();
     }
 
     #[test]
     fn who_asks_for_too_much_ends_nobody() {
-        let budget = Budget::default();
+        let budget = BodyMemory::default();
         let (mut small, mut large) = (usual(&budget), usual(&budget));
         small.take(1_000).unwrap();
-        assert_eq!(large.take(FOR_USUAL + 1), Err(Exhausted));
+        assert_eq!(large.take(SMALL_POOL_BYTES + 1), Err(Exhausted));
         assert!(small.makes_way().now_or_never().is_none());
     }
 
     #[test]
     fn large_bodies_strangers_and_those_of_unknown_length_leave_the_usual_ones_their_room() {
-        let budget = Budget::default();
+        let budget = BodyMemory::default();
         let arrived = |length, origin, bytes| {
             let mut share = budget.share(length, origin);
             share.take(bytes).and_then(|()| share.arrived())
         };
-        let _large = arrived(None, Origin::Plausible, FOR_LARGE).unwrap();
-        assert!(arrived(Some(USUAL + 1), Origin::Plausible, 1).is_err());
-        let _strange = arrived(Some(1), Origin::Stranger, FOR_STRANGERS).unwrap();
+        let _large = arrived(None, Origin::Plausible, LARGE_POOL_BYTES).unwrap();
+        assert!(arrived(Some(SMALL_BODY_MAX + 1), Origin::Plausible, 1).is_err());
+        let _strange = arrived(Some(1), Origin::Stranger, STRANGER_POOL_BYTES).unwrap();
         assert!(arrived(Some(1), Origin::Stranger, 1).is_err());
-        arrived(Some(USUAL), Origin::Plausible, FOR_USUAL).unwrap();
+        arrived(Some(SMALL_BODY_MAX), Origin::Plausible, SMALL_POOL_BYTES).unwrap();
     }
 }

@@ -15,7 +15,7 @@ use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo};
 use sqlx::{Encode, Postgres, Type};
 use std::collections::HashMap;
 
-/// How many parameters a batch has, as [`Wire::bind`] binds them: each kind has one for its rows, the fourth and those behind it.
+/// How many parameters a batch has, as [`EncodedBatch::bind`] binds them: each kind has one for its rows, the fourth and those behind it.
 const PARAMETERS: usize = 16 + Kind::ALL.len();
 
 /// A statement that takes a batch: in `sql`, `{batch}` stands for it, and `{1}` for the parameter that is bound behind it.
@@ -31,12 +31,12 @@ type Numbers = (Oid, Oid);
 
 /// The numbers of our types: those that each batch has, and those of a row of each kind.
 #[derive(Clone, Debug)]
-pub(super) struct Types {
-    each: [Numbers; Types::EACH.len()],
+pub(super) struct TypeOids {
+    each: [Numbers; TypeOids::EACH.len()],
     rows: [Numbers; Kind::ALL.len()],
 }
 
-impl Types {
+impl TypeOids {
     const EACH: [&str; 9] = [
         "message_v1",
         "deletion_v1",
@@ -49,26 +49,26 @@ impl Types {
         "doubt_v1",
     ];
 
-    /// The names, in the order in which [`Types::new`] takes the numbers.
+    /// The names, in the order in which [`TypeOids::new`] takes the numbers.
     pub(super) fn names() -> Vec<&'static str> {
-        Types::EACH.into_iter().chain(Kind::ALL.map(|kind| kinds::of(kind).row_type)).collect()
+        TypeOids::EACH.into_iter().chain(Kind::ALL.map(|kind| kinds::of(kind).row_type)).collect()
     }
 
     /// None if some are missing.
-    pub(super) fn new(mut found: Vec<Numbers>) -> Option<Types> {
-        let rows = found.split_off(found.len().min(Types::EACH.len()));
-        Some(Types { each: found.try_into().ok()?, rows: rows.try_into().ok()? })
+    pub(super) fn new(mut found: Vec<Numbers>) -> Option<TypeOids> {
+        let rows = found.split_off(found.len().min(TypeOids::EACH.len()));
+        Some(TypeOids { each: found.try_into().ok()?, rows: rows.try_into().ok()? })
     }
 }
 
 /// The parameters.
-pub(super) struct Wire {
+pub(super) struct EncodedBatch {
     source: &'static str,
     fence: Option<i64>,
     check_instance: bool,
-    lists: Vec<List>,
+    lists: Vec<CompositeArray>,
     superseded: Vec<String>,
-    doubts: List,
+    doubts: CompositeArray,
     mode: Option<&'static str>,
     refused_by: Vec<Option<String>>,
     lock_wait_ms: Option<i32>,
@@ -76,35 +76,35 @@ pub(super) struct Wire {
 
 type Query<'q> = sqlx::query::Query<'q, Postgres, sqlx::postgres::PgArguments>;
 
-impl Wire {
-    pub(super) fn of(batch: &Batch<'_>, types: &Types) -> Wire {
+impl EncodedBatch {
+    pub(super) fn of(batch: &Batch<'_>, types: &TypeOids) -> EncodedBatch {
         let [messages, gone, changes, stubs, mentions, reads, passes, letters, doubts] = types.each;
         let mut lists = vec![
-            List::of(messages, batch.messages.iter(), message),
-            List::of(gone, batch.deletions.iter(), self::gone),
-            List::of(changes, numbered(batch), change),
+            CompositeArray::of(messages, batch.messages.iter(), message),
+            CompositeArray::of(gone, batch.deletions.iter(), self::gone),
+            CompositeArray::of(changes, numbered(batch), change),
         ];
         lists.extend(Kind::ALL.into_iter().zip(types.rows).map(|(kind, numbers)| {
             let rows = batch.changes.iter().filter(|winner| winner.row.kind() == kind);
-            List::of(numbers, rows.filter_map(live), |record, (entity, updated_at)| {
+            CompositeArray::of(numbers, rows.filter_map(live), |record, (entity, updated_at)| {
                 kinds::encode(record, entity, updated_at);
             })
         }));
         lists.extend([
-            List::of(stubs, batch.stubs.iter(), stub),
-            List::of(mentions, batch.mentions.iter().copied(), mention),
-            List::of(reads, batch.pending_reads.iter(), |record, (n, at, read)| self::read(record, *n, *at, read)),
-            List::of(passes, batch.requested_passes.iter(), pass),
-            List::of(letters, batch.dead_letters.iter(), |record, (n, letter)| dead_letter(record, *n, letter)),
+            CompositeArray::of(stubs, batch.stubs.iter(), stub),
+            CompositeArray::of(mentions, batch.mentions.iter().copied(), mention),
+            CompositeArray::of(reads, batch.pending_reads.iter(), |record, (n, at, read)| self::read(record, *n, *at, read)),
+            CompositeArray::of(passes, batch.requested_passes.iter(), pass),
+            CompositeArray::of(letters, batch.dead_letters.iter(), |record, (n, letter)| dead_letter(record, *n, letter)),
         ]);
-        let doubts = List::of(doubts, batch.doubts.iter(), doubt);
+        let doubts = CompositeArray::of(doubts, batch.doubts.iter(), doubt);
         let superseded = batch.superseded.iter().map(|&id| id.to_owned()).collect();
         let (mode, refused_by) = match &batch.mode {
             Mode::Full => (None, Vec::new()),
             Mode::Access => (Some("access"), Vec::new()),
             Mode::Deny(refusal) => (Some("deny"), vec![Some(refusal.sqlstate.clone()), refusal.object.clone()]),
         };
-        Wire {
+        EncodedBatch {
             source: batch.source.as_str(),
             fence: batch.fence.map(|Fence(number)| number),
             check_instance: batch.check_instance,
@@ -125,22 +125,22 @@ impl Wire {
 }
 
 /// An array of rows.
-struct List {
+struct CompositeArray {
     array: Oid,
     bytes: Vec<u8>,
 }
 
-impl List {
-    fn of<T>((row, array): Numbers, items: impl Iterator<Item = T>, write: impl Fn(&mut Record<'_>, T)) -> List {
+impl CompositeArray {
+    fn of<T>((row, array): Numbers, items: impl Iterator<Item = T>, write: impl Fn(&mut RowEncoder<'_>, T)) -> CompositeArray {
         let mut bytes = Vec::new();
-        dimension(&mut bytes, row.0, 1);
+        array_header(&mut bytes, row.0, 1);
         let mut length = 0;
         for item in items {
             length += 1;
-            measured(&mut bytes, |bytes| {
+            length_prefixed(&mut bytes, |bytes| {
                 let fields_at = bytes.len();
                 bytes.extend([0; 4]);
-                let mut record = Record { bytes, fields: 0 };
+                let mut record = RowEncoder { bytes, fields: 0 };
                 write(&mut record, item);
                 let fields = record.fields;
                 bytes[fields_at..fields_at + 4].copy_from_slice(&fields.to_be_bytes());
@@ -148,21 +148,21 @@ impl List {
         }
         if length == 0 {
             bytes.clear();
-            dimension(&mut bytes, row.0, 0);
+            array_header(&mut bytes, row.0, 0);
         } else {
             bytes[LENGTH_AT..LENGTH_AT + 4].copy_from_slice(&size(length).to_be_bytes());
         }
-        List { array, bytes }
+        CompositeArray { array, bytes }
     }
 }
 
-impl Type<Postgres> for List {
+impl Type<Postgres> for CompositeArray {
     fn type_info() -> PgTypeInfo {
         PgTypeInfo::with_oid(Oid(0)) // each value says which
     }
 }
 
-impl Encode<'_, Postgres> for List {
+impl Encode<'_, Postgres> for CompositeArray {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
         buffer.extend_from_slice(&self.bytes);
         Ok(IsNull::No)
@@ -181,7 +181,7 @@ impl Encode<'_, Postgres> for List {
 const LENGTH_AT: usize = 12;
 
 /// The head of an array of one dimension without nulls.
-fn dimension(bytes: &mut Vec<u8>, element: u32, length: usize) {
+fn array_header(bytes: &mut Vec<u8>, element: u32, length: usize) {
     let dimensions: i32 = if length == 0 { 0 } else { 1 };
     bytes.extend(dimensions.to_be_bytes());
     bytes.extend(0_i32.to_be_bytes());
@@ -193,7 +193,7 @@ fn dimension(bytes: &mut Vec<u8>, element: u32, length: usize) {
 }
 
 /// What `write` writes, with its length before it.
-fn measured(bytes: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+fn length_prefixed(bytes: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let length_at = bytes.len();
     bytes.extend([0; 4]);
     write(bytes);
@@ -207,7 +207,7 @@ fn size(length: usize) -> i32 {
 }
 
 /// One row, field by field in the order of its type.
-pub(super) struct Record<'a> {
+pub(super) struct RowEncoder<'a> {
     bytes: &'a mut Vec<u8>,
     fields: i32,
 }
@@ -221,12 +221,12 @@ const TEXT: u32 = 25;
 const TEXTS: u32 = 1009;
 const JSONB: u32 = 3802;
 
-impl Record<'_> {
+impl RowEncoder<'_> {
     fn field(&mut self, of: u32, write: Option<impl FnOnce(&mut Vec<u8>)>) -> &mut Self {
         self.fields += 1;
         self.bytes.extend(of.to_be_bytes());
         match write {
-            Some(write) => measured(self.bytes, write),
+            Some(write) => length_prefixed(self.bytes, write),
             None => self.bytes.extend((-1_i32).to_be_bytes()),
         }
         self
@@ -253,8 +253,8 @@ impl Record<'_> {
         self.field(INTEGER, Some(move |bytes: &mut Vec<u8>| bytes.extend(number.to_be_bytes())))
     }
 
-    pub(super) fn truth(&mut self, truth: Option<bool>) -> &mut Self {
-        self.field(BOOLEAN, truth.map(|truth| move |bytes: &mut Vec<u8>| bytes.push(u8::from(truth))))
+    pub(super) fn bool(&mut self, value: Option<bool>) -> &mut Self {
+        self.field(BOOLEAN, value.map(|value| move |bytes: &mut Vec<u8>| bytes.push(u8::from(value))))
     }
 
     /// Its format's version, then the text.
@@ -272,16 +272,16 @@ impl Record<'_> {
 
     pub(super) fn texts(&mut self, texts: Option<&[String]>) -> &mut Self {
         let write = |texts: &[String], bytes: &mut Vec<u8>| {
-            dimension(bytes, TEXT, texts.len());
+            array_header(bytes, TEXT, texts.len());
             for text in texts {
-                measured(bytes, |bytes| bytes.extend_from_slice(text.as_bytes()));
+                length_prefixed(bytes, |bytes| bytes.extend_from_slice(text.as_bytes()));
             }
         };
         self.field(TEXTS, texts.map(|texts| move |bytes: &mut Vec<u8>| write(texts, bytes)))
     }
 }
 
-fn gone(record: &mut Record<'_>, winner: &FoldedChange<'_>) {
+fn gone(record: &mut RowEncoder<'_>, winner: &FoldedChange<'_>) {
     record
         .place(winner.n)
         .text(Some(winner.row.kind().as_str()))
@@ -299,7 +299,7 @@ fn numbered<'a, 'b>(batch: &'a Batch<'b>) -> impl Iterator<Item = (usize, &'a Fo
     })
 }
 
-fn change(record: &mut Record<'_>, (number, winner): (usize, &FoldedChange<'_>)) {
+fn change(record: &mut RowEncoder<'_>, (number, winner): (usize, &FoldedChange<'_>)) {
     let entity = live(winner).map(|(entity, _)| entity);
     let (organization_id, user_id) = entity.and_then(Entity::pair).unzip();
     record
@@ -322,7 +322,7 @@ fn live<'a>(winner: &FoldedChange<'a>) -> Option<(&'a Entity, Option<Millis>)> {
     if let Row::Live(entity) = winner.row { Some((entity, winner.updated_at)) } else { None }
 }
 
-fn stub(record: &mut Record<'_>, winner: &FoldedChange<'_>) {
+fn stub(record: &mut RowEncoder<'_>, winner: &FoldedChange<'_>) {
     let (user, organization) = match winner.row {
         Row::Stub(Stub::User(user)) => (Some(user), None),
         Row::Stub(Stub::Organization(organization)) => (None, Some(organization)),
@@ -336,12 +336,12 @@ fn stub(record: &mut Record<'_>, winner: &FoldedChange<'_>) {
         .time(Some(winner.observed_at))
         .number(winner.content)
         .text(image.and_then(|(url, _)| url.as_deref()))
-        .truth(image.and_then(|(_, has_image)| has_image))
+        .bool(image.and_then(|(_, has_image)| has_image))
         .text(user.and_then(|row| row.first_name.as_deref()))
         .text(user.and_then(|row| row.last_name.as_deref()))
         .text(user.and_then(|row| row.username.as_deref()))
-        .truth(user.and_then(|row| row.banned))
-        .truth(user.and_then(|row| row.deprovisioned))
+        .bool(user.and_then(|row| row.banned))
+        .bool(user.and_then(|row| row.deprovisioned))
         .text(organization.and_then(|row| row.name.as_deref()))
         .text(organization.and_then(|row| row.slug.as_deref()))
         .number(organization.and_then(|row| row.max_allowed_memberships))
@@ -349,12 +349,12 @@ fn stub(record: &mut Record<'_>, winner: &FoldedChange<'_>) {
         .time(organization.and_then(|row| row.created_at));
 }
 
-fn mention(record: &mut Record<'_>, (observed_at, mention): (Millis, &MembershipMention)) {
+fn mention(record: &mut RowEncoder<'_>, (observed_at, mention): (Millis, &MembershipMention)) {
     record.text(Some(mention.organization.id.as_str())).text(Some(mention.user.id.as_str()));
     record.text(Some(mention.membership_id.as_str())).time(Some(mention.created_at)).time(Some(observed_at));
 }
 
-fn message(record: &mut Record<'_>, told: &BatchMessage<'_>) {
+fn message(record: &mut RowEncoder<'_>, told: &BatchMessage<'_>) {
     let message = told.message;
     record
         .place(told.n)
@@ -368,7 +368,7 @@ fn message(record: &mut Record<'_>, told: &BatchMessage<'_>) {
         .text(told.first_hash);
 }
 
-fn read(record: &mut Record<'_>, n: usize, observed_at: Option<Millis>, read: &PendingRead) {
+fn read(record: &mut RowEncoder<'_>, n: usize, observed_at: Option<Millis>, read: &PendingRead) {
     record
         .place(n)
         .text(Some(read.kind.as_str()))
@@ -377,27 +377,27 @@ fn read(record: &mut Record<'_>, n: usize, observed_at: Option<Millis>, read: &P
         .text(read.user_id.as_ref().map(UserId::as_str))
         .text(Some(read.reason))
         .time(observed_at)
-        .truth(Some(read.reported_deleted));
+        .bool(Some(read.reported_deleted));
 }
 
-fn pass(record: &mut Record<'_>, pass: &RequestedPass<'_>) {
+fn pass(record: &mut RowEncoder<'_>, pass: &RequestedPass<'_>) {
     let organization = pass.organization_id.map(OrganizationId::as_str);
     record.place(pass.n).text(Some(pass.kind.as_str())).text(organization).text(Some(pass.reason));
     record.integer(pass.ripe_after.into());
 }
 
-fn doubt(record: &mut Record<'_>, doubt: &Doubt) {
+fn doubt(record: &mut RowEncoder<'_>, doubt: &Doubt) {
     let (updated_at, observed_at, content) = doubt.event;
     record
         .place(doubt.n)
-        .truth(Some(doubt.asks))
-        .truth(Some(doubt.in_doubt))
+        .bool(Some(doubt.asks))
+        .bool(Some(doubt.in_doubt))
         .time(Some(updated_at))
         .time(Some(observed_at))
         .number(Some(content));
 }
 
-fn dead_letter(record: &mut Record<'_>, n: usize, letter: &DeadLetter) {
+fn dead_letter(record: &mut RowEncoder<'_>, n: usize, letter: &DeadLetter) {
     let headers: serde_json::Map<String, serde_json::Value> =
         letter.headers.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
     let headers = serde_json::Value::Object(headers).to_string();

@@ -7,7 +7,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// The calls of the running window, and the endpoints that are blocked.
 #[derive(Debug)]
-pub(super) struct Limit {
+pub(super) struct RateLimit {
     per_window: Option<u32>,
     began: Instant,
     calls: u32,
@@ -16,9 +16,9 @@ pub(super) struct Limit {
     pub(super) too_early: u32,
 }
 
-impl Limit {
-    pub(super) fn new(per_window: Option<u32>) -> Limit {
-        Limit { per_window, began: Instant::now(), calls: 0, blocked: HashMap::new(), too_early: 0 }
+impl RateLimit {
+    pub(super) fn new(per_window: Option<u32>) -> RateLimit {
+        RateLimit { per_window, began: Instant::now(), calls: 0, blocked: HashMap::new(), too_early: 0 }
     }
 
     pub(super) fn set(&mut self, per_window: Option<u32>) {

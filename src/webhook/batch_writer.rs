@@ -17,13 +17,13 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 /// The database could not be written to: why, and the requests that still need a response.
-pub(super) struct Away {
+pub(super) struct WriteFailure {
     pub(super) error: Error,
-    pub(super) refused: Vec<Request>,
+    pub(super) unanswered: Vec<Request>,
 }
 
 /// One session, and what is needed to write on it. A clone has no session yet.
-pub(super) struct Lane {
+pub(super) struct BatchWriter {
     database: Database,
     check: InstanceCheck,
     session: Option<Session>,
@@ -35,9 +35,9 @@ pub(super) struct Lane {
     caution: Arc<Mutex<Caution>>,
 }
 
-impl Clone for Lane {
-    fn clone(&self) -> Lane {
-        Lane {
+impl Clone for BatchWriter {
+    fn clone(&self) -> BatchWriter {
+        BatchWriter {
             database: self.database.clone(),
             check: self.check.clone(),
             session: None,
@@ -50,9 +50,9 @@ impl Clone for Lane {
     }
 }
 
-impl Lane {
-    pub(super) fn new(database: Database, check: InstanceCheck, makes_reads: bool) -> Lane {
-        Lane {
+impl BatchWriter {
+    pub(super) fn new(database: Database, check: InstanceCheck, makes_reads: bool) -> BatchWriter {
+        BatchWriter {
             database,
             check,
             session: None,
@@ -75,21 +75,21 @@ impl Lane {
 
     /// Writes all gathered requests in batches of bounded size; objects that were refused before go alone and last. `Err`: the database is
     /// away; the requests in it still need a response.
-    pub(super) async fn write_all(&mut self, requests: Vec<Request>) -> Result<(), Away> {
+    pub(super) async fn write_all(&mut self, requests: Vec<Request>) -> Result<(), WriteFailure> {
         let mut batches = self.caution().batches(requests);
         batches.reverse(); // the oldest is the last, and goes first
         self.write(batches).await
     }
 
     /// Writes batches, the last one first, and answers all of their requests.
-    async fn write(&mut self, mut batches: Vec<Vec<Request>>) -> Result<(), Away> {
+    async fn write(&mut self, mut batches: Vec<Vec<Request>>) -> Result<(), WriteFailure> {
         while let Some(mut requests) = batches.pop() {
             requests.retain(|request| !request.answer.is_closed());
             if requests.is_empty() {
                 continue;
             }
             if let Err(error) = self.write_batch(&mut requests, &mut batches).await {
-                return Err(Away { error, refused: batches.into_iter().flatten().chain(requests).collect() });
+                return Err(WriteFailure { error, unanswered: batches.into_iter().flatten().chain(requests).collect() });
             }
         }
         Ok(())
@@ -197,7 +197,7 @@ impl Lane {
                 Err(error) => return Err(error),
             }
         }
-        request.condemn(reason);
+        request.make_dead_letter(reason);
         Ok(None)
     }
 
@@ -211,7 +211,7 @@ impl Lane {
                 None
             }
             Some(verdict) if verdict.outcome == Outcome::Reused => {
-                request.condemn("its message id came before with another body".to_owned());
+                request.make_dead_letter("its message id came before with another body".to_owned());
                 Some(request)
             }
             Some(verdict) if verdict.outcome == Outcome::Ahead => {
@@ -281,7 +281,7 @@ impl Lane {
             return Ok(session);
         }
         let mut session = self.database.connect().await?;
-        let pinned = session.pin_instance(self.check.wanted(), "environment").await?;
+        let pinned = session.pin_instance(self.check.expected(), "environment").await?;
         self.health.set_pinned(pinned);
         Ok(session)
     }

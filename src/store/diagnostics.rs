@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 /// Why there is no connection, or no answer on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum ConnectionProblem {
     Unreachable,
     Silent,
     /// The login went through, and nothing after it.
@@ -43,50 +43,50 @@ pub enum Trouble {
 }
 
 /// What poolers say, under a code that says little or nothing: Supavisor's words of today and of before, and PgBouncer's.
-const SAID_BY_POOLERS: &[(&str, Trouble)] = &[
-    ("(ENOTFOUND)", Trouble::NoSuchTenant),
-    ("(ENOIDENTIFIER)", Trouble::NoSuchTenant),
-    ("(EINVALIDUSERINFO)", Trouble::NoSuchTenant),
-    ("enant or user not found", Trouble::NoSuchTenant),
-    ("(ECIRCUITBREAKER)", Trouble::Blocked),
-    ("(EBANNED)", Trouble::Blocked),
-    ("(EADDRNOTALLOWED)", Trouble::AddressNotAllowed),
-    ("(EMAXCONN", Trouble::TooManyConnections),
-    ("(EMAXPOOLSREACHED)", Trouble::TooManyConnections),
-    ("(ECHECKOUT", Trouble::TooManyConnections),
-    ("(EPOOLCHECKOUT)", Trouble::TooManyConnections),
-    ("MaxClientsInSessionMode", Trouble::TooManyConnections),
-    ("ax client connections reached", Trouble::TooManyConnections),
-    ("no more connections allowed", Trouble::TooManyConnections),
-    ("query_wait_timeout", Trouble::TooManyConnections),
-    ("(ESSLREQUIRED)", Trouble::TlsRequired),
-    ("SSL connection is required", Trouble::TlsRequired),
-    ("SSL required", Trouble::TlsRequired),
-    ("(EAUTHQUERY) user not found", Trouble::Password),
-    ("no such user", Trouble::Password),
-    ("no such database", Trouble::NoSuchDatabase),
-    ("unsupported startup parameter", Trouble::StartupParameter),
-    ("(EAUTHQUERY)", Trouble::BehindPooler),
-    ("(EAUTHSECRETS)", Trouble::BehindPooler),
-    ("(EDBHANDLEREXITED)", Trouble::BehindPooler),
-    ("cannot connect to server", Trouble::BehindPooler),
-    ("server login", Trouble::BehindPooler),
+const SAID_BY_POOLERS: &[(&str, ConnectionProblem)] = &[
+    ("(ENOTFOUND)", ConnectionProblem::NoSuchTenant),
+    ("(ENOIDENTIFIER)", ConnectionProblem::NoSuchTenant),
+    ("(EINVALIDUSERINFO)", ConnectionProblem::NoSuchTenant),
+    ("enant or user not found", ConnectionProblem::NoSuchTenant),
+    ("(ECIRCUITBREAKER)", ConnectionProblem::Blocked),
+    ("(EBANNED)", ConnectionProblem::Blocked),
+    ("(EADDRNOTALLOWED)", ConnectionProblem::AddressNotAllowed),
+    ("(EMAXCONN", ConnectionProblem::TooManyConnections),
+    ("(EMAXPOOLSREACHED)", ConnectionProblem::TooManyConnections),
+    ("(ECHECKOUT", ConnectionProblem::TooManyConnections),
+    ("(EPOOLCHECKOUT)", ConnectionProblem::TooManyConnections),
+    ("MaxClientsInSessionMode", ConnectionProblem::TooManyConnections),
+    ("ax client connections reached", ConnectionProblem::TooManyConnections),
+    ("no more connections allowed", ConnectionProblem::TooManyConnections),
+    ("query_wait_timeout", ConnectionProblem::TooManyConnections),
+    ("(ESSLREQUIRED)", ConnectionProblem::TlsRequired),
+    ("SSL connection is required", ConnectionProblem::TlsRequired),
+    ("SSL required", ConnectionProblem::TlsRequired),
+    ("(EAUTHQUERY) user not found", ConnectionProblem::Password),
+    ("no such user", ConnectionProblem::Password),
+    ("no such database", ConnectionProblem::NoSuchDatabase),
+    ("unsupported startup parameter", ConnectionProblem::StartupParameter),
+    ("(EAUTHQUERY)", ConnectionProblem::BehindPooler),
+    ("(EAUTHSECRETS)", ConnectionProblem::BehindPooler),
+    ("(EDBHANDLEREXITED)", ConnectionProblem::BehindPooler),
+    ("cannot connect to server", ConnectionProblem::BehindPooler),
+    ("server login", ConnectionProblem::BehindPooler),
 ];
 
 /// What the server or a pooler refused for.
-fn of_cause(cause: &sqlx::Error) -> Trouble {
-    let Some(error) = cause.as_database_error() else { return Trouble::Other };
+fn of_cause(cause: &sqlx::Error) -> ConnectionProblem {
+    let Some(error) = cause.as_database_error() else { return ConnectionProblem::Other };
     if let Some((_, trouble)) = SAID_BY_POOLERS.iter().find(|(words, _)| error.message().contains(words)) {
         return *trouble;
     }
     match error.code().as_deref() {
         // "no pg_hba.conf entry for host …, no encryption"
-        Some("28000") if error.message().contains("no encryption") => Trouble::TlsRequired,
-        Some("28P01" | "28000") => Trouble::Password,
-        Some("3D000") => Trouble::NoSuchDatabase,
-        Some("53300") => Trouble::TooManyConnections,
-        Some("26000" | "42P05") => Trouble::TransactionPooler,
-        _ => Trouble::Other,
+        Some("28000") if error.message().contains("no encryption") => ConnectionProblem::TlsRequired,
+        Some("28P01" | "28000") => ConnectionProblem::Password,
+        Some("3D000") => ConnectionProblem::NoSuchDatabase,
+        Some("53300") => ConnectionProblem::TooManyConnections,
+        Some("26000" | "42P05") => ConnectionProblem::TransactionPooler,
+        _ => ConnectionProblem::Other,
     }
 }
 
@@ -97,23 +97,23 @@ pub(super) fn routine(error: &dyn sqlx::error::DatabaseError) -> Option<&str> {
 
 impl Error {
     /// Sorts an error by what a person can do about it.
-    pub fn trouble(&self) -> Trouble {
+    pub fn connection_problem(&self) -> ConnectionProblem {
         match self {
-            Error::Silent(_) => Trouble::Silent,
-            Error::Crowded(_) => Trouble::Crowded,
-            Error::RootCertificate(_) => Trouble::RootCertificate,
-            Error::SharedConnections => Trouble::TransactionPooler,
-            Error::Connect(sqlx::Error::Tls(_)) => Trouble::Certificate,
+            Error::Silent(_) => ConnectionProblem::Silent,
+            Error::Crowded(_) => ConnectionProblem::Crowded,
+            Error::RootCertificate(_) => ConnectionProblem::RootCertificate,
+            Error::SharedConnections => ConnectionProblem::TransactionPooler,
+            Error::Connect(sqlx::Error::Tls(_)) => ConnectionProblem::Certificate,
             Error::Connect(sqlx::Error::Io(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
-                Trouble::Certificate
+                ConnectionProblem::Certificate
             }
             Error::Connect(sqlx::Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
-                Trouble::NoSuchFile
+                ConnectionProblem::NoSuchFile
             }
-            Error::Connect(sqlx::Error::Io(_)) => Trouble::Unreachable,
+            Error::Connect(sqlx::Error::Io(_)) => ConnectionProblem::Unreachable,
             Error::Connect(cause) | Error::Refused(cause) => of_cause(cause),
             Error::LoginRefused(cause) => of_cause(cause),
-            _ => Trouble::Other,
+            _ => ConnectionProblem::Other,
         }
     }
 
@@ -180,7 +180,7 @@ pub struct LastPass {
 
 /// The state of webhooks, passes and refused rows.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct SyncStatus {
     pub instance: Option<InstanceId>,
     /// Seconds since the last webhook.
     pub webhook_s: Option<i64>,
@@ -355,7 +355,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub(crate) async fn last_told(&mut self) -> Result<Standing, Error> {
+    pub(crate) async fn sync_status(&mut self) -> Result<SyncStatus, Error> {
         const SQL: &str = "select (select instance_id from clerk_sync.instance),
               (select extract(epoch from now() - max(received_at))::bigint from clerk_sync.receipts),
               (select coalesce(sum(missing + differing + extra), 0)::bigint from clerk_sync.passes
@@ -384,7 +384,7 @@ impl Session {
             self.call(async |connection| sqlx::query_as(sql).fetch_one(connection).await).await?;
         let denials = serde_json::from_str(&denials).map_err(|error| Error::Answer(error.to_string()))?;
         let failed_start = failed_s.zip(problem);
-        Ok(Standing {
+        Ok(SyncStatus {
             instance,
             webhook_s,
             drift_since_webhook,
