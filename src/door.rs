@@ -1,7 +1,7 @@
 //! A listener that idle clients cannot block: connections with limits on number, time and age.
 //!
 //! When all slots are taken, a new connection replaces the one that has been idle longest, and for at least [`GRACE`]: first those
-//! without a [`Welcome`] response, then the others. Until then it waits in the listener's backlog. A request that is being handled is never
+//! without a [`VerifiedSender`] response, then the others. Until then it waits in the listener's backlog. A request that is being handled is never
 //! cut off. axum's own server has none of these limits (`tokio-rs/axum` pull request 3478), so this uses hyper.
 
 use crate::os;
@@ -40,8 +40,8 @@ const BACKLOG: u32 = 4_096;
 /// How long an idle connection always keeps its slot: the first request follows a new connection within a round trip, also while
 /// thousands a second open and close.
 pub const GRACE: Duration = Duration::from_millis(250);
-/// The same for a welcome one: its client will use it again, and stalled requests lose their slots first.
-const WELCOME_GRACE: Duration = Duration::from_secs(2);
+/// The same for a verified one: its client will use it again, and stalled requests lose their slots first.
+const VERIFIED_GRACE: Duration = Duration::from_secs(2);
 /// How long a new connection waits before it looks for a slot again, if none became free.
 const NEXT_LOOK: Duration = Duration::from_millis(100);
 /// How long new requests are still answered after stopping was requested, each with `connection: close`: so a client does not send the next
@@ -61,10 +61,10 @@ pub struct Limits {
     pub life: Duration,
 }
 
-/// An extension of a response: the request has proven that its sender is welcome. Such a connection is replaced only after all
+/// An extension of a response: the request has proven that its sender is verified. Such a connection is replaced only after all
 /// others.
 #[derive(Clone, Copy, Debug)]
-pub struct Welcome;
+pub struct VerifiedSender;
 
 /// Listens with a large backlog.
 ///
@@ -80,7 +80,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts connections until a little after `shutdown`, and returns those that are open.
 ///
-/// `exhausted` is called while all slots are taken by requests that are being handled and by welcome clients: it may end some of these
+/// `exhausted` is called while all slots are taken by requests that are being handled and by verified clients: it may end some of these
 /// requests.
 pub async fn serve(
     listener: TcpListener,
@@ -190,8 +190,8 @@ impl Acceptor {
 
 /// The response: its connection is busy until the body is sent.
 fn leave(mut response: Response<Body>, busy: Busy, is_last: bool) -> Response<Body> {
-    if response.extensions().get::<Welcome>().is_some() {
-        busy.welcome();
+    if response.extensions().get::<VerifiedSender>().is_some() {
+        busy.verified();
     }
     if is_last {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -221,15 +221,15 @@ struct Table {
     leaving: usize,
 }
 
-/// Whether it was welcome, and when it became idle.
+/// Whether it was verified, and when it became idle.
 type Rank = (bool, u64);
 
 struct Entry {
     state: State,
     /// Since when.
     since: Instant,
-    welcome: bool,
-    told: Arc<Notify>,
+    verified: bool,
+    evicted_signal: Arc<Notify>,
 }
 
 #[derive(Clone, Copy)]
@@ -255,13 +255,19 @@ impl Slots {
 
     fn take(slots: &Arc<Slots>) -> Slot {
         let mut table = slots.table();
-        let (id, told) = (table.number(), Arc::new(Notify::new()));
-        table
-            .open
-            .insert(id, Entry { state: State::Busy, since: Instant::now(), welcome: false, told: Arc::clone(&told) });
+        let (id, evicted_signal) = (table.number(), Arc::new(Notify::new()));
+        table.open.insert(
+            id,
+            Entry {
+                state: State::Busy,
+                since: Instant::now(),
+                verified: false,
+                evicted_signal: Arc::clone(&evicted_signal),
+            },
+        );
         table.set_idle(id);
         drop(table);
-        Slot { slots: Arc::clone(slots), id, told }
+        Slot { slots: Arc::clone(slots), id, evicted_signal }
     }
 
     /// Waits until there is room for one more.
@@ -293,7 +299,7 @@ impl Table {
             let Some(first) = self.idle.first_entry() else { return Room::AllBusy };
             let Some(entry) = self.open.get_mut(first.get()) else { return Room::AllBusy };
             let idle = entry.since.elapsed();
-            if entry.welcome && idle < WELCOME_GRACE {
+            if entry.verified && idle < VERIFIED_GRACE {
                 return Room::AllBusy;
             }
             if idle < GRACE {
@@ -301,7 +307,7 @@ impl Table {
             }
             first.remove();
             entry.state = State::Leaving;
-            entry.told.notify_one();
+            entry.evicted_signal.notify_one();
             self.leaving += 1;
             log_eviction();
         }
@@ -311,7 +317,7 @@ impl Table {
     fn set_idle(&mut self, id: u64) {
         let number = self.number();
         if let Some(entry) = self.open.get_mut(&id) {
-            let rank = (entry.welcome, number);
+            let rank = (entry.verified, number);
             (entry.state, entry.since) = (State::Idle(rank), Instant::now());
             self.idle.insert(rank, id);
         }
@@ -352,14 +358,14 @@ fn log_eviction() {
 struct Slot {
     slots: Arc<Slots>,
     id: u64,
-    told: Arc<Notify>,
+    evicted_signal: Arc<Notify>,
 }
 
 impl Slot {
     /// Waits until the slot was given to another connection.
     async fn given_up(&self) {
         loop {
-            self.told.notified().await;
+            self.evicted_signal.notified().await;
             // A request that came just before is still answered.
             if matches!(self.slots.table().open.get(&self.id), Some(Entry { state: State::Leaving, .. })) {
                 return;
@@ -388,9 +394,9 @@ impl Busy {
         Busy { slot: Arc::clone(slot), is_last: matches!(before, Some(State::Leaving)) }
     }
 
-    fn welcome(&self) {
+    fn verified(&self) {
         if let Some(entry) = self.slot.slots.table().open.get_mut(&self.slot.id) {
-            entry.welcome = true;
+            entry.verified = true;
         }
     }
 }

@@ -47,7 +47,9 @@ pub async fn ready(State(receiver): State<Receiver>, check: InstanceCheck, forei
         );
     }
     if let Some((pinned, of_key)) = foreign {
-        reasons.push(json!({ "error": "foreign_key", "pinned_instance": pinned, "key_instance": of_key }));
+        reasons.push(
+            json!({ "error": "secret_key_of_other_instance", "pinned_instance": pinned, "key_instance": of_key }),
+        );
     }
     if health.event_ahead.is_some_and(|at| at.elapsed() < EVENT_AHEAD) {
         reasons.push(json!({ "error": "clock_differs", "detail": "webhooks are dated ahead of the database's clock" }));

@@ -168,7 +168,7 @@
 //! # Why access does not depend on the application's objects
 //!
 //! The application may put keys, triggers, indexes and checks on our tables, and any of them may refuse our row. A change that is
-//! refused alone is tried in three steps ([`webhook::batch_writer`], `reconcile::ladder`), each its own call of `clerk_sync.apply`
+//! refused alone is tried in three steps ([`webhook::batch_writer`], `reconcile::refused_rows`), each its own call of `clerk_sync.apply`
 //! ([`model::Mode`]): all of it; then, of existing rows, only the columns that decide access; then only our own tables, with a *denial*
 //! (`clerk_sync.denials`) where a row gives access that it should not give. Every function, view and policy of `clerk_rls` respects
 //! denials. A trigger that keeps or changes a row raises no error, so after a batch that takes access away the rows are checked. The

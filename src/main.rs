@@ -77,7 +77,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
         Some(config::Mistakes(mistakes)) => {
             mistakes.iter().for_each(|mistake| terminal::note(format_args!("clerk-sync: {mistake}")));
         }
-        None => terminal::note(format_args!("clerk-sync: {}", store::told(error.chain()))),
+        None => terminal::note(format_args!("clerk-sync: {}", store::error_chain(error.chain()))),
     }
     ExitCode::FAILURE
 }

@@ -4,7 +4,7 @@
 use crate::support::{Project, START, World, rows};
 use clerk_sync::model::{Kind, PassState};
 use clerk_sync::reconcile::schedule::Timetable;
-use clerk_sync::reconcile::{Silent, PassRequest};
+use clerk_sync::reconcile::{PassRequest, Silent};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _};

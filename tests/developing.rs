@@ -4,7 +4,7 @@ use crate::reconciling::ReconcileWorld;
 use crate::support::npm::temporary;
 use crate::support::{SECRET, Server};
 use clerk_sync::model::{Batch, Change, EntityRef, InstanceCheck, Kind, Millis, Observation, PassState, Source};
-use clerk_sync::reconcile::{Error, Report, Silent, PassRequest};
+use clerk_sync::reconcile::{Error, PassRequest, Report, Silent};
 use clerk_sync::sender::Sender;
 use rustix::process::{Pid, Signal, kill_process};
 use std::process::Stdio;

@@ -5,7 +5,7 @@ use crate::support::{People, Project, SECRET, supabase, unique};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clerk_sync::model::{Kind, PassState};
-use clerk_sync::reconcile::{Reconciler, Silent, PassLimits, PassRequest};
+use clerk_sync::reconcile::{PassLimits, PassRequest, Reconciler, Silent};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,7 +34,8 @@ impl SetUp {
         let (world, server) = world.without_server();
         server.stop().await;
         let reconciler = Reconciler { times: PassLimits::default(), ..world.reconciler() };
-        let reports = reconciler.run(&PassRequest::Kinds(Kind::ALL.to_vec()), "test", false, &mut Silent).await.unwrap();
+        let reports =
+            reconciler.run(&PassRequest::Kinds(Kind::ALL.to_vec()), "test", false, &mut Silent).await.unwrap();
         assert!(reports.iter().all(|report| report.state == PassState::Complete), "{reports:?}");
         // The database's clock is the machine's again.
         let how = clerk_sync::store::Migrating { repairs: true, ..Default::default() };

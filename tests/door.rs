@@ -5,7 +5,7 @@
 use crate::support::BUSY;
 use axum::Router;
 use axum::routing::get;
-use clerk_sync::door::{self, Limits, Welcome};
+use clerk_sync::door::{self, Limits, VerifiedSender};
 use clerk_sync::sender::Sender;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -227,7 +227,7 @@ async fn small(limits: Limits) -> (SocketAddr, Arc<Notify>, Arc<AtomicUsize>) {
     let waiting = Arc::clone(&told);
     let router = Router::new()
         .route("/", get(async || "here"))
-        .route("/welcome", get(async || (axum::Extension(Welcome), "welcome")))
+        .route("/welcome", get(async || (axum::Extension(VerifiedSender), "welcome")))
         .route("/wait", get(async move || waiting.notified().await));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, counted) = (listener.local_addr().unwrap(), Arc::clone(&exhausted));

@@ -6,7 +6,7 @@ use crate::support::{self, SECRET, unique};
 use clerk_sync::clerk::client::{Client, Options};
 use clerk_sync::model::InstanceCheck;
 use clerk_sync::model::{Kind, PassState};
-use clerk_sync::reconcile::{Error, Reconciler, Report, Silent, PassRequest};
+use clerk_sync::reconcile::{Error, PassRequest, Reconciler, Report, Silent};
 use clerk_sync::sender::Sender;
 use serde_json::{Value, json};
 use std::ops::Deref;

@@ -28,7 +28,8 @@ async fn migrating_twice_changes_nothing() {
 async fn a_foreign_clerk_schema_is_refused_with_the_way_out() {
     let project = empty_project().await;
     project.execute("create schema clerk; create table clerk.users (id text)").await;
-    let error = store::told(store::migrate(&project.database(), Migrating::default()).await.unwrap_err().chain());
+    let error =
+        store::error_chain(store::migrate(&project.database(), Migrating::default()).await.unwrap_err().chain());
     assert!(error.contains("alter schema clerk rename to clerk_fdw"), "{error}");
     project.execute("alter schema clerk rename to clerk_fdw").await;
     store::migrate(&project.database(), Migrating::default()).await.unwrap();

@@ -3,7 +3,7 @@
 
 use crate::reconciling::ReconcileWorld;
 use clerk_sync::model::{Kind, PassState};
-use clerk_sync::reconcile::{Report, Silent, PassRequest};
+use clerk_sync::reconcile::{PassRequest, Report, Silent};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use testkit::clerk::{Fault, Role, Rule};

@@ -5,7 +5,7 @@ use crate::support::{self, SECRET, START};
 use clerk_sync::model::InstanceCheck;
 use clerk_sync::model::{Kind, PassState, Scope};
 use clerk_sync::reconcile::schedule::Cron;
-use clerk_sync::reconcile::{Error, Report, Silent, PassRequest};
+use clerk_sync::reconcile::{Error, PassRequest, Report, Silent};
 use clerk_sync::sender::Sender;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;

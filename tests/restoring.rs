@@ -96,7 +96,7 @@ async fn each_trace_that_is_gone_is_noticed_once() {
     for id in ["msg_1", "msg_2"] {
         world.database.execute(&receipt(id)).await;
         last_seen.note_receipt(&MessageId(id.to_owned()));
-        assert!(!session.mend_if_it_went_back(&last_seen).await.unwrap());
+        assert!(!session.request_passes_if_restored(&last_seen).await.unwrap());
     }
     for (gone, what) in [
         ("delete from clerk_sync.receipts where message_id = 'msg_2'", "message"),
@@ -104,10 +104,10 @@ async fn each_trace_that_is_gone_is_noticed_once() {
     ] {
         world.database.execute(gone).await;
         world.database.execute("delete from clerk_sync.pending_passes").await;
-        assert!(session.mend_if_it_went_back(&last_seen).await.unwrap(), "{what}");
+        assert!(session.request_passes_if_restored(&last_seen).await.unwrap(), "{what}");
         let asked = world.database.rows("select kind, reason from clerk_sync.pending_passes").await;
         assert_eq!(asked.len(), 3, "{asked:?}");
         assert!(asked[0]["reason"].as_str().unwrap().contains(what), "{asked:?}");
-        assert!(!session.mend_if_it_went_back(&last_seen).await.unwrap());
+        assert!(!session.request_passes_if_restored(&last_seen).await.unwrap());
     }
 }

@@ -219,7 +219,7 @@ async fn what_the_server_refuses_is_told_once_and_without_its_source_lines() {
     assert_eq!(said.matches("is there already").count(), 1, "{said}");
     assert!(said.contains("alter schema clerk rename") && !said.contains("at line"), "{said}");
     let error = store::migrate(&database(&supabase, "postgres"), Migrating::default()).await.unwrap_err();
-    assert!(store::told(error.chain()).starts_with("migration 1 failed and was rolled back: "), "{error:?}");
+    assert!(store::error_chain(error.chain()).starts_with("migration 1 failed and was rolled back: "), "{error:?}");
     let row = sqlx::raw_sql("select 1").fetch_one(&mut superuser).await.unwrap();
     assert_eq!(row.get::<i32, _>(0), 1);
 }

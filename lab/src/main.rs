@@ -59,7 +59,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    terminal::note(format_args!("lab: {}", store::told(error.chain())));
+    terminal::note(format_args!("lab: {}", store::error_chain(error.chain())));
     ExitCode::FAILURE
 }
 

@@ -30,9 +30,9 @@ pub(crate) const MAX_IDS_PER_REQUEST: usize = 100;
 const REPLICA_LAG_MS: i64 = 10_000;
 /// How long to retry a request about one organization or a few ids, pauses that Clerk asks for excepted: a problem with one must not
 /// delay the others.
-const HASTE: Duration = Duration::from_secs(20);
+const SHORT_RETRY_TIME: Duration = Duration::from_secs(20);
 /// Consecutive organizations without any response: after so many the API itself is down.
-const SILENT_IN_A_ROW: usize = 3;
+const MAX_CONSECUTIVE_UNAVAILABLE: usize = 3;
 /// How much later than an answer's `Date` a time in it may be, in ms (R1, R5).
 const SLACK: i64 = 1_000;
 /// One try, from connecting to the last byte.
@@ -248,7 +248,7 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub(crate) async fn instance_and_date(&self) -> Result<(InstanceId, Millis), Error> {
-        let retries = Retries::hasty(self.options.patience, self.options.give_up_after);
+        let retries = Retries::limited(self.options.patience, self.options.give_up_after);
         self.ask("/instance", &[], retries, |answer| Ok((listing::instance(&answer.body)?, answer.date))).await
     }
 
@@ -351,7 +351,7 @@ impl Client {
                     Err(error @ (Error::Key(_) | Error::OrganizationsOff)) => return Err(error),
                     Err(error) => {
                         silent = if matches!(error, Error::Unavailable(_)) { silent + 1 } else { 0 };
-                        if silent == SILENT_IN_A_ROW {
+                        if silent == MAX_CONSECUTIVE_UNAVAILABLE {
                             return Err(error);
                         }
                         result.leave(reads.iter().copied(), &error);
@@ -387,7 +387,7 @@ impl Client {
         let mut query = vec![("limit", PAGE_SIZE.to_string())];
         query.extend(ids.iter().map(|id| (parameter, (*id).to_owned())));
         let (page, absent) = self
-            .get_hastily(api.path, &query, |body, seen| {
+            .get_with_few_retries(api.path, &query, |body, seen| {
                 let page = listing::page(body, kind, seen)?;
                 let mut absent: HashSet<&str> = ids.iter().copied().collect();
                 if !page.changes.iter().all(|change| change.id().is_some_and(|id| absent.remove(id))) {
@@ -422,7 +422,7 @@ impl Client {
             }
             Ok(page)
         };
-        let page = self.get_hastily(&path, &query, parse).await?;
+        let page = self.get_with_few_retries(&path, &query, parse).await?;
         let present: HashSet<String> =
             page.changes.iter().filter_map(|change| change.id().map(str::to_owned)).collect();
         let absent = asked.iter().map(|(_, id)| *id).filter(|id| !present.contains(*id));
@@ -457,7 +457,7 @@ impl Client {
         query: &[(&str, String)],
         parse: impl Fn(&[u8], Seen) -> Result<T, Malformed>,
     ) -> Result<T, Error> {
-        let retries = Retries::hasty(self.options.patience, self.options.give_up_after);
+        let retries = Retries::limited(self.options.patience, self.options.give_up_after);
         self.ask(path, query, retries, |answer| {
             self.check_date(answer).and_then(|()| Ok(parse(&answer.body, answer.seen())?))
         })
@@ -465,13 +465,13 @@ impl Client {
     }
 
     /// The same for an answer that others must not wait for.
-    async fn get_hastily<T>(
+    async fn get_with_few_retries<T>(
         &self,
         path: &str,
         query: &[(&str, String)],
         parse: impl Fn(&[u8], Seen) -> Result<T, Malformed>,
     ) -> Result<T, Error> {
-        let retries = Retries::hasty(self.options.patience, HASTE.min(self.options.give_up_after));
+        let retries = Retries::limited(self.options.patience, SHORT_RETRY_TIME.min(self.options.give_up_after));
         self.ask(path, query, retries, |answer| {
             self.check_date(answer).and_then(|()| Ok(parse(&answer.body, answer.seen())?))
         })
@@ -514,11 +514,11 @@ impl Client {
             };
             metrics::counter!(CLERK_FAILURES).increment(1);
             misdated += u32::from(matches!(failure.error, Error::Clocks(..)));
-            let Some(told) = failure.again.filter(|_| misdated < CLOCK_TRIES) else { return Err(failure.error) };
-            let Some(pause) = retries.pause(told) else { return Err(failure.error) };
+            let Some(retry_after) = failure.again.filter(|_| misdated < CLOCK_TRIES) else { return Err(failure.error) };
+            let Some(pause) = retries.pause(retry_after) else { return Err(failure.error) };
             tell(&failure.error.to_string(), retries.left());
             tracing::debug!(path, error = %failure.error, pause_ms = pause.as_millis(), "retrying a call to Clerk");
-            if told.is_some() {
+            if retry_after.is_some() {
                 self.budget.block(pause);
             } else {
                 tokio::time::sleep(pause).await;
@@ -590,7 +590,7 @@ impl Failure {
         if let Some(trace_id) = &complaint.trace_id {
             what = format!("{what}, trace {trace_id}");
         }
-        let told = || {
+        let retry_after = || {
             let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse::<u32>().ok()?;
             Some(Duration::from_secs(seconds.into()))
         };
@@ -600,11 +600,12 @@ impl Failure {
             403 if code == "organization_not_enabled_in_instance" => permanent(Error::OrganizationsOff),
             404 => permanent(Error::NotFound(what)),
             422 if complaint.parameter.as_deref() == Some("starting_after") => permanent(Error::CursorGone),
-            // A pause that is not told is a second at least.
-            429 => {
-                Failure { error: Error::Unavailable(what), again: Some(Some(told().unwrap_or(Duration::from_secs(1)))) }
-            }
-            408 | 500..=599 => Failure { error: Error::Unavailable(what), again: Some(told()) },
+            // A pause that is not retry_after is a second at least.
+            429 => Failure {
+                error: Error::Unavailable(what),
+                again: Some(Some(retry_after().unwrap_or(Duration::from_secs(1)))),
+            },
+            408 | 500..=599 => Failure { error: Error::Unavailable(what), again: Some(retry_after()) },
             _ => permanent(Error::Refused(what)),
         }
     }

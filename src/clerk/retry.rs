@@ -12,7 +12,7 @@ pub(super) struct Retries {
     policy: ExponentialBackoff,
     deadline: Instant,
     /// Beyond this no pause is made but one that the server asks for.
-    unasked_until: Instant,
+    backoff_until: Instant,
 }
 
 impl Retries {
@@ -27,24 +27,24 @@ impl Retries {
             ..ExponentialBackoff::default()
         };
         let deadline = Instant::now() + patience;
-        Retries { policy, deadline, unasked_until: deadline }
+        Retries { policy, deadline, backoff_until: deadline }
     }
 
     /// The same, but where the server asks for no pause it is tried for `at_most` alone.
-    pub(super) fn hasty(patience: Duration, at_most: Duration) -> Retries {
+    pub(super) fn limited(patience: Duration, at_most: Duration) -> Retries {
         let all = Retries::within(patience);
-        Retries { unasked_until: all.deadline.min(Instant::now() + at_most), ..all }
+        Retries { backoff_until: all.deadline.min(Instant::now() + at_most), ..all }
     }
 
     /// For how long tries go on.
     pub(super) fn left(&self) -> Duration {
-        self.unasked_until.saturating_duration_since(Instant::now())
+        self.backoff_until.saturating_duration_since(Instant::now())
     }
 
-    /// How long to pause before the next try; `None`: it would come too late. `told` is what the server asks for.
-    pub(super) fn pause(&mut self, told: Option<Duration>) -> Option<Duration> {
-        let deadline = if told.is_some() { self.deadline } else { self.unasked_until };
-        let pause = told.or_else(|| self.policy.next_backoff())?;
+    /// How long to pause before the next try; `None`: it would come too late. `retry_after` is what the server asks for.
+    pub(super) fn pause(&mut self, retry_after: Option<Duration>) -> Option<Duration> {
+        let deadline = if retry_after.is_some() { self.deadline } else { self.backoff_until };
+        let pause = retry_after.or_else(|| self.policy.next_backoff())?;
         (Instant::now() + pause < deadline).then_some(pause)
     }
 }
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn who_is_hasty_waits_as_long_as_he_is_asked_to() {
-        let mut retries = Retries::hasty(Duration::from_secs(60), Duration::ZERO);
+        let mut retries = Retries::limited(Duration::from_secs(60), Duration::ZERO);
         assert_eq!(retries.pause(None), None);
         assert_eq!(retries.pause(Some(Duration::from_secs(30))), Some(Duration::from_secs(30)));
     }

@@ -2,7 +2,7 @@
 
 use crate::clerk::client::{Client, Options};
 use crate::config::{self, ClerkEnvironment, Mistake};
-use crate::reconcile::{Reconciler, PassLimits};
+use crate::reconcile::{PassLimits, Reconciler};
 use crate::store::Database;
 use crate::terminal;
 use anyhow::Context as _;

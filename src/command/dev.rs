@@ -8,7 +8,7 @@ use crate::dotenv;
 use crate::model::{Drift, PassState};
 use crate::os;
 use crate::reconcile::schedule::Timetable;
-use crate::reconcile::{Error, Reconciler, Report, Silent, PassLimits, PassRequest};
+use crate::reconcile::{Error, PassLimits, PassRequest, Reconciler, Report, Silent};
 use crate::terminal;
 use crate::upkeep::retention::{self, Retention};
 use anyhow::{Context as _, bail};

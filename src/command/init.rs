@@ -10,7 +10,7 @@ use crate::dotenv;
 use crate::model::Kind;
 use crate::os;
 use crate::prompt::{self, Echo};
-use crate::reconcile::{Reconciler, PassLimits, PassRequest};
+use crate::reconcile::{PassLimits, PassRequest, Reconciler};
 use crate::store::Database;
 use crate::terminal;
 use anyhow::Context as _;

@@ -2,7 +2,7 @@
 
 use super::arguments::Access;
 use crate::model::{Kind, PassState};
-use crate::reconcile::{Error, Finding, Progress, Reconciler, Report, PassRequest};
+use crate::reconcile::{Error, Finding, PassRequest, Progress, Reconciler, Report};
 use crate::terminal;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -110,7 +110,8 @@ fn print(report: &Report) {
         PassState::Complete if report.dry_run && report.added > 0 => "would be filled",
         PassState::Complete if report.added > 0 => "filled",
         PassState::Complete => "in sync",
-        PassState::Incomplete | PassState::Void => "INCOMPLETE",
+        PassState::Incomplete => "INCOMPLETE",
+        PassState::Void => "INCONSISTENT LIST",
         PassState::Braked => "DELETIONS HELD BACK",
         PassState::Skipped => "skipped",
         PassState::Running => "running",

@@ -4,7 +4,7 @@ use super::mirror::Counts;
 use super::schema::checks as object_checks;
 use super::{Check, Status, no_database};
 use crate::model::Kind;
-use crate::store::diagnostics::{Schema, Server, SyncStatus, ConnectionProblem, Worker};
+use crate::store::diagnostics::{ConnectionProblem, Schema, Server, SyncStatus, Worker};
 use crate::store::{Database, Error, SchemaVersion, Tls};
 
 /// The first release of Postgres on which the writer is tested.
@@ -20,10 +20,10 @@ pub(super) struct Findings {
 }
 
 /// Checks that need a connection.
-const BEHIND_CONNECTION: &[&str] = &["postgres-version", "login-role"];
+const NEED_CONNECTION: &[&str] = &["postgres-version", "login-role"];
 /// The fix if nothing more specific is known.
 const LOG: &str = "look into the server's log (Supabase dashboard → Logs → Postgres)";
-const BEHIND_SCHEMA: &[&str] = &["worker-role", "missing-rights", "excess-rights", "row-level-security", "objects"];
+const NEED_SCHEMA: &[&str] = &["worker-role", "missing-rights", "excess-rights", "row-level-security", "objects"];
 
 pub(super) async fn examine(database: Option<&Database>) -> Findings {
     let mut found = Findings::default();
@@ -35,7 +35,7 @@ pub(super) async fn examine(database: Option<&Database>) -> Findings {
     let way = way(database, inspector.as_ref().map(|(_, inspector)| inspector.as_ref().map(drop)));
     let Some((database, Ok(mut inspector))) = inspector else {
         found.checks.extend(way);
-        let skipped = BEHIND_CONNECTION.iter().chain(&["schema", "default-privileges"]).chain(BEHIND_SCHEMA);
+        let skipped = NEED_CONNECTION.iter().chain(&["schema", "default-privileges"]).chain(NEED_SCHEMA);
         found.checks.extend(skipped.map(|name| Check::skip(name, because)));
         return found;
     };
@@ -50,7 +50,7 @@ pub(super) async fn examine(database: Option<&Database>) -> Findings {
         Err(error) => {
             found.checks.push(unreachable(&error));
             found.checks.extend(way);
-            found.checks.extend(BEHIND_CONNECTION.iter().map(|name| Check::skip(name, "the server does not say")));
+            found.checks.extend(NEED_CONNECTION.iter().map(|name| Check::skip(name, "the server does not say")));
             "YOUR_ROLE".to_owned()
         }
     };
@@ -75,12 +75,12 @@ pub(super) async fn examine(database: Option<&Database>) -> Findings {
     };
     found.checks.append(&mut schema_checks);
     if !is_ours {
-        found.checks.extend(BEHIND_SCHEMA.iter().map(|name| Check::skip(name, "it needs our schema")));
+        found.checks.extend(NEED_SCHEMA.iter().map(|name| Check::skip(name, "it needs our schema")));
         return found;
     }
     match database.differences().await {
         _ if !is_current => {
-            let names = BEHIND_SCHEMA.iter().filter(|name| **name != "worker-role");
+            let names = NEED_SCHEMA.iter().filter(|name| **name != "worker-role");
             found.checks.extend(names.map(|name| Check::skip(name, "the schema is another release's")));
         }
         Ok(differences) => found.checks.extend(object_checks(&differences)),

@@ -130,7 +130,7 @@ impl Report {
         let (mark, word) = match (failed, warned + skipped) {
             (0, 0) => (Mark::Good, "All set. "),
             (0, _) => (Mark::Good, "Nothing failed. "),
-            _ => (Mark::Bad, "Not ready. "),
+            _ => (Mark::Bad, "Problems found. "),
         };
         let checks = self.checks.len();
         let counts = format_args!("Checks: {checks}. Failed: {failed}. Warnings: {warned}. Skipped: {skipped}.");
@@ -163,10 +163,16 @@ impl Doctor {
         // Whatever else stands there may be a secret that was put into the wrong variable.
         let check = config::instance(self.environment.instance_id.as_deref()).ok();
         let named = check.as_ref().and_then(|check| check.expected()).map(InstanceId::as_str);
-        let pinned =
-            database_findings.sync_status.as_ref().map(|sync_status| sync_status.instance.as_ref().map(InstanceId::as_str));
+        let pinned = database_findings
+            .sync_status
+            .as_ref()
+            .map(|sync_status| sync_status.instance.as_ref().map(InstanceId::as_str));
         checks.push(clerk::instance(clerk.instance(), pinned, named));
-        checks.extend(mirror::checks(database_findings.sync_status.as_ref(), database_findings.counts.as_ref(), &clerk));
+        checks.extend(mirror::checks(
+            database_findings.sync_status.as_ref(),
+            database_findings.counts.as_ref(),
+            &clerk,
+        ));
         checks.extend(foreign::examine(database.as_ref()).await);
         checks.extend(policies::examine(database.as_ref()).await);
         if let Some(token) = &self.token {

@@ -65,10 +65,7 @@ impl Undecided {
                 too_fresh,
                 format!("{too_fresh} were seen less than five minutes before, and can be decided {judge_after}"),
             ),
-            (
-                contradicting,
-                format!("for {contradicting}, Clerk's API says something that its webhooks have overtaken"),
-            ),
+            (contradicting, format!("for {contradicting}, Clerk's API returns older data than its webhooks")),
             (not_listed, format!("{not_listed} are counted by Clerk and not listed")),
             (unreadable, format!("{unreadable} could not be read completely")),
             (refused, format!("{refused} are refused by the database")),

@@ -9,8 +9,8 @@
 //! | `guard` | who may ask: the token, or a host name that no website can have; headers that every answer has |
 
 mod chart;
-mod guard;
 mod gauges;
+mod guard;
 mod page;
 pub mod verdict;
 

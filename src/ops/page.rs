@@ -6,7 +6,7 @@
 use super::chart;
 use super::verdict::{self, Level, Verdict};
 use crate::model::{self, Kind, PassState, Scope, Word};
-use crate::store::status::{Candidate, FindingRow, DeadLetterRow, PassRow, Status};
+use crate::store::status::{Candidate, DeadLetterRow, FindingRow, PassRow, Status};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -271,8 +271,8 @@ fn result(pass: &PassRow) -> (&'static str, String) {
         Some(PassState::Running) => ("soft", "running".to_owned()),
         Some(PassState::Skipped) => ("soft", "skipped: off at Clerk".to_owned()),
         Some(PassState::Braked) => ("bad", "✕ deletions held back".to_owned()),
-        Some(PassState::Incomplete) => ("attention", "▲ not finished".to_owned()),
-        Some(PassState::Void) => ("attention", "▲ contradicted itself".to_owned()),
+        Some(PassState::Incomplete) => ("attention", "▲ incomplete".to_owned()),
+        Some(PassState::Void) => ("attention", "▲ inconsistent list".to_owned()),
         None => ("attention", pass.state.to_string()),
     }
 }

@@ -19,7 +19,7 @@ pub enum Found<'a> {
     /// These columns differ. By hand: we wrote what Clerk says, and somebody changed the row since.
     Differing { fields: Vec<&'static str>, mirrored: &'a MirrorRow, by_hand: bool },
     /// The content is equal; only the version differs (Clerk moves `updated_at` at every sign-in), or a recent read contradicted the row.
-    Refreshed,
+    VersionOnly,
     /// The row cannot be used as it is listed: it is to be read by its id.
     Unusable,
 }
@@ -42,5 +42,5 @@ fn found<'a>(change: &Change, mirrored: &HashMap<&str, &'a MirrorRow>) -> Option
     }
     let is_version =
         |version: Version| version.updated_at == *updated_at || version.ahead == Some(ahead.unwrap_or(*updated_at));
-    (row.is_contradicted || !row.version.is_some_and(is_version)).then_some(Found::Refreshed)
+    (row.is_contradicted || !row.version.is_some_and(is_version)).then_some(Found::VersionOnly)
 }

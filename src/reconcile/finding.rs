@@ -2,12 +2,12 @@
 
 use super::compare::{Difference, Found};
 use crate::model::{Change, Drift, Kind, Millis, Observation, Outcome, Word};
-use crate::store::{Receipt, LiveRow};
+use crate::store::{LiveRow, Receipt};
 use serde::Serialize;
 use std::collections::HashSet;
 
 /// How long a webhook may be in flight before it counts as lost, in ms.
-const UNDER_WAY: i64 = 300_000;
+const DELIVERY_WINDOW_MS: i64 = 300_000;
 
 /// A repair, or, in a dry run, what would be repaired. Names columns, never values.
 #[derive(Clone, Debug, Serialize)]
@@ -38,7 +38,7 @@ impl Finding {
     ) -> Option<Finding> {
         let Observation::Live { entity, updated_at, .. } = &difference.change.observation else { return None };
         let receipt = receipts.iter().find(|receipt| receipt.entity_id == entity.id());
-        let is_recent = difference.change.observed_at.plus(-UNDER_WAY) < *updated_at;
+        let is_recent = difference.change.observed_at.plus(-DELIVERY_WINDOW_MS) < *updated_at;
         let (drift, fields, since, cause) = match &difference.found {
             Found::Missing => {
                 let cause = match receipt.map(|receipt| receipt.outcome.known()) {
@@ -62,7 +62,7 @@ impl Finding {
                 let since = if *by_hand { None } else { Some(*updated_at) };
                 (Drift::Differing, fields.clone(), since, cause)
             }
-            Found::Refreshed | Found::Unusable => return None,
+            Found::VersionOnly | Found::Unusable => return None,
         };
         Some(Finding::new(kind, entity.id(), drift, fields, since, cause, receipt))
     }

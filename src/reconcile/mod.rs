@@ -7,7 +7,7 @@
 //! | file | step |
 //! | --- | --- |
 //! | `lease` | one process runs passes at a time |
-//! | `ladder` | rows that the database refuses, found among others |
+//! | `refused_rows` | rows that the database refuses, found among others |
 //! | `pass` | the steps of a pass: `list`, `confirm`, `reads` and `end`, and what it writes (`record`) |
 //! | `pages` | page after page, in order, without a gap |
 //! | [`compare`], [`window`], [`brake`] | pure: what differs, what is absent, how much may be deleted |
@@ -19,12 +19,12 @@
 pub mod brake;
 pub mod compare;
 pub mod finding;
-mod ladder;
 mod lease;
 mod pages;
 mod pass;
 mod quick;
 mod refresh;
+mod refused_rows;
 pub mod schedule;
 pub mod window;
 
@@ -56,7 +56,9 @@ pub enum Error {
     NotDevelopment(String),
     #[error("another process is reconciling")]
     Busy,
-    #[error("reconcile {0} is not waiting for approval: the deletion limit did not stop it, or a later one has run")]
+    #[error(
+        "reconcile {0} is not waiting for approval: the deletion limit did not stop it, a later one completed, or the rows to delete have changed. clerk-sync doctor prints the current command"
+    )]
     NotBraked(i64),
     #[error("{0}")]
     Contradiction(String),

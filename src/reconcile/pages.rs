@@ -5,7 +5,7 @@
 //! a list would never end, so the number of pages is limited.
 
 use super::Error;
-use crate::clerk::client::{self, PageRequest, Client, PAGE_SIZE};
+use crate::clerk::client::{self, Client, PAGE_SIZE, PageRequest};
 use crate::clerk::kinds::{self, Listing};
 use crate::clerk::listing;
 use crate::model::{Change, Kind, Millis};
@@ -88,7 +88,8 @@ impl<'a> Pages<'a> {
             (Listing::Offset, Some(Place::Offset(offset))) => PageRequest::Offset(offset.saturating_sub(OVERLAP)),
             (Listing::Offset, _) => PageRequest::Offset(0),
         };
-        let cursors = if let PageRequest::AfterUser(after) = &next { after.iter().cloned().collect() } else { Vec::new() };
+        let cursors =
+            if let PageRequest::AfterUser(after) = &next { after.iter().cloned().collect() } else { Vec::new() };
         // What stands before a position was made earlier than it says, so such a row joins it, as after a page.
         let last_created_at = cursor.map(Cursor::from);
         Pages { clerk, kind, next, cursors, before: HashSet::new(), last_created_at, left: None }
@@ -111,13 +112,13 @@ impl<'a> Pages<'a> {
     }
 
     /// Whether there is a page behind the last one, should more have been made since.
-    pub(super) const fn can_go_on(&self) -> bool {
+    pub(super) const fn has_cursor(&self) -> bool {
         matches!(self.next, PageRequest::AfterUser(_))
     }
 
     async fn page_behind_cursor(&mut self) -> Result<Page, Error> {
         let page = loop {
-            self.spend()?;
+            self.count_request()?;
             match self.clerk.page(self.kind, &self.next).await {
                 // The user was deleted meanwhile: begin behind an earlier one, at last from the beginning.
                 Err(client::Error::CursorGone) if self.next != PageRequest::AfterUser(None) => {
@@ -150,35 +151,38 @@ impl<'a> Pages<'a> {
 
     async fn page_at_offset(&mut self, mut offset: usize) -> Result<Page, Error> {
         loop {
-            self.spend()?;
+            self.count_request()?;
             let page = self.clerk.page(self.kind, &PageRequest::Offset(offset)).await?;
             let total = page.total.unwrap_or_default();
             self.expect(total);
-            if offset > 0 && !self.joins(&page.changes) {
+            if offset > 0 && !self.overlaps_previous(&page.changes) {
                 let end = usize::try_from(total).unwrap_or(usize::MAX);
                 offset = offset.min(end).saturating_sub(STEP_BACK);
                 continue;
             }
-            let page =
-                if is_short(&page) && lacks(&page, offset) > 0 { self.once_more(page, offset).await? } else { page };
+            let page = if is_short(&page) && missing_rows(&page, offset) > 0 {
+                self.refetch_last_page(page, offset).await?
+            } else {
+                page
+            };
             let is_last = is_short(&page);
             self.next = PageRequest::Offset((offset + page.changes.len()).saturating_sub(OVERLAP));
-            let unlisted = if is_last { lacks(&page, offset) } else { 0 };
+            let unlisted = if is_last { missing_rows(&page, offset) } else { 0 };
             return Ok(Page { unlisted, ..self.without_repeats(page, is_last, Some(offset))? });
         }
     }
 
     /// Asks again for a last page that lacks a few of the rows that it counts: it may have come while one was made.
-    async fn once_more(&mut self, first: listing::Page, offset: usize) -> Result<listing::Page, Error> {
+    async fn refetch_last_page(&mut self, first: listing::Page, offset: usize) -> Result<listing::Page, Error> {
         let ids = |page: &listing::Page| -> Vec<String> {
             page.changes.iter().filter_map(|change| change.id().map(str::to_owned)).collect()
         };
         let mut page = first;
         loop {
-            self.spend()?;
+            self.count_request()?;
             let again = self.clerk.page(self.kind, &PageRequest::Offset(offset)).await?;
             if !is_short(&again)
-                || lacks(&again, offset) == 0
+                || missing_rows(&again, offset) == 0
                 || (again.total == page.total && ids(&again) == ids(&page))
             {
                 return Ok(again);
@@ -188,7 +192,7 @@ impl<'a> Pages<'a> {
     }
 
     /// One page less.
-    fn spend(&mut self) -> Result<(), Error> {
+    fn count_request(&mut self) -> Result<(), Error> {
         match &mut self.left {
             Some(0) => Err(Error::Contradiction(format!(
                 "Clerk's list of {} does not end: its order changes each time",
@@ -203,7 +207,7 @@ impl<'a> Pages<'a> {
     }
 
     /// Whether no row can lie between the page before and this one.
-    fn joins(&self, changes: &[Change]) -> bool {
+    fn overlaps_previous(&self, changes: &[Change]) -> bool {
         changes.first().is_some_and(|first| {
             first.id().is_some_and(|id| self.before.contains(id))
                 || first.created_at().zip(self.last_created_at).is_some_and(|(created_at, last)| created_at < last)
@@ -234,7 +238,7 @@ fn is_short(page: &listing::Page) -> bool {
 }
 
 /// Rows that a page counts behind its last one.
-fn lacks(page: &listing::Page, offset: usize) -> u64 {
+fn missing_rows(page: &listing::Page, offset: usize) -> u64 {
     page.total.map_or(0, |total| total.saturating_sub((offset + page.changes.len()) as u64))
 }
 
@@ -242,7 +246,8 @@ impl Page {
     /// Where to go on if it ends here: before the first row that was made at `open_from`, whose moment is not over yet.
     /// `None`: no further than before.
     pub(super) fn resume_at(&self, open_from: Millis) -> Option<Cursor> {
-        let is_created_earlier = |change: &&Change| change.created_at().is_some_and(|created_at| created_at < open_from);
+        let is_created_earlier =
+            |change: &&Change| change.created_at().is_some_and(|created_at| created_at < open_from);
         let count = self.changes.iter().take_while(is_created_earlier).count();
         let last = self.changes[..count].last()?.id()?;
         let place = match self.offset {

@@ -6,7 +6,7 @@
 
 use super::pass::{PageEffects, Run, dry};
 use super::{Error, Progress, Reconciler, Report, Sink};
-use crate::clerk::client::{self, PageRequest, PAGE_SIZE};
+use crate::clerk::client::{self, PAGE_SIZE, PageRequest};
 use crate::model::{Change, Kind, Millis, Observation, PassState, Scope, Source};
 use crate::store::Session;
 use serde::{Deserialize, Serialize};
@@ -14,12 +14,12 @@ use serde_json::json;
 use std::collections::BTreeMap;
 
 /// How far before the last quick pass this one looks, in ms: its rows may have come late to the list.
-const BEFORE: i64 = 600_000;
+const LOOK_BACK_MS: i64 = 600_000;
 
 /// Pages of organizations in one pass.
 const ORGANIZATION_PAGES: usize = 10;
 /// Organizations whose counts are remembered because they disagree.
-const UNLIKE: usize = 1_000;
+const MISMATCHES_KEPT_MAX: usize = 1_000;
 
 /// Runs a quick pass. Without a lease it is a dry run.
 pub(super) async fn run(
@@ -33,7 +33,7 @@ pub(super) async fn run(
     let last = session.last_quick().await?;
     let since = match &last {
         Some(last) => Some(last.observed_from),
-        None => session.mark(Kind::User).await?,
+        None => session.pass_watermark(Kind::User).await?,
     };
     let row = match sink {
         // Too little to go on with.
@@ -45,7 +45,8 @@ pub(super) async fn run(
     let mut run = Run::new(reconciler, session, sink, row, began_at);
     let (counts_before, organizations_before) = last.map(|last| (last.counts, last.position)).unwrap_or_default();
     let organizations_before = serde_json::from_value(organizations_before).unwrap_or_default();
-    let result = steps(reconciler, &mut run, since.map(|at| at.plus(-BEFORE)), organizations_before, progress).await;
+    let result =
+        steps(reconciler, &mut run, since.map(|at| at.plus(-LOOK_BACK_MS)), organizations_before, progress).await;
     let mut counts = match result {
         Ok(counts) => counts,
         Err(error) => return run.end(Err(error), None).await,
@@ -86,7 +87,12 @@ async fn steps(
             };
             let lately: Vec<Change> = page.changes.iter().take_while(changed_since).cloned().collect();
             let is_last = lately.len() < PAGE_SIZE;
-            run.compare_and_record(Source::List, &lately, PageEffects { listed: lately.len(), ..PageEffects::default() }).await?;
+            run.compare_and_record(
+                Source::List,
+                &lately,
+                PageEffects { listed: lately.len(), ..PageEffects::default() },
+            )
+            .await?;
             progress.listed(Kind::User, run.row.listed.cast_unsigned(), None);
             offset += page.changes.len();
             if is_last {
@@ -116,7 +122,8 @@ async fn organizations(reconciler: &Reconciler, run: &mut Run<'_>, before: Organ
     let mut unlike: Vec<String> = Vec::new();
     for _ in 0..ORGANIZATION_PAGES {
         let (page, there) = reconciler.clerk.organizations_with_members(offset).await?;
-        let observed = PageEffects { kind: Some(Kind::Organization), listed: page.changes.len(), ..PageEffects::default() };
+        let observed =
+            PageEffects { kind: Some(Kind::Organization), listed: page.changes.len(), ..PageEffects::default() };
         run.compare_and_record(Source::List, &page.changes, observed).await?;
         let ids: Vec<&str> = page.changes.iter().filter_map(Change::id).collect();
         let here = run.session.members_counts(&ids).await?;
@@ -126,7 +133,7 @@ async fn organizations(reconciler: &Reconciler, run: &mut Run<'_>, before: Organ
             if now.calls(members.get(&id)) {
                 unlike.push(id.clone());
             }
-            if now.here != now.there && members.len() < UNLIKE {
+            if now.here != now.there && members.len() < MISMATCHES_KEPT_MAX {
                 members.insert(id, now);
             } else {
                 members.remove(&id);

@@ -3,7 +3,7 @@
 use super::brake::Removal;
 use super::compare::{Difference, Found, compare};
 use super::finding::is_gone;
-use super::{Error, Reconciler, ladder};
+use super::{Error, Reconciler, refused_rows};
 use crate::clerk::client::{self, MAX_IDS_PER_REQUEST, Read};
 use crate::clerk::kinds::{self, ReadBy};
 use crate::model::{Change, Kind, Observation, Outcome, PendingRead, Reason, Source, Verdict, Word};
@@ -191,7 +191,7 @@ pub struct Refreshed {
 async fn refreshed(session: &mut Session, source: Source, kind: Kind, answer: Read) -> Result<Vec<Refreshed>, Error> {
     let ids: Vec<&str> = answer.changes.iter().filter_map(Change::id).collect();
     let mirrored = session.mirrored(kind, &ids).await?;
-    let same = |difference: &Difference<'_>| matches!(difference.found, Found::Refreshed);
+    let same = |difference: &Difference<'_>| matches!(difference.found, Found::VersionOnly);
     let differing: HashSet<String> = compare(&answer.changes, &mirrored)
         .iter()
         .filter(|difference| !same(difference))
@@ -255,7 +255,7 @@ fn by_pair(change: &Change, parent: Kind, id: &str) -> Option<PendingRead> {
 async fn apply(session: &mut Session, source: Source, changes: Vec<Change>) -> Result<Vec<(String, Verdict)>, Error> {
     let mut answers = Vec::with_capacity(changes.len());
     for changes in changes.chunks(client::PAGE_SIZE) {
-        let written = ladder::write(session, source, None, &changes.iter().collect::<Vec<_>>()).await?;
+        let written = refused_rows::write(session, source, None, &changes.iter().collect::<Vec<_>>()).await?;
         let answered = changes.iter().zip(written.verdicts);
         answers.extend(answered.filter_map(|(change, verdict)| Some((change.id()?.to_owned(), verdict?))));
     }

@@ -3,7 +3,7 @@
 //! Its jobs may overlap, and one may start after it was shut down: so a job only nudges a channel, and one task of ours
 //! runs passes one at a time, with jitter, until it is stopped. Another task makes the reads that webhooks leave to be made.
 
-use super::{Error, Reconciler, Report, Silent, PassRequest};
+use super::{Error, PassRequest, Reconciler, Report, Silent};
 use crate::clerk::client::PAGE_SIZE;
 use crate::model::{InstanceId, Kind, PassState, Scope};
 use crate::store::{self, LastSeen, Session};
@@ -223,7 +223,7 @@ impl PassRunner {
 
     async fn run_requested(&mut self) {
         let Ok(mut session) = self.reconciler.database.connect_for_passes().await else { return };
-        match session.mend_if_it_went_back(&self.last_seen).await {
+        match session.request_passes_if_restored(&self.last_seen).await {
             // The database was restored: pauses from before that no longer apply.
             Ok(true) => (self.pause, self.not_before) = (PAUSE, Instant::now()),
             Ok(false) => {}
@@ -250,7 +250,7 @@ impl PassRunner {
     async fn next_request(&self, session: &mut Session) -> Result<Option<(Vec<Kind>, String)>, store::Error> {
         let mut never = Vec::new();
         for kind in Kind::ALL {
-            if !self.off.contains(&kind) && session.mark(kind).await?.is_none() {
+            if !self.off.contains(&kind) && session.pass_watermark(kind).await?.is_none() {
                 never.push(kind);
             }
         }

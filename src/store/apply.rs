@@ -19,7 +19,10 @@ impl Session {
             .call_with_types(async |connection, types| {
                 static SQL: LazyLock<String> =
                     LazyLock::new(|| with_batch("select n, outcome, reason from clerk_sync.apply({batch})"));
-                EncodedBatch::of(batch, types).bind(sqlx::query(AssertSqlSafe(SQL.as_str()))).fetch_all(connection).await
+                EncodedBatch::of(batch, types)
+                    .bind(sqlx::query(AssertSqlSafe(SQL.as_str())))
+                    .fetch_all(connection)
+                    .await
             })
             .await?;
         verdicts(&rows, items)

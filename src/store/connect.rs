@@ -21,18 +21,18 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 #[derive(Clone)]
 pub struct Database {
     address: Address,
-    pub(super) way: Arc<Way>,
+    pub(super) state: Arc<ConnectionState>,
 }
 
 /// What was learned of the way to the server.
 #[derive(Debug, Default)]
-pub(super) struct Way {
+pub(super) struct ConnectionState {
     /// Whether connections were seen to stay with whoever opened them.
     is_proven: AtomicBool,
     /// One at a time finds out: before that, a refused password would be tried by every task at once.
     proving: tokio::sync::Mutex<()>,
     refused: Mutex<Option<Refused>>,
-    is_weakness_told: AtomicBool,
+    is_tls_warned: AtomicBool,
 }
 
 /// The last login was refused.
@@ -43,7 +43,7 @@ struct Refused {
     cause: Arc<sqlx::Error>,
 }
 
-impl Way {
+impl ConnectionState {
     /// Proves it anew for the next connection: the pooler may have been restarted as another one.
     pub(super) fn doubt(&self) {
         self.is_proven.store(false, Ordering::Relaxed);
@@ -83,7 +83,7 @@ impl Database {
     /// # Errors
     /// The end of a sentence that names the mistake and repeats nothing of the string: it holds a password.
     pub fn parse(url: &str) -> Result<Database, String> {
-        Ok(Database { address: address::parse(url)?, way: Arc::default() })
+        Ok(Database { address: address::parse(url)?, state: Arc::default() })
     }
 
     /// The server's host name, as the connection string has it.
@@ -104,14 +104,14 @@ impl Database {
     /// The same, without a warning if it is not well protected: for whoever tells it otherwise.
     #[must_use]
     pub(crate) fn without_warning(self) -> Database {
-        self.way.is_weakness_told.store(true, Ordering::Relaxed);
+        self.state.is_tls_warned.store(true, Ordering::Relaxed);
         self
     }
 
     /// Warns once if the way to the server is not well protected.
-    fn tell_weakness(&self) {
+    fn warn_if_tls_is_weak(&self) {
         if let Some(weakness) = self.tls().weakness()
-            && !self.way.is_weakness_told.swap(true, Ordering::Relaxed)
+            && !self.state.is_tls_warned.swap(true, Ordering::Relaxed)
         {
             let host = self.address.options.get_host();
             tracing::warn!(host, "{weakness}, so the password and all rows can be read on the network: {}", Tls::FIX);
@@ -123,13 +123,13 @@ impl Database {
     /// # Errors
     /// [`Error::Connect`] and its more telling siblings, or [`Error::Silent`] after some seconds.
     pub async fn open(&self) -> Result<PgConnection, Error> {
-        self.tell_weakness();
-        if self.way.is_proven.load(Ordering::Relaxed) {
+        self.warn_if_tls_is_weak();
+        if self.state.is_proven.load(Ordering::Relaxed) {
             return self.login().await;
         }
-        let _turn = timeout(CONNECT, self.way.proving.lock()).await.map_err(|_| Error::Silent(CONNECT))?;
+        let _turn = timeout(CONNECT, self.state.proving.lock()).await.map_err(|_| Error::Silent(CONNECT))?;
         let mut connection = self.login().await?;
-        if self.way.is_proven.load(Ordering::Relaxed) {
+        if self.state.is_proven.load(Ordering::Relaxed) {
             return Ok(connection);
         }
         let mut other = self.login().await?;
@@ -139,7 +139,7 @@ impl Database {
         if is_shared.map_err(Error::Refused)? {
             return Err(Error::SharedConnections);
         }
-        self.way.is_proven.store(true, Ordering::Relaxed);
+        self.state.is_proven.store(true, Ordering::Relaxed);
         Ok(connection)
     }
 
@@ -154,11 +154,11 @@ impl Database {
     }
 
     async fn login(&self) -> Result<PgConnection, Error> {
-        self.way.may_login().map_err(Error::LoginRefused)?;
+        self.state.may_login().map_err(Error::LoginRefused)?;
         self.address.check_root_certificate().await.map_err(Error::RootCertificate)?;
         let result = timeout(CONNECT, self.address.options.connect()).await.map_err(|_| Error::Silent(CONNECT))?;
         let result = result.map_err(Error::of_login);
-        self.way.note_login(match &result {
+        self.state.note_login(match &result {
             Err(Error::LoginRefused(cause)) => Some(Arc::clone(cause)),
             _ => None,
         });
@@ -175,7 +175,7 @@ async fn is_shared(one: &mut PgConnection, two: &mut PgConnection) -> Result<boo
     const CLEAN: usize = 2;
     const ROUNDS: usize = 8;
     let looking = async {
-        let (mut asks, mut holds) = (Witness::new(one).await?, Witness::new(two).await?);
+        let (mut asks, mut holds) = (BackendProbe::new(one).await?, BackendProbe::new(two).await?);
         let mut clean = 0;
         for _ in 0..ROUNDS {
             if asks.process == holds.process {
@@ -183,13 +183,13 @@ async fn is_shared(one: &mut PgConnection, two: &mut PgConnection) -> Result<boo
             }
             let begun = holds.look("begin read only; ").await?;
             // Where the others are taken, asking beside an open transaction would wait for its end.
-            let beside = if begun == Seen::AnotherProcess { begun } else { asks.look("").await? };
+            let beside = if begun == ProbeResult::AnotherProcess { begun } else { asks.look("").await? };
             sqlx::raw_sql("rollback").execute(&mut *holds.connection).await?;
             let seen = [begun, beside, holds.look("").await?];
-            if seen.contains(&Seen::AnotherProcess) {
+            if seen.contains(&ProbeResult::AnotherProcess) {
                 return Ok(true);
             }
-            clean = if seen.contains(&Seen::AnotherTransaction) { 0 } else { clean + 1 };
+            clean = if seen.contains(&ProbeResult::AnotherTransaction) { 0 } else { clean + 1 };
             if clean == CLEAN {
                 return Ok(false);
             }
@@ -205,7 +205,7 @@ async fn is_shared(one: &mut PgConnection, two: &mut PgConnection) -> Result<boo
 }
 
 /// A connection of which it is known where it led to.
-struct Witness<'a> {
+struct BackendProbe<'a> {
     connection: &'a mut PgConnection,
     /// Number and start of the server process: behind a load balancer numbers may repeat.
     process: String,
@@ -214,7 +214,7 @@ struct Witness<'a> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Seen {
+enum ProbeResult {
     Nothing,
     /// The process has run somebody else's transaction since our last one.
     AnotherTransaction,
@@ -222,24 +222,24 @@ enum Seen {
     AnotherProcess,
 }
 
-impl<'a> Witness<'a> {
-    async fn new(connection: &'a mut PgConnection) -> Result<Witness<'a>, sqlx::Error> {
-        let mut witness = Witness { connection, process: String::new(), transactions: 0 };
-        (witness.process, witness.transactions) = witness.ask("").await?;
-        Ok(witness)
+impl<'a> BackendProbe<'a> {
+    async fn new(connection: &'a mut PgConnection) -> Result<BackendProbe<'a>, sqlx::Error> {
+        let mut probe = BackendProbe { connection, process: String::new(), transactions: 0 };
+        (probe.process, probe.transactions) = probe.ask("").await?;
+        Ok(probe)
     }
 
     /// Begins a transaction, and compares.
-    async fn look(&mut self, before: &str) -> Result<Seen, sqlx::Error> {
+    async fn look(&mut self, before: &str) -> Result<ProbeResult, sqlx::Error> {
         let (process, transactions) = self.ask(before).await?;
         let ours = self.transactions.wrapping_add(1);
         self.transactions = transactions;
         Ok(if process != self.process {
-            Seen::AnotherProcess
+            ProbeResult::AnotherProcess
         } else if transactions != ours {
-            Seen::AnotherTransaction
+            ProbeResult::AnotherTransaction
         } else {
-            Seen::Nothing
+            ProbeResult::Nothing
         })
     }
 
@@ -263,20 +263,20 @@ mod tests {
 
     #[test]
     fn a_refused_login_is_tried_ever_more_seldom_by_one_task_at_a_time() {
-        let way = Way::default();
-        let waited = || way.refused.lock().unwrap().as_mut().unwrap().until = Instant::now();
-        let may_login = || way.may_login().is_ok();
+        let state = ConnectionState::default();
+        let waited = || state.refused.lock().unwrap().as_mut().unwrap().until = Instant::now();
+        let may_login = || state.may_login().is_ok();
         assert!(may_login() && may_login(), "nothing was refused yet");
         let mut pauses = Vec::new();
         for _ in 0..6 {
-            way.note_login(Some(Arc::new(sqlx::Error::WorkerCrashed)));
+            state.note_login(Some(Arc::new(sqlx::Error::WorkerCrashed)));
             assert!(!may_login());
-            pauses.push(way.refused.lock().unwrap().as_ref().unwrap().pause.as_secs());
+            pauses.push(state.refused.lock().unwrap().as_ref().unwrap().pause.as_secs());
             waited();
             assert!(may_login() && !may_login(), "one tries, the others wait for what it finds");
         }
         assert_eq!(pauses, [30, 60, 120, 240, 300, 300]);
-        way.note_login(None);
+        state.note_login(None);
         assert!(may_login() && may_login());
     }
 }

@@ -93,9 +93,13 @@ impl EncodedBatch {
         lists.extend([
             CompositeArray::of(stubs, batch.stubs.iter(), stub),
             CompositeArray::of(mentions, batch.mentions.iter().copied(), mention),
-            CompositeArray::of(reads, batch.pending_reads.iter(), |record, (n, at, read)| self::read(record, *n, *at, read)),
+            CompositeArray::of(reads, batch.pending_reads.iter(), |record, (n, at, read)| {
+                self::read(record, *n, *at, read);
+            }),
             CompositeArray::of(passes, batch.requested_passes.iter(), pass),
-            CompositeArray::of(letters, batch.dead_letters.iter(), |record, (n, letter)| dead_letter(record, *n, letter)),
+            CompositeArray::of(letters, batch.dead_letters.iter(), |record, (n, letter)| {
+                dead_letter(record, *n, letter);
+            }),
         ]);
         let doubts = CompositeArray::of(doubts, batch.doubts.iter(), doubt);
         let superseded = batch.superseded.iter().map(|&id| id.to_owned()).collect();
@@ -131,7 +135,11 @@ struct CompositeArray {
 }
 
 impl CompositeArray {
-    fn of<T>((row, array): Numbers, items: impl Iterator<Item = T>, write: impl Fn(&mut RowEncoder<'_>, T)) -> CompositeArray {
+    fn of<T>(
+        (row, array): Numbers,
+        items: impl Iterator<Item = T>,
+        write: impl Fn(&mut RowEncoder<'_>, T),
+    ) -> CompositeArray {
         let mut bytes = Vec::new();
         array_header(&mut bytes, row.0, 1);
         let mut length = 0;

@@ -16,10 +16,10 @@ const KEPT: Duration = Duration::from_secs(3_000);
 
 /// Shared by whoever writes and whoever looks. A clone is the same one.
 #[derive(Clone, Debug, Default)]
-pub struct LastSeen(Arc<Mutex<Seen>>);
+pub struct LastSeen(Arc<Mutex<LastSeenState>>);
 
 #[derive(Clone, Debug, Default)]
-struct Seen {
+struct LastSeenState {
     receipt: Option<(MessageId, Instant)>,
     pass: i64,
     /// `None`: this role may not ask for it, or nobody has yet.
@@ -27,7 +27,7 @@ struct Seen {
 }
 
 impl LastSeen {
-    fn seen(&self) -> MutexGuard<'_, Seen> {
+    fn seen(&self) -> MutexGuard<'_, LastSeenState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -43,7 +43,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked; then the next look finds the same.
-    pub async fn mend_if_it_went_back(&mut self, last_seen: &LastSeen) -> Result<bool, Error> {
+    pub async fn request_passes_if_restored(&mut self, last_seen: &LastSeen) -> Result<bool, Error> {
         let before = last_seen.seen().clone();
         let receipt = before.receipt.as_ref().filter(|(_, at)| at.elapsed() < KEPT).map(|(id, _)| id.0.as_str());
         let sql = "select coalesce((select max(id) from clerk_sync.passes), 0), \

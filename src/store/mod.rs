@@ -9,8 +9,9 @@ mod address;
 mod apply;
 mod connect;
 mod deleted;
-pub mod foreign;
 pub mod diagnostics;
+mod encode;
+pub mod foreign;
 mod kinds;
 mod last_seen;
 pub mod manifest;
@@ -23,7 +24,6 @@ mod repair;
 mod replay;
 pub mod status;
 mod upkeep;
-mod encode;
 
 pub use address::Tls;
 pub use connect::Database;
@@ -31,20 +31,20 @@ pub use deleted::Removed;
 pub use kinds::emptied;
 pub use last_seen::LastSeen;
 pub use migrate::{Migrated, Migrating, SchemaVersion, grant_again, migrate, repin};
-pub use mirror::{MirrorRow, Receipt, LiveRow, Version};
+pub use mirror::{LiveRow, MirrorRow, Receipt, Version};
 pub use passes::{Ending, PageRecord, Pass};
 pub use printed::printed;
 pub use upkeep::{DeadLetterBody, DeadLetterSummary, Prunable, Purged, Reference};
 
 use crate::model::{InstanceId, Millis, Refusal};
 use diagnostics::ConnectionProblem;
+use encode::TypeOids;
 use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgConnection, PgDatabaseError};
 use sqlx::{Connection as _, Row as _};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
-use encode::TypeOids;
 
 /// How long connecting may take, and how long one call may take on our side. The server gives up before us (3 s), so that
 /// running into this means that nobody answers: the connection is dropped and the outcome unknown.
@@ -206,7 +206,9 @@ impl Error {
     fn of_login(error: sqlx::Error) -> Error {
         let error = Error::Connect(error);
         match (error.connection_problem(), error) {
-            (ConnectionProblem::Password | ConnectionProblem::Blocked, Error::Connect(cause)) => Error::LoginRefused(Arc::new(cause)),
+            (ConnectionProblem::Password | ConnectionProblem::Blocked, Error::Connect(cause)) => {
+                Error::LoginRefused(Arc::new(cause))
+            }
             (_, error) => error,
         }
     }
@@ -217,7 +219,9 @@ impl Error {
         match cause.code().as_deref() {
             Some("22023" | "3F000" | "42P01" | "42704") => Error::NotMigrated(Some(error)),
             // Of `set role` alone the code says nothing, and the text may be in any language.
-            Some("42501") if diagnostics::routine(cause.as_ref()) == Some("aclcheck_error") => Error::MissingRight(error),
+            Some("42501") if diagnostics::routine(cause.as_ref()) == Some("aclcheck_error") => {
+                Error::MissingRight(error)
+            }
             Some("42501") => Error::NotWorker(error),
             _ => Error::Refused(error),
         }
@@ -252,7 +256,7 @@ impl Database {
         // A release keeps what the one before it calls; the next one may drop it.
         let types =
             TypeOids::new(types).ok_or(if schema.is_newer() { Error::TooNew } else { Error::NotMigrated(None) })?;
-        Ok(Session { connection, types, limit: CALL, way: Arc::clone(&self.way) })
+        Ok(Session { connection, types, limit: CALL, state: Arc::clone(&self.state) })
     }
 }
 
@@ -275,7 +279,7 @@ fn at_most(limit: usize) -> i64 {
 }
 
 /// An error with its causes in one line, without repeats. A server error has its message, SQLSTATE and hint.
-pub fn told<'a>(chain: impl IntoIterator<Item = &'a (dyn std::error::Error + 'static)>) -> String {
+pub fn error_chain<'a>(chain: impl IntoIterator<Item = &'a (dyn std::error::Error + 'static)>) -> String {
     let mut told = String::new();
     for error in chain {
         let shared = error.downcast_ref::<Arc<sqlx::Error>>().map(Arc::as_ref);
@@ -315,7 +319,7 @@ pub struct Session {
     connection: PgConnection,
     types: TypeOids,
     limit: Duration,
-    way: Arc<connect::Way>,
+    state: Arc<connect::ConnectionState>,
 }
 
 impl Session {
@@ -330,12 +334,12 @@ impl Session {
         &mut self,
         query: impl AsyncFnOnce(&mut PgConnection, &TypeOids) -> Result<T, sqlx::Error>,
     ) -> Result<T, Error> {
-        let Session { connection, types, limit, way } = self;
+        let Session { connection, types, limit, state } = self;
         let result = timeout(*limit, query(connection, types)).await.map_err(|_| Error::Silent(*limit));
         let result = result.and_then(|result| result.map_err(Error::Refused));
         // Where a session is lost, the pooler may be another one than it was.
         if result.as_ref().is_err_and(|error| !error.leaves_session()) {
-            way.doubt();
+            state.doubt();
         }
         result
     }

@@ -265,7 +265,7 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn mark(&mut self, kind: Kind) -> Result<Option<Millis>, Error> {
+    pub async fn pass_watermark(&mut self, kind: Kind) -> Result<Option<Millis>, Error> {
         let sql = "select started_at from clerk_sync.pass_watermarks where kind = $1";
         let at: Option<i64> = self
             .call(async |connection| sqlx::query_scalar(sql).bind(kind.as_str()).fetch_optional(connection).await)

@@ -1,7 +1,7 @@
 //! What the tables tell of the last day: deliveries, passes, what is left to do.
 
 use super::last_seen::WENT_BACK;
-use super::{Database, Error, Session, LiveRow};
+use super::{Database, Error, LiveRow, Session};
 use crate::model::{Drift, Kind, PassState, Scope, Word, Words as _};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -117,7 +117,11 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub(crate) async fn due_dead_letters(&mut self, delays: &[Duration], limit: usize) -> Result<Vec<DeadLetterSummary>, Error> {
+    pub(crate) async fn due_dead_letters(
+        &mut self,
+        delays: &[Duration],
+        limit: usize,
+    ) -> Result<Vec<DeadLetterSummary>, Error> {
         let delays: Vec<i64> = delays.iter().copied().map(seconds).collect();
         // Beyond the last delay there is none, and null is not due.
         let sql = format!(
@@ -136,7 +140,10 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub(crate) async fn dead_letter_content(&mut self, letter: &DeadLetterSummary) -> Result<Option<DeadLetterBody>, Error> {
+    pub(crate) async fn dead_letter_content(
+        &mut self,
+        letter: &DeadLetterSummary,
+    ) -> Result<Option<DeadLetterBody>, Error> {
         let sql = "select headers::text, body, (extract(epoch from received_at) * 1000)::bigint as received_ms \
               from clerk_sync.dead_letters where message_id = $1 and body_hash = $2";
         let content = |row: PgRow| {
@@ -188,7 +195,11 @@ impl Session {
     ///
     /// # Errors
     /// The database could not be asked.
-    pub async fn record_dead_letter_attempt(&mut self, letter: &DeadLetterSummary, reason: &str) -> Result<bool, Error> {
+    pub async fn record_dead_letter_attempt(
+        &mut self,
+        letter: &DeadLetterSummary,
+        reason: &str,
+    ) -> Result<bool, Error> {
         self.call(async |connection| {
             sqlx::query_scalar("select clerk_sync.record_dead_letter_attempt($1, $2, $3, $4)")
                 .bind(letter.message_id.as_str())

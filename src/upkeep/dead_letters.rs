@@ -5,7 +5,7 @@
 
 use crate::clerk::event;
 use crate::model::{Batch, Millis, Outcome, Source, Verdict};
-use crate::store::{DeadLetterBody, Error, DeadLetterSummary, Session};
+use crate::store::{DeadLetterBody, DeadLetterSummary, Error, Session};
 use std::time::Duration;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -61,7 +61,9 @@ pub async fn retry(
         Ok(Some(verdict)) => Ok(match verdict.outcome {
             Outcome::Foreign => RetryOutcome::Stays("it belongs to another Clerk instance".to_owned()),
             Outcome::Reused => RetryOutcome::Stays("its message id came before with another body".to_owned()),
-            Outcome::DeadLetter => RetryOutcome::Stays(verdict.reason.map(|reason| reason.to_string()).unwrap_or_default()),
+            Outcome::DeadLetter => {
+                RetryOutcome::Stays(verdict.reason.map(|reason| reason.to_string()).unwrap_or_default())
+            }
             _ => RetryOutcome::Settled(verdict),
         }),
         // The connection is as good as before. Not only poison: a trigger on our tables may refuse this one alone, and must

@@ -85,7 +85,7 @@ impl Upkeep {
 /// The database does not answer.
 pub(crate) async fn look_back(database: &Database, last_seen: &LastSeen) -> Result<bool, Error> {
     let mut session = database.connect().await?;
-    let went_back = session.mend_if_it_went_back(last_seen).await?;
+    let went_back = session.request_passes_if_restored(last_seen).await?;
     session.close().await;
     Ok(went_back)
 }

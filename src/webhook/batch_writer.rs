@@ -4,7 +4,7 @@
 //! refuses or locks it), the batch is split until that row is alone, and the rest commits. Of that row less is written, in the end only a
 //! denial: what takes access away still takes effect, and the row is written later. After any other failure all senders must retry.
 
-use super::caution::{Caution, LOCK_WAIT};
+use super::batch_size::{BatchSize, LOCK_WAIT};
 use super::health::Reporter;
 use super::request::{Request, Unavailable};
 use crate::clock;
@@ -32,7 +32,7 @@ pub(super) struct BatchWriter {
     pub(super) last_seen: LastSeen,
     /// Whether this process makes pending reads by id; if not, a refused change is kept as a dead letter as well.
     makes_reads: bool,
-    caution: Arc<Mutex<Caution>>,
+    batch_size: Arc<Mutex<BatchSize>>,
 }
 
 impl Clone for BatchWriter {
@@ -45,7 +45,7 @@ impl Clone for BatchWriter {
             pending: Arc::clone(&self.pending),
             last_seen: self.last_seen.clone(),
             makes_reads: self.makes_reads,
-            caution: Arc::clone(&self.caution),
+            batch_size: Arc::clone(&self.batch_size),
         }
     }
 }
@@ -60,7 +60,7 @@ impl BatchWriter {
             pending: Arc::default(),
             last_seen: LastSeen::default(),
             makes_reads,
-            caution: Arc::new(Mutex::new(Caution::new())),
+            batch_size: Arc::new(Mutex::new(BatchSize::new())),
         }
     }
 
@@ -69,14 +69,14 @@ impl BatchWriter {
         self.session.is_some()
     }
 
-    fn caution(&self) -> MutexGuard<'_, Caution> {
-        self.caution.lock().unwrap_or_else(PoisonError::into_inner)
+    fn batch_size(&self) -> MutexGuard<'_, BatchSize> {
+        self.batch_size.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes all gathered requests in batches of bounded size; objects that were refused before go alone and last. `Err`: the database is
     /// away; the requests in it still need a response.
     pub(super) async fn write_all(&mut self, requests: Vec<Request>) -> Result<(), WriteFailure> {
-        let mut batches = self.caution().batches(requests);
+        let mut batches = self.batch_size().batches(requests);
         batches.reverse(); // the oldest is the last, and goes first
         self.write(batches).await
     }
@@ -89,7 +89,10 @@ impl BatchWriter {
                 continue;
             }
             if let Err(error) = self.write_batch(&mut requests, &mut batches).await {
-                return Err(WriteFailure { error, unanswered: batches.into_iter().flatten().chain(requests).collect() });
+                return Err(WriteFailure {
+                    error,
+                    unanswered: batches.into_iter().flatten().chain(requests).collect(),
+                });
             }
         }
         Ok(())
@@ -102,7 +105,7 @@ impl BatchWriter {
         let error = match self.apply(requests, Mode::Full).await {
             Ok(verdicts) => {
                 self.health.clear_fault();
-                self.caution().grow(requests.len(), began.elapsed());
+                self.batch_size().grow(requests.len(), began.elapsed());
                 self.deny_unsettled(requests, &verdicts).await?;
                 let refused = verdicts.iter().flatten().any(|verdict| is_refusal(verdict.outcome));
                 let answered = std::mem::take(requests).into_iter().zip(verdicts);
@@ -154,11 +157,11 @@ impl BatchWriter {
     /// Halves a batch that was refused, or cuts it smaller after a time-out, where each attempt costs the full time.
     fn split(&self, mut requests: Vec<Request>, refusal: &Refusal, error: &Error, batches: &mut Vec<Vec<Request>>) {
         let size = if error.is_out_of_time() {
-            let mut caution = self.caution();
+            let mut batch_size = self.batch_size();
             if refusal.sqlstate == "55P03" {
-                caution.note_lock();
+                batch_size.note_lock();
             }
-            caution.shrink(requests.len())
+            batch_size.shrink(requests.len())
         } else {
             requests.len().div_ceil(2)
         };
@@ -175,10 +178,10 @@ impl BatchWriter {
         tracing::error!(subject = request.subject(), sqlstate, object, "the database refuses a row");
         metrics::counter!(POISON).increment(1);
         {
-            let mut caution = self.caution();
-            caution.suspect(request.subject());
+            let mut batch_size = self.batch_size();
+            batch_size.isolate(request.subject());
             if sqlstate == "55P03" {
-                caution.note_lock();
+                batch_size.note_lock();
             }
         }
         let reason = format!("the database refuses it: {refusal}");
@@ -249,7 +252,7 @@ impl BatchWriter {
         if !failpoint::writes() {
             return Ok(requests.iter().map(|_| Some(Verdict { outcome: Outcome::Applied, reason: None })).collect());
         }
-        let lock_wait = if mode == Mode::Full { self.caution().lock_wait() } else { Some(LOCK_WAIT) };
+        let lock_wait = if mode == Mode::Full { self.batch_size().lock_wait() } else { Some(LOCK_WAIT) };
         let batch = Batch::fold(Source::Webhook, check, requests.iter().map(|request| &request.delivery));
         let batch = batch.at(mode).waiting(lock_wait);
         let fresh = self.session.is_none();

@@ -49,7 +49,7 @@ struct Arriving {
     since: Instant,
     bytes: usize,
     has_lost: bool,
-    told: Arc<Notify>,
+    evicted_signal: Arc<Notify>,
 }
 
 /// What the headers say about a body.
@@ -66,16 +66,16 @@ pub enum Origin {
 pub struct PoolHandle {
     pool: Arc<Pool>,
     id: u64,
-    told: Arc<Notify>,
+    evicted_signal: Arc<Notify>,
 }
 
 /// What a body must give up for others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum MakeWay {
+pub(crate) enum Eviction {
     /// Its memory was given away: drop what has arrived.
-    Forget,
+    Memory,
     /// Its connection is needed: close it.
-    End,
+    Connection,
 }
 
 /// Bytes that are reserved until dropped.
@@ -89,7 +89,11 @@ pub struct Exhausted;
 impl Default for BodyMemory {
     fn default() -> Self {
         let pool = |bytes| Arc::new(Pool(Mutex::new(Table { left: bytes, next: 0, arriving: BTreeMap::new() })));
-        BodyMemory { usual: pool(SMALL_POOL_BYTES), large: pool(LARGE_POOL_BYTES), strangers: pool(STRANGER_POOL_BYTES) }
+        BodyMemory {
+            usual: pool(SMALL_POOL_BYTES),
+            large: pool(LARGE_POOL_BYTES),
+            strangers: pool(STRANGER_POOL_BYTES),
+        }
     }
 }
 
@@ -101,25 +105,26 @@ impl BodyMemory {
             (Origin::Plausible, Some(..=SMALL_BODY_MAX)) => &self.usual,
             (Origin::Plausible, _) => &self.large,
         };
-        let told = Arc::new(Notify::new());
+        let evicted_signal = Arc::new(Notify::new());
         let mut table = pool.table();
         table.next += 1;
         let id = table.next;
-        let arriving = Arriving { since: Instant::now(), bytes: 0, has_lost: false, told: Arc::clone(&told) };
+        let arriving =
+            Arriving { since: Instant::now(), bytes: 0, has_lost: false, evicted_signal: Arc::clone(&evicted_signal) };
         table.arriving.insert(id, arriving);
         drop(table);
-        PoolHandle { pool: Arc::clone(pool), id, told }
+        PoolHandle { pool: Arc::clone(pool), id, evicted_signal }
     }
 
     /// Ends all bodies that have been arriving for longer than a second, because their connections are needed.
-    pub(crate) fn make_way(&self) {
+    pub(crate) fn evict_stalled(&self) {
         for pool in [&self.usual, &self.large, &self.strangers] {
             let mut table = pool.table();
             while let Some(oldest) =
                 table.arriving.first_entry().filter(|oldest| oldest.get().since.elapsed() >= STALLED)
             {
                 let ended = oldest.remove();
-                ended.told.notify_one();
+                ended.evicted_signal.notify_one();
                 table.left += ended.bytes;
             }
         }
@@ -158,7 +163,7 @@ impl Table {
             }
             self.left += std::mem::take(&mut body.bytes);
             body.has_lost = true;
-            body.told.notify_one();
+            body.evicted_signal.notify_one();
         }
         Ok(())
     }
@@ -174,9 +179,9 @@ impl PoolHandle {
     }
 
     /// Waits until this body must give up its memory or its connection.
-    pub(crate) async fn makes_way(&self) -> MakeWay {
-        self.told.notified().await;
-        if self.pool.table().arriving.contains_key(&self.id) { MakeWay::Forget } else { MakeWay::End }
+    pub(crate) async fn evicted(&self) -> Eviction {
+        self.evicted_signal.notified().await;
+        if self.pool.table().arriving.contains_key(&self.id) { Eviction::Memory } else { Eviction::Connection }
     }
 
     /// The body is complete, and keeps its memory.
@@ -239,10 +244,7 @@ mod tests {
         middle.take(SMALL_POOL_BYTES / 2).unwrap();
         oldest.take(SMALL_POOL_BYTES / 2).unwrap();
         newest.take(1).unwrap();
-        assert_eq!(
-            (oldest.makes_way().now_or_never(), middle.makes_way().now_or_never()),
-            (Some(MakeWay::Forget), None)
-        );
+        assert_eq!((oldest.evicted().now_or_never(), middle.evicted().now_or_never()), (Some(Eviction::Memory), None));
         assert_eq!((oldest.take(1), oldest.arrived().err()), (Err(Exhausted), Some(Exhausted)));
         middle.take(SMALL_POOL_BYTES / 2 - 1).unwrap();
         assert!(newest.arrived().is_ok());
@@ -253,11 +255,11 @@ mod tests {
         let budget = BodyMemory::default();
         let mut body = usual(&budget);
         body.take(1).unwrap();
-        budget.make_way();
-        assert_eq!(body.makes_way().now_or_never(), None);
+        budget.evict_stalled();
+        assert_eq!(body.evicted().now_or_never(), None);
         std::thread::sleep(STALLED);
-        budget.make_way();
-        assert_eq!((body.makes_way().now_or_never(), body.take(1)), (Some(MakeWay::End), Err(Exhausted)));
+        budget.evict_stalled();
+        assert_eq!((body.evicted().now_or_never(), body.take(1)), (Some(Eviction::Connection), Err(Exhausted)));
         drop(body);
         usual(&budget).take(SMALL_POOL_BYTES).unwrap();
     }
@@ -268,7 +270,7 @@ mod tests {
         let (mut small, mut large) = (usual(&budget), usual(&budget));
         small.take(1_000).unwrap();
         assert_eq!(large.take(SMALL_POOL_BYTES + 1), Err(Exhausted));
-        assert!(small.makes_way().now_or_never().is_none());
+        assert!(small.evicted().now_or_never().is_none());
     }
 
     #[test]

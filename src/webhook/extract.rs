@@ -1,6 +1,6 @@
 //! A [`Verified`] exists only for a whole body with a good signature, read within the limits of size, time and memory.
 
-use super::body_memory::{BodyMemory, MakeWay, Origin, Reserved};
+use super::body_memory::{BodyMemory, Eviction, Origin, Reserved};
 use super::receive::Receiver;
 use super::rejection::Rejection;
 use super::signature::Head;
@@ -87,11 +87,11 @@ async fn read(
             let frame = tokio::select! {
                 biased;
                 frame = body.frame() => frame,
-                told = share.makes_way() => {
+                eviction = share.evicted() => {
                     kept = kept.and(Err(Rejection::Busy));
-                    match told {
-                        MakeWay::Forget => continue,
-                        MakeWay::End => break,
+                    match eviction {
+                        Eviction::Memory => continue,
+                        Eviction::Connection => break,
                     }
                 }
             };

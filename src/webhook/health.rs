@@ -2,7 +2,7 @@
 
 use crate::clock;
 use crate::model::{InstanceId, Millis};
-use crate::store::{Error, causes, told};
+use crate::store::{Error, causes, error_chain};
 use crate::telemetry::Throttle;
 use std::time::Instant;
 use tokio::sync::watch;
@@ -65,7 +65,7 @@ impl Reporter {
             let known = health.fault.take();
             let is_new = known.as_ref().is_none_or(|known| (&known.summary, &known.sqlstate) != (&summary, &sqlstate));
             if is_new && let Some(suppressed) = LOGGED.should_log() {
-                tracing::error!(error = told(causes(error)), suppressed, "the database cannot be written to");
+                tracing::error!(error = error_chain(causes(error)), suppressed, "the database cannot be written to");
             }
             let until_delivery = (of_delivery && !error.is_over_with_any_write())
                 || known.as_ref().is_some_and(|known| known.until_delivery);

@@ -37,7 +37,12 @@ impl DeliveryLog {
         DeliveryLog { message_id: verified.message_id.clone(), event_type: None, entity: None }
     }
 
-    pub(super) fn with_event(self, event_type: Option<String>, entity: Option<EntityRef>, field_errors: &[String]) -> DeliveryLog {
+    pub(super) fn with_event(
+        self,
+        event_type: Option<String>,
+        entity: Option<EntityRef>,
+        field_errors: &[String],
+    ) -> DeliveryLog {
         static WARNED: Throttle = Throttle::new();
         if !field_errors.is_empty() {
             metrics::counter!(FIELD_ERRORS).increment(field_errors.len() as u64);

@@ -6,14 +6,14 @@
 //! Only [`answer`] chooses a status. 2xx means durable: Svix will not send that message again.
 
 pub mod answer;
+mod batch_size;
+pub mod batch_writer;
 pub mod body_memory;
-mod caution;
 pub mod extract;
 pub mod health;
-pub mod batch_writer;
 mod log;
+pub mod queue;
 pub mod receive;
 pub mod rejection;
 pub mod request;
 pub mod signature;
-pub mod queue;

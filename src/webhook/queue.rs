@@ -6,9 +6,9 @@
 //! runs on its own thread, apart from the requests: a client that hangs up cannot cancel database work that has begun, and thousands of
 //! clients cannot delay it.
 
-use super::caution::BATCH;
+use super::batch_size::BATCH;
+use super::batch_writer::{BatchWriter, WriteFailure};
 use super::health::Health;
-use super::batch_writer::{WriteFailure, BatchWriter};
 use super::request::{RawMessage, Request, Unavailable};
 use crate::failpoint;
 use crate::model::{Delivery, InstanceCheck, Verdict};
@@ -78,7 +78,8 @@ impl WriteQueue {
         let (queue, requests) = mpsc::channel(QUEUE);
         let latency = Arc::new(BatchLatency::default());
         let batch_writer = BatchWriter::new(database, check, makes_reads);
-        let (health, pending, last_seen) = (batch_writer.health.watch(), Arc::clone(&batch_writer.pending), batch_writer.last_seen.clone());
+        let (health, pending, last_seen) =
+            (batch_writer.health.watch(), Arc::clone(&batch_writer.pending), batch_writer.last_seen.clone());
         let handle = WriteQueue { queue, latency: Arc::clone(&latency), health, pending, last_seen };
         let ended = thread::spawn("writer", || async { Dispatcher::new(batch_writer, latency).run(requests).await })?;
         Ok((handle, ended))
@@ -220,7 +221,8 @@ impl Dispatcher {
     /// Whether a batch writer is free for the next batch. While another batch is in flight, only if overlapping pays
     /// and one is connected: when batches are slow, connecting is slower.
     fn has_idle_writer(&self) -> bool {
-        let overlaps = |batch_writer: &BatchWriter| batch_writer.is_connected() && (QUICK..=SLOW).contains(&self.latency.get());
+        let overlaps =
+            |batch_writer: &BatchWriter| batch_writer.is_connected() && (QUICK..=SLOW).contains(&self.latency.get());
         self.idle.last().is_some_and(|batch_writer| self.in_flight.is_empty() || overlaps(batch_writer))
     }
 
@@ -231,7 +233,9 @@ impl Dispatcher {
         if requests.is_empty() {
             return;
         }
-        let Some(mut batch_writer) = self.idle.pop() else { return requests.into_iter().for_each(Request::answer_unavailable) };
+        let Some(mut batch_writer) = self.idle.pop() else {
+            return requests.into_iter().for_each(Request::answer_unavailable);
+        };
         let flight = InFlight { since: Instant::now(), deliveries: requests.len() };
         self.in_flight.push(flight);
         self.jobs.spawn(async move {

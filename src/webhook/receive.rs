@@ -4,12 +4,12 @@ use super::answer;
 use super::body_memory::BodyMemory;
 use super::extract::Verified;
 use super::log::DeliveryLog;
+use super::queue::WriteQueue;
 use super::request::{RawMessage, Unavailable};
 use super::signature::Verifier;
-use super::queue::WriteQueue;
 use crate::clerk::event;
 use crate::clock;
-use crate::door::Welcome;
+use crate::door::VerifiedSender;
 use crate::failpoint::{self, Point};
 use crate::model::{Delivery, Millis, Outcome, Verdict, hex};
 use crate::telemetry::{IGNORED, LAG, Throttle};
@@ -111,7 +111,7 @@ pub async fn receive(State(receiver): State<Receiver>, verified: Verified) -> Re
     };
     line.log(&result, started.elapsed());
     let mut response = answer::respond(result);
-    response.extensions_mut().insert(Welcome);
+    response.extensions_mut().insert(VerifiedSender);
     response
 }
 

@@ -12,7 +12,7 @@ use clerk_sync::clerk::client;
 use clerk_sync::config::Reconcile;
 use clerk_sync::model::InstanceCheck;
 use clerk_sync::reconcile::schedule::Timetable;
-use clerk_sync::reconcile::{Reconciler, PassLimits};
+use clerk_sync::reconcile::{PassLimits, Reconciler};
 use clerk_sync::sender::{Attempt, Sender};
 use clerk_sync::store::Database;
 use serde_json::Value;
@@ -258,7 +258,11 @@ impl<S> World<S> {
     /// # Panics
     /// TLS cannot be set up.
     pub fn reconciler(&self) -> Reconciler {
-        let times = PassLimits { lease: Duration::from_secs(15), lease_wait: Duration::from_secs(120), ..PassLimits::default() };
+        let times = PassLimits {
+            lease: Duration::from_secs(15),
+            lease_wait: Duration::from_secs(120),
+            ..PassLimits::default()
+        };
         let clerk = Arc::new(client::Client::new(self.api_options()).expect("a client"));
         Reconciler { clerk, database: self.database.database(), instance: None, times }
     }

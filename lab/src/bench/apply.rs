@@ -11,9 +11,9 @@ use clerk_sync::clerk::event;
 use clerk_sync::model::{Batch, Delivery, MessageId, Outcome, Source, hex};
 use clerk_sync::store::Session;
 use sha2::{Digest as _, Sha256};
-use sqlx::{Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use testkit::postgres::SUPERUSER;
 use testkit::supabase::Supabase;
 use testkit::usage::Usage;
@@ -36,6 +36,10 @@ pub(crate) struct Apply {
     /// Batches of each
     #[arg(long, default_value_t = 500, value_name = "N")]
     batches: usize,
+
+    /// Also print how long each step of it takes in the large mirror; measuring that costs time by itself
+    #[arg(long)]
+    steps: bool,
 }
 
 impl Apply {
@@ -43,7 +47,7 @@ impl Apply {
         let supabase = tokio::task::spawn_blocking(Supabase::start).await??;
         let mut mirrors = Vec::new();
         for (name, rows) in [("few", self.few), ("many", self.rows)] {
-            mirrors.push(Mirror::new(&supabase, name, rows).await?);
+            mirrors.push(Mirror::new(&supabase, name, rows, self.steps).await?);
         }
         // Turn by turn, so that whatever else the machine does meets both alike.
         for batch in 0..self.batches + self.batches / 10 {
@@ -51,6 +55,7 @@ impl Apply {
                 if batch == self.batches / 10 {
                     // Until here it was warming up.
                     (mirror.took, mirror.wal, mirror.cpu) = (Vec::new(), 0, -mirror.cpu_now());
+                    sqlx::query("select pg_stat_reset()").execute(&mut mirror.superuser).await?;
                 }
                 mirror.apply_next(self.events).await?;
             }
@@ -70,6 +75,11 @@ impl Apply {
                 many.median() / few.median(),
                 many.cpu / few.cpu
             ));
+        }
+        if self.steps
+            && let Some(many) = mirrors.last_mut()
+        {
+            many.print_steps(self.batches).await?;
         }
         for mirror in &mut mirrors {
             mirror.replay(self.events).await?;
@@ -92,11 +102,15 @@ struct Mirror {
 }
 
 impl Mirror {
-    async fn new(supabase: &Supabase, name: &str, rows: usize) -> anyhow::Result<Mirror> {
+    async fn new(supabase: &Supabase, name: &str, rows: usize, with_steps: bool) -> anyhow::Result<Mirror> {
         let database = project(supabase, name).await?;
         let history = History::new(Size::of(rows / 2));
         history.fill(supabase, name).await?;
         let mut superuser = supabase.connect(SUPERUSER, name).await?;
+        if with_steps {
+            let sql = format!("alter database {name} set track_functions = 'all'");
+            sqlx::query(AssertSqlSafe(sql)).execute(&mut superuser).await?;
+        }
         let session = database.connect().await?;
         let sql = "select pid from pg_stat_activity where application_name = 'clerk-sync' and datname = $1";
         let backend: i32 = sqlx::query_scalar(sql).bind(name).fetch_one(&mut superuser).await?;
@@ -111,6 +125,20 @@ impl Mirror {
 
     fn cpu_now(&self) -> f64 {
         Usage::of(self.backend).unwrap_or_default().cpu
+    }
+
+    /// The functions that a batch calls, the dearest first: how often, and how long, without those that they call.
+    async fn print_steps(&mut self, batches: usize) -> anyhow::Result<()> {
+        // A session reports what it has counted when it is idle, once a second at most.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let sql = "select funcname::text, calls, self_time from pg_stat_user_functions order by self_time desc";
+        let steps: Vec<(String, i64, f64)> = sqlx::query_as(sql).fetch_all(&mut self.superuser).await?;
+        let batches = f64::from(u32::try_from(batches)?);
+        say("                          step   calls   µs per batch");
+        for (name, calls, ms) in steps {
+            say(&format!("{name:>30} {calls:>7} {:>14.1}", ms * 1e3 / batches));
+        }
+        Ok(())
     }
 
     /// The next batch.

@@ -7,7 +7,7 @@ use super::history::Size;
 use super::project;
 use crate::say;
 use anyhow::{Context as _, ensure};
-use clerk_sync::clerk::client::{PageRequest, Client, Options};
+use clerk_sync::clerk::client::{Client, Options, PageRequest};
 use clerk_sync::model::{Change, Kind};
 use clerk_sync::reconcile::compare::compare;
 use clerk_sync::store::Database;

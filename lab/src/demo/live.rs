@@ -5,7 +5,7 @@ use super::compare::Names;
 use super::delivery::Receivers;
 use super::{personas, say, tell, wrapped};
 use clerk_sync::model::Kind;
-use clerk_sync::reconcile::{Reconciler, Silent, PassRequest};
+use clerk_sync::reconcile::{PassRequest, Reconciler, Silent};
 use sqlx::{Connection as _, PgConnection};
 use std::collections::BTreeSet;
 use std::time::Instant;

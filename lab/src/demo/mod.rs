@@ -18,7 +18,7 @@ use clerk_sync::clerk::client::Options;
 use clerk_sync::model::{Kind, PassState};
 use clerk_sync::ops::verdict::Setup;
 use clerk_sync::ops::{self, Ops};
-use clerk_sync::reconcile::{Reconciler, Report, Silent, PassLimits, PassRequest};
+use clerk_sync::reconcile::{PassLimits, PassRequest, Reconciler, Report, Silent};
 use compare::Names;
 use std::process::ExitCode;
 use testkit::clerk::Clerk;

@@ -3,7 +3,7 @@
 use super::super::brake::Removal;
 use super::super::finding::{Finding, is_gone};
 use super::super::{Error, FINDINGS_REPORTED_MAX, Sink};
-use super::{BEHIND, MARGIN, PageEffects, Run};
+use super::{MARGIN, PageEffects, READ_BACKDATE_MS, Run};
 use crate::clerk::client::{MAX_IDS_PER_REQUEST, Read};
 use crate::model::{Change, Kind, Millis, Observation, PassState, PendingRead, Source, Undecided, hex};
 use crate::store::LiveRow;
@@ -15,7 +15,7 @@ const PROBLEMS: usize = 5;
 
 /// Absentees that a pass leaves as they are.
 #[derive(Default)]
-struct Left {
+struct Unjudged {
     too_fresh: u64,
     held_back: u64,
     judge_after: Option<Millis>,
@@ -44,16 +44,16 @@ impl Run<'_> {
     }
 
     /// Those of these absentees that can be judged now, and why not the others.
-    async fn judgeable(&mut self, kind: Kind, mut live_rows: Vec<LiveRow>) -> Result<(Vec<LiveRow>, Left), Error> {
+    async fn judgeable(&mut self, kind: Kind, mut live_rows: Vec<LiveRow>) -> Result<(Vec<LiveRow>, Unjudged), Error> {
         let margin = if self.is_development { 0 } else { MARGIN };
         let (from, before) = (self.row.observed_from, self.row.observed_from.plus(-margin));
-        let mut left = Left::default();
+        let mut left = Unjudged::default();
         live_rows.retain(|row| {
             let Some(at) = row.observed_at.filter(|at| *at >= before) else { return true };
             // A row created after the pass began need not be in its listing.
             if row.created_at.is_none_or(|created_at| created_at < from) {
                 left.too_fresh += 1;
-                left.judge_after = left.judge_after.max(Some(at.plus(margin + BEHIND)));
+                left.judge_after = left.judge_after.max(Some(at.plus(margin + READ_BACKDATE_MS)));
             }
             false
         });
@@ -70,7 +70,7 @@ impl Run<'_> {
 
     /// Counts absent and existing rows: of this kind, and of the memberships that would end with them. Records how many absent rows
     /// cannot be judged.
-    async fn weigh(&mut self, kind: Kind) -> Result<(Removal, Removal), Error> {
+    async fn count_absent(&mut self, kind: Kind) -> Result<(Removal, Removal), Error> {
         let mut own = Removal { rows: self.session.count(kind).await?, absent: 0 };
         let mut memberships = Removal::default();
         let mut ids = Sha256::new();
@@ -95,10 +95,10 @@ impl Run<'_> {
 
     /// The brake.
     pub(super) async fn brake_engages(&mut self, kind: Kind) -> Result<bool, Error> {
-        let (mut own, mut memberships) = self.weigh(kind).await?;
+        let (mut own, mut memberships) = self.count_absent(kind).await?;
         // Memberships that ended with their parent count towards the parent's limit.
         if own.exceeds_limit() && self.find_parents_away(kind).await? {
-            (own, memberships) = self.weigh(kind).await?;
+            (own, memberships) = self.count_absent(kind).await?;
         }
         if !own.exceeds_limit() && !memberships.exceeds_limit() {
             self.held = None;
@@ -205,7 +205,12 @@ impl Run<'_> {
                 let observation = Observation::NeedsRead(one.read);
                 changes.push(Change { observed_at: self.row.observed_from, observation, mention: None });
             }
-            self.compare_and_record(Source::Read, &changes, PageEffects { settled: &settled, ..PageEffects::default() }).await?;
+            self.compare_and_record(
+                Source::Read,
+                &changes,
+                PageEffects { settled: &settled, ..PageEffects::default() },
+            )
+            .await?;
             after = last;
         }
         if unclear == 0 {

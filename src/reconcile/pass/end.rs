@@ -1,7 +1,7 @@
 //! How a pass ended: written down, reported, logged.
 
 use super::super::{Error, Report};
-use super::{BEHIND, Run};
+use super::{READ_BACKDATE_MS, Run};
 use crate::clerk::client;
 use crate::clerk::kinds;
 use crate::model::{Millis, PassState, Step};
@@ -12,9 +12,9 @@ use serde_json::Value;
 use std::time::Duration;
 
 /// How many ids a report names of what contradicts webhooks.
-const NAMED: usize = 100;
+const CONTRADICTIONS_REPORTED_MAX: usize = 100;
 /// How long after `judge_after` the next pass is requested, in ms.
-const AGAIN: i64 = 5_000;
+const RETRY_DELAY_MS: i64 = 5_000;
 /// Rows that were refused and are named in a report.
 const REFUSED_NAMED: usize = 5;
 
@@ -22,7 +22,7 @@ impl Run<'_> {
     /// The time by Clerk's clock.
     fn clerk_now(&self) -> Millis {
         let elapsed = i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX);
-        self.began_at.plus(BEHIND).plus(elapsed)
+        self.began_at.plus(READ_BACKDATE_MS).plus(elapsed)
     }
 
     /// Writes down how the pass ended, and reports it. An error of ours or Clerk's makes it incomplete, not fail.
@@ -39,7 +39,7 @@ impl Run<'_> {
             let ending = Ending {
                 undecided: Some(self.undecided).filter(|undecided| undecided.total() > 0),
                 judge_after: self.judge_after,
-                again_in: judge_in.map(|ms| ms.max(0) + AGAIN),
+                again_in: judge_in.map(|ms| ms.max(0) + RETRY_DELAY_MS),
                 held: self.held.take().filter(|_| state == PassState::Braked),
             };
             match self.session.end_pass(fence, self.row.id, state, problem, counts.as_ref(), &ending).await {
@@ -109,7 +109,7 @@ impl Run<'_> {
             extra: unsigned(self.row.extra),
             undecided: self.undecided,
             judge_after: self.judge_after,
-            contradictions: self.contradictions.into_iter().take(NAMED).collect(),
+            contradictions: self.contradictions.into_iter().take(CONTRADICTIONS_REPORTED_MAX).collect(),
             is_at_end: self.row.step == Step::End,
             calls: self.clerk.calls() - self.calls_before,
             seconds: self.began.elapsed().as_secs_f64(),

@@ -40,7 +40,7 @@ impl Run<'_> {
         }
         self.without_time(kind).await?;
         let mut counted = self.total(kind, &page).await?;
-        if pages.can_go_on() && counted > self.row.listed.cast_unsigned() {
+        if pages.has_cursor() && counted > self.row.listed.cast_unsigned() {
             // Some may have been made since the last page.
             let page = pages.page().await?;
             let mirrored = mirrored_rows(self.session, kind, &page.changes).await?;
@@ -89,7 +89,8 @@ impl Run<'_> {
         let mut absent: Vec<String> = Vec::new();
         let mut after = None;
         loop {
-            let created = self.session.ids_created_between(kind, window.from, window.to, after.as_ref(), ID_CHUNK).await?;
+            let created =
+                self.session.ids_created_between(kind, window.from, window.to, after.as_ref(), ID_CHUNK).await?;
             absent.extend(created.iter().map(|(_, id)| id).filter(|id| !window.saw(id)).cloned());
             if created.len() < ID_CHUNK {
                 return Ok(absent);

@@ -20,7 +20,7 @@ use std::time::Instant;
 /// R4, in ms: a row that was observed less than this before the pass began, or since, is not judged by its absence.
 const MARGIN: i64 = 300_000;
 /// How far back reads are dated (R1), in ms: added to get from an observation time to Clerk's clock.
-const BEHIND: i64 = 10_000;
+const READ_BACKDATE_MS: i64 = 10_000;
 
 /// A pass that is asked for.
 pub(super) struct Request<'a> {
@@ -47,7 +47,7 @@ pub(super) async fn run(
         Sink::Record(fence) => {
             session.open_pass(fence, Scope::Kind(kind), reason, began_at, reconciler.times.resume_within).await?
         }
-        Sink::DryRun => dry(Scope::Kind(kind), session.mark(kind).await?.is_none(), began_at),
+        Sink::DryRun => dry(Scope::Kind(kind), session.pass_watermark(kind).await?.is_none(), began_at),
     };
     let mut run = Run::new(reconciler, session, sink, row, began_at);
     run.parents_away.clone_from(held);

@@ -2,7 +2,7 @@
 
 use super::super::compare::{Difference, Found, compare};
 use super::super::finding::{Finding, is_gone};
-use super::super::{Error, FINDINGS_REPORTED_MAX, Sink, ladder};
+use super::super::{Error, FINDINGS_REPORTED_MAX, Sink, refused_rows};
 use super::Run;
 use crate::model::{Batch, Change, Drift, Fence, Kind, Millis, Outcome, Reason, Source, Step, Verdict};
 use crate::store::{MirrorRow, PageRecord, Session};
@@ -47,7 +47,7 @@ impl Run<'_> {
     ) -> Result<(), Error> {
         let kind = observed.kind.or(self.row.scope.kind()).unwrap_or(Kind::User);
         let differences = compare(changes, mirrored);
-        let refreshed = differences.iter().filter(|difference| matches!(difference.found, Found::Refreshed)).count();
+        let refreshed = differences.iter().filter(|difference| matches!(difference.found, Found::VersionOnly)).count();
         let mut findings = self.findings(kind, changes, &differences).await?;
         let is_new = |difference: &&Difference<'_>| self.row.backfill && matches!(difference.found, Found::Missing);
         let new: HashSet<&str> =
@@ -111,8 +111,8 @@ impl Run<'_> {
         };
         let verdicts = match self.session.record_page(&record, &batch, written.len()).await {
             Err(error) if error.refusal().is_some() && !written.is_empty() => {
-                let ladder::Written { verdicts, refused } =
-                    ladder::write(self.session, source, Some(fence), written).await?;
+                let refused_rows::Written { verdicts, refused } =
+                    refused_rows::write(self.session, source, Some(fence), written).await?;
                 self.refused.extend(refused);
                 let outcomes = verdicts.iter().enumerate();
                 let outcomes = outcomes.filter_map(|(n, verdict)| Some((n, verdict.as_ref()?.outcome.as_str())));
@@ -160,7 +160,7 @@ impl Run<'_> {
             // What a first pass adds was never here.
             Found::Missing => !self.row.backfill,
             Found::Differing { .. } => true,
-            Found::Refreshed | Found::Unusable => false,
+            Found::VersionOnly | Found::Unusable => false,
         };
         let differences: Vec<&Difference<'_>> = differences.iter().filter(told).collect();
         let mut ids: Vec<&str> = differences.iter().filter_map(|difference| difference.change.id()).collect();

@@ -1,7 +1,7 @@
 //! The Backend API, as `clerk/openapi-specs` `bapi/2026-05-12.yml` has it: what a mirror reads, and Clerk's way to say no.
 
 use super::faults::Fault;
-use super::query::{self, Key, Order, Params, ListQuery, Test};
+use super::query::{self, Key, ListQuery, Order, Params, Test};
 use super::table::{Row, Table, Time};
 use super::{Clerk, Membership, Organization, json};
 use axum::http::request::Parts;

@@ -8,9 +8,9 @@
 mod api;
 mod faults;
 mod json;
-mod rate_limit;
 mod populate;
 mod query;
+mod rate_limit;
 mod server;
 mod table;
 

@@ -9,42 +9,42 @@ use std::time::{Duration, Instant};
 pub(super) const BATCH: usize = 256;
 const BATCH_BYTES: usize = 2 * 1024 * 1024;
 /// How long an object is written alone after its row was refused: its webhook will be retried.
-const QUARANTINE: Duration = Duration::from_secs(600);
+const ISOLATION_TIME: Duration = Duration::from_secs(600);
 /// Deliveries in one statement after one ran out of time; and after that, one alone.
-const FEW: usize = 16;
+const SMALL_BATCH: usize = 16;
 /// After a batch that takes no longer, the next one may be larger again.
-const QUICK: Duration = Duration::from_millis(500);
+const FAST_BATCH: Duration = Duration::from_millis(500);
 /// How long to wait for a row that another session has locked, and how long after the last one this shorter wait applies: all later batches
 /// wait behind it.
 pub(super) const LOCK_WAIT: Duration = Duration::from_millis(100);
 const LOCKED: Duration = Duration::from_secs(60);
 
 /// What was learned from batches that failed.
-pub(super) struct Caution {
+pub(super) struct BatchSize {
     /// Objects with a refused row, and when it was refused.
-    suspects: HashMap<String, Instant>,
+    isolated: HashMap<String, Instant>,
     /// Deliveries that go into one statement.
-    most: usize,
+    max_deliveries: usize,
     /// When the last wait for a lock of another session timed out.
     locked: Option<Instant>,
 }
 
-impl Caution {
-    pub(super) fn new() -> Caution {
-        Caution { suspects: HashMap::new(), most: BATCH, locked: None }
+impl BatchSize {
+    pub(super) fn new() -> BatchSize {
+        BatchSize { isolated: HashMap::new(), max_deliveries: BATCH, locked: None }
     }
 
     /// Batches of bounded size; objects that were refused before go alone and last.
     pub(super) fn batches(&mut self, requests: Vec<Request>) -> Vec<Vec<Request>> {
-        self.suspects.retain(|_, since| since.elapsed() < QUARANTINE);
-        let (suspects, others): (Vec<Request>, Vec<Request>) =
-            requests.into_iter().partition(|request| self.suspects.contains_key(request.subject()));
+        self.isolated.retain(|_, since| since.elapsed() < ISOLATION_TIME);
+        let (isolated, others): (Vec<Request>, Vec<Request>) =
+            requests.into_iter().partition(|request| self.isolated.contains_key(request.subject()));
         let mut batches: Vec<Vec<Request>> = Vec::new();
         let mut room = 0;
         for request in others {
             let size = request.raw.body.len();
             match batches.last_mut() {
-                Some(batch) if batch.len() < self.most && size <= room => {
+                Some(batch) if batch.len() < self.max_deliveries && size <= room => {
                     room -= size;
                     batch.push(request);
                 }
@@ -54,13 +54,13 @@ impl Caution {
                 }
             }
         }
-        batches.extend(suspects.into_iter().map(|request| vec![request]));
+        batches.extend(isolated.into_iter().map(|request| vec![request]));
         batches
     }
 
     /// The row of this object was refused.
-    pub(super) fn suspect(&mut self, subject: &str) {
-        self.suspects.insert(subject.to_owned(), Instant::now());
+    pub(super) fn isolate(&mut self, subject: &str) {
+        self.isolated.insert(subject.to_owned(), Instant::now());
     }
 
     /// A wait for another session's lock timed out.
@@ -74,14 +74,14 @@ impl Caution {
 
     /// A batch of so many has run out of time: how many to try.
     pub(super) fn shrink(&mut self, from: usize) -> usize {
-        self.most = if from > FEW { FEW } else { 1 };
-        self.most
+        self.max_deliveries = if from > SMALL_BATCH { SMALL_BATCH } else { 1 };
+        self.max_deliveries
     }
 
     /// A batch of so many was written in that time.
     pub(super) fn grow(&mut self, from: usize, took: Duration) {
-        if from >= self.most && took < QUICK {
-            self.most = (self.most * 2).min(BATCH);
+        if from >= self.max_deliveries && took < FAST_BATCH {
+            self.max_deliveries = (self.max_deliveries * 2).min(BATCH);
         }
     }
 }
