@@ -5,6 +5,7 @@
 
 use regex::Regex;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 struct Habit {
     /// Of lower-case text.
@@ -125,15 +126,15 @@ fn files(folder: &str, endings: &[&str]) -> Vec<PathBuf> {
 
 /// What is found in a text: the line, the phrase, and what is better.
 fn found(text: &str) -> Vec<(usize, String, &'static str)> {
-    let habits: Vec<(Regex, &Habit)> = HABITS.iter().map(|habit| (Regex::new(habit.pattern).unwrap(), habit)).collect();
+    static PATTERNS: LazyLock<Vec<(Regex, &Habit)>> =
+        LazyLock::new(|| HABITS.iter().map(|habit| (Regex::new(habit.pattern).unwrap(), habit)).collect());
+    // A name in code is not prose, and neither is the target of a link or a value to be filled in.
+    static NAMES: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r#"`[^`]*`|\]\([^)]*\)|\{[^}]*\}|"braked"|braked:|stub:"#).unwrap());
     let mut all = Vec::new();
     for (number, line) in text.lines().enumerate() {
-        let mut line = line.to_lowercase();
-        // A name in code is not prose, and neither is the place of a link or a value to be put in.
-        for name in ["`[^`]*`", r"\]\([^)]*\)", r"\{[^}]*\}", r#""braked"|braked:|stub:"#] {
-            line = Regex::new(name).unwrap().replace_all(&line, "``").into_owned();
-        }
-        for (pattern, habit) in &habits {
+        let line = NAMES.replace_all(&line.to_lowercase(), "``").into_owned();
+        for (pattern, habit) in &*PATTERNS {
             let mut rest = line.clone();
             habit.fine.iter().for_each(|fine| rest = rest.replace(fine, "``"));
             if let Some(phrase) = pattern.find(&rest) {
