@@ -66,7 +66,7 @@ metrics_named! {
     DEAD_LETTERS describe_gauge "clerk_sync_dead_letters"
     /// Objects that wait for a read by id.
     PENDING_READS describe_gauge "clerk_sync_pending_reads"
-    /// Rows that give access that has ended, which policies deny: something of the application's keeps them.
+    /// Rows that cannot be deleted or updated, and that policies deny: the application's own object keeps them.
     DENIALS describe_gauge "clerk_sync_denials"
     /// Rows that something of the application's refuses and that wait for another try.
     REFUSED describe_gauge "clerk_sync_refused_rows"

@@ -413,7 +413,7 @@ async fn why_no_pass_can_begin_is_told_until_one_does() {
     let (_, json) = program.get("/status.json").await;
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["verdict"]["level"], "attention");
-    let reasons = json["verdict"]["because"].to_string();
+    let reasons = json["verdict"]["reasons"].to_string();
     assert!(reasons.contains("No reconcile could start since") && reasons.contains("401"), "{reasons}");
     let said = program.stop().await;
     assert!(!reasons.contains("planted") && !said.contains("planted"), "{reasons}{said}");

@@ -105,7 +105,7 @@ impl Init {
                     Ok(())
                 }
                 Err(error @ ClerkError::Key(_)) => Err(format!("{error}.")),
-                Err(error) => Err(format!("Clerk cannot be asked: {error}.")),
+                Err(error) => Err(format!("Clerk's API cannot be used: {error}.")),
             }
         })
         .await?;

@@ -33,7 +33,7 @@ pub(super) fn checks(sync_status: Option<&SyncStatus>, counts: Option<&Counts>, 
         checks.push(Check::ok("webhooks", says));
     }
     if let Some((seconds, problem)) = &sync_status.failed_start {
-        let says = format!("none could start for {}: {problem}", span(*seconds));
+        let says = format!("no reconcile could start for {}: {problem}", span(*seconds));
         checks.push(Check::fail("passes", says, "fix what is named; for a refused key: Clerk dashboard → API keys"));
     }
     checks.extend(Kind::ALL.map(|kind| {
@@ -125,7 +125,7 @@ fn pass(kind: Kind, last: Option<&LastPass>, has_organizations: Option<bool>) ->
             Check::ok(NAME, format!("{kinds}: the last complete one ended {} ago", span(*seconds)))
         }
         Some(LastPass { id, state, .. }) => {
-            Check::warn(NAME, format!("{kinds}: none is complete; reconcile {id} is {state}"), run)
+            Check::warn(NAME, format!("{kinds}: no full reconcile has completed; reconcile {id} is {state}"), run)
         }
         None => Check::warn(NAME, format!("{kinds}: none has ever run"), run),
     }

@@ -200,5 +200,5 @@ fn some_of(many: &[String], shown: usize, separator: &str) -> String {
 
 /// Where a check wants a database and there is none.
 fn no_database(database: Option<&Database>) -> &'static str {
-    if database.is_some() { "the database cannot be asked" } else { "DATABASE_URL is missing or wrong" }
+    if database.is_some() { "the database cannot be queried" } else { "DATABASE_URL is missing or wrong" }
 }

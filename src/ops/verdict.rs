@@ -86,7 +86,7 @@ impl Verdict {
                 ("The database cannot be reached", Some("clerk-sync doctor"))
             }
             Error::Crowded(_) | Error::Silent(_) => ("The database responds too slowly", Some("clerk-sync doctor")),
-            Error::Refused(_) | Error::Answer(_) => ("The database cannot be asked", Some("clerk-sync doctor")),
+            Error::Refused(_) | Error::Answer(_) => ("The database cannot be queried", Some("clerk-sync doctor")),
         };
         let reasons = vec![format!("{}.", capitalized(&error.to_string())), RETRIED.to_owned()];
         let commands = command.into_iter().map(str::to_owned).collect();
@@ -150,7 +150,7 @@ impl Headline {
     const fn words(self) -> (Level, &'static str) {
         match self {
             Headline::DeletionsWait => (Level::Bad, "Deletions wait for your approval"),
-            Headline::Denied => (Level::Bad, "Rows give access that has ended"),
+            Headline::Denied => (Level::Bad, "Rows that policies deny cannot be written"),
             Headline::NoSecret => (Level::Attention, "CLERK_WEBHOOK_SIGNING_SECRET is not set"),
             Headline::CannotStart => (Level::Attention, "Reconcile cannot start"),
             Headline::NoWebhook => (Level::Attention, "Waiting for the first webhook"),
@@ -268,8 +268,8 @@ impl Reasons {
             self.add(
                 Headline::Denied,
                 format!(
-                    "{} rows give access that has ended, because an object of your application keeps them: {}. Our policies deny it; \
-                     service_role, and views and functions of the tables' owner, do not.",
+                    "{} rows cannot be deleted or updated, because your own foreign key, trigger, index or check keeps them: {}. Policies already \
+                     deny them; service_role, and views and functions of the tables' owner, still see them.",
                     status.denied,
                     denied.join("; ")
                 ),
@@ -279,7 +279,9 @@ impl Reasons {
             let refused = status.refused;
             self.add(
                 Headline::SomethingWaits,
-                format!("{refused} rows are not written yet: an object of your application refuses them."),
+                format!(
+                    "{refused} rows are not written yet: your own foreign key, trigger, index or check refuses them."
+                ),
             );
         }
         if status.denied > 0 || status.refused > 0 {

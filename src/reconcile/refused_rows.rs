@@ -48,7 +48,12 @@ pub(super) async fn write(
         }
         let id = changes[part.start].id().unwrap_or_default();
         let (sqlstate, object) = (refusal.sqlstate.as_str(), refusal.object.as_deref());
-        tracing::error!(subject = id, sqlstate, object, "the database refuses a row");
+        tracing::error!(
+            subject = id,
+            sqlstate,
+            object,
+            "a row is rejected by a constraint or trigger on the synced tables"
+        );
         metrics::counter!(POISON).increment(1);
         for mode in [Mode::Access, Mode::Deny(refusal.clone())] {
             match session.apply(&batch(mode, Some(LOCK_WAIT)), 1).await {

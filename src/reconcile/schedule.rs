@@ -130,14 +130,14 @@ async fn run_pending_reads(reconciler: Reconciler, pending: Arc<Notify>) {
         sleep(DEBOUNCE).await;
         match reconciler.run_pending_reads().await {
             Ok(0) => {}
-            Ok(reads) => tracing::info!(reads, "read by id"),
+            Ok(reads) => tracing::info!(reads, "objects were read again from Clerk"),
             // The passes tell of a key or a database that will not do.
             Err(error) => tracing::debug!(%error, "reads are left for the next reconcile"),
         }
         wait = match reconciler.list_members().await {
             Ok((listed, next)) => {
                 if listed > 0 {
-                    tracing::info!(organizations = listed, "their members are listed");
+                    tracing::info!(organizations = listed, "the members of organizations were listed again");
                 }
                 next.map_or(POLL_INTERVAL, |next| next.saturating_sub(DEBOUNCE).min(POLL_INTERVAL))
             }
@@ -337,7 +337,7 @@ impl PassRunner {
                 );
             }
             (PassState::Incomplete | PassState::Void, _) => {
-                tracing::warn!(pass = report.pass, problem = report.problem, "a reconcile could not end");
+                tracing::warn!(pass = report.pass, problem = report.problem, "a reconcile did not complete");
             }
         }
     }

@@ -149,7 +149,7 @@ impl DenialRow {
         if self.sqlstate == "unsettled" {
             let why = self.object.as_deref().unwrap_or_default();
             return format!(
-                "{} {} (unsettled: {why}, and without CLERK_SECRET_KEY Clerk cannot be asked)",
+                "{} {} (denied until its state is known: {why}; set CLERK_SECRET_KEY so that it can be read from Clerk)",
                 self.kind, self.id
             );
         }
@@ -241,7 +241,7 @@ impl Database {
     /// Asks for all of it, on a connection of its own.
     ///
     /// # Errors
-    /// The database cannot be asked.
+    /// The database cannot be queried.
     pub async fn status(&self) -> Result<Status, Error> {
         let mut session = self.connect_for_passes().await?;
         let scopes: Vec<&str> = Scope::ALL.iter().map(|scope| scope.as_str()).collect();

@@ -175,7 +175,12 @@ impl BatchWriter {
     /// letter, because its object will not be read by id, or because no part of it can be stored.
     async fn write_less(&mut self, request: &mut Request, refusal: Refusal) -> Result<Option<Verdict>, Error> {
         let (sqlstate, object) = (refusal.sqlstate.as_str(), refusal.object.as_deref());
-        tracing::error!(subject = request.subject(), sqlstate, object, "the database refuses a row");
+        tracing::error!(
+            subject = request.subject(),
+            sqlstate,
+            object,
+            "a row is rejected by a constraint or trigger on the synced tables"
+        );
         metrics::counter!(POISON).increment(1);
         {
             let mut batch_size = self.batch_size();
