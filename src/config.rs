@@ -25,8 +25,8 @@ pub struct Environment {
     #[arg(long, env = "CLERK_WEBHOOK_SIGNING_SECRET", hide_env_values = true, value_name = "SECRETS")]
     pub signing_secret: Option<String>,
 
-    /// The Clerk instance to copy (ins_…); unset: the secret key's, or without a key the first webhook's; `*`: any, for replays
-    /// of fixtures
+    /// The Clerk instance to copy (ins_…); unset: the instance of the secret key, or without a key that of the first webhook; `*`: any
+    /// instance, to replay test files
     #[arg(long, env = "CLERK_INSTANCE_ID", value_name = "ID")]
     pub instance_id: Option<String>,
 
@@ -34,7 +34,7 @@ pub struct Environment {
     #[arg(long, env = "LISTEN_ADDR", value_name = "ADDRESS")]
     pub listen_addr: Option<String>,
 
-    /// Listen on this port of every address, as platforms set it; `LISTEN_ADDR` wins
+    /// Listen on this port on all addresses, as hosting platforms set it; ignored if `LISTEN_ADDR` is set
     #[arg(long, env = "PORT", value_name = "PORT")]
     pub port: Option<String>,
 
@@ -73,7 +73,7 @@ pub struct RetentionEnvironment {
     #[arg(long, env = "RETENTION_RECEIPTS", value_name = "AGE")]
     pub retention_receipts: Option<String>,
 
-    /// How long to keep findings of reconciles; unset: `90d`
+    /// How long to keep the differences that reconciles found; unset: `90d`
     #[arg(long, env = "RETENTION_FINDINGS", value_name = "AGE")]
     pub retention_findings: Option<String>,
 
@@ -100,7 +100,7 @@ impl RetentionEnvironment {
 /// How Clerk's Backend API is asked.
 #[derive(clap::Args, Clone, Default)]
 pub struct ClerkEnvironment {
-    /// The instance's secret key (`sk_live_…` or `sk_test_…`); without it, reconcile is disabled
+    /// The instance's secret key (`sk_live_…` or `sk_test_…`); without it, nothing can be read from Clerk's API
     #[arg(long, env = "CLERK_SECRET_KEY", hide_env_values = true, value_name = "KEY")]
     pub secret_key: Option<String>,
 

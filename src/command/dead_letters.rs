@@ -39,11 +39,12 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Retry. One that can be applied keeps its original timestamp and is removed from the list. Exit code 1: some could not be
-    /// applied
+    /// Apply dead letters again, with their original timestamps. Those that could be applied leave the list. Exit code 1: some could
+    /// not be applied
     #[command(group = clap::ArgGroup::new("which").required(true))]
     Retry {
-        /// As for show. If its message id came before with another body, it is applied only when you name it here
+        /// Message id or body hash, or a unique prefix of one. If an earlier webhook had the same message id and another body, --all
+        /// leaves this one out: name it here to apply it
         #[arg(group = "which")]
         id: Option<String>,
 
@@ -61,7 +62,7 @@ enum Action {
     },
     /// Delete one
     Drop {
-        /// As for show
+        /// Message id or body hash, or a unique prefix of one
         id: String,
     },
 }

@@ -25,8 +25,8 @@ const KEYLESS_FILE: &str = ".clerk/.tmp/keyless.json";
 /// How long what listings did is kept: there are some every few seconds.
 const KEPT: Duration = Duration::from_secs(3_600);
 
-/// Keep a local database in sync with a Clerk development instance: everything is listed every few seconds, so no webhook endpoint is
-/// needed. Prints each change; Ctrl-C ends it
+/// Keep a local database in sync with a Clerk development instance, without webhooks: it reads everything from Clerk's API every few
+/// seconds. Prints each change; Ctrl-C ends it
 #[derive(clap::Args)]
 pub struct Dev {
     /// The database; unset: the one of `supabase start`, `127.0.0.1:54322`

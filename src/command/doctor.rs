@@ -17,7 +17,7 @@ pub struct Doctor {
     #[command(flatten)]
     environment: Environment,
 
-    /// Connection string of the schemas' owner: --token needs it if the role of `DATABASE_URL` cannot act as a signed-in user
+    /// Connection string of the schemas' owner; needed only with --token, if the role of `DATABASE_URL` may not `set role authenticated`
     #[arg(long, env = "MIGRATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     migrate_database_url: Option<String>,
 

@@ -15,7 +15,7 @@ pub struct Migrate {
     #[arg(long, env = "MIGRATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     migrate_database_url: Option<String>,
 
-    /// The database, as the role that will own the schemas (on Supabase: postgres)
+    /// The database; its role will own the schemas (on Supabase: postgres), unless --migrate-database-url names another
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
 
@@ -23,7 +23,8 @@ pub struct Migrate {
     #[arg(long)]
     print: bool,
 
-    /// Only what a database lacks that is at this migration: select max(version) from `clerk_sync._sqlx_migrations`
+    /// With --print: write only the migrations after this one. For the number of a database: select max(version) from
+    /// `clerk_sync._sqlx_migrations`
     #[arg(long, requires = "print", value_name = "MIGRATION", default_value_t = 0, hide_default_value = true)]
     from: i64,
 

@@ -10,9 +10,9 @@ use std::process::ExitCode;
 /// Print or check policies for your own tables
 #[derive(clap::Subcommand)]
 pub enum Policy {
-    /// Print policies for a table; with `DATABASE_URL` also the index, if the table lacks it
+    /// Print policies for a table; if `DATABASE_URL` is set, also an index on the column, if there is none
     Print(Print),
-    /// Report what is wrong with the policies of tables that hold rows of organizations or users. Exit code 2: something is
+    /// Report what is wrong with the policies of tables that hold rows of organizations or users. Exit code 2: something is wrong
     Check(Check),
 }
 
@@ -27,8 +27,8 @@ pub struct Print {
 
 #[derive(clap::Args)]
 pub struct Check {
-    /// This table alone; without it, every table that refers to clerk.*, has a text column named like the id of an organization
-    /// or a user, or has a policy that asks who the caller is
+    /// Check only this table; without it, every table with a foreign key to clerk.*, with a text column such as `organization_id` or
+    /// `user_id`, or with a policy that uses the signed-in user
     table: Option<TableName>,
 
     /// Print the findings as JSON

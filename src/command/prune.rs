@@ -6,7 +6,7 @@ use crate::terminal;
 use crate::upkeep::retention;
 use std::process::ExitCode;
 
-/// Delete processed message ids, findings and dead letters that are older than the RETENTION_ variables say, as serve does
+/// Delete processed message ids, findings of reconciles and dead letters that are older than the RETENTION_ variables say, as serve does
 /// every hour
 #[derive(clap::Args)]
 pub struct Prune {

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// Delete the emptied rows of users and organizations that were deleted long ago. Without --yes, print what would be deleted,
-/// and which of your foreign keys would act. A row that a foreign key holds stays
+/// and which of your rows foreign keys would delete or change. A row that one of your rows refers to otherwise is kept
 #[derive(clap::Args)]
 pub struct Purge {
     /// Deleted longer ago than this, such as 90d; at least a day

@@ -16,7 +16,7 @@ const FINDINGS_PRINTED: usize = 20;
 /// Compare the tables with Clerk, and repair what webhooks missed.
 ///
 /// Exit codes: 0 in sync, filled or repaired, 1 not finished, 2 there is something to add or to repair (--dry-run), 3 deletions
-/// wait for --approve, 4 some rows are undecided (the report says when to run it again)
+/// wait for --approve, 4 some rows could not be compared with Clerk yet (the report says when to run it again)
 #[derive(clap::Args)]
 pub struct Reconcile {
     #[command(flatten)]
@@ -30,8 +30,8 @@ pub struct Reconcile {
     #[arg(long)]
     dry_run: bool,
 
-    /// Approve the deletions that the deletion limit held back; the report has the number
-    #[arg(long, value_name = "PASS", conflicts_with_all = ["kind", "dry_run", "quick"])]
+    /// Approve the deletions that the deletion limit held back in the reconcile of this number, which its report has
+    #[arg(long, value_name = "ID", conflicts_with_all = ["kind", "dry_run", "quick"])]
     approve: Option<i64>,
 
     /// Compare only recently changed users and the counts of all kinds (an incremental reconcile)

@@ -26,7 +26,7 @@ pub struct Replay {
     #[arg(long, default_value = "http://127.0.0.1:8080/webhooks/clerk")]
     pub url: String,
 
-    /// The signing secret (whsec_…); of several, comma separated, the first
+    /// The signing secret (whsec_…); if there are several, separated by commas, the first is used
     #[arg(long, env = "CLERK_WEBHOOK_SIGNING_SECRET", hide_env_values = true)]
     pub secret: String,
 
