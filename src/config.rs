@@ -25,8 +25,8 @@ pub struct Environment {
     #[arg(long, env = "CLERK_WEBHOOK_SIGNING_SECRET", hide_env_values = true, value_name = "SECRETS")]
     pub signing_secret: Option<String>,
 
-    /// The Clerk instance to copy (ins_…); unset: the instance of the secret key, or without a key that of the first webhook; `*`: any
-    /// instance, to replay test files
+    /// The Clerk instance to copy (ins_…); unset: the instance of the secret key; if there is no key, the instance of the first
+    /// webhook; `*`: any instance, to replay test files
     #[arg(long, env = "CLERK_INSTANCE_ID", value_name = "ID")]
     pub instance_id: Option<String>,
 

@@ -43,8 +43,8 @@ enum Action {
     /// not be applied
     #[command(group = clap::ArgGroup::new("which").required(true))]
     Retry {
-        /// Message id or body hash, or a unique prefix of one. If an earlier webhook had the same message id and another body, --all
-        /// leaves this one out: name it here to apply it
+        /// Message id or body hash, or a unique prefix of one. --all skips a dead letter if an earlier webhook had its message id and
+        /// another body; to apply such a dead letter, give its id here
         #[arg(group = "which")]
         id: Option<String>,
 

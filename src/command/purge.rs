@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Delete the emptied rows of users and organizations that were deleted long ago. Without --yes, print what would be deleted,
-/// and which of your rows foreign keys would delete or change. A row that one of your rows refers to otherwise is kept
+/// Delete the emptied rows of users and organizations that were deleted long ago. Without --yes, only print what would be
+/// deleted, and which rows of your tables `on delete cascade` or `set null` would delete or change. A user or organization is kept if
+/// one of your rows refers to it by a foreign key without such an action
 #[derive(clap::Args)]
 pub struct Purge {
     /// Deleted longer ago than this, such as 90d; at least a day

@@ -30,7 +30,7 @@ pub struct Reconcile {
     #[arg(long)]
     dry_run: bool,
 
-    /// Approve the deletions that the deletion limit held back in the reconcile of this number, which its report has
+    /// Approve the deletions that the deletion limit held back in an earlier reconcile; its report shows its ID
     #[arg(long, value_name = "ID", conflicts_with_all = ["kind", "dry_run", "quick"])]
     approve: Option<i64>,
 
