@@ -113,22 +113,28 @@ fn rows(status: &Status) -> Markup {
             @for kind in Kind::ALL {
                 @let here = status.rows.get(kind.as_str()).copied();
                 @let counts = counted.iter().find(|(of, _)| of == kind.as_str()).map(|(_, counts)| *counts);
+                @let stopped = verdict::braked_since_counted(status, kind);
                 div.card {
                     h3 { (title(kind)) }
-                    @match (counts, here) {
-                        (Some(counts), _) => {
-                            p.number { (grouped(counts.here)) " " small { "here" } }
-                            p class=[(counts.here != counts.there).then_some("differs")] {
-                                (grouped(counts.there)) " at Clerk "
-                                @if counts.here == counts.there { span.same { "✓ equal" } }
-                                @else { b { "≠ " (apart(counts.here, counts.there)) } }
+                    @if let Some(pass) = stopped {
+                        p.number { (grouped(pass.listed)) " " small { "at Clerk" } }
+                        p.differs { b { "≠ more here" } ": deletions wait for approval" }
+                    } @else {
+                        @match (counts, here) {
+                            (Some(counts), _) => {
+                                p.number { (grouped(counts.here)) " " small { "here" } }
+                                p class=[(counts.here != counts.there).then_some("differs")] {
+                                    (grouped(counts.there)) " at Clerk "
+                                    @if counts.here == counts.there { span.same { "✓ equal" } }
+                                    @else { b { "≠ " (apart(counts.here, counts.there)) } }
+                                }
                             }
+                            (None, Some(here)) => {
+                                p.number { (grouped(here)) " " small { "here" } }
+                                p.soft { "Clerk's are not counted yet" }
+                            }
+                            (None, None) => p.soft { "not counted yet" },
                         }
-                        (None, Some(here)) => {
-                            p.number { (grouped(here)) " " small { "here" } }
-                            p.soft { "Clerk's are not counted yet" }
-                        }
-                        (None, None) => p.soft { "not counted yet" },
                     }
                 }
             }
@@ -464,6 +470,27 @@ mod tests {
         let html = shown(&status);
         assert!(html.contains("2,500") && html.contains("2,503 at Clerk") && html.contains("3 fewer here"), "{html}");
         assert!(html.contains("both counted 2 min ago") && !html.contains("2,777"), "{html}");
+    }
+
+    #[test]
+    fn a_count_from_before_a_stopped_reconcile_does_not_say_equal() {
+        let pass = |id, scope, state, ended_at| -> PassRow {
+            serde_json::from_value(serde_json::json!({
+                "id": id, "scope": scope, "state": state, "problem": null, "backfill": false, "started_at": 0, "ended_at": ended_at,
+                "listed": 66, "missing": 0, "differing": 0, "extra": 0, "refreshed": 0, "counts": null,
+            }))
+            .unwrap()
+        };
+        let counts = [("user".to_owned(), crate::store::status::Counts { here: 66, there: 66 })].into();
+        let quick = PassRow { counts: Some(counts), ..pass(1, "quick", "complete", 60_000) };
+        let mut status = Status { now: 180_000, passes: vec![quick.clone()], ..Status::default() };
+        assert!(shown(&status).contains("✓ equal"));
+        status.passes = vec![pass(2, "user", "braked", 90_000), quick.clone()];
+        let html = shown(&status);
+        assert!(!html.contains("✓ equal") && html.contains("deletions wait for approval"), "{html}");
+        // What is counted afterwards counts again.
+        status.passes = vec![PassRow { id: 3, ended_at: Some(120_000), ..quick }, pass(2, "user", "braked", 90_000)];
+        assert!(shown(&status).contains("✓ equal"));
     }
 
     #[test]

@@ -413,6 +413,12 @@ pub fn counts(status: &Status) -> Vec<(String, Counts)> {
     counted.map(|counts| counts.iter().map(|(kind, counts)| (kind.clone(), *counts)).collect()).unwrap_or_default()
 }
 
+/// The pass of a kind that waits for an approval, if it ended after rows were counted: then the counts are of before.
+pub(super) fn braked_since_counted(status: &Status, kind: Kind) -> Option<&PassRow> {
+    let counted_at = counted_at(status);
+    braked(status).find(|pass| pass.scope == Scope::Kind(kind) && pass.ended_at > counted_at)
+}
+
 /// When that was.
 pub(super) fn counted_at(status: &Status) -> Option<i64> {
     counting(status).map(|pass| pass.ended_at.unwrap_or(pass.started_at))
