@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 use testkit::World;
 use testkit::clerk::Event;
+use testkit::worker::{Options, Worker};
 
 /// A Clerk of today with people in it, the webhooks that it sent, and a database that nobody has touched.
 async fn world() -> (World, Vec<Event>, People) {
@@ -181,6 +182,29 @@ async fn no_webhook_in_time_is_a_failure_that_says_what_to_do() {
     let said = npm::text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("No webhook came.") && said.contains("Failed: 0."), "{said}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_that_another_server_of_the_database_receives_counts_too() {
+    let (world, events, _) = world().await;
+    let folder = temporary("elsewhere");
+    let mut child = init(&folder)
+        .args(["--yes", "--wait", "60"])
+        .envs(variables(&world))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let (mut said, _) = until_it_waits(&mut output);
+    let worker = Worker::start(Options::new(world.database.url()).unwrap()).await.unwrap();
+    let sender = Sender::new(worker.webhook_url(), SECRET).unwrap();
+    assert_eq!(sender.send(&events[0].message_id, events[0].body.as_bytes()).await.unwrap().status, 204);
+    let (code, rest) = tokio::task::spawn_blocking(move || finish(child, output)).await.unwrap();
+    said += &rest;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("A webhook came to another server of this database."), "{said}");
     std::fs::remove_dir_all(&folder).unwrap();
 }
 

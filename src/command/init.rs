@@ -20,13 +20,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How often to look whether another server of this database has received a webhook.
+const LOOK: Duration = Duration::from_secs(2);
 /// Where an endpoint is made. It opens the application that was looked at last.
 const CLERK_WEBHOOKS: &str = "https://dashboard.clerk.com/~/webhooks";
 /// How long Clerk's API may take for a call with all its tries: somebody is waiting.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Set up everything: ask for what is missing, write .env, create the schemas, copy what Clerk has, wait for the first webhook, and
-/// check the result. Exit codes: 0 nothing failed, 1 something did
+/// check the result. Exit codes: 0 nothing failed, 1 something did, or no webhook came
 #[derive(clap::Args)]
 pub struct Init {
     #[command(flatten)]
@@ -63,7 +65,7 @@ impl Init {
             "the schemas are not as this version needs them: see above"
         );
         self.copy(&database).await?;
-        let delivered = self.wait == 0 || self.first_webhook().await?;
+        let delivered = self.wait == 0 || self.first_webhook(&database).await?;
         terminal::line("");
         let doctor = Doctor { environment: self.environment, owner_url: None, token: None };
         let report = doctor.examine().await?;
@@ -171,9 +173,10 @@ impl Init {
         reconcile::run_and_print(&reconciler, &PassRequest::Kinds(Kind::ALL.to_vec())).await
     }
 
-    /// Serves until a webhook was signed with the endpoint's secret; false: none came.
-    async fn first_webhook(&self) -> anyhow::Result<bool> {
+    /// Serves until a webhook was signed with the endpoint's secret, here or at another server of this database; false: none came.
+    async fn first_webhook(&self, database: &Database) -> anyhow::Result<bool> {
         let config = self.environment.check().map_err(config::Mistakes)?;
+        let before = database.status().await?.last_webhook_at;
         let listener = app::listen(&config)?;
         terminal::line("");
         let address = listener.local_addr()?;
@@ -186,21 +189,30 @@ impl Init {
             app::WEBHOOKS
         ));
         let (verifier, stop) = (config.verifier.clone(), os::stop_signal()?);
-        let (mut came, wait) = (false, Duration::from_secs(self.wait));
+        let (mut came, wait) = (None, Duration::from_secs(self.wait));
         let shutdown = async {
             tokio::select! {
-                () = verifier.verified_one() => came = true,
+                () = verifier.verified_one() => came = Some("A webhook came, and its signature is right."),
+                () = Box::pin(received_after(database, before)) => came = Some("A webhook came to another server of this database."),
                 () = tokio::time::sleep(wait) => {}
                 () = stop => {}
             }
         };
-        app::serve(config, listener, shutdown).await.context("cannot start the writer")?;
-        terminal::line(if came {
-            "A webhook came, and its signature is right."
-        } else {
-            "No webhook came. Start clerk-sync serve where Clerk reaches it; clerk-sync doctor says when the last one came."
-        });
-        Ok(came)
+        Box::pin(app::serve(config, listener, shutdown)).await.context("cannot start the writer")?;
+        terminal::line(came.unwrap_or(
+            "No webhook came. Start clerk-sync serve where Clerk reaches it; clerk-sync doctor says when the last one came.",
+        ));
+        Ok(came.is_some())
+    }
+}
+
+/// Waits until the database has a webhook that is newer than the last one `before`.
+async fn received_after(database: &Database, before: Option<i64>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if database.status().await.is_ok_and(|status| status.last_webhook_at > before) {
+            return;
+        }
     }
 }
 
