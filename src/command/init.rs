@@ -176,7 +176,7 @@ impl Init {
     /// Serves until a webhook was signed with the endpoint's secret, here or at another server of this database; false: none came.
     async fn first_webhook(&self, database: &Database) -> anyhow::Result<bool> {
         let config = self.environment.check().map_err(config::Mistakes)?;
-        let before = database.status().await?.last_webhook_at;
+        let before = database.last_webhook_at().await?;
         let listener = app::listen(&config)?;
         terminal::line("");
         let address = listener.local_addr()?;
@@ -210,7 +210,7 @@ impl Init {
 async fn received_after(database: &Database, before: Option<i64>) {
     loop {
         tokio::time::sleep(LOOK).await;
-        if database.status().await.is_ok_and(|status| status.last_webhook_at > before) {
+        if database.last_webhook_at().await.is_ok_and(|last| last > before) {
             return;
         }
     }

@@ -238,6 +238,17 @@ select jsonb_build_object(
 )::text";
 
 impl Database {
+    /// When the last webhook was accepted by any replica, in ms: one look into an index, for whoever asks again and again. `None`: no
+    /// receipt is kept.
+    ///
+    /// # Errors
+    /// The database cannot be queried.
+    pub async fn last_webhook_at(&self) -> Result<Option<i64>, Error> {
+        let sql = "select (extract(epoch from max(received_at)) * 1000)::bigint from clerk_sync.receipts";
+        let mut session = self.connect_for_passes().await?;
+        session.call(async |connection| sqlx::query_scalar(sql).fetch_one(connection).await).await
+    }
+
     /// Asks for all of it, on a connection of its own.
     ///
     /// # Errors
