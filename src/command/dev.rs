@@ -68,13 +68,14 @@ impl Dev {
         let clerk = Arc::new(Client::new(options).context("TLS cannot be set up")?);
         let reconciler = Reconciler { clerk, database, instance: None, times: PassLimits::default() };
         let instance = reconciler.begin_development().await?;
+        // Before the line that promises it: a program that reads the line may end us at once.
+        let stop = os::stop_signal()?;
         terminal::line(format_args!(
             "Following the development instance {} every {} s, into the database at {}. Ctrl-C ends it.",
             instance.as_str(),
             self.every,
             reconciler.database.host()
         ));
-        let stop = os::stop_signal()?;
         if let Some(config) = webhooks {
             let listener = app::listen(&config)?;
             terminal::line(format_args!("Receiving webhooks on http://{}{}.", listener.local_addr()?, app::WEBHOOKS));

@@ -177,7 +177,7 @@ impl Init {
     async fn first_webhook(&self, database: &Database) -> anyhow::Result<bool> {
         let config = self.environment.check().map_err(config::Mistakes)?;
         let before = database.last_webhook_at().await?;
-        let listener = app::listen(&config)?;
+        let (listener, stop) = (app::listen(&config)?, os::stop_signal()?);
         terminal::line("");
         let address = listener.local_addr()?;
         terminal::line(format_args!(
@@ -188,8 +188,8 @@ impl Init {
             address.port(),
             app::WEBHOOKS
         ));
-        let (verifier, stop) = (config.verifier.clone(), os::stop_signal()?);
-        let (mut came, wait) = (None, Duration::from_secs(self.wait));
+        let (verifier, wait) = (config.verifier.clone(), Duration::from_secs(self.wait));
+        let mut came = None;
         let shutdown = async {
             tokio::select! {
                 () = verifier.verified_one() => came = Some("A webhook came, and its signature is right."),

@@ -20,6 +20,8 @@ pub(super) async fn serve(environment: Environment) -> anyhow::Result<ExitCode> 
     let config = environment.check().map_err(config::Mistakes)?;
     os::raise_file_limit();
     let listener = app::listen(&config)?;
+    // Before the line that says we are here: from then on a signal ends us in order.
+    let stop = os::stop_signal()?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
     if !config.verifier.has_secret() {
         tracing::warn!(
@@ -39,7 +41,7 @@ pub(super) async fn serve(environment: Environment) -> anyhow::Result<ExitCode> 
         }
         tracing::warn!("no metrics and no status page are served: {error:#}; set OPS_ADDR to another address");
     }
-    let (database, stop) = (config.database.clone(), os::stop_signal()?);
+    let database = config.database.clone();
     let mut refused = false;
     let shutdown = async {
         tokio::select! {
