@@ -53,6 +53,34 @@ async fn r1_equal_updated_at_with_a_later_envelope_wins() {
 }
 
 #[tokio::test]
+async fn r1_an_object_that_changes_again_after_months_is_written() {
+    const DAY: i64 = 86_400_000;
+    let (mut world, acme, ada, ben) = acme().await;
+    let member = world.clerk.lock().add_member(&acme, &ben, "org:member");
+    world.deliver().await;
+    // From 36 days on the product of two such differences is more than 64 bits hold.
+    for days in [36, 90, 250] {
+        world.clerk.lock().now += days * DAY;
+        world.clerk.lock().update_user(&ada, |user| user.first_name = format!("After {days}"));
+        let event = one(&mut world);
+        assert_eq!(world.send(&event).await, "applied");
+        assert_eq!(first_name(&world, &ada).await, Some(format!("After {days}")));
+        world.clerk.lock().set_role(&member, if days == 90 { "org:member" } else { "org:admin" });
+        let event = one(&mut world);
+        assert_eq!(world.send(&event).await, "applied");
+        world.equals_source().await;
+    }
+    // An event from before all that, late.
+    let at = world.clerk.lock().now - 300 * DAY;
+    world.clerk.lock().update_user(&ada, |user| user.first_name = "Early".to_owned());
+    let late = edited(&one(&mut world), |body| {
+        body["timestamp"] = json!(at);
+        body["data"]["updated_at"] = json!(at);
+    });
+    assert_eq!(world.send(&late).await, "stale");
+}
+
+#[tokio::test]
 async fn r1_a_full_tie_has_one_winner_in_any_order() {
     let mut winners = Vec::new();
     for turned in [false, true] {

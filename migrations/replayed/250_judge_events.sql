@@ -56,10 +56,11 @@ begin
       left join lateral (select *, ctid from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
     offset 0   -- each of these columns is computed once
   ), compared as (
-    -- R9: two events of one object whose order nobody knows. First those whose times disagree, or are equal.
+    -- R9: two events of one object whose order nobody knows. First those whose times disagree, or are equal. (A product of their
+    -- differences would leave bigint after 35 days.)
     select *,
            access <> 0
-             and ((updated_at - known_updated_at) * (observed_at - known_at) < 0
+             and ((updated_at <> known_updated_at and observed_at <> known_at and (updated_at > known_updated_at) = (observed_at < known_at))
                   or (updated_at = known_updated_at and (not by_event or pg_catalog.abs(observed_at - known_at) <= skew))) as is_unordered,
            access <> 0 and pg_catalog.abs(updated_at - known_updated_at) <= skew
              and (not by_event or pg_catalog.abs(observed_at - known_at) <= skew) as is_close

@@ -9,7 +9,7 @@ begin
        set by_event = v.by_event or j.reason = 'confirmed',
            in_doubt = v.in_doubt
              or (j.reason = 'more access'
-                 and ((j.updated_at - v.updated_at) * (j.observed_at - v.observed_at) < 0 or j.updated_at = v.updated_at)),
+                 and (j.updated_at = v.updated_at or (j.observed_at <> v.observed_at and (j.updated_at > v.updated_at) = (j.observed_at < v.observed_at)))),
            (event_updated_at, event_observed_at, event_content) =
              (select case when is_greater then j.updated_at else v.event_updated_at end,
                      case when is_greater then j.observed_at else v.event_observed_at end,
@@ -19,7 +19,7 @@ begin
      where v.kind = j.kind and v.id = j.id and v.state = 'live' and j.observed_at >= v.floor
        and (j.reason = 'confirmed'
             or (j.reason = 'more access' and not v.in_doubt
-                and ((j.updated_at - v.updated_at) * (j.observed_at - v.observed_at) < 0 or j.updated_at = v.updated_at))
+                and (j.updated_at = v.updated_at or (j.observed_at <> v.observed_at and (j.updated_at > v.updated_at) = (j.observed_at < v.observed_at))))
             or (j.reason in ('more access', 'older', 'read since', 'to be sure')
                 and ((j.updated_at, j.observed_at, j.content) > (v.event_updated_at, v.event_observed_at, v.event_content)) is not false));
   end if;
