@@ -25,12 +25,12 @@ pub struct Environment {
     #[arg(long, env = "CLERK_WEBHOOK_SIGNING_SECRET", hide_env_values = true, value_name = "SECRETS")]
     pub signing_secret: Option<String>,
 
-    /// The Clerk instance to copy (ins_…); unset: the instance of the secret key; if there is no key, the instance of the first
-    /// webhook; `*`: any instance, to replay test files
+    /// The Clerk instance that the tables belong to (ins_…); unset: the instance of the secret key or, without a key, the instance that
+    /// sends the first webhook. Webhooks of other instances are refused; `*` accepts them, to replay test files
     #[arg(long, env = "CLERK_INSTANCE_ID", value_name = "ID")]
     pub instance_id: Option<String>,
 
-    /// Where to listen for webhooks and health checks, such as `127.0.0.1:8080`; unset: port 8080 of every address
+    /// Where to listen for webhooks and health checks, such as `127.0.0.1:8080`; unset: port 8080 on all addresses
     #[arg(long, env = "LISTEN_ADDR", value_name = "ADDRESS")]
     pub listen_addr: Option<String>,
 
@@ -53,12 +53,13 @@ pub struct Environment {
     #[command(flatten)]
     pub clerk: ClerkEnvironment,
 
-    /// When to run a full reconcile: minute, hour, day, month, weekday in UTC, or `off`; unset: `17 3 * * *`, and memberships
-    /// every hour
+    /// When to run a full reconcile: minute, hour, day, month and weekday in UTC, or `off`; unset: `17 3 * * *`. All memberships are
+    /// also compared every hour, if their number allows it; `off` stops this too, another time does not
     #[arg(long, env = "RECONCILE_CRON", value_name = "CRON")]
     pub reconcile_cron: Option<String>,
 
-    /// When to run an incremental reconcile (recently changed rows, and counts); unset: `*/5 * * * *`
+    /// When to run an incremental reconcile, or `off`; unset: `*/5 * * * *`. It compares recently changed users, all organizations, and
+    /// the number of users, organizations and memberships
     #[arg(long, env = "RECONCILE_QUICK_CRON", value_name = "CRON")]
     pub reconcile_quick_cron: Option<String>,
 

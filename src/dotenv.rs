@@ -110,7 +110,7 @@ fn read(path: &Path) -> Result<Option<String>, String> {
         return ignored("it belongs to another user");
     }
     if os::others_may_write(&about) {
-        return ignored("other users may write it; chmod go-w .env");
+        return ignored("other accounts on this machine have write permission for it; run chmod go-w .env");
     }
     let mut bytes = Vec::new();
     if let Err(error) = file.take(LARGEST).read_to_end(&mut bytes) {

@@ -334,7 +334,10 @@ async fn a_file_of_variables_is_read_from_the_working_directory_alone_and_never_
     for mode in [0o666, 0o664, 0o602] {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
         let (done, said) = migrate(&[]).await;
-        assert!(!done && said.contains("a/b/.env is ignored: other users may write it"), "{mode:o}: {said}");
+        assert!(
+            !done && said.contains("a/b/.env is ignored: other accounts on this machine have write permission for it"),
+            "{mode:o}: {said}"
+        );
     }
     // Ours, but for a line.
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();

@@ -46,7 +46,7 @@ pub(super) struct Access {
     #[command(flatten)]
     clerk: ClerkEnvironment,
 
-    /// The Clerk instance to copy (ins_…); unset: the secret key's
+    /// The Clerk instance that the tables belong to (ins_…); unset: the instance of the secret key
     #[arg(long, env = "CLERK_INSTANCE_ID", value_name = "ID")]
     instance_id: Option<String>,
 }

@@ -24,13 +24,13 @@ pub struct DeadLetters {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// Print one line for each, the latest first: message id, start of the body's hash, time, tries, event type, reason
+    /// Print one line for each dead letter, the latest first: message id, start of the body's hash, time, tries, event type, reason
     List {
         /// Print a JSON array
         #[arg(long)]
         json: bool,
     },
-    /// Show one with its body, which may contain personal data
+    /// Show one dead letter with its body, which may contain personal data
     Show {
         /// Message id or body hash, or a unique prefix of one
         id: String,
@@ -43,16 +43,16 @@ enum Action {
     /// not be applied
     #[command(group = clap::ArgGroup::new("which").required(true))]
     Retry {
-        /// Message id or body hash, or a unique prefix of one. --all skips a dead letter if an earlier webhook had its message id and
-        /// another body; to apply such a dead letter, give its id here
+        /// Message id or body hash, or a unique prefix of one
         #[arg(group = "which")]
         id: Option<String>,
 
-        /// Retry all of them
+        /// Retry all of them. A dead letter is skipped if its message id was already used by an earlier webhook with a different body;
+        /// to apply it all the same, give its id
         #[arg(long, group = "which")]
         all: bool,
 
-        /// The Clerk instance to copy, as for serve; `*` accepts a message of any instance
+        /// `*`: also apply webhooks that belong to another Clerk instance than the tables
         #[arg(long, env = "CLERK_INSTANCE_ID", value_name = "ID")]
         instance_id: Option<String>,
 
@@ -60,7 +60,7 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Delete one
+    /// Delete one dead letter
     Drop {
         /// Message id or body hash, or a unique prefix of one
         id: String,

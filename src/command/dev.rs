@@ -26,7 +26,7 @@ const KEYLESS_FILE: &str = ".clerk/.tmp/keyless.json";
 const KEPT: Duration = Duration::from_secs(3_600);
 
 /// Keep a local database in sync with a Clerk development instance, without webhooks: it reads everything from Clerk's API every few
-/// seconds. Prints each change; Ctrl-C ends it
+/// seconds. Prints each change; Ctrl-C ends it. Without a secret key, it uses the one that `.env.local` or Clerk's keyless mode has
 #[derive(clap::Args)]
 pub struct Dev {
     /// The database; unset: the one of `supabase start`, `127.0.0.1:54322`
@@ -44,7 +44,7 @@ pub struct Dev {
     #[arg(long, env = "LISTEN_ADDR", value_name = "ADDRESS")]
     listen_addr: Option<String>,
 
-    /// Seconds between two listings
+    /// Seconds between two reads of Clerk's API
     #[arg(long, value_name = "SECONDS", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=60))]
     every: u64,
 }

@@ -17,7 +17,8 @@ pub struct Doctor {
     #[command(flatten)]
     environment: Environment,
 
-    /// Connection string of the schemas' owner; needed only with --token, if the role of `DATABASE_URL` may not `set role authenticated`
+    /// Connection string of the schemas' owner; needed only if you use --token, and the role in `DATABASE_URL` has no permission to run
+    /// `set role authenticated`
     #[arg(long, env = "MIGRATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     migrate_database_url: Option<String>,
 

@@ -34,7 +34,7 @@ pub struct Init {
     #[command(flatten)]
     environment: Environment,
 
-    /// Ask nothing: take flags, variables and .env, and fail if one is missing
+    /// Ask nothing: take values from flags, variables and .env, and fail if one is missing
     #[arg(long, short)]
     yes: bool,
 

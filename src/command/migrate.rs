@@ -23,8 +23,8 @@ pub struct Migrate {
     #[arg(long)]
     print: bool,
 
-    /// With --print: write only the migrations after this one. The last migration that a database has is the result of: select
-    /// max(version) from `clerk_sync._sqlx_migrations`
+    /// With --print: write only the migrations after this one. To find the last one that a database has, run: select max(version)
+    /// from `clerk_sync._sqlx_migrations`
     #[arg(long, requires = "print", value_name = "MIGRATION", default_value_t = 0, hide_default_value = true)]
     from: i64,
 

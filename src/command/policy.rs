@@ -10,7 +10,7 @@ use std::process::ExitCode;
 /// Print or check policies for your own tables
 #[derive(clap::Subcommand)]
 pub enum Policy {
-    /// Print policies for a table; if `DATABASE_URL` is set, also an index on the column, if there is none
+    /// Print policies for a table. If `DATABASE_URL` is set and the column has no index, also print a `create index`
     Print(Print),
     /// Report what is wrong with the policies of tables that hold rows of organizations or users. Exit code 2: something is wrong
     Check(Check),

@@ -6,8 +6,8 @@ use crate::terminal;
 use crate::upkeep::retention;
 use std::process::ExitCode;
 
-/// Delete processed message ids, findings of reconciles and dead letters that are older than the RETENTION_ variables say, as serve does
-/// every hour
+/// Delete processed message ids, differences that reconciles found, and dead letters, if they are older than the RETENTION_ variables allow.
+/// serve does this every hour
 #[derive(clap::Args)]
 pub struct Prune {
     #[command(flatten)]

@@ -11,12 +11,12 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Delete the emptied rows of users and organizations that were deleted long ago. Without --yes, only print what would be
-/// deleted, and which rows of your tables `on delete cascade` or `set null` would delete or change. A user or organization is kept if
-/// one of your rows refers to it by a foreign key without such an action
+/// Delete the emptied rows of users and organizations that were deleted long ago. Without --yes, only print how many
+/// there are, and the rows in your tables that would be deleted (on delete cascade) or changed (set null, set default) with them. A user or
+/// organization is kept if a row in your tables refers to it by a foreign key with none of these actions
 #[derive(clap::Args)]
 pub struct Purge {
-    /// Deleted longer ago than this, such as 90d; at least a day
+    /// Only those that were deleted longer ago than this, such as 90d; at least 1d
     #[arg(long, value_name = "AGE", value_parser = age)]
     older_than: Duration,
 

@@ -15,8 +15,8 @@ const FINDINGS_PRINTED: usize = 20;
 
 /// Compare the tables with Clerk, and repair what webhooks missed.
 ///
-/// Exit codes: 0 in sync, filled or repaired, 1 not finished, 2 there is something to add or to repair (--dry-run), 3 deletions
-/// wait for --approve, 4 some rows could not be compared with Clerk yet (the report says when to run it again)
+/// Exit codes: 0 in sync, filled or repaired, 1 not finished, 2 with --dry-run: there are rows to add or to repair, 3 deletions
+/// wait for --approve, 4 some rows were left as they are (the report says why, and when to run it again)
 #[derive(clap::Args)]
 pub struct Reconcile {
     #[command(flatten)]
@@ -30,11 +30,12 @@ pub struct Reconcile {
     #[arg(long)]
     dry_run: bool,
 
-    /// Approve the deletions that the deletion limit held back in an earlier reconcile; its report shows its ID
+    /// Approve the deletions that an earlier reconcile held back, because they exceeded the deletion limit; its report shows its ID
     #[arg(long, value_name = "ID", conflicts_with_all = ["kind", "dry_run", "quick"])]
     approve: Option<i64>,
 
-    /// Compare only recently changed users and the counts of all kinds (an incremental reconcile)
+    /// Run an incremental reconcile: compare only recently changed users, all organizations, and the number of users, organizations
+    /// and memberships
     #[arg(long, conflicts_with = "kind")]
     quick: bool,
 

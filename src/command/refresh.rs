@@ -6,8 +6,8 @@ use crate::reconcile::Refreshed;
 use crate::terminal;
 use std::process::ExitCode;
 
-/// Read one object again from Clerk, with its memberships, and write what differs. Exit code 1: neither Clerk nor the tables
-/// have it
+/// Read one user, organization or membership again from Clerk, and write what differs. The memberships of a user or an organization
+/// are read too. Exit code 1: neither Clerk nor the tables have it
 #[derive(clap::Args)]
 pub struct Refresh {
     #[command(flatten)]
