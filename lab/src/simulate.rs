@@ -32,9 +32,13 @@ pub(crate) struct Simulate {
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
 
-    /// Calls in ten seconds before Clerk says 429: 1000 in production, 100 in development, or off
-    #[arg(long, default_value = "1000", value_name = "N|off", value_parser = parse_rate_limit)]
-    rate_limit: RateLimit,
+    /// Which environment the instance says that it belongs to. `clerk-sync dev` follows only a development instance
+    #[arg(long, value_enum, default_value_t = Environment::Production)]
+    environment: Environment,
+
+    /// Calls in ten seconds before Clerk says 429, or off; unset: 1000 in production, 100 in development
+    #[arg(long, value_name = "N|off", value_parser = parse_rate_limit)]
+    rate_limit: Option<RateLimit>,
 
     /// What callers must show
     #[arg(long, default_value = "sk_test_of_the_simulated_clerk", value_name = "KEY")]
@@ -43,6 +47,30 @@ pub(crate) struct Simulate {
     /// End when standard input ends, so that whoever started this takes it along
     #[arg(long)]
     with_stdin: bool,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy)]
+enum Environment {
+    Development,
+    Production,
+}
+
+impl Environment {
+    /// As Clerk's API names it.
+    const fn name(self) -> &'static str {
+        match self {
+            Environment::Development => "development",
+            Environment::Production => "production",
+        }
+    }
+
+    /// What Clerk allows there.
+    const fn rate_limit(self) -> RateLimit {
+        match self {
+            Environment::Development => RateLimit(Some(100)),
+            Environment::Production => RateLimit(Some(1000)),
+        }
+    }
 }
 
 /// So many calls in ten seconds, or any number.
@@ -64,11 +92,12 @@ impl Simulate {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut clerk = Clerk::new(self.seed, clerk_sync::clock::now().get());
+        clerk.environment_type = self.environment.name();
         clerk.secret_key.clone_from(&self.secret_key);
         clerk.populate(self.users, self.organizations, self.memberships, self.tie);
         clerk.run_clock();
         let shared = Shared::new(clerk);
-        shared.limit_rate(self.rate_limit.0);
+        shared.limit_rate(self.rate_limit.unwrap_or(self.environment.rate_limit()).0);
         let server = Server::start(shared, self.listen).await?;
         crate::say(&serde_json::json!({ "url": server.url, "secret_key": self.secret_key }).to_string());
         tokio::select! {

@@ -29,3 +29,37 @@ async fn simulate_serves_a_population_and_ends_with_its_input() {
     let end = tokio::task::spawn_blocking(move || process.wait()).await.unwrap().unwrap();
     assert!(end.success());
 }
+
+/// `clerk-sync dev` follows a development instance only, so it can be tried against this one.
+#[tokio::test]
+async fn simulate_says_which_environment_it_plays_and_limits_calls_as_there() {
+    for (environment, calls) in [("development", 100), ("production", 101)] {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_lab"))
+            .args(["simulate", "--environment", environment, "--with-stdin"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let said: Value = serde_json::from_str(&line).unwrap();
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap();
+        let url = format!("{}/v1/instance", said["url"].as_str().unwrap());
+        let ask = || client.get(&url).bearer_auth(said["secret_key"].as_str().unwrap()).send();
+        // 100 calls in ten seconds are allowed in both; one more only in production.
+        let mut answered = 0;
+        while answered <= 100 {
+            let answer = ask().await.unwrap();
+            if answer.status() == 429 {
+                break;
+            }
+            let instance: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+            assert_eq!(instance["environment_type"], environment);
+            answered += 1;
+        }
+        assert_eq!(answered, calls);
+        drop(process.stdin.take());
+        let end = tokio::task::spawn_blocking(move || process.wait()).await.unwrap().unwrap();
+        assert!(end.success());
+    }
+}
