@@ -53,6 +53,55 @@ async fn what_is_printed_is_applied_as_it_is_and_leaves_nothing_to_find() {
     let output = clerk_sync(&database, "policy check");
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(text, "Tables checked: 2. Findings: 0.\n", "our own are not counted");
+    assert!(output.stderr.is_empty(), "there are tables, so it says nothing more");
+}
+
+/// After a change of the table or of our release: policies are replaced, also while others read, and an index is made once.
+#[tokio::test]
+async fn what_is_printed_may_be_run_again_after_a_change() {
+    let database = database().await;
+    let long = "a_column_with_a_name_of_no_less_than_fifty_bytes_äöü";
+    database
+        .execute(&format!(
+            "create table public.documents (id int primary key, org_id text, \"{long}\" text, kind text)"
+        ))
+        .await;
+    let arguments = "--organization-column org_id --role org:admin --for delete --restrictive";
+    let mut first = String::new();
+    for arguments in [arguments, "--organization-column org_id", &format!("--user-column {long} --restrictive")] {
+        first += &printed(&database, &format!("documents {arguments}"));
+    }
+    let state = async || {
+        database
+            .rows(
+                "select polname, polcmd, pg_get_expr(polqual, polrelid) as using, pg_get_expr(polwithcheck, polrelid) as check
+                   from pg_policy where polrelid = 'documents'::regclass
+                 union all select indexrelid::regclass::text, 'i', pg_get_indexdef(indexrelid), null
+                   from pg_index where indrelid = 'documents'::regclass order by 1, 2",
+            )
+            .await
+    };
+    database.execute(&first).await;
+    let made = state().await;
+    assert_eq!(made.len(), 1 + 4 + 4 + 3, "{made:#?}");
+    // An index that was made without a name has the same one from Postgres: it is not made twice.
+    for column in ["org_id", long] {
+        database.execute(&format!("create table public.plains (\"{column}\" text)")).await;
+        let printed = printed(&database, &format!("plains --user-column {column}"));
+        database.execute(&format!("create index on plains (\"{column}\")")).await;
+        let sql = "select indexrelid::regclass::text as name from pg_index where indrelid = 'plains'::regclass";
+        let names = database.rows(sql).await;
+        let statement = format!("create index if not exists {} on", names[0]["name"].as_str().unwrap());
+        assert!(printed.contains(&statement), "{statement}: {printed}");
+        database.execute("drop table plains").await;
+    }
+    database.execute(&first).await;
+    assert_eq!(state().await, made);
+    // Somebody widened a policy by hand, and dropped an index.
+    database.execute("alter policy \"select by members\" on documents using (true)").await;
+    database.execute("drop index documents_org_id_idx").await;
+    database.execute(&first).await;
+    assert_eq!(state().await, made);
 }
 
 /// What keeps rows that have ended is a finding; what may refuse one is a note. `migrate` says both.
@@ -148,6 +197,12 @@ async fn good_policies_of_every_usual_form_are_left_alone() {
 #[tokio::test]
 async fn a_table_that_is_not_there_or_a_database_that_does_not_answer_is_an_error() {
     let database = database().await;
+    // Where there is nothing to look at, it says what it looks for.
+    let output = clerk_sync(&database, "policy check");
+    assert_eq!(output.status.code(), Some(0));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("There is nothing to check") && said.contains("organization_id or user_id"), "{said}");
+    assert!(output.stdout.starts_with(b"Tables checked: 0."), "{output:?}");
     let output = clerk_sync(&database, "policy check nowhere");
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("there is no table public.nowhere"), "{output:?}");

@@ -480,7 +480,7 @@ async fn print_quotes_every_word_that_a_server_takes_for_its_own() {
             .output()
             .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        assert!(text.contains(&format!("create index on public.\"{word}\" (\"{word}\");")), "{word}: {text}");
+        assert!(text.contains(&format!("on public.\"{word}\" (\"{word}\");")), "{word}: {text}");
     }
 }
 

@@ -78,6 +78,12 @@ impl Policy {
                 } else {
                     findings.iter().for_each(check::Finding::print);
                     terminal::line(format_args!("Tables checked: {tables}. Findings: {}.", findings.len()));
+                    if tables == 0 {
+                        terminal::note(format_args!(
+                            "There is nothing to check: {}. To check another table: clerk-sync policy check TABLE",
+                            check::NO_TABLES
+                        ));
+                    }
                 }
                 Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })
             }

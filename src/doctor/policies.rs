@@ -1,7 +1,7 @@
 //! Policies of the user's own tables that ask who the caller is: what `policy check` finds, in short.
 
 use super::{Check, no_database};
-use crate::policy::check::{Code, Finding, findings};
+use crate::policy::check::{self, Code, Finding, findings};
 use crate::policy::print::quoted;
 use crate::store::Database;
 
@@ -19,6 +19,9 @@ pub(super) async fn examine(database: Option<&Database>) -> Vec<Check> {
 }
 
 fn checks(tables: usize, mut found: Vec<Finding>) -> Vec<Check> {
+    if found.is_empty() && tables == 0 {
+        return vec![Check::ok(NAME, format!("there is nothing to check: {}", check::NO_TABLES))];
+    }
     if found.is_empty() {
         return vec![Check::ok(
             NAME,

@@ -8,6 +8,10 @@ use crate::store::policies::{Catalog, Command, Policy, Table, View};
 use crate::terminal;
 use serde::Serialize;
 
+/// Why there is nothing to check where no table was named, as part of a sentence.
+pub(crate) const NO_TABLES: &str = "no table of yours has a foreign key to clerk.*, a text column such as organization_id or user_id, \
+                                    or a policy that uses the signed-in user";
+
 /// One thing that is wrong, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {

@@ -164,14 +164,16 @@ impl Policies {
         }
     }
 
-    /// The statements.
+    /// The statements, which may be run again: they replace the policies of the same names. That happens in one transaction, because a
+    /// restrictive policy that is missing for a moment shows rows that it should hide. The index is made after it, without the lock.
     pub fn sql(&self, index: Index) -> String {
         let table = &self.table;
         let column = identifier(self.column());
         let (who, condition) = self.condition(&column);
         let names: Vec<&str> = self.commands.iter().map(|command| command.name()).collect();
         let mut sql = format!(
-            "alter table {table} enable row level security;\n\
+            "begin;\n\
+             alter table {table} enable row level security;\n\
              grant {} on table {table} to authenticated;  -- some projects grant new tables by themselves, some do not\n",
             names.join(", ")
         );
@@ -184,9 +186,14 @@ impl Policies {
                 Command::Insert => format!("with check ({condition})"),
                 Command::Update => format!("using ({condition})\n  with check ({condition})"),
             };
-            write!(sql, "\ncreate policy {policy} on {table}{kind} for {name} to authenticated\n  {expressions};\n")
-                .expect("writing to a string cannot fail");
+            write!(
+                sql,
+                "\ndrop policy if exists {policy} on {table};\n\
+                 create policy {policy} on {table}{kind} for {name} to authenticated\n  {expressions};\n"
+            )
+            .expect("writing to a string cannot fail");
         }
+        sql.push_str("commit;\n");
         let reason = match index {
             Index::There => return sql,
             Index::Missing => "Without it each query reads the whole table.",
@@ -194,9 +201,27 @@ impl Policies {
                 "Without it each query reads the whole table. Leave it out if an index begins with that column already."
             }
         };
-        writeln!(sql, "\n-- {reason}\ncreate index on {table} ({column});").expect("writing to a string cannot fail");
+        let name = identifier(&index_name(table.parts().1, self.column()));
+        writeln!(sql, "\n-- {reason}\ncreate index if not exists {name} on {table} ({column});")
+            .expect("writing to a string cannot fail");
         sql
     }
+}
+
+/// The name that Postgres itself gives an index on the column, so that an index which was made without a name is found, too.
+fn index_name(table: &str, column: &str) -> String {
+    /// Bytes of a name in Postgres, without those of `_` and `_idx`.
+    const BYTES: usize = 63 - 5;
+    let (mut of_table, mut of_column) = (table.len(), column.len());
+    while of_table + of_column > BYTES {
+        if of_table > of_column {
+            of_table -= 1;
+        } else {
+            of_column -= 1;
+        }
+    }
+    let cut = |name: &str, bytes| name[..name.floor_char_boundary(bytes)].to_owned();
+    format!("{}_{}_idx", cut(table, of_table), cut(column, of_column))
 }
 
 /// The one form that uses an index on the column and calls the function once.
@@ -274,18 +299,22 @@ mod tests {
     fn the_members_policies_read_as_the_readme_has_them() {
         let sql = parse("documents --organization-column org_id --for select,update").unwrap().sql(Index::Missing);
         let expected = "\
+begin;
 alter table public.documents enable row level security;
 grant select, update on table public.documents to authenticated;  -- some projects grant new tables by themselves, some do not
 
+drop policy if exists \"select by members\" on public.documents;
 create policy \"select by members\" on public.documents for select to authenticated
   using (org_id = any (array(select clerk_rls.organization_ids())));
 
+drop policy if exists \"update by members\" on public.documents;
 create policy \"update by members\" on public.documents for update to authenticated
   using (org_id = any (array(select clerk_rls.organization_ids())))
   with check (org_id = any (array(select clerk_rls.organization_ids())));
+commit;
 
 -- Without it each query reads the whole table.
-create index on public.documents (org_id);
+create index if not exists documents_org_id_idx on public.documents (org_id);
 ";
         assert_eq!(sql, expected);
     }
