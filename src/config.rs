@@ -248,18 +248,9 @@ impl Environment {
             Some(_) => Err("must be true or false".to_owned()),
         };
         let open_metrics = note(&mut mistakes, "OPS_OPEN_METRICS", self.ops_open_metrics.as_deref(), open_metrics);
-        let (address, port) = (given(self.listen_addr.as_deref()), given(self.port.as_deref()));
-        let (variable, listen_addr) = match (address, port) {
-            (Some(address), _) => (
-                "LISTEN_ADDR",
-                address.parse().map_err(|_| "must be an address with a port, such as 0.0.0.0:8080".to_owned()),
-            ),
-            (None, Some(port)) => {
-                ("PORT", port.parse().map_err(|_| "must be a port number".to_owned()).map(on_every_address))
-            }
-            (None, None) => ("LISTEN_ADDR", Ok(on_every_address(8080))),
-        };
-        let listen_addr = note(&mut mistakes, variable, address.or(port), listen_addr);
+        let listen_addr = listen_addr(self.listen_addr.as_deref(), self.port.as_deref())
+            .map_err(|mistake| mistakes.push(mistake))
+            .ok();
         let clerk = self.clerk.check(&mut mistakes);
         let cron = |value: &Option<String>, default| Cron::parse(given(value.as_deref()).unwrap_or(default));
         let (full, quick) = (&self.reconcile_cron, &self.reconcile_quick_cron);
@@ -310,6 +301,25 @@ fn api_url(text: &str, key: Option<&str>) -> Result<String, String> {
     }
     // The version is ours to say; documentation has the address with and without it.
     Ok(text.trim_end_matches('/').trim_end_matches("/v1").to_owned())
+}
+
+/// Where `serve` listens for webhooks, from `LISTEN_ADDR` and `PORT`.
+///
+/// # Errors
+/// The one that counts is wrong.
+pub(crate) fn listen_addr(listen_addr: Option<&str>, port: Option<&str>) -> Result<SocketAddr, Mistake> {
+    let (address, port) = (given(listen_addr), given(port));
+    let (variable, parsed) = match (address, port) {
+        (Some(address), _) => (
+            "LISTEN_ADDR",
+            address.parse().map_err(|_| "must be an address with a port, such as 0.0.0.0:8080".to_owned()),
+        ),
+        (None, Some(port)) => {
+            ("PORT", port.parse().map_err(|_| "must be a port number".to_owned()).map(on_every_address))
+        }
+        (None, None) => ("LISTEN_ADDR", Ok(on_every_address(8080))),
+    };
+    parsed.map_err(|problem| Mistake { variable, problem: meant(address.or(port), problem) })
 }
 
 /// A database URL that must be there.

@@ -402,6 +402,52 @@ async fn replay_says_why_nothing_answered_and_does_not_call_dead_letters_a_succe
     std::fs::remove_dir_all(folder).unwrap();
 }
 
+/// In the folder of `serve`, with its `.env`, nobody has to say where it listens.
+#[tokio::test]
+async fn replay_sends_to_where_serve_listens() {
+    let world = crate::support::World::new().await;
+    let folder = std::env::temp_dir().join(testkit::project::unique("replay_here"));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("ignored.json"), r#"{"type":"session.created","data":{"id":"sess_1"}}"#).unwrap();
+    let replay = async |variables: &[(&str, &str)]| {
+        let mut command = clerk_sync(&["replay", "ignored.json"]);
+        command.env_clear().current_dir(&folder).env("CLERK_WEBHOOK_SIGNING_SECRET", SECRET);
+        command.envs(variables.iter().copied());
+        run(command).await
+    };
+    let url = world.server.webhook_url();
+    let address = url.trim_start_matches("http://").trim_end_matches("/webhooks/clerk");
+    let port = address.rsplit(':').next().unwrap();
+    let everywhere = format!("0.0.0.0:{port}");
+    for variables in [[("LISTEN_ADDR", address)], [("LISTEN_ADDR", everywhere.as_str())], [("PORT", port)]] {
+        let (code, text, error) = replay(&variables).await;
+        assert!(code == 0 && text.contains("204"), "{variables:?}: {text}{error}");
+    }
+    let (code, _, error) = replay(&[("PORT", port), ("LISTEN_ADDR", "127.0.0.1:1")]).await;
+    assert!(code == 1 && error.contains("no answer from http://127.0.0.1:1/webhooks/clerk"), "{error}");
+    let (code, _, error) = replay(&[("LISTEN_ADDR", "somewhere")]).await;
+    assert!(code == 1 && error.contains("LISTEN_ADDR must be an address"), "{error}");
+    let (code, _, error) = replay(&[("LISTEN_ADDR", "127.0.0.1:0")]).await;
+    assert!(code == 1 && error.contains("--url"), "{error}");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
+async fn without_dead_letters_a_sentence_says_so_and_json_is_an_empty_array() {
+    let database = database().await;
+    let dead_letters = async |arguments: &[&str]| {
+        let mut command = clerk_sync(&[&["dead-letters"], arguments].concat());
+        command.env("DATABASE_URL", database.url());
+        run(command).await
+    };
+    for command in [["list"].as_slice(), &["retry", "--all"]] {
+        let (code, text, error) = dead_letters(command).await;
+        assert_eq!((code, text.as_str(), error.as_str()), (0, "", "There are no dead letters.\n"), "{command:?}");
+        let (code, text, error) = dead_letters(&[command, &["--json"]].concat()).await;
+        assert_eq!((code, text.trim(), error.as_str()), (0, "[]", ""), "{command:?}");
+    }
+}
+
 #[tokio::test]
 async fn dead_letters_retry_without_an_id_names_all() {
     let (code, _, error) = run(clerk_sync(&["dead-letters", "retry"])).await;

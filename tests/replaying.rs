@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 fn replay(world: &World, path: &Path, shuffle: Option<u64>) -> Replay {
     Replay {
         path: path.to_owned(),
-        url: world.server.webhook_url(),
+        url: Some(world.server.webhook_url()),
+        listen_addr: None,
+        port: None,
         secret: SECRET.to_owned(),
         shuffle,
         times: 3,

@@ -11,6 +11,8 @@ use std::process::ExitCode;
 
 /// Characters of a body's hash that are shown.
 const HASH_PRINTED: usize = 12;
+/// On standard error: the lines of standard output are the dead letters, and may be counted.
+const NONE: &str = "There are no dead letters.";
 
 /// List, show, retry or drop dead letters: webhooks that were accepted but could not be applied
 #[derive(clap::Args)]
@@ -100,6 +102,9 @@ async fn list(session: &mut Session, json: bool) -> anyhow::Result<ExitCode> {
     if json {
         terminal::text(serde_json::to_string_pretty(&letters)?);
     } else {
+        if letters.is_empty() {
+            terminal::note(NONE);
+        }
         letters.iter().for_each(|letter| terminal::line(line(letter)));
     }
     Ok(ExitCode::SUCCESS)
@@ -139,6 +144,9 @@ async fn retry(session: &mut Session, id: Option<&str>, check_instance: bool, js
         Some(id) => vec![find(session, id).await?],
         None => session.dead_letters("").await?,
     };
+    if letters.is_empty() && !json {
+        terminal::note(NONE);
+    }
     let mut told = Vec::new();
     let mut any_stays = false;
     for letter in letters {

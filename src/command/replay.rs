@@ -1,5 +1,7 @@
 //! `clerk-sync replay`: signs JSON bodies as Svix would and posts them, to try a running server.
 
+use crate::app;
+use crate::config;
 use crate::model::Outcome;
 use crate::sender::{Attempt, Sender};
 use crate::terminal;
@@ -8,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,9 +25,16 @@ pub struct Replay {
     /// A JSON file, or a folder of them
     pub path: PathBuf,
 
-    /// The webhook endpoint
-    #[arg(long, default_value = "http://127.0.0.1:8080/webhooks/clerk")]
-    pub url: String,
+    /// The webhook endpoint; unset: where clerk-sync serve listens on this machine by `LISTEN_ADDR` and `PORT`, and without these
+    /// variables `http://127.0.0.1:8080/webhooks/clerk`
+    #[arg(long)]
+    pub url: Option<String>,
+
+    #[arg(long, env = "LISTEN_ADDR", hide = true)]
+    pub listen_addr: Option<String>,
+
+    #[arg(long, env = "PORT", hide = true)]
+    pub port: Option<String>,
 
     /// The signing secret (whsec_…); if there are several, separated by commas, the first is used
     #[arg(long, env = "CLERK_WEBHOOK_SIGNING_SECRET", hide_env_values = true)]
@@ -94,7 +104,7 @@ impl Replay {
         if let Some(problem) = &summary.unanswered {
             terminal::note(format_args!(
                 "clerk-sync: no answer from {}: {problem}. Is clerk-sync serve running there?",
-                self.url
+                self.endpoint()?
             ));
         }
         let dead_letters = summary.dead_letters();
@@ -106,14 +116,32 @@ impl Replay {
         Ok(if summary.all_accepted() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
+    /// Where to send.
+    fn endpoint(&self) -> anyhow::Result<String> {
+        if let Some(url) = config::given(self.url.as_deref()) {
+            return Ok(url.to_owned());
+        }
+        let listens = config::listen_addr(self.listen_addr.as_deref(), self.port.as_deref());
+        let mut address = listens.map_err(|mistake| config::Mistakes(vec![mistake]))?;
+        if address.port() == 0 {
+            bail!("serve chooses its port itself where LISTEN_ADDR or PORT says 0: give its address with --url");
+        }
+        // Who listens on every address is reached on this machine's own.
+        if address.ip().is_unspecified() {
+            let ip = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+            address.set_ip(ip);
+        }
+        Ok(format!("http://{address}{}", app::WEBHOOKS))
+    }
+
     /// Sends everything and counts the answers.
     ///
     /// # Errors
-    /// Nothing was sent: the files, the secret or the rate are unusable.
+    /// Nothing was sent: the address, the files, the secret or the rate are unusable.
     pub async fn send(&self) -> anyhow::Result<Summary> {
         let secret = self.secret.split(',').next().unwrap_or_default();
         let sender =
-            Arc::new(Sender::new(self.url.as_str(), secret).context("CLERK_WEBHOOK_SIGNING_SECRET or --secret")?);
+            Arc::new(Sender::new(self.endpoint()?, secret).context("CLERK_WEBHOOK_SIGNING_SECRET or --secret")?);
         let pause = match self.rate {
             Some(rate) if rate > 0.0 && rate.is_finite() => Duration::from_secs_f64(1.0 / rate),
             Some(_) => bail!("--rate must be more than 0"),
