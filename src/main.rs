@@ -2,10 +2,9 @@
 //! deletion limit, 4 not all judged.
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
-use clerk_sync::command::Command;
-use clerk_sync::config;
+use clerk_sync::command::{self, Command};
 use clerk_sync::dotenv::Dotenv;
-use clerk_sync::{os, store, telemetry, terminal};
+use clerk_sync::{os, telemetry, terminal};
 use std::process::ExitCode;
 
 /// Keeps Clerk's users, organizations and memberships in a Supabase Postgres, correctly enough that Row-Level-Security
@@ -73,11 +72,6 @@ fn explain(error: &clap::Error) -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    match error.downcast_ref::<config::Mistakes>() {
-        Some(config::Mistakes(mistakes)) => {
-            mistakes.iter().for_each(|mistake| terminal::note(format_args!("clerk-sync: {mistake}")));
-        }
-        None => terminal::note(format_args!("clerk-sync: {}", store::error_chain(error.chain()))),
-    }
+    command::print_error(error);
     ExitCode::FAILURE
 }

@@ -208,7 +208,27 @@ async fn no_production_instance_is_followed() {
     }
     let said = refused("sk_test_of_everybody").await;
     assert!(said.contains("belongs to a production instance"), "{said}");
+    assert!(world.database.rows("select from pg_namespace where nspname like 'clerk%'").await.is_empty(), "written");
     assert!(refused("").await.contains("CLERK_SECRET_KEY is not set"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_of_another_instance_are_not_even_migrated() {
+    let world = world().await;
+    let mut migrate = dev(&world, &[]);
+    migrate.env("CLERK_SECRET_KEY", "sk_test_of_a_developer");
+    let mut first = Dev::start(migrate);
+    first.says(&["In sync."]).await;
+    assert_eq!(first.end().await, Some(0));
+    world.database.execute("update clerk_sync.instance set instance_id = 'ins_of_production'").await;
+    world.database.execute("update clerk_sync.replayed set generation = generation - 1").await;
+    let generation = "select generation from clerk_sync.replayed";
+    let before = world.database.rows(generation).await;
+    let output = dev(&world, &[]).env("CLERK_SECRET_KEY", "sk_test_of_a_developer").output().await.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("the tables belong to the Clerk instance ins_of_production"), "{said}");
+    assert_eq!(world.database.rows(generation).await, before, "it migrated another instance's tables");
 }
 
 /// A mirror of a development instance, filled by webhooks, and passes that believe what they read.

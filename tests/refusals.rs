@@ -115,7 +115,7 @@ async fn each_connection_string_that_cannot_work_is_told_by_its_cause_once() {
 }
 
 /// A server that answers each login with an error, and counts them.
-async fn refusing(code: &'static str, message: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
+pub async fn refusing(code: &'static str, message: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let logins = Arc::new(AtomicUsize::new(0));

@@ -1,5 +1,6 @@
 //! `clerk-sync init`: from an empty folder to rows that a policy of the application decides about.
 
+use crate::refusals::refusing;
 use crate::support::npm::{self, Packed, temporary};
 use crate::support::{People, SECRET};
 use clerk_sync::sender::Sender;
@@ -12,6 +13,7 @@ use std::time::Instant;
 use testkit::World;
 use testkit::clerk::Event;
 use testkit::worker::{Options, Worker};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// A Clerk of today with people in it, the webhooks that it sent, and a database that nobody has touched.
 async fn world() -> (World, Vec<Event>, People) {
@@ -157,20 +159,80 @@ async fn without_a_terminal_everything_that_is_missing_is_named_at_once_and_noth
     let output = init(&folder).stdin(Stdio::null()).output().unwrap();
     let said = npm::text(&output);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said.contains("DATABASE_URL is not set") && said.contains("CLERK_SECRET_KEY is not set"), "{said}");
-    // Where the secret comes from is said before it is missed.
-    let variables: Vec<_> = variables(&world).into_iter().filter(|(name, _)| !name.contains("SIGNING")).collect();
-    let output = init(&folder).arg("--yes").envs(variables.clone()).output().unwrap();
-    let said = npm::text(&output);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(said.contains("choose Add Endpoint") && said.contains("CLERK_WEBHOOK_SIGNING_SECRET is not set"), "{said}");
-    // A key that Clerk refuses.
-    let output =
-        init(&folder).arg("--yes").envs(variables).env("CLERK_SECRET_KEY", "sk_test_of_nobody").output().unwrap();
-    let said = npm::text(&output);
+    for missing in ["DATABASE_URL is not set", "CLERK_SECRET_KEY is not set", "CLERK_WEBHOOK_SIGNING_SECRET is not set"]
+    {
+        assert!(said.contains(missing), "{missing}: {said}");
+    }
+    // Where the secret comes from is said before it is missed; a wrong one counts as well.
+    for secret in ["", "whsec_c2hvcnQ="] {
+        let output = init(&folder).arg("--yes").env("CLERK_WEBHOOK_SIGNING_SECRET", secret).output().unwrap();
+        let said = npm::text(&output);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(said.contains("choose Add Endpoint") && said.contains("CLERK_WEBHOOK_SIGNING_SECRET "), "{said}");
+        assert!(said.contains("DATABASE_URL is not set") && !said.contains("c2hv"), "{said}");
+    }
+    // A key that Clerk refuses, and one of another instance than the tables'.
+    let mut wrong = init(&folder);
+    wrong.arg("--yes").envs(variables(&world)).env("CLERK_SECRET_KEY", "sk_test_of_nobody");
+    let said = npm::text(&wrong.output().unwrap());
     assert!(said.contains("Clerk does not accept CLERK_SECRET_KEY") && !said.contains("of_nobody"), "{said}");
+    wrong.envs(variables(&world)).env("CLERK_INSTANCE_ID", "ins_of_another_application");
+    let said = npm::text(&wrong.output().unwrap());
+    assert!(said.contains("belong to the Clerk instance ins_of_another_application"), "{said}");
     assert!(!folder.join(".env").exists());
     assert!(world.database.rows("select 1 from pg_namespace where nspname = 'clerk_sync'").await.is_empty());
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cannot_be_reached_is_explained_as_doctor_explains_it() {
+    let (world, ..) = world().await;
+    let folder = temporary("unreachable");
+    let (refuses, _) = refusing("28P01", "password authentication failed for user \"postgres\"").await;
+    // A server without TLS answers the first message of a client that wants it with one letter.
+    let plain = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = plain.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = plain.accept().await {
+            let _ = client.read_exact(&mut [0; 8]).await;
+            let _ = client.write_all(b"N").await;
+        }
+    });
+    let no_database = world.database.url().replace(&world.database.name, "postgre");
+    for (url, cause, fix) in [
+        ("postgres://postgres@127.0.0.1:1/postgres".to_owned(), "the connection is refused", "is the server running"),
+        (
+            "postgres://postgres:s3cret@db.invalid/postgres?sslmode=require".to_owned(),
+            "the host that DATABASE_URL names is not found",
+            "copy the connection string again",
+        ),
+        (
+            format!("postgres://postgres:s3cret@{refuses}/postgres?sslmode=disable"),
+            "refuses the role or its password",
+            "percent-encode",
+        ),
+        (
+            format!("postgres://postgres:s3cret@127.0.0.1:{port}/postgres?sslmode=require"),
+            "no encrypted connection that can be trusted",
+            "sslrootcert",
+        ),
+        (no_database, "no such database", "on Supabase its name is postgres"),
+    ] {
+        let mut command = init(&folder);
+        command.args(["--yes", "--wait", "0"]).envs(variables(&world)).env("DATABASE_URL", &url);
+        let output = command.output().unwrap();
+        let said = npm::text(&output);
+        assert_eq!(output.status.code(), Some(1), "{url}: {said}");
+        assert!(said.contains("the database cannot be reached: ") && said.contains(cause), "{url}: {said}");
+        assert!(said.contains("\n  fix: ") && said.contains(fix) && !said.contains("s3cret"), "{url}: {said}");
+        // The other commands say what to do, too.
+        let mut command = Command::new(env!("CARGO_BIN_EXE_clerk-sync"));
+        command.arg("migrate").env_clear().current_dir(&folder).env("DATABASE_URL", &url);
+        let output = command.output().unwrap();
+        let said = npm::text(&output);
+        assert!(output.status.code() == Some(1) && said.contains(fix), "{url}: {said}");
+    }
+    assert!(!folder.join(".env").exists());
     std::fs::remove_dir_all(&folder).unwrap();
 }
 

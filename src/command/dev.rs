@@ -61,12 +61,14 @@ impl Dev {
         let options = self.clerk.check_key().map_err(config::Mistakes)?;
         let webhooks =
             config::given(self.signing_secret.as_deref()).map(|secret| self.webhooks(url, secret)).transpose()?;
-        anyhow::ensure!(
-            migrate::bring_up_to_date(&database, None, false).await?,
-            "the schemas are not as this version needs them: see above"
-        );
         let clerk = Arc::new(Client::new(options).context("TLS cannot be set up")?);
         let reconciler = Reconciler { clerk, database, instance: None, times: PassLimits::default() };
+        // A wrong key must not have changed anything, least of all in another instance's database.
+        reconciler.check_development_before_migrating().await?;
+        anyhow::ensure!(
+            migrate::bring_up_to_date(&reconciler.database, None, false).await?,
+            "the schemas are not as this version needs them: see above"
+        );
         let instance = reconciler.begin_development().await?;
         // Before the line that promises it: a program that reads the line may end us at once.
         let stop = os::stop_signal()?;

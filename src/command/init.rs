@@ -5,7 +5,7 @@ use crate::app;
 use crate::clerk::client::{Client, Error as ClerkError};
 use crate::clerk::event;
 use crate::config::{self, Environment, Mistake};
-use crate::doctor::Doctor;
+use crate::doctor::{self, Doctor};
 use crate::dotenv;
 use crate::model::Kind;
 use crate::os;
@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+const SIGNING_SECRET: &str = "CLERK_WEBHOOK_SIGNING_SECRET";
 /// How often to look whether another server of this database has received a webhook.
 const LOOK: Duration = Duration::from_secs(2);
 /// Where an endpoint is made. It opens the application that was looked at last.
@@ -54,17 +55,23 @@ impl Init {
     /// A value is missing or wrong, nobody answers a question, or the database or Clerk refuses.
     pub async fn run(mut self) -> anyhow::Result<ExitCode> {
         let asks = !self.yes && prompt::is_possible();
+        if !asks {
+            self.nothing_is_missing()?;
+        }
         self.connections(asks).await?;
         self.print_endpoint();
         self.secret(asks)?;
+        let database = config::named_database(self.environment.database_url.as_deref())?;
+        let reconciler = self.reconciler(&database)?;
+        reconciler.check_before_migrating().await?;
         write_dotenv(&self.environment)?;
 
-        let database = config::named_database(self.environment.database_url.as_deref())?;
         anyhow::ensure!(
             migrate::bring_up_to_date(&database, None, false).await?,
             "the schemas are not as this version needs them: see above"
         );
-        self.copy(&database).await?;
+        terminal::line("Copying users, organizations and memberships from Clerk.");
+        reconcile::run_and_print(&reconciler, &PassRequest::Kinds(Kind::ALL.to_vec())).await?;
         let delivered = self.wait == 0 || self.first_webhook(&database).await?;
         terminal::line("");
         let doctor = Doctor { environment: self.environment, owner_url: None, token: None };
@@ -75,39 +82,51 @@ impl Init {
         Ok(if report.ok && delivered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
+    /// Where nobody is asked, everything that is missing or wrong at once, and where the signing secret comes from.
+    fn nothing_is_missing(&self) -> anyhow::Result<()> {
+        let mut mistakes = self.environment.check().err().unwrap_or_default();
+        if config::given(self.environment.clerk.secret_key.as_deref()).is_none() {
+            mistakes.extend(self.environment.clerk.check_key().err().unwrap_or_default());
+        }
+        if config::given(self.environment.signing_secret.as_deref()).is_none() {
+            mistakes.push(no_secret());
+        }
+        if mistakes.iter().any(|mistake| mistake.variable == SIGNING_SECRET) {
+            self.print_endpoint();
+        }
+        if mistakes.is_empty() { Ok(()) } else { Err(config::Mistakes(mistakes).into()) }
+    }
+
     /// The database and the key, tried at once: what is wrong is asked for again.
     async fn connections(&mut self, asks: bool) -> anyhow::Result<()> {
-        if !asks {
-            let mut mistakes = self.environment.check().err().unwrap_or_default();
-            mistakes.retain(|mistake| mistake.variable != "CLERK_WEBHOOK_SIGNING_SECRET");
-            if config::given(self.environment.clerk.secret_key.as_deref()).is_none() {
-                mistakes.extend(self.environment.clerk.check_key().err().unwrap_or_default());
-            }
-            if !mistakes.is_empty() {
-                return Err(config::Mistakes(mistakes).into());
-            }
-        }
         let question = "Database connection string (Supabase dashboard, Connect, Session pooler; it is not shown)";
         answer(asks, question, &mut self.environment.database_url, async |url| {
             let database =
-                config::database(Some(url)).map_err(|problem| format!("The connection string {problem}."))?;
-            database.prove().await.map_err(|error| format!("The database cannot be reached: {error}."))
+                config::database(Some(url)).map_err(|problem| anyhow::anyhow!("the connection string {problem}"))?;
+            database.prove().await.map_err(|error| {
+                let found = doctor::connection_problem(&error);
+                let error = anyhow::Error::new(error);
+                match found {
+                    Some((found, _)) => error.context(format!("the database cannot be reached: {found}")),
+                    None => error.context("the database cannot be reached"),
+                }
+            })
         })
         .await?;
         let question = "Clerk secret key (Clerk dashboard, API keys; it begins with sk_ and is not shown)";
         let clerk = self.environment.clerk.clone();
         answer(asks, question, &mut self.environment.clerk.secret_key, async |key| {
             let clerk = config::ClerkEnvironment { secret_key: Some(key.to_owned()), ..clerk.clone() };
-            let mut options = clerk.check_key().map_err(|mistakes| config::Mistakes(mistakes).to_string())?;
+            let mut options = clerk.check_key().map_err(config::Mistakes)?;
             options.patience = PATIENCE;
-            let client = Client::new(options).map_err(|error| error.to_string())?;
+            let client = Client::new(options)?;
             match client.instance().await {
                 Ok((instance, _)) => {
                     terminal::line(format_args!("The key belongs to the Clerk instance {}.", instance.as_str()));
                     Ok(())
                 }
-                Err(error @ ClerkError::Key(_)) => Err(format!("{error}.")),
-                Err(error) => Err(format!("Clerk's API cannot be used: {error}.")),
+                Err(error @ ClerkError::Key(_)) => Err(error.into()),
+                Err(error) => Err(anyhow::anyhow!("Clerk's API cannot be used: {error}")),
             }
         })
         .await?;
@@ -138,15 +157,10 @@ impl Init {
         loop {
             let mistakes = match self.environment.check() {
                 Ok(config) if config.verifier.has_secret() => return Ok(()),
-                Ok(_) => vec![Mistake {
-                    variable: "CLERK_WEBHOOK_SIGNING_SECRET",
-                    problem:
-                        "is not set: copy it from the endpoint's page in the Clerk dashboard (it begins with whsec_)"
-                            .to_owned(),
-                }],
+                Ok(_) => vec![no_secret()],
                 Err(mistakes) => mistakes,
             };
-            let of_secret = mistakes.iter().all(|mistake| mistake.variable == "CLERK_WEBHOOK_SIGNING_SECRET");
+            let of_secret = mistakes.iter().all(|mistake| mistake.variable == SIGNING_SECRET);
             if !asks || !of_secret {
                 return Err(config::Mistakes(mistakes).into());
             }
@@ -158,19 +172,16 @@ impl Init {
         }
     }
 
-    /// The first copy of what Clerk has.
-    async fn copy(&self, database: &Database) -> anyhow::Result<()> {
+    fn reconciler(&self, database: &Database) -> anyhow::Result<Reconciler> {
         let options = self.environment.clerk.check_key().map_err(config::Mistakes)?;
         let instance = config::instance(self.environment.instance_id.as_deref());
         let instance = instance.map_err(|problem| anyhow::anyhow!("CLERK_INSTANCE_ID {problem}"))?;
-        let reconciler = Reconciler {
+        Ok(Reconciler {
             clerk: Arc::new(Client::new(options).context("TLS cannot be set up")?),
             database: database.clone(),
             instance: instance.expected().cloned(),
             times: PassLimits::default(),
-        };
-        terminal::line("Copying users, organizations and memberships from Clerk.");
-        reconcile::run_and_print(&reconciler, &PassRequest::Kinds(Kind::ALL.to_vec())).await
+        })
     }
 
     /// Serves until a webhook was signed with the endpoint's secret, here or at another server of this database; false: none came.
@@ -216,6 +227,11 @@ async fn received_after(database: &Database, before: Option<i64>) {
     }
 }
 
+fn no_secret() -> Mistake {
+    let problem = "is not set: copy it from the endpoint's page in the Clerk dashboard (it begins with whsec_)";
+    Mistake { variable: SIGNING_SECRET, problem: problem.to_owned() }
+}
+
 const NEXT: &str = "Next:
   clerk-sync serve                                                        receive webhooks, here or on your host
   clerk-sync policy print documents --organization-column organization_id   write policies for a table of yours
@@ -226,7 +242,7 @@ async fn answer(
     asks: bool,
     question: &str,
     value: &mut Option<String>,
-    check: impl AsyncFn(&str) -> Result<(), String>,
+    check: impl AsyncFn(&str) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     loop {
         let given = match config::given(value.as_deref()) {
@@ -239,10 +255,10 @@ async fn answer(
                 return Ok(());
             }
             Err(problem) if asks => {
-                terminal::note(problem);
+                super::print_error(&problem);
                 *value = None;
             }
-            Err(problem) => anyhow::bail!(problem),
+            Err(problem) => return Err(problem),
         }
     }
 }

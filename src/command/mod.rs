@@ -17,7 +17,9 @@ mod serve;
 
 pub use replay::Replay;
 
-use crate::config::Environment;
+use crate::config::{self, Environment};
+use crate::store;
+use crate::terminal;
 use std::process::ExitCode;
 
 /// The commands.
@@ -38,6 +40,19 @@ pub enum Command {
     #[command(subcommand)]
     Policy(policy::Policy),
     Completions(completions::Completions),
+}
+
+/// Prints what went wrong, a line for each thing, and what to do where there is no connection to the database.
+pub fn print_error(error: &anyhow::Error) {
+    if let Some(config::Mistakes(mistakes)) = error.downcast_ref::<config::Mistakes>() {
+        mistakes.iter().for_each(|mistake| terminal::note(format_args!("clerk-sync: {mistake}")));
+        return;
+    }
+    terminal::note(format_args!("clerk-sync: {}", store::error_chain(error.chain())));
+    let of_database = error.chain().find_map(|error| error.downcast_ref::<store::Error>());
+    if let Some((_, fix)) = of_database.and_then(crate::doctor::connection_problem) {
+        terminal::note(format_args!("  fix: {fix}"));
+    }
 }
 
 /// The commands by when they are needed, as `--help` lists them.

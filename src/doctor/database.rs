@@ -137,7 +137,7 @@ fn way(database: Option<&Database>, opened: Option<Result<(), &Error>>) -> Vec<C
     checks
 }
 
-fn unreachable(error: &Error) -> Check {
+pub(super) fn unreachable(error: &Error) -> Check {
     const POOL_SIZE: &str = "stop idle clients, or raise the pool size (Supabase dashboard → Database settings → Connection pooling) \
                              or the role's connection limit: serve needs two, two more for moments, and four more during a reconcile";
     let code = error.code().map(|code| format!(" (SQLSTATE {code})")).unwrap_or_default();
@@ -145,6 +145,15 @@ fn unreachable(error: &Error) -> Check {
         ConnectionProblem::Unreachable => (
             "no server answers at the host and port of DATABASE_URL",
             "is the project paused, or the name misspelt? The direct connection has IPv6 only: use the session pooler (port 5432) if this machine has no IPv6",
+        ),
+        ConnectionProblem::NothingListens => (
+            "no server answers at the host and port of DATABASE_URL: the connection is refused",
+            "is the server running, and are host and port right? Supabase's are on its page Connect, and the port is 5432",
+        ),
+        ConnectionProblem::NoSuchHost => (
+            "the host that DATABASE_URL names is not found",
+            "copy the connection string again (Supabase dashboard → Connect → Session pooler), and look at this machine's network. The \
+             direct connection has IPv6 only: use the session pooler (port 5432) if this machine has no IPv6",
         ),
         ConnectionProblem::Silent => (
             "the database did not answer in time",

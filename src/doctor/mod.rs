@@ -17,7 +17,8 @@ use crate::clerk::client::Client;
 use crate::config::{self, Environment};
 use crate::dotenv::Dotenv;
 use crate::model::InstanceId;
-use crate::store::Database;
+use crate::store::diagnostics::ConnectionProblem;
+use crate::store::{Database, Error};
 use crate::terminal::{self, Mark};
 use anyhow::Context as _;
 use serde::Serialize;
@@ -189,6 +190,18 @@ impl Doctor {
             checks.extend(token::examine(token, instance, database.as_ref()).await);
         }
         Ok(Report::new(checks))
+    }
+}
+
+/// Why there is no connection to the database, and what to do about it, each as part of a sentence; `None`: the error is about something
+/// else, or nothing more is known than it says.
+pub(crate) fn connection_problem(error: &Error) -> Option<(String, String)> {
+    match error.connection_problem() {
+        ConnectionProblem::Other => None,
+        _ => {
+            let check = database::unreachable(error);
+            Some((check.found, check.fix.unwrap_or_default()))
+        }
     }
 }
 

@@ -244,6 +244,34 @@ impl Reconciler {
         }
     }
 
+    /// Looks whether key and tables belong to the same instance, and writes nothing. The tables may be another release's, or not there yet.
+    ///
+    /// # Errors
+    /// They belong to different ones; or Clerk or the database does not answer.
+    pub async fn check_before_migrating(&self) -> Result<(), Error> {
+        let (of_key, _) = self.clerk.instance().await?;
+        self.check_key(of_key).await
+    }
+
+    /// The same, and that it is a development instance.
+    ///
+    /// # Errors
+    /// As [`Reconciler::check_before_migrating`], and it is another kind of instance.
+    pub async fn check_development_before_migrating(&self) -> Result<(), Error> {
+        let (of_key, environment) = self.clerk.environment().await?;
+        if environment != "development" {
+            return Err(Error::NotDevelopment(environment));
+        }
+        self.check_key(of_key).await
+    }
+
+    async fn check_key(&self, of_key: InstanceId) -> Result<(), Error> {
+        match self.database.instance_before_migrating().await?.or_else(|| self.instance.clone()) {
+            Some(pinned) if pinned != of_key => Err(Error::ForeignKey { pinned, of_key }),
+            _ => Ok(()),
+        }
+    }
+
     /// Makes sure that key and mirror belong to the same development instance, and tells the writer so. Answers which it is.
     ///
     /// # Errors

@@ -15,6 +15,10 @@ use tokio::time::timeout;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionProblem {
     Unreachable,
+    /// The host answers, and nothing listens at the port.
+    NothingListens,
+    /// The name of the host has no address.
+    NoSuchHost,
     Silent,
     /// The login went through, and nothing after it.
     Crowded,
@@ -109,6 +113,13 @@ impl Error {
             }
             Error::Connect(sqlx::Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
                 ConnectionProblem::NoSuchFile
+            }
+            Error::Connect(sqlx::Error::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                ConnectionProblem::NothingListens
+            }
+            // The kind of this error has no name of its own yet.
+            Error::Connect(sqlx::Error::Io(error)) if error.to_string().contains("lookup address") => {
+                ConnectionProblem::NoSuchHost
             }
             Error::Connect(sqlx::Error::Io(_)) => ConnectionProblem::Unreachable,
             Error::Connect(cause) | Error::Refused(cause) => of_cause(cause),
@@ -262,6 +273,23 @@ impl Database {
         let mut inspector = Inspector { connection: self.open().await? };
         inspector.run(SETTINGS).await?;
         Ok(inspector)
+    }
+
+    /// Which Clerk instance the tables belong to, before `migrate`: they may be another release's. `None`: there are none, they belong to
+    /// no instance yet, or this login may not read it.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub(crate) async fn instance_before_migrating(&self) -> Result<Option<InstanceId>, Error> {
+        let mut inspector = self.inspect().await?;
+        // The owner may read it without.
+        let _ = inspector.become_worker().await;
+        let sql = "select json_build_array((select instance_id from clerk_sync.instance))::text";
+        match inspector.read::<[Option<String>; 1]>(sql).await {
+            Ok([instance]) => Ok(instance.map(InstanceId)),
+            Err(error) if error.sqlstate().is_some_and(|code| code.starts_with("42") || code == "3F000") => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 
