@@ -10,6 +10,7 @@ COPY lab/Cargo.toml lab/Cargo.toml
 RUN mkdir -p src tests migrations testkit/src lab/src && echo 'fn main() {}' | tee src/main.rs lab/src/main.rs \
  && touch src/lib.rs testkit/src/lib.rs tests/main.rs && cargo build --release --locked && rm -rf src
 COPY migrations migrations
+COPY .sqlx .sqlx
 COPY src src
 # What --version says: .git is not copied. docker build --build-arg CLERK_SYNC_COMMIT=$(git rev-parse HEAD) --build-arg CLERK_SYNC_DATE=…
 ARG CLERK_SYNC_COMMIT=

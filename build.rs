@@ -1,4 +1,4 @@
-//! A migration that is added or changed is compiled in anew. And `--version` says which commit was built.
+//! A migration that is added or changed is compiled in anew. `--version` says which commit was built. And no build asks a database.
 
 use std::process::Command;
 
@@ -9,6 +9,17 @@ fn main() {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     println!("cargo:rustc-env=CLERK_SYNC_BUILD={}", build());
+    check_queries_offline();
+}
+
+/// The macros of sqlx take the types of parameters and columns from `.sqlx`. Without this they would connect to the `DATABASE_URL` of
+/// the environment or of a `.env` file, which may be a production database. `./x queries` alone lets them, to write `.sqlx`.
+fn check_queries_offline() {
+    println!("cargo:rerun-if-changed=.sqlx");
+    println!("cargo:rerun-if-env-changed=CLERK_SYNC_DESCRIBE_QUERIES");
+    if std::env::var_os("CLERK_SYNC_DESCRIBE_QUERIES").is_none() {
+        println!("cargo:rustc-env=SQLX_OFFLINE=true");
+    }
 }
 
 /// Commit and date: as the environment has them (an image is built without `.git`), else as git has them. A build for development

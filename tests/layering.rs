@@ -70,6 +70,7 @@ const PRODUCT: &[(&str, &[&str])] = &[
 
 /// What each part of testkit may use of the product.
 const TESTKIT: &[(&str, &[&str])] = &[
+    ("bin", &[]),
     ("clerk", &[]),
     ("find_postgres", &[]),
     ("postgres", &[]),

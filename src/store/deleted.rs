@@ -51,17 +51,26 @@ impl Session {
     pub async fn remove_memberships_of_deleted(&mut self) -> Result<Removed, Error> {
         let mut removed = Removed::default();
         let mut at_once = FIRST;
-        let sql = "select id from clerk_sync.deleted_parents order by id";
-        let parents: Vec<String> =
-            self.call(async |connection| sqlx::query_scalar(sql).fetch_all(connection).await).await?;
+        let parents = self
+            .call(async |connection| {
+                sqlx::query_scalar!("select id from clerk_sync.deleted_parents order by id").fetch_all(connection).await
+            })
+            .await?;
         for parent in parents {
             let mut refused: HashSet<String> = HashSet::new();
             loop {
-                let sql = "select id from clerk.organization_memberships where (organization_id = $1 or user_id = $1) and id <> all ($2) limit $3";
                 let skipped: Vec<&str> = refused.iter().map(String::as_str).collect();
-                let ids: Vec<String> = self
+                let ids = self
                     .call(async |connection| {
-                        sqlx::query_scalar(sql).bind(&parent).bind(&skipped).bind(FOUND).fetch_all(connection).await
+                        sqlx::query_scalar!(
+                            "select id from clerk.organization_memberships
+                              where (organization_id = $1 or user_id = $1) and id <> all ($2) limit $3",
+                            parent,
+                            &skipped as &[&str],
+                            FOUND
+                        )
+                        .fetch_all(connection)
+                        .await
                     })
                     .await?;
                 if ids.is_empty() {
@@ -101,7 +110,7 @@ impl Session {
             removed.refused += refused.len() as u64;
             if refused.is_empty() {
                 self.call(async |connection| {
-                    let query = sqlx::query("select clerk_sync.forget_deleted_parent($1)").bind(&parent);
+                    let query = sqlx::query!("select clerk_sync.forget_deleted_parent($1)", parent);
                     query.execute(connection).await.map(drop)
                 })
                 .await?;
@@ -112,12 +121,16 @@ impl Session {
 
     /// Those of these that belong to a deleted parent, in one statement: how many, and for how long others could not write.
     async fn remove_chunk_of_deleted(&mut self, ids: &[String]) -> Result<(u64, Duration), Error> {
-        let (ended, held_ms): (i32, f64) = self
+        let removed = self
             .call(async |connection| {
-                let query = sqlx::query_as("select ended, held_ms from clerk_sync.remove_memberships_of_deleted($1)");
-                query.bind(ids).fetch_one(connection).await
+                sqlx::query!(
+                    r#"select ended as "ended!", held_ms as "held_ms!" from clerk_sync.remove_memberships_of_deleted($1)"#,
+                    ids
+                )
+                .fetch_one(connection)
+                .await
             })
             .await?;
-        Ok((u64::from(ended.unsigned_abs()), Duration::from_secs_f64(held_ms.max(0.0) / 1_000.0)))
+        Ok((u64::from(removed.ended.unsigned_abs()), Duration::from_secs_f64(removed.held_ms.max(0.0) / 1_000.0)))
     }
 }

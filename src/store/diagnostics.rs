@@ -246,19 +246,33 @@ const SCHEMA: &str = "select json_build_object(
                          order by 1))::text";
 
 /// Runs as the owner, who bypasses policies, before `set role authenticated`: callers may not call `clerk_rls` directly.
-const WHO: &str = "select json_build_object(
-    'user_id', clerk_rls.user_id(),
-    'organization_ids', array(select clerk_rls.organization_ids() order by 1),
-    'active_organization_id', clerk_rls.active_organization_id(),
-    'state', (select v.state from clerk_sync.versions v where v.kind = 'user' and v.id = $1::text),
-    'has_details', d.id is not null, 'banned', d.banned, 'deprovisioned', d.deprovisioned,
-    'denied', exists (select from clerk_sync.denials n where n.kind = 'user' and n.id = $1::text))::text
-  from (values ($1::text)) w(id) left join clerk.user_details d on d.id = w.id";
+async fn who(connection: &mut PgConnection, user_id: &str) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select json_build_object(
+             'user_id', clerk_rls.user_id(),
+             'organization_ids', array(select clerk_rls.organization_ids() order by 1),
+             'active_organization_id', clerk_rls.active_organization_id(),
+             'state', (select v.state from clerk_sync.versions v where v.kind = 'user' and v.id = $1::text),
+             'has_details', d.id is not null, 'banned', d.banned, 'deprovisioned', d.deprovisioned,
+             'denied', exists (select from clerk_sync.denials n where n.kind = 'user' and n.id = $1::text))::text as "who!"
+           from (values ($1::text)) w(id) left join clerk.user_details d on d.id = w.id"#,
+        user_id
+    )
+    .fetch_one(connection)
+    .await
+}
 
-const SEEN: &str = "select json_build_object(
-    'users', (select count(*) from clerk.users), 'user_details', (select count(*) from clerk.user_details),
-    'organizations', (select count(*) from clerk.organizations),
-    'organization_memberships', (select count(*) from clerk.organization_memberships))::text";
+/// How many rows of each table this role sees.
+async fn seen(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select json_build_object(
+             'users', (select count(*) from clerk.users), 'user_details', (select count(*) from clerk.user_details),
+             'organizations', (select count(*) from clerk.organizations),
+             'organization_memberships', (select count(*) from clerk.organization_memberships))::text as "seen!""#
+    )
+    .fetch_one(connection)
+    .await
+}
 
 /// For every connection of an inspector. Server-side, so that nothing goes on when we have given up.
 const SETTINGS: &str =
@@ -353,13 +367,12 @@ impl Inspector {
         self.run("begin read only").await?;
         let asking = async {
             let connection = &mut self.connection;
-            sqlx::query("select set_config('request.jwt.claims', $1, true)")
-                .bind(claims)
-                .execute(&mut *connection)
+            sqlx::query_scalar!("select set_config('request.jwt.claims', $1, true)", claims)
+                .fetch_one(&mut *connection)
                 .await?;
-            let who: String = sqlx::query_scalar(WHO).bind(user_id).fetch_one(&mut *connection).await?;
+            let who = who(connection, user_id).await?;
             sqlx::raw_sql("set local role authenticated").execute(&mut *connection).await?;
-            let rows = match sqlx::query_scalar::<_, String>(SEEN).fetch_one(&mut *connection).await {
+            let rows = match seen(connection).await {
                 Ok(rows) => Some(rows),
                 Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42501") => None,
                 Err(error) => return Err(error),
@@ -384,44 +397,54 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub(crate) async fn sync_status(&mut self) -> Result<SyncStatus, Error> {
-        const SQL: &str = "select (select instance_id from clerk_sync.instance),
-              (select extract(epoch from now() - max(received_at))::bigint from clerk_sync.receipts),
-              (select coalesce(sum(missing + differing + extra), 0)::bigint from clerk_sync.passes
-                where not backfill and started_at > coalesce((select max(received_at) from clerk_sync.receipts), '-infinity')),
-              (select extract(epoch from now() - since)::bigint from clerk_sync.failed_start),
-              (select problem from clerk_sync.failed_start),
-              (select coalesce(json_agg(json_build_object('kind', s.scope, 'id', p.id, 'state', p.state, 'problem', p.problem, 'undecided', p.undecided,
-                        'judge_after', (extract(epoch from p.judge_after) * 1000)::bigint, 'complete_s',
-                        (select extract(epoch from now() - c.ended_at)::bigint from clerk_sync.passes c
-                          where c.scope = s.scope and c.state = 'complete' order by c.id desc limit 1))), '[]')::text
-                 from unnest($1::text[]) s(scope)
-                cross join lateral (select * from clerk_sync.passes where scope = s.scope order by id desc limit 1) p),
-              exists (select from clerk.organization_memberships m, unnest(m.permissions) permission
-                       where permission like 'org:%' and permission not like 'org:sys\\_%'),
-              exists (select from clerk_sync.receipts where event_type like 'subscription%')";
-        type Row = (Option<String>, Option<i64>, i64, Option<i64>, Option<String>, String, bool, bool);
-        let (instance, webhook_s, drift_since_webhook, failed_s, problem, passes, custom_permissions, billing_events): Row =
-            self.call(async |connection| sqlx::query_as(SQL).bind(kinds::names()).fetch_one(connection).await).await?;
-        let passes = serde_json::from_str(&passes).map_err(|error| Error::Answer(error.to_string()))?;
-        let instance = instance.map(InstanceId);
-        let sql = "select (select coalesce(json_agg(d), '[]')::text
-                             from (select kind, id, (extract(epoch from since) * 1000)::bigint as since, sqlstate, object
-                                     from clerk_sync.denials order by since desc limit 10) d),
-                          (select count(*) from clerk_sync.pending_reads where reason = 'refused')";
-        let (denials, refused): (String, i64) =
-            self.call(async |connection| sqlx::query_as(sql).fetch_one(connection).await).await?;
-        let denials = serde_json::from_str(&denials).map_err(|error| Error::Answer(error.to_string()))?;
-        let failed_start = failed_s.zip(problem);
+        let found = self
+            .call(async |connection| {
+                sqlx::query!(
+                    r#"select (select instance_id from clerk_sync.instance) as instance,
+                              (select extract(epoch from now() - max(received_at))::bigint from clerk_sync.receipts) as webhook_s,
+                              (select coalesce(sum(missing + differing + extra), 0)::bigint from clerk_sync.passes
+                                where not backfill and started_at > coalesce((select max(received_at) from clerk_sync.receipts), '-infinity'))
+                                as "drift_since_webhook!",
+                              (select extract(epoch from now() - since)::bigint from clerk_sync.failed_start) as failed_s,
+                              (select problem from clerk_sync.failed_start) as problem,
+                              (select coalesce(json_agg(json_build_object('kind', s.scope, 'id', p.id, 'state', p.state, 'problem', p.problem,
+                                        'undecided', p.undecided, 'judge_after', (extract(epoch from p.judge_after) * 1000)::bigint, 'complete_s',
+                                        (select extract(epoch from now() - c.ended_at)::bigint from clerk_sync.passes c
+                                          where c.scope = s.scope and c.state = 'complete' order by c.id desc limit 1))), '[]')::text
+                                 from unnest($1::text[]) s(scope)
+                                cross join lateral (select * from clerk_sync.passes where scope = s.scope order by id desc limit 1) p) as "passes!",
+                              exists (select from clerk.organization_memberships m, unnest(m.permissions) permission
+                                       where permission like 'org:%' and permission not like 'org:sys\_%') as "custom_permissions!",
+                              exists (select from clerk_sync.receipts where event_type like 'subscription%') as "billing_events!""#,
+                    &kinds::names() as &[&str]
+                )
+                .fetch_one(connection)
+                .await
+            })
+            .await?;
+        let refused = self
+            .call(async |connection| {
+                sqlx::query!(
+                    r#"select (select coalesce(json_agg(d), '[]')::text
+                                 from (select kind, id, (extract(epoch from since) * 1000)::bigint as since, sqlstate, object
+                                         from clerk_sync.denials order by since desc limit 10) d) as "denials!",
+                              (select count(*) from clerk_sync.pending_reads where reason = 'refused') as "rows!""#
+                )
+                .fetch_one(connection)
+                .await
+            })
+            .await?;
+        let plain = |error: serde_json::Error| Error::Answer(error.to_string());
         Ok(SyncStatus {
-            instance,
-            webhook_s,
-            drift_since_webhook,
-            denials,
-            refused,
-            failed_start,
-            passes,
-            custom_permissions,
-            billing_events,
+            instance: found.instance.map(InstanceId),
+            webhook_s: found.webhook_s,
+            drift_since_webhook: found.drift_since_webhook,
+            denials: serde_json::from_str(&refused.denials).map_err(plain)?,
+            refused: refused.rows,
+            failed_start: found.failed_s.zip(found.problem),
+            passes: serde_json::from_str(&found.passes).map_err(plain)?,
+            custom_permissions: found.custom_permissions,
+            billing_events: found.billing_events,
         })
     }
 }

@@ -4,7 +4,7 @@
 use super::manifest::{ObjectKind, ours};
 use super::{CALL, Database, Error};
 use serde::Deserialize;
-use tokio::time::timeout;
+use sqlx::postgres::PgConnection;
 
 /// How much it matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -67,7 +67,13 @@ impl ForeignObject {
 }
 
 /// `$1` and `$2`: our own indexes and constraints.
-const OBJECTS: &str = "
+async fn objects(
+    connection: &mut PgConnection,
+    indexes: &[String],
+    constraints: &[String],
+) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"
 with ours as (
   select c.oid, c.relname, n.nspname = 'clerk_sync' as is_inner, format('%I.%I', n.nspname, c.relname) as name
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -92,14 +98,20 @@ with ours as (
   select case when o.is_inner then 'fail' else 'warn' end, 'index', quote_ident(c.relname), o.name, null, null
     from pg_index i join ours o on o.oid = i.indrelid join pg_class c on c.oid = i.indexrelid
    where (i.indisunique or i.indisexclusion or i.indexprs is not null or i.indpred is not null) and not i.indisprimary
-     and c.relname <> all ($1)
+     and c.relname <> all ($1::text[])
   union all
   select case when o.is_inner then 'fail' else 'warn' end, 'constraint', quote_ident(k.conname), o.name, null, null
     from pg_constraint k join ours o on o.oid = k.conrelid
-   where (k.contype in ('c', 'x') and k.conname <> all ($2))
+   where (k.contype in ('c', 'x') and k.conname <> all ($2::text[]))
       or (k.contype = 'f' and k.confrelid not in (select oid from ours))
 )
-select coalesce(json_agg(f order by f.weight, f.table, f.what, f.name), '[]')::text from found f";
+select coalesce(json_agg(f order by f.weight, f.table, f.what, f.name), '[]')::text as "objects!" from found f"#,
+        indexes,
+        constraints
+    )
+    .fetch_one(connection)
+    .await
+}
 
 impl Database {
     /// All of them, the gravest first. Empty where our schema is not there.
@@ -107,17 +119,11 @@ impl Database {
     /// # Errors
     /// The database could not be asked.
     pub async fn foreign_objects(&self) -> Result<Vec<ForeignObject>, Error> {
-        let mut connection = self.open().await?;
         let constraints = ours(ObjectKind::Constraint);
         // A unique constraint has an index of the same name.
         let indexes = [ours(ObjectKind::Index), constraints.clone()].concat();
-        let asking = async {
-            sqlx::query("select set_config('search_path', '', false), set_config('jit', 'off', false)")
-                .execute(&mut connection)
-                .await?;
-            sqlx::query_scalar(OBJECTS).bind(&indexes).bind(&constraints).fetch_one(&mut connection).await
-        };
-        let json: String = timeout(CALL, asking).await.map_err(|_| Error::Silent(CALL))?.map_err(Error::Refused)?;
+        let json =
+            self.read_catalog(CALL, async |connection| objects(connection, &indexes, &constraints).await).await?;
         serde_json::from_str(&json).map_err(|error| Error::Answer(error.to_string()))
     }
 }

@@ -6,6 +6,7 @@
 
 use super::{Error, Session};
 use crate::model::{Kind, MessageId};
+use sqlx::postgres::PgConnection;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -46,14 +47,21 @@ impl Session {
     pub async fn request_passes_if_restored(&mut self, last_seen: &LastSeen) -> Result<bool, Error> {
         let before = last_seen.seen().clone();
         let receipt = before.receipt.as_ref().filter(|(_, at)| at.elapsed() < KEPT).map(|(id, _)| id.0.as_str());
-        let sql = "select coalesce((select max(id) from clerk_sync.passes), 0), \
-                          $1::text is null or exists (select from clerk_sync.receipts where message_id = $1)";
-        let (pass, has_receipt): (i64, bool) =
-            self.call(async |connection| sqlx::query_as(sql).bind(receipt).fetch_one(connection).await).await?;
+        let found = self
+            .call(async |connection| {
+                sqlx::query!(
+                    r#"select coalesce((select max(id) from clerk_sync.passes), 0) as "pass!",
+                              ($1::text is null or exists (select from clerk_sync.receipts where message_id = $1)) as "has_receipt!""#,
+                    receipt
+                )
+                .fetch_one(connection)
+                .await
+            })
+            .await?;
         let timeline = self.timeline().await?;
-        let missing = if !has_receipt {
+        let missing = if !found.has_receipt {
             Some("an acknowledged message is missing")
-        } else if pass < before.pass {
+        } else if found.pass < before.pass {
             Some("a reconcile that had run is missing")
         } else if timeline.is_some() && before.timeline.is_some() && timeline != before.timeline {
             Some("the server has begun another timeline")
@@ -71,15 +79,21 @@ impl Session {
         if missing.is_some() && seen.receipt.as_ref().map(|(id, _)| id) == before.receipt.as_ref().map(|(id, _)| id) {
             seen.receipt = None;
         }
-        (seen.pass, seen.timeline) = (pass, timeline.or(before.timeline));
+        (seen.pass, seen.timeline) = (found.pass, timeline.or(before.timeline));
         Ok(missing.is_some())
     }
 
     /// Which of its histories the server writes, where this role may ask.
     async fn timeline(&mut self) -> Result<Option<String>, Error> {
-        let sql = "select left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8) \
-                    where not pg_catalog.pg_is_in_recovery()";
-        match self.call(async |connection| sqlx::query_scalar(sql).fetch_optional(connection).await).await {
+        let asking = async |connection: &mut PgConnection| {
+            sqlx::query_scalar!(
+                r#"select left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8) as "timeline!"
+                    where not pg_catalog.pg_is_in_recovery()"#
+            )
+            .fetch_optional(connection)
+            .await
+        };
+        match self.call(asking).await {
             Err(error) if error.sqlstate().as_deref() == Some("42501") => Ok(None),
             timeline => timeline,
         }

@@ -4,8 +4,8 @@
 
 use super::{Database, Error, PASS_CALL};
 use serde::Deserialize;
+use sqlx::postgres::PgConnection;
 use std::collections::BTreeMap;
-use tokio::time::timeout;
 
 /// The description of a fresh installation: kind, table, name, definition, a line for each object.
 const MANIFEST: &str = include_str!("../../migrations/manifest.txt");
@@ -126,7 +126,9 @@ impl Difference {
 }
 
 /// Everything in our schemas, with an empty search path, so that every name has its schema.
-const DESCRIBE: &str = r#"
+async fn describe(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"
 with n as (
   select oid, nspname, nspowner, nspacl from pg_namespace where nspname in ('clerk', 'clerk_rls', 'clerk_sync')
 ), home as (
@@ -218,8 +220,12 @@ with n as (
     from pg_publication_tables t join pg_publication p on p.pubname = t.pubname and not p.puballtables where t.schemaname = 'clerk_sync'
 )
 select coalesce(json_agg(json_build_object('kind', kind, 'of_table', of_table, 'name', name,
-                                           'definition', btrim(regexp_replace(definition, '\s+', ' ', 'g'))) order by kind, of_table, name), '[]')::text
-  from object"#;
+                                           'definition', btrim(regexp_replace(definition, '\s+', ' ', 'g'))) order by kind, of_table, name), '[]')::text as "objects!"
+  from object"#
+    )
+    .fetch_one(connection)
+    .await
+}
 
 impl Database {
     /// Everything in our schemas.
@@ -227,15 +233,7 @@ impl Database {
     /// # Errors
     /// The database could not be asked.
     pub async fn objects(&self) -> Result<Vec<Object>, Error> {
-        let mut connection = self.open().await?;
-        let asking = async {
-            sqlx::query("select set_config('search_path', '', false), set_config('jit', 'off', false)")
-                .execute(&mut connection)
-                .await?;
-            sqlx::query_scalar(DESCRIBE).fetch_one(&mut connection).await
-        };
-        let json: String =
-            timeout(PASS_CALL, asking).await.map_err(|_| Error::Silent(PASS_CALL))?.map_err(Error::Refused)?;
+        let json = self.read_catalog(PASS_CALL, describe).await?;
         serde_json::from_str(&json).map_err(|error| Error::Answer(error.to_string()))
     }
 

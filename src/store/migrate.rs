@@ -240,21 +240,22 @@ fn of_migration(error: MigrateError) -> anyhow::Error {
     }
 }
 
-/// Other sessions with locks on our tables and views, the one that has been at it for longest first.
-const HOLDERS: &str = "
+/// What may be in the way of our locks, as a sentence without its end.
+async fn holders(connection: &mut PgConnection) -> String {
+    // Other sessions with locks on our tables and views, the one that has been at it for longest first.
+    let holders = sqlx::query_scalar!(
+        r#"
 select pg_catalog.format('process %s holds a lock on %s%s', a.pid, pg_catalog.string_agg(distinct l.relation::regclass::text, ', '),
-                         ', in a transaction that began ' || pg_catalog.round(extract(epoch from pg_catalog.now() - a.xact_start)) || ' s ago')
+                         ', in a transaction that began ' || pg_catalog.round(extract(epoch from pg_catalog.now() - a.xact_start)) || ' s ago') as "holder!"
   from pg_catalog.pg_locks l
   join pg_catalog.pg_stat_activity a on a.pid = l.pid
   join pg_catalog.pg_class c on c.oid = l.relation
  where l.granted and l.pid <> pg_catalog.pg_backend_pid()
    and l.database = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
    and c.relnamespace in (select oid from pg_catalog.pg_namespace where nspname in ('clerk', 'clerk_rls', 'clerk_sync')) and c.relkind in ('r', 'v')
- group by a.pid, a.xact_start order by a.xact_start limit 3";
-
-/// What may be in the way of our locks, as a sentence without its end.
-async fn holders(connection: &mut PgConnection) -> String {
-    let holders: Vec<String> = sqlx::query_scalar(HOLDERS).fetch_all(connection).await.unwrap_or_default();
+ group by a.pid, a.xact_start order by a.xact_start limit 3"#
+    );
+    let holders = holders.fetch_all(connection).await.unwrap_or_default();
     if holders.is_empty() { "another session held a lock on our tables".to_owned() } else { holders.join("; ") }
 }
 
@@ -281,7 +282,10 @@ struct Owner {
     wants_admin_option: bool,
 }
 
-const OWNER: &str = "
+impl Owner {
+    async fn ask(connection: &mut PgConnection) -> anyhow::Result<Owner> {
+        let json = sqlx::query_scalar!(
+            r#"
 select pg_catalog.json_build_object(
     'name', pg_catalog.quote_ident(r.rolname), 'database', pg_catalog.quote_ident(pg_catalog.current_database()),
     'is_superuser', r.rolsuper, 'may_create_roles', r.rolcreaterole,
@@ -293,33 +297,32 @@ select pg_catalog.json_build_object(
     'has_worker', w.oid is not null,
     'may_become_worker', coalesce(m.may_set, false),
     'may_grant_worker', coalesce(m.admin_option, false) or (v.number < 160000 and r.rolcreaterole),
-    'wants_admin_option', v.number < 160000 and w.oid is not null and not coalesce(m.admin_option, false))::text
+    'wants_admin_option', v.number < 160000 and w.oid is not null and not coalesce(m.admin_option, false))::text as "owner!"
   from pg_catalog.pg_roles r
  cross join (select pg_catalog.current_setting('server_version_num')::integer) v(number)
   left join pg_catalog.pg_roles w on w.rolname = 'clerk_sync_worker'
   left join lateral (select pg_catalog.bool_or(coalesce((pg_catalog.to_jsonb(m) ->> 'set_option')::boolean, true)) as may_set,
                             pg_catalog.bool_or(m.admin_option) as admin_option
                        from pg_catalog.pg_auth_members m where m.roleid = w.oid and m.member = r.oid) m on true
- where r.rolname = current_user";
-
-impl Owner {
-    async fn ask(connection: &mut PgConnection) -> anyhow::Result<Owner> {
-        let json: String = sqlx::query_scalar(OWNER).fetch_one(connection).await.map_err(Error::Refused)?;
+ where r.rolname = current_user"#
+        );
+        let json = json.fetch_one(connection).await.map_err(Error::Refused)?;
         Ok(serde_json::from_str(&json)?)
     }
 
     /// How far the schema is.
     async fn version(&self, connection: &mut PgConnection) -> anyhow::Result<SchemaVersion> {
-        const MIGRATION: &str = "select coalesce(max(version), 0) from clerk_sync._sqlx_migrations where success";
-        const GENERATION: &str = "select coalesce(max(generation), 0) from clerk_sync.replayed";
         let mut version = SchemaVersion { migration: 0, generation: 0 };
         if self.has_migrations {
-            let asking = sqlx::query_scalar(MIGRATION).fetch_one(&mut *connection).await;
-            version.migration = asking.map_err(Error::Refused)?;
+            let newest = sqlx::query_scalar!(
+                r#"select coalesce(max(version), 0) as "migration!" from clerk_sync._sqlx_migrations where success"#
+            );
+            version.migration = newest.fetch_one(&mut *connection).await.map_err(Error::Refused)?;
         }
         if self.has_generation {
-            let asking = sqlx::query_scalar(GENERATION).fetch_one(&mut *connection).await;
-            version.generation = asking.map_err(Error::Refused)?;
+            let newest =
+                sqlx::query_scalar!(r#"select coalesce(max(generation), 0) as "generation!" from clerk_sync.replayed"#);
+            version.generation = newest.fetch_one(&mut *connection).await.map_err(Error::Refused)?;
         }
         Ok(version)
     }
@@ -379,8 +382,7 @@ impl Owner {
 /// The role may not, or the database could not be asked.
 pub async fn grant_again(database: &Database, how: Migrating, serving: Option<&str>) -> anyhow::Result<Vec<String>> {
     exclusively(database, how, async |connection| {
-        let of_everybody = sqlx::query_scalar(OF_EVERYBODY).fetch_all(&mut *connection).await;
-        let mut statements: Vec<String> = of_everybody.map_err(Error::Refused)?;
+        let mut statements = of_everybody(connection).await.map_err(Error::Refused)?;
         for statement in &statements {
             run(connection, statement).await?;
         }
@@ -396,8 +398,7 @@ pub async fn grant_again(database: &Database, how: Migrating, serving: Option<&s
         let mut grants: Vec<String> =
             missing.map(|difference| difference.fix.trim_end_matches(';').to_owned()).collect();
         if let Some(serving) = serving {
-            let to_serving = sqlx::query_scalar(TO_SERVING).bind(serving).fetch_optional(&mut *connection).await;
-            grants.extend(to_serving.map_err(Error::Refused)?);
+            grants.extend(to_serving(connection, serving).await.map_err(Error::Refused)?);
         }
         for statement in &grants {
             run(connection, statement).await?;
@@ -409,9 +410,11 @@ pub async fn grant_again(database: &Database, how: Migrating, serving: Option<&s
 }
 
 /// What everybody may do with our functions, tables and schemas is nothing.
-const OF_EVERYBODY: &str = "
+async fn of_everybody(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"
 with ours as (select oid, nspname, nspowner, nspacl from pg_catalog.pg_namespace where nspname in ('clerk', 'clerk_rls', 'clerk_sync'))
-select pg_catalog.format('revoke all on %s from public', what)
+select pg_catalog.format('revoke all on %s from public', what) as "statement!"
   from (select pg_catalog.format('schema %I', n.nspname) as what, coalesce(n.nspacl, pg_catalog.acldefault('n', n.nspowner)) as acl from ours n
         union all select 'function ' || f.oid::regprocedure, coalesce(f.proacl, pg_catalog.acldefault('f', f.proowner))
                     from pg_catalog.pg_proc f join ours n on n.oid = f.pronamespace
@@ -421,17 +424,28 @@ select pg_catalog.format('revoke all on %s from public', what)
         union all select pg_catalog.format('table %I.%I', n.nspname, c.relname), coalesce(c.relacl, pg_catalog.acldefault('r', c.relowner))
                     from pg_catalog.pg_class c join ours n on n.oid = c.relnamespace where c.relkind in ('r', 'p', 'v')) o
  where exists (select from pg_catalog.aclexplode(o.acl) a where a.grantee = 0)
- order by 1";
+ order by 1"#
+    )
+    .fetch_all(connection)
+    .await
+}
 
 /// Behind Supabase's pooler the login is ROLE.PROJECT. The API's own roles get nothing.
-const TO_SERVING: &str = "
-select pg_catalog.format('grant clerk_sync_worker to %I', r.rolname) from pg_catalog.pg_roles r
- where r.rolname = (select p.rolname from pg_catalog.pg_roles p where p.rolname in ($1, pg_catalog.regexp_replace($1, '[.][^.]*$', ''))
-                     order by p.rolname = $1 desc limit 1)
+async fn to_serving(connection: &mut PgConnection, login: &str) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"
+select pg_catalog.format('grant clerk_sync_worker to %I', r.rolname) as "statement!" from pg_catalog.pg_roles r
+ where r.rolname = (select p.rolname from pg_catalog.pg_roles p where p.rolname in ($1::text, pg_catalog.regexp_replace($1::text, '[.][^.]*$', ''))
+                     order by p.rolname = $1::text desc limit 1)
    and not r.rolsuper and r.rolname not in ('anon', 'authenticated', 'service_role', 'authenticator')
    and not exists (select from pg_catalog.pg_auth_members m
                     where m.roleid = 'clerk_sync_worker'::regrole and m.member = r.oid
-                      and coalesce((pg_catalog.to_jsonb(m) ->> 'set_option')::boolean, true))";
+                      and coalesce((pg_catalog.to_jsonb(m) ->> 'set_option')::boolean, true))"#,
+        login
+    )
+    .fetch_optional(connection)
+    .await
+}
 
 pub(super) async fn run(connection: &mut PgConnection, statement: &str) -> anyhow::Result<()> {
     let running = sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(connection).await;
@@ -452,12 +466,12 @@ pub(super) async fn run(connection: &mut PgConnection, statement: &str) -> anyho
 pub async fn repin(database: &Database, instance: Option<&InstanceId>) -> anyhow::Result<()> {
     let mut connection = database.open().await.map_err(anyhow::Error::from)?;
     let query = match instance {
-        Some(instance) => sqlx::query(
-            "insert into clerk_sync.instance (instance_id, pinned_by) values ($1, 'repin') on conflict (only_row) do update \
-             set instance_id = excluded.instance_id, pinned_by = excluded.pinned_by, pinned_at = now(), environment = null",
-        )
-        .bind(instance.as_str()),
-        None => sqlx::query("delete from clerk_sync.instance where only_row"),
+        Some(instance) => sqlx::query!(
+            "insert into clerk_sync.instance (instance_id, pinned_by) values ($1, 'repin') on conflict (only_row) do update
+               set instance_id = excluded.instance_id, pinned_by = excluded.pinned_by, pinned_at = now(), environment = null",
+            instance.as_str()
+        ),
+        None => sqlx::query!("delete from clerk_sync.instance where only_row"),
     };
     query.execute(&mut connection).await.map_err(Error::Refused).context("could not change the pinned instance")?;
     Ok(())

@@ -172,11 +172,19 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub(crate) async fn members_counts(&mut self, organizations: &[&str]) -> Result<Vec<(String, u64)>, Error> {
-        let sql = "select w.id, (select count(*) from clerk_sync.live_memberships m where m.organization_id = w.id) \
-                     from unnest($1::text[]) w(id)";
-        let counts: Vec<(String, i64)> =
-            self.call(async |connection| sqlx::query_as(sql).bind(organizations).fetch_all(connection).await).await?;
-        Ok(counts.into_iter().map(|(id, count)| (id, count.unsigned_abs())).collect())
+        let counts = self
+            .call(async |connection| {
+                sqlx::query!(
+                    r#"select w.id as "id!",
+                              (select count(*) from clerk_sync.live_memberships m where m.organization_id = w.id) as "count!"
+                         from unnest($1::text[]) w(id)"#,
+                    organizations as &[&str]
+                )
+                .fetch_all(connection)
+                .await
+            })
+            .await?;
+        Ok(counts.into_iter().map(|row| (row.id, row.count.unsigned_abs())).collect())
     }
 
     /// How many rows of a kind stand, stubs left out.
@@ -208,23 +216,22 @@ impl Session {
         limit: usize,
         due: bool,
     ) -> Result<Vec<PendingRead>, Error> {
-        let sql = "select id, organization_id, user_id from clerk_sync.pending_reads \
-                    where kind = $1 and id > $2 and (next_at <= now() or not $4) \
-                      and (kind <> 'membership' or (organization_id is not null and user_id is not null)) \
-                    order by id limit $3";
-        let rows = self
-            .call(async |connection| {
-                sqlx::query(sql)
-                    .bind(kind.as_str())
-                    .bind(after)
-                    .bind(at_most(limit))
-                    .bind(due)
-                    .fetch_all(connection)
-                    .await
-            })
-            .await?;
-        let wanted = |row: &PgRow| wanted(kind, row, "pending");
-        rows.iter().map(wanted).collect::<Result<_, _>>().map_err(Error::Refused)
+        self.call(async |connection| {
+            sqlx::query!(
+                "select id, organization_id, user_id from clerk_sync.pending_reads
+                  where kind = $1 and id > $2 and (next_at <= now() or not $4)
+                    and (kind <> 'membership' or (organization_id is not null and user_id is not null))
+                  order by id limit $3",
+                kind.as_str(),
+                after,
+                at_most(limit),
+                due
+            )
+            .map(|row| pending_read(kind, row.id, row.organization_id, row.user_id, "pending"))
+            .fetch_all(connection)
+            .await
+        })
+        .await
     }
 
     /// Kinds for which an event or a count requested a full pass, and why: those not tried since, and those tried too early for Clerk's API
@@ -233,10 +240,16 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub async fn pending_passes(&mut self) -> Result<Vec<(Kind, String)>, Error> {
-        let sql = "select kind, reason from clerk_sync.pending_passes where tried_at is null or ripe_at <= now()";
-        let rows: Vec<(String, String)> =
-            self.call(async |connection| sqlx::query_as(sql).fetch_all(connection).await).await?;
-        let reason = |kind: Kind| Some((kind, rows.iter().find(|(name, _)| name == kind.as_str())?.1.clone()));
+        let rows = self
+            .call(async |connection| {
+                sqlx::query!(
+                    "select kind, reason from clerk_sync.pending_passes where tried_at is null or ripe_at <= now()"
+                )
+                .fetch_all(connection)
+                .await
+            })
+            .await?;
+        let reason = |kind: Kind| Some((kind, rows.iter().find(|row| row.kind == kind.as_str())?.reason.clone()));
         Ok(Kind::ALL.into_iter().filter_map(reason).collect())
     }
 
@@ -245,9 +258,16 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub(crate) async fn recorded_as_live(&mut self, kind: Kind, ids: &[&str]) -> Result<HashSet<String>, Error> {
-        let sql = "select id from clerk_sync.versions where kind = $1 and id = any ($2) and state = 'live'";
-        let ids: Vec<String> = self
-            .call(async |connection| sqlx::query_scalar(sql).bind(kind.as_str()).bind(ids).fetch_all(connection).await)
+        let ids = self
+            .call(async |connection| {
+                sqlx::query_scalar!(
+                    "select id from clerk_sync.versions where kind = $1 and id = any ($2) and state = 'live'",
+                    kind.as_str(),
+                    ids as &[&str]
+                )
+                .fetch_all(connection)
+                .await
+            })
             .await?;
         Ok(ids.into_iter().collect())
     }
@@ -257,10 +277,17 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub(crate) async fn knows(&mut self, kind: Kind, id: &str) -> Result<bool, Error> {
-        let sql = "select exists (select from clerk_sync.versions where kind = $1 and id = $2) \
-                       or exists (select from clerk_sync.pending_reads where kind = $1 and id = $2)";
-        let is_recorded: bool = self
-            .call(async |connection| sqlx::query_scalar(sql).bind(kind.as_str()).bind(id).fetch_one(connection).await)
+        let is_recorded = self
+            .call(async |connection| {
+                sqlx::query_scalar!(
+                    r#"select (exists (select from clerk_sync.versions where kind = $1 and id = $2)
+                           or exists (select from clerk_sync.pending_reads where kind = $1 and id = $2)) as "is_recorded!""#,
+                    kind.as_str(),
+                    id
+                )
+                .fetch_one(connection)
+                .await
+            })
             .await?;
         Ok(is_recorded || !self.live_rows(kind, &[id]).await?.is_empty())
     }
@@ -270,26 +297,45 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub(crate) async fn last_receipts(&mut self, ids: &[&str]) -> Result<Vec<Receipt>, Error> {
-        let sql = "select r.entity_id, r.outcome, to_char(r.received_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') \
-                     from unnest($1::text[]) w(id) \
-                    cross join lateral (select entity_id, outcome, received_at from clerk_sync.receipts \
-                                         where entity_id = w.id order by received_at desc limit 1) r";
-        let rows: Vec<(String, String, String)> =
-            self.call(async |connection| sqlx::query_as(sql).bind(ids).fetch_all(connection).await).await?;
-        Ok(rows
-            .into_iter()
-            .map(|(entity_id, outcome, received_at)| Receipt { entity_id, outcome: Word::of(&outcome), received_at })
-            .collect())
+        self.call(async |connection| {
+            // The one looked for has an id.
+            sqlx::query!(
+                r#"select r.entity_id as "entity_id!", r.outcome,
+                          to_char(r.received_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as "received_at!"
+                     from unnest($1::text[]) w(id)
+                    cross join lateral (select entity_id, outcome, received_at from clerk_sync.receipts
+                                         where entity_id = w.id order by received_at desc limit 1) r"#,
+                ids as &[&str]
+            )
+            .map(|row| Receipt {
+                entity_id: row.entity_id,
+                outcome: Word::of(&row.outcome),
+                received_at: row.received_at,
+            })
+            .fetch_all(connection)
+            .await
+        })
+        .await
     }
 }
 
 fn wanted(kind: Kind, row: &PgRow, reason: &'static str) -> Result<PendingRead, sqlx::Error> {
-    Ok(PendingRead {
+    Ok(pending_read(kind, row.try_get("id")?, row.try_get("organization_id")?, row.try_get("user_id")?, reason))
+}
+
+fn pending_read(
+    kind: Kind,
+    id: String,
+    organization_id: Option<String>,
+    user_id: Option<String>,
+    reason: &'static str,
+) -> PendingRead {
+    PendingRead {
         kind,
-        id: row.try_get("id")?,
-        organization_id: row.try_get::<Option<String>, _>("organization_id")?.map(OrganizationId),
-        user_id: row.try_get::<Option<String>, _>("user_id")?.map(UserId),
+        id,
+        organization_id: organization_id.map(OrganizationId),
+        user_id: user_id.map(UserId),
         reason,
         reported_deleted: false,
-    })
+    }
 }

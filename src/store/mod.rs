@@ -4,6 +4,14 @@
 //! sqlx 0.9.0 can hand out a pooled connection that a cancelled `begin()` left inside a transaction
 //! (`transact-rs/sqlx` issues 4385 and 4393), and an acknowledged row is lost with it. We begin no transaction to write:
 //! every write is one statement. [`diagnostics`] begins some to look, on connections of its own.
+//!
+//! Fixed queries are `sqlx::query!` and its like: the compiler checks their parameters and columns against `.sqlx`, which `./x queries`
+//! writes, and no build connects to a database (`build.rs`). A `!` after a column's name says that it is never null where Postgres cannot
+//! know: a function of ours, `coalesce`, `exists`, or an expression over columns that are not null. `as &[&str]` is how a list of borrowed
+//! text is passed; of such a parameter the server alone checks the type. Three groups cannot be checked so:
+//! - [`encode`] sends our composite types, for which the macros have no Rust type (`apply`, `record_page`, `retry_dead_letter`);
+//! - the tables of [`kinds`] choose the text at run time (most of [`mirror`], and what is purged);
+//! - [`connect`] and [`diagnostics`] use the simple protocol as long as it is not known whether prepared statements work.
 
 mod address;
 mod apply;
@@ -39,9 +47,8 @@ pub use upkeep::{DeadLetterBody, DeadLetterSummary, Prunable, Purged, Reference}
 use crate::model::{InstanceId, Millis, Refusal};
 use diagnostics::ConnectionProblem;
 use encode::TypeOids;
-use sqlx::postgres::types::Oid;
+use sqlx::Connection as _;
 use sqlx::postgres::{PgConnection, PgDatabaseError};
-use sqlx::{Connection as _, Row as _};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -61,15 +68,6 @@ const SESSION: &str = "select set_config('synchronous_commit', 'on', false) wher
      set role clerk_sync_worker; set search_path = ''; \
      set default_transaction_isolation = 'read committed'; set statement_timeout = '3s'; \
      set lock_timeout = '1s'; set idle_in_transaction_session_timeout = '5s'; set row_security = on";
-
-/// How far the schema is, and the numbers of its types.
-const SCHEMA: &str = "
-with type as (
-  select t.oid, t.typarray, w.n from unnest($1::text[]) with ordinality w(name, n)
-    join pg_catalog.pg_type t on t.typname = w.name and t.typnamespace = 'clerk_sync'::regnamespace)
-select (select coalesce(max(version), 0) from clerk_sync._sqlx_migrations where success) as migration,
-       (select coalesce(max(generation), 0) from clerk_sync.replayed) as generation,
-       array(select oid from type order by n) as rows, array(select typarray from type order by n) as arrays";
 
 /// What went wrong with the database.
 #[derive(Debug, thiserror::Error)]
@@ -243,10 +241,20 @@ impl Database {
         let mut connection = self.open().await?;
         let connected = async {
             sqlx::raw_sql(SESSION).execute(&mut connection).await?;
-            let row = sqlx::query(SCHEMA).bind(TypeOids::names()).fetch_one(&mut connection).await?;
-            let (rows, arrays): (Vec<Oid>, Vec<Oid>) = (row.try_get("rows")?, row.try_get("arrays")?);
-            let (migration, generation) = (row.try_get("migration")?, row.try_get("generation")?);
-            Ok((SchemaVersion { migration, generation }, rows.into_iter().zip(arrays).collect()))
+            // How far the schema is, and the numbers of its types.
+            let schema = sqlx::query!(
+                r#"with type as (
+                     select t.oid, t.typarray, w.n from unnest($1::text[]) with ordinality w(name, n)
+                       join pg_catalog.pg_type t on t.typname = w.name and t.typnamespace = 'clerk_sync'::regnamespace)
+                   select (select coalesce(max(version), 0) from clerk_sync._sqlx_migrations where success) as "migration!",
+                          (select coalesce(max(generation), 0) from clerk_sync.replayed) as "generation!",
+                          array(select oid from type order by n) as "rows!", array(select typarray from type order by n) as "arrays!""#,
+                &TypeOids::names() as &[&str]
+            )
+            .fetch_one(&mut connection)
+            .await?;
+            let version = SchemaVersion { migration: schema.migration, generation: schema.generation };
+            Ok((version, schema.rows.into_iter().zip(schema.arrays).collect()))
         };
         let connected = timeout(CALL, connected).await.map_err(|_| Error::Crowded(CALL))?;
         let (schema, types) = connected.map_err(Error::of_set_up)?;
@@ -270,6 +278,25 @@ impl Database {
         session.call(async |connection| sqlx::raw_sql(PASS_SESSION).execute(connection).await.map(drop)).await?;
         session.limit = PASS_CALL;
         Ok(session)
+    }
+}
+
+impl Database {
+    /// Reads the catalog on a connection of its own, with an empty search path, so that the server writes every schema. Compiling such a
+    /// query takes longer than running it.
+    async fn read_catalog<T>(
+        &self,
+        limit: Duration,
+        query: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, Error> {
+        let mut connection = self.open().await?;
+        let asking = async {
+            sqlx::raw_sql("select set_config('search_path', '', false), set_config('jit', 'off', false)")
+                .execute(&mut connection)
+                .await?;
+            query(&mut connection).await
+        };
+        timeout(limit, asking).await.map_err(|_| Error::Silent(limit))?.map_err(Error::Refused)
     }
 }
 
@@ -350,8 +377,10 @@ impl Session {
     /// # Errors
     /// It could not: nobody answers, the database is read-only, or the writer's turn did not come in time.
     pub async fn check_writes(&mut self, proving: bool) -> Result<i64, Error> {
-        let sql = "select clerk_sync.check_writes($1)";
-        self.call(async |connection| sqlx::query_scalar(sql).bind(proving).fetch_one(connection).await).await
+        self.call(async |connection| {
+            sqlx::query_scalar!(r#"select clerk_sync.check_writes($1) as "now!""#, proving).fetch_one(connection).await
+        })
+        .await
     }
 
     /// The database's clock.
@@ -359,8 +388,11 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub async fn clock(&mut self) -> Result<Millis, Error> {
-        let sql = "select clerk_sync.clock()";
-        let now = self.call(async |connection| sqlx::query_scalar(sql).fetch_one(connection).await).await?;
+        let now = self
+            .call(async |connection| {
+                sqlx::query_scalar!(r#"select clerk_sync.clock() as "now!""#).fetch_one(connection).await
+            })
+            .await?;
         Ok(Millis::clamped(now))
     }
 
@@ -376,14 +408,10 @@ impl Session {
     ) -> Result<Option<InstanceId>, Error> {
         let wanted = wanted.map(InstanceId::as_str);
         self.call(async |connection| {
-            sqlx::query_scalar("select clerk_sync.pin_instance($1, $2)")
-                .bind(wanted)
-                .bind(source)
-                .fetch_one(connection)
-                .await
+            sqlx::query_scalar!("select clerk_sync.pin_instance($1, $2)", wanted, source).fetch_one(connection).await
         })
         .await
-        .map(|pinned: Option<String>| pinned.map(InstanceId))
+        .map(|pinned| pinned.map(InstanceId))
     }
 
     /// Tells the writer what kind of instance the mirror is pinned to; nothing changes if it is pinned to another one.
@@ -391,9 +419,10 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub async fn record_environment(&mut self, instance: &InstanceId, environment: &str) -> Result<(), Error> {
-        let sql = "select clerk_sync.record_environment($1, $2)";
         self.call(async |connection| {
-            sqlx::query(sql).bind(instance.as_str()).bind(environment).execute(connection).await
+            sqlx::query!("select clerk_sync.record_environment($1, $2)", instance.as_str(), environment)
+                .execute(connection)
+                .await
         })
         .await
         .map(drop)

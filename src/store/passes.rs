@@ -5,8 +5,6 @@ use super::encode::{EncodedBatch, with_batch};
 use super::{Error, Session, at_most, kinds};
 use crate::model::{Batch, Fence, Kind, Millis, PassState, Scope, Step, Verdict, Words as _};
 use serde::Serialize;
-use sqlx::Row as _;
-use sqlx::postgres::PgRow;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -79,8 +77,19 @@ fn ms(duration: Duration) -> i32 {
     i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
 }
 
-const PASS: &str = "id, scope, problem, step, position::text as position, approved, backfill, observed_from, \
-     resumed > 0 as resumed, listed, refreshed, missing, differing, extra";
+/// The pass that a function of ours returns, which is a whole row of `clerk_sync.passes`.
+macro_rules! pass {
+    ($function:literal, $($argument:expr),*) => {
+        sqlx::query_as!(
+            PassRow,
+            r#"select id as "id!", scope as "scope!", problem, step as "step!", position::text as position, approved as "approved!",
+                      backfill as "backfill!", observed_from as "observed_from!", resumed as "resumed!", listed as "listed!",
+                      refreshed as "refreshed!", missing as "missing!", differing as "differing!", extra as "extra!"
+                 from clerk_sync."# + $function,
+            $($argument),*
+        )
+    };
+}
 
 impl Session {
     /// Takes the lease, or `None` while somebody else holds it.
@@ -88,13 +97,9 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub async fn take_lease(&mut self, holder: &str, ttl: Duration) -> Result<Option<Fence>, Error> {
-        let number: Option<i64> = self
+        let number = self
             .call(async |connection| {
-                sqlx::query_scalar("select clerk_sync.take_lease($1, $2)")
-                    .bind(holder)
-                    .bind(ms(ttl))
-                    .fetch_one(connection)
-                    .await
+                sqlx::query_scalar!("select clerk_sync.take_lease($1, $2)", holder, ms(ttl)).fetch_one(connection).await
             })
             .await?;
         Ok(number.map(Fence))
@@ -106,9 +111,7 @@ impl Session {
     /// The database could not be asked.
     pub async fn keep_lease(&mut self, fence: Fence, ttl: Duration) -> Result<bool, Error> {
         self.call(async |connection| {
-            sqlx::query_scalar("select clerk_sync.keep_lease($1, $2)")
-                .bind(fence.0)
-                .bind(ms(ttl))
+            sqlx::query_scalar!(r#"select clerk_sync.keep_lease($1, $2) as "is_kept!""#, fence.0, ms(ttl))
                 .fetch_one(connection)
                 .await
         })
@@ -121,7 +124,7 @@ impl Session {
     /// The database could not be asked; then it ends by itself.
     pub async fn end_lease(&mut self, fence: Fence) -> Result<(), Error> {
         self.call(async |connection| {
-            sqlx::query("select clerk_sync.end_lease($1)").bind(fence.0).execute(connection).await.map(drop)
+            sqlx::query!("select clerk_sync.end_lease($1)", fence.0).execute(connection).await.map(drop)
         })
         .await
     }
@@ -139,19 +142,13 @@ impl Session {
         resume_within: Duration,
     ) -> Result<Pass, Error> {
         let resume_within = i32::try_from(resume_within.as_secs()).unwrap_or(i32::MAX);
-        let row = self
-            .call(async |connection| {
-                sqlx::query(sqlx::AssertSqlSafe(format!("select {PASS} from clerk_sync.open_pass($1, $2, $3, $4, $5)")))
-                    .bind(fence.0)
-                    .bind(scope.as_str())
-                    .bind(reason)
-                    .bind(observed_from.get())
-                    .bind(resume_within)
-                    .fetch_one(connection)
-                    .await
-            })
-            .await?;
-        pass(&row).map_err(Error::Refused)
+        self.call(async |connection| {
+            pass!("open_pass($1, $2, $3, $4, $5)", fence.0, scope.as_str(), reason, observed_from.get(), resume_within)
+                .try_map(Pass::try_from)
+                .fetch_one(connection)
+                .await
+        })
+        .await
     }
 
     /// The braked pass of that number, let go; `None` if it is none, or a later one has run.
@@ -159,18 +156,13 @@ impl Session {
     /// # Errors
     /// The database could not be asked, or the lease is lost.
     pub async fn approve_pass(&mut self, fence: Fence, id: i64) -> Result<Option<Pass>, Error> {
-        let row = self
-            .call(async |connection| {
-                sqlx::query(sqlx::AssertSqlSafe(format!(
-                    "select {PASS} from clerk_sync.approve_pass($1, $2) where id is not null"
-                )))
-                .bind(fence.0)
-                .bind(id)
+        self.call(async |connection| {
+            pass!("approve_pass($1, $2) where id is not null", fence.0, id)
+                .try_map(Pass::try_from)
                 .fetch_optional(connection)
                 .await
-            })
-            .await?;
-        row.as_ref().map(pass).transpose().map_err(Error::Refused)
+        })
+        .await
     }
 
     /// Writes a page of a pass with its changes, in one transaction.
@@ -214,22 +206,21 @@ impl Session {
         ending: &Ending<U>,
     ) -> Result<Pass, Error> {
         let ending = serde_json::to_string(ending).expect("it is plain data and always serializes");
-        let row = self
-            .call(async |connection| {
-                sqlx::query(sqlx::AssertSqlSafe(format!(
-                    "select {PASS} from clerk_sync.end_pass($1, $2, $3, $4, $5::jsonb, $6::jsonb)"
-                )))
-                .bind(fence.0)
-                .bind(id)
-                .bind(state.as_str())
-                .bind(problem)
-                .bind(counts.map(ToString::to_string))
-                .bind(&ending)
-                .fetch_one(connection)
-                .await
-            })
-            .await?;
-        pass(&row).map_err(Error::Refused)
+        self.call(async |connection| {
+            pass!(
+                "end_pass($1, $2, $3, $4, $5::text::jsonb, $6::text::jsonb)",
+                fence.0,
+                id,
+                state.as_str(),
+                problem,
+                counts.map(ToString::to_string),
+                ending
+            )
+            .try_map(Pass::try_from)
+            .fetch_one(connection)
+            .await
+        })
+        .await
     }
 
     /// Absentees of a pass behind `after`, in the order of their ids.
@@ -237,9 +228,15 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub async fn absentees(&mut self, pass: i64, after: &str, limit: usize) -> Result<Vec<String>, Error> {
-        let sql = "select id from clerk_sync.absentees where pass_id = $1 and id > $2 order by id limit $3";
         self.call(async |connection| {
-            sqlx::query_scalar(sql).bind(pass).bind(after).bind(at_most(limit)).fetch_all(connection).await
+            sqlx::query_scalar!(
+                "select id from clerk_sync.absentees where pass_id = $1 and id > $2 order by id limit $3",
+                pass,
+                after,
+                at_most(limit)
+            )
+            .fetch_all(connection)
+            .await
         })
         .await
     }
@@ -249,16 +246,21 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub(crate) async fn last_quick(&mut self) -> Result<Option<LastQuick>, Error> {
-        let sql = "select observed_from, counts::text, position::text from clerk_sync.passes \
-                    where scope = 'quick' and state = 'complete' order by id desc limit 1";
-        let row: Option<(i64, Option<String>, Option<String>)> =
-            self.call(async |connection| sqlx::query_as(sql).fetch_optional(connection).await).await?;
         let value = |text: Option<String>| text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-        Ok(row.map(|(at, counts, position)| LastQuick {
-            observed_from: Millis::clamped(at),
-            counts: value(counts),
-            position: value(position),
-        }))
+        self.call(async |connection| {
+            sqlx::query!(
+                "select observed_from, counts::text, position::text from clerk_sync.passes
+                  where scope = 'quick' and state = 'complete' order by id desc limit 1"
+            )
+            .map(|row| LastQuick {
+                observed_from: Millis::clamped(row.observed_from),
+                counts: value(row.counts),
+                position: value(row.position),
+            })
+            .fetch_optional(connection)
+            .await
+        })
+        .await
     }
 
     /// The start of the last complete reconcile of a kind (R7).
@@ -266,9 +268,12 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub async fn pass_watermark(&mut self, kind: Kind) -> Result<Option<Millis>, Error> {
-        let sql = "select started_at from clerk_sync.pass_watermarks where kind = $1";
-        let at: Option<i64> = self
-            .call(async |connection| sqlx::query_scalar(sql).bind(kind.as_str()).fetch_optional(connection).await)
+        let at = self
+            .call(async |connection| {
+                sqlx::query_scalar!("select started_at from clerk_sync.pass_watermarks where kind = $1", kind.as_str())
+                    .fetch_optional(connection)
+                    .await
+            })
             .await?;
         Ok(at.map(Millis::clamped))
     }
@@ -278,9 +283,18 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub async fn braked(&mut self) -> Result<Vec<Kind>, Error> {
-        let sql = "select s.scope from unnest($1::text[]) s(scope) \
-                     cross join lateral clerk_sync.braked_pass(s.scope) p where p.id is not null";
-        self.kinds(sql).await
+        let scopes = self
+            .call(async |connection| {
+                sqlx::query_scalar!(
+                    r#"select s.scope as "scope!" from unnest($1::text[]) s(scope)
+                        cross join lateral clerk_sync.braked_pass(s.scope) p where p.id is not null"#,
+                    &kinds::names() as &[&str]
+                )
+                .fetch_all(connection)
+                .await
+            })
+            .await?;
+        Ok(kinds_of(&scopes))
     }
 
     /// The pass of a scope that waits for an approval; with `held`: if it is to delete just those rows of which that is the hash.
@@ -288,9 +302,15 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub(crate) async fn waiting_pass(&mut self, scope: Scope, held: Option<&str>) -> Result<Option<i64>, Error> {
-        let sql = "select p.id from clerk_sync.braked_pass($1) b join clerk_sync.passes p on p.id = b.id where $2::text is null or p.held = $2";
         self.call(async |connection| {
-            sqlx::query_scalar(sql).bind(scope.as_str()).bind(held).fetch_optional(connection).await
+            sqlx::query_scalar!(
+                "select p.id from clerk_sync.braked_pass($1) b join clerk_sync.passes p on p.id = b.id
+                  where $2::text is null or p.held = $2",
+                scope.as_str(),
+                held
+            )
+            .fetch_optional(connection)
+            .await
         })
         .await
     }
@@ -300,17 +320,18 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub(crate) async fn due_again(&mut self) -> Result<Vec<Kind>, Error> {
-        let sql = "select scope from clerk_sync.passes p where again_at <= now() and scope = any ($1) \
-                      and not exists (select from clerk_sync.passes l where l.scope = p.scope and l.id > p.id)";
-        self.kinds(sql).await
-    }
-
-    /// The kinds that `sql` finds among those whose names are `$1`.
-    async fn kinds(&mut self, sql: &'static str) -> Result<Vec<Kind>, Error> {
-        let scopes: Vec<String> = self
-            .call(async |connection| sqlx::query_scalar(sql).bind(kinds::names()).fetch_all(connection).await)
+        let scopes = self
+            .call(async |connection| {
+                sqlx::query_scalar!(
+                    "select scope from clerk_sync.passes p where again_at <= now() and scope = any ($1)
+                        and not exists (select from clerk_sync.passes l where l.scope = p.scope and l.id > p.id)",
+                    &kinds::names() as &[&str]
+                )
+                .fetch_all(connection)
+                .await
+            })
             .await?;
-        Ok(Kind::ALL.into_iter().filter(|kind| scopes.iter().any(|scope| scope == kind.as_str())).collect())
+        Ok(kinds_of(&scopes))
     }
 
     /// Notes why no reconcile could start, until one does.
@@ -319,7 +340,7 @@ impl Session {
     /// The database could not be asked.
     pub async fn record_failed_start(&mut self, problem: &str) -> Result<(), Error> {
         self.call(async |connection| {
-            sqlx::query("select clerk_sync.record_failed_start($1)").bind(problem).execute(connection).await.map(drop)
+            sqlx::query!("select clerk_sync.record_failed_start($1)", problem).execute(connection).await.map(drop)
         })
         .await
     }
@@ -330,10 +351,18 @@ impl Session {
     /// The database could not be asked.
     pub async fn held_back(&mut self, kinds: &[Kind], ids: &[&str]) -> Result<Vec<String>, Error> {
         let kinds: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
-        let sql = "select a.id from unnest($2::text[]) s(scope) \
-                     cross join lateral clerk_sync.braked_pass(s.scope) p \
-                     join clerk_sync.absentees a on a.pass_id = p.id where a.id = any ($1)";
-        self.call(async |connection| sqlx::query_scalar(sql).bind(ids).bind(kinds).fetch_all(connection).await).await
+        self.call(async |connection| {
+            sqlx::query_scalar!(
+                "select a.id from unnest($2::text[]) s(scope)
+                  cross join lateral clerk_sync.braked_pass(s.scope) p
+                   join clerk_sync.absentees a on a.pass_id = p.id where a.id = any ($1)",
+                ids as &[&str],
+                &kinds as &[&str]
+            )
+            .fetch_all(connection)
+            .await
+        })
+        .await
     }
 
     /// Asks for a pass of a kind.
@@ -342,7 +371,7 @@ impl Session {
     /// The database could not be asked.
     pub async fn request_pass(&mut self, kind: Kind, reason: &str) -> Result<(), Error> {
         self.call(async |connection| {
-            let query = sqlx::query("select clerk_sync.request_pass($1, $2)").bind(kind.as_str()).bind(reason);
+            let query = sqlx::query!("select clerk_sync.request_pass($1, $2)", kind.as_str(), reason);
             query.execute(connection).await.map(drop)
         })
         .await
@@ -355,7 +384,9 @@ impl Session {
     pub async fn claim_listings(&mut self, limit: usize) -> Result<Vec<String>, Error> {
         let limit = i32::try_from(limit).unwrap_or(i32::MAX);
         self.call(async |connection| {
-            sqlx::query_scalar("select clerk_sync.claim_listings($1)").bind(limit).fetch_all(connection).await
+            sqlx::query_scalar!(r#"select clerk_sync.claim_listings($1) as "organization_id!""#, limit)
+                .fetch_all(connection)
+                .await
         })
         .await
     }
@@ -366,7 +397,7 @@ impl Session {
     /// The database could not be asked.
     pub async fn mark_listed(&mut self, organization: &str) -> Result<(), Error> {
         self.call(async |connection| {
-            sqlx::query("select clerk_sync.mark_listed($1)").bind(organization).execute(connection).await.map(drop)
+            sqlx::query!("select clerk_sync.mark_listed($1)", organization).execute(connection).await.map(drop)
         })
         .await
     }
@@ -377,7 +408,7 @@ impl Session {
     /// The database could not be asked.
     pub async fn request_listings(&mut self, organizations: &[String], reason: &str) -> Result<(), Error> {
         self.call(async |connection| {
-            let query = sqlx::query("select clerk_sync.request_listings($1, $2)").bind(organizations).bind(reason);
+            let query = sqlx::query!("select clerk_sync.request_listings($1, $2)", organizations, reason);
             query.execute(connection).await.map(drop)
         })
         .await
@@ -388,8 +419,15 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub(crate) async fn next_listing(&mut self) -> Result<Option<Duration>, Error> {
-        let sql = "select (extract(epoch from min(next_at) - now()) * 1000)::bigint from clerk_sync.pending_listings";
-        let ms: Option<i64> = self.call(async |connection| sqlx::query_scalar(sql).fetch_one(connection).await).await?;
+        let ms = self
+            .call(async |connection| {
+                sqlx::query_scalar!(
+                    "select (extract(epoch from min(next_at) - now()) * 1000)::bigint from clerk_sync.pending_listings"
+                )
+                .fetch_one(connection)
+                .await
+            })
+            .await?;
         Ok(ms.map(|ms| Duration::from_millis(ms.max(0).cast_unsigned())))
     }
 
@@ -399,32 +437,61 @@ impl Session {
     /// The database could not be asked.
     pub async fn mark_reads_attempted(&mut self, kind: Kind, ids: &[&str], early: &[&str]) -> Result<(), Error> {
         self.call(async |connection| {
-            let query = sqlx::query("select clerk_sync.mark_reads_attempted($1, $2, $3)")
-                .bind(kind.as_str())
-                .bind(ids)
-                .bind(early);
+            let query = sqlx::query!(
+                "select clerk_sync.mark_reads_attempted($1, $2, $3)",
+                kind.as_str(),
+                ids as &[&str],
+                early as &[&str]
+            );
             query.execute(connection).await.map(drop)
         })
         .await
     }
 }
 
-fn pass(row: &PgRow) -> Result<Pass, sqlx::Error> {
-    let (scope, step): (&str, &str) = (row.try_get("scope")?, row.try_get("step")?);
-    Ok(Pass {
-        id: row.try_get("id")?,
-        scope: Scope::parse(scope).ok_or_else(|| sqlx::Error::Decode(format!("unknown scope {scope}").into()))?,
-        problem: row.try_get("problem")?,
-        step: Step::parse(step).ok_or_else(|| sqlx::Error::Decode(format!("unknown step {step}").into()))?,
-        position: row.try_get("position")?,
-        approved: row.try_get("approved")?,
-        backfill: row.try_get("backfill")?,
-        observed_from: Millis::clamped(row.try_get("observed_from")?),
-        resumed: row.try_get("resumed")?,
-        listed: row.try_get("listed")?,
-        refreshed: row.try_get("refreshed")?,
-        missing: row.try_get("missing")?,
-        differing: row.try_get("differing")?,
-        extra: row.try_get("extra")?,
-    })
+/// The kinds among these scopes.
+fn kinds_of(scopes: &[String]) -> Vec<Kind> {
+    Kind::ALL.into_iter().filter(|kind| scopes.iter().any(|scope| scope == kind.as_str())).collect()
+}
+
+/// A pass as Postgres returns it.
+struct PassRow {
+    id: i64,
+    scope: String,
+    problem: Option<String>,
+    step: String,
+    position: Option<String>,
+    approved: bool,
+    backfill: bool,
+    observed_from: i64,
+    resumed: i32,
+    listed: i64,
+    refreshed: i64,
+    missing: i64,
+    differing: i64,
+    extra: i64,
+}
+
+impl TryFrom<PassRow> for Pass {
+    type Error = sqlx::Error;
+
+    fn try_from(row: PassRow) -> Result<Pass, sqlx::Error> {
+        let unknown = |what, word: &str| sqlx::Error::Decode(format!("unknown {what} {word}").into());
+        Ok(Pass {
+            id: row.id,
+            scope: Scope::parse(&row.scope).ok_or_else(|| unknown("scope", &row.scope))?,
+            problem: row.problem,
+            step: Step::parse(&row.step).ok_or_else(|| unknown("step", &row.step))?,
+            position: row.position,
+            approved: row.approved,
+            backfill: row.backfill,
+            observed_from: Millis::clamped(row.observed_from),
+            resumed: row.resumed > 0,
+            listed: row.listed,
+            refreshed: row.refreshed,
+            missing: row.missing,
+            differing: row.differing,
+            extra: row.extra,
+        })
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::{Database, Error, PASS_CALL};
 use serde::Deserialize;
-use tokio::time::timeout;
+use sqlx::postgres::PgConnection;
 
 /// Everything that `policy check` reads.
 #[derive(Debug, Default, Deserialize)]
@@ -129,8 +129,14 @@ pub struct Column {
     pub is_text: bool,
 }
 
-/// `$1` and `$2` are the schema and the name of the one table to look at, or both null.
-const CATALOG: &str = r#"
+/// All of it as one JSON object. `schema` and `name` are those of the one table to look at, or both `None`.
+async fn catalog(
+    connection: &mut PgConnection,
+    schema: Option<&str>,
+    name: Option<&str>,
+) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"
 with recursive api as (
   select oid from pg_roles where rolname in ('anon', 'authenticated')
 ), exposed as (
@@ -221,18 +227,33 @@ with recursive api as (
 select json_build_object(
   'tables', (select coalesce(json_agg(s order by s.schema, s.relation), '[]') from seen s),
   'views', (select coalesce(json_agg(v order by v.schema, v.relation), '[]') from view v),
-  'functions', (select coalesce(json_agg(c order by c.schema, c.name, c.oid), '[]') from called c))::text"#;
+  'functions', (select coalesce(json_agg(c order by c.schema, c.name, c.oid), '[]') from called c))::text as "catalog!""#,
+        schema,
+        name
+    )
+    .fetch_one(connection)
+    .await
+}
 
-const TARGET: &str = "
+/// The table as a JSON object.
+async fn target(connection: &mut PgConnection, schema: &str, name: &str) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"
 select json_build_object(
     'owner', quote_ident(pg_get_userbyid(c.relowner)), 'is_owned', pg_has_role(c.relowner, 'usage'),
     'columns', (select coalesce(json_agg(json_build_object('name', a.attname, 'type', format_type(a.atttypid, a.atttypmod),
                                                            'is_text', t.typcategory = 'S') order by a.attnum), '[]')
                   from pg_attribute a join pg_type t on t.oid = a.atttypid where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped),
     'indexed', array(select distinct a.attname from pg_index i join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
-                      where i.indrelid = c.oid and i.indisvalid and i.indpred is null))::text
+                      where i.indrelid = c.oid and i.indisvalid and i.indpred is null))::text as "target!"
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
- where c.relkind in ('r', 'p') and n.nspname = $1 and c.relname = $2";
+ where c.relkind in ('r', 'p') and n.nspname = $1::text and c.relname = $2::text"#,
+        schema,
+        name
+    )
+    .fetch_optional(connection)
+    .await
+}
 
 impl Database {
     /// Everything that policies depend on. `table`: the one of that schema and name, with its partitions and the views over it;
@@ -242,7 +263,7 @@ impl Database {
     /// The database could not be asked.
     pub async fn policies(&self, table: Option<(&str, &str)>) -> Result<Catalog, Error> {
         let (schema, name) = table.unzip();
-        let json = self.ask_catalog(CATALOG, schema, name).await?.unwrap_or_default();
+        let json = self.read_catalog(PASS_CALL, async |connection| catalog(connection, schema, name).await).await?;
         serde_json::from_str(&json).map_err(|error| Error::Answer(error.to_string()))
     }
 
@@ -251,24 +272,7 @@ impl Database {
     /// # Errors
     /// The database could not be asked.
     pub async fn target(&self, schema: &str, name: &str) -> Result<Option<Target>, Error> {
-        let json = self.ask_catalog(TARGET, Some(schema), Some(name)).await?;
+        let json = self.read_catalog(PASS_CALL, async |connection| target(connection, schema, name).await).await?;
         json.map(|json| serde_json::from_str(&json)).transpose().map_err(|error| Error::Answer(error.to_string()))
-    }
-
-    /// With an empty search path, so that the server writes every schema. Compiling such a query takes longer than running it.
-    async fn ask_catalog(
-        &self,
-        sql: &'static str,
-        schema: Option<&str>,
-        name: Option<&str>,
-    ) -> Result<Option<String>, Error> {
-        let mut connection = self.open().await?;
-        let asking = async {
-            sqlx::query("select set_config('search_path', '', false), set_config('jit', 'off', false)")
-                .execute(&mut connection)
-                .await?;
-            sqlx::query_scalar(sql).bind(schema).bind(name).fetch_optional(&mut connection).await
-        };
-        timeout(PASS_CALL, asking).await.map_err(|_| Error::Silent(PASS_CALL))?.map_err(Error::Refused)
     }
 }

@@ -19,15 +19,16 @@ pub(super) enum Standing {
 
 impl Standing {
     pub(super) async fn ask(connection: &mut PgConnection) -> anyhow::Result<Standing> {
-        let sql = "select pg_catalog.to_regclass('clerk_sync.versions') is not null, \
-                          pg_catalog.to_regclass('clerk_sync._sqlx_migrations') is not null";
-        let (has_tables, has_records): (bool, bool) =
-            sqlx::query_as(sql).fetch_one(&mut *connection).await.map_err(Error::Refused)?;
-        let is_recorded = match (has_tables, has_records) {
+        let found = sqlx::query!(
+            r#"select (pg_catalog.to_regclass('clerk_sync.versions') is not null) as "tables!",
+                      (pg_catalog.to_regclass('clerk_sync._sqlx_migrations') is not null) as "records!""#
+        );
+        let found = found.fetch_one(&mut *connection).await.map_err(Error::Refused)?;
+        let is_recorded = match (found.tables, found.records) {
             (false, false) => return Ok(Standing::Nothing),
             (true, true) => {
-                let sql = "select exists (select from clerk_sync._sqlx_migrations)";
-                sqlx::query_scalar(sql).fetch_one(connection).await.map_err(Error::Refused)?
+                let any = sqlx::query_scalar!(r#"select exists (select from clerk_sync._sqlx_migrations) as "any!""#);
+                any.fetch_one(connection).await.map_err(Error::Refused)?
             }
             (_, has_records) => has_records,
         };

@@ -54,9 +54,6 @@ struct Recorded {
     files: BTreeMap<String, String>,
 }
 
-const RECORDED: &str =
-    "select pg_catalog.json_build_object('generation', generation, 'files', files)::text from clerk_sync.replayed";
-
 /// The statement that records what this program's files make.
 pub(super) fn record() -> String {
     format!(
@@ -114,8 +111,10 @@ pub(super) async fn replay(connection: &mut PgConnection, all: bool) -> anyhow::
     let mut transaction = connection.begin().await.map_err(Error::Refused)?;
     let locking = sqlx::raw_sql("lock table clerk_sync.writer in exclusive mode").execute(&mut *transaction).await;
     locking.map_err(Error::Refused).context("cannot wait for the writers")?;
-    let recorded: Option<String> =
-        sqlx::query_scalar(RECORDED).fetch_optional(&mut *transaction).await.map_err(Error::Refused)?;
+    let recorded = sqlx::query_scalar!(
+        r#"select pg_catalog.json_build_object('generation', generation, 'files', files)::text as "recorded!" from clerk_sync.replayed"#
+    );
+    let recorded = recorded.fetch_optional(&mut *transaction).await.map_err(Error::Refused)?;
     let recorded: Option<Recorded> = recorded.as_deref().map(serde_json::from_str).transpose()?;
     let is_newer = recorded.as_ref().is_none_or(|recorded| *GENERATION > recorded.generation);
     let files = to_run(recorded.as_ref(), all)?;

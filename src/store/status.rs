@@ -4,6 +4,7 @@ use super::last_seen::WENT_BACK;
 use super::{Database, Error, LiveRow, Session};
 use crate::model::{Drift, Kind, PassState, Scope, Word, Words as _};
 use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgConnection;
 use std::collections::BTreeMap;
 
 /// Passes, findings and dead letters that are shown.
@@ -179,7 +180,11 @@ pub struct DeadLetterRow {
 /// Rows that are shown of what a stopped reconcile would delete.
 const CANDIDATES: usize = 20;
 
-const STATUS: &str = "
+/// All of it as one JSON object.
+async fn status_json(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
+    let scopes: Vec<&str> = Scope::ALL.iter().map(|scope| scope.as_str()).collect();
+    sqlx::query_scalar!(
+        r#"
 with hours as (
   select (extract(epoch from date_trunc('hour', received_at)) * 1000)::bigint as hour, outcome, count(*) as count
     from clerk_sync.receipts where received_at > now() - interval '24 hours' group by 1, 2 order by 1, 2
@@ -235,7 +240,14 @@ select jsonb_build_object(
                   from lags having count(*) > 0),
   'connections', (select count(*) from pg_stat_activity
                    where application_name = 'clerk-sync' and datname = current_database() and pid <> pg_backend_pid())
-)::text";
+)::text as "status!""#,
+        SHOWN,
+        &scopes as &[&str],
+        WENT_BACK
+    )
+    .fetch_one(connection)
+    .await
+}
 
 impl Database {
     /// When the last webhook was accepted by any replica, in ms: one look into an index, for whoever asks again and again. `None`: no
@@ -244,9 +256,16 @@ impl Database {
     /// # Errors
     /// The database cannot be queried.
     pub async fn last_webhook_at(&self) -> Result<Option<i64>, Error> {
-        let sql = "select (extract(epoch from max(received_at)) * 1000)::bigint from clerk_sync.receipts";
         let mut session = self.connect_for_passes().await?;
-        session.call(async |connection| sqlx::query_scalar(sql).fetch_one(connection).await).await
+        session
+            .call(async |connection| {
+                sqlx::query_scalar!(
+                    "select (extract(epoch from max(received_at)) * 1000)::bigint from clerk_sync.receipts"
+                )
+                .fetch_one(connection)
+                .await
+            })
+            .await
     }
 
     /// Asks for all of it, on a connection of its own.
@@ -255,12 +274,7 @@ impl Database {
     /// The database cannot be queried.
     pub async fn status(&self) -> Result<Status, Error> {
         let mut session = self.connect_for_passes().await?;
-        let scopes: Vec<&str> = Scope::ALL.iter().map(|scope| scope.as_str()).collect();
-        let text: String = session
-            .call(async |connection| {
-                sqlx::query_scalar(STATUS).bind(SHOWN).bind(scopes).bind(WENT_BACK).fetch_one(connection).await
-            })
-            .await?;
+        let text = session.call(status_json).await?;
         let mut status: Status = serde_json::from_str(&text).map_err(|error| Error::Answer(error.to_string()))?;
         for kind in Kind::ALL {
             status.rows.insert(kind.to_string(), session.count(kind).await?);

@@ -5,8 +5,7 @@ use super::encode::{EncodedBatch, with_batch};
 use super::{Error, Session, at_most, kinds};
 use crate::model::{Batch, Kind, MessageId, Millis, Verdict};
 use serde::Serialize;
-use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::AssertSqlSafe;
 use std::time::Duration;
 
 /// A message that could not be used, without its body.
@@ -80,9 +79,19 @@ pub struct Purged {
     pub held_by: Option<String>,
 }
 
-const LETTER: &str = "message_id, body_hash, nullif(event_type, '') as event_type, reason, tries, octet_length(body) as bytes, \
-     to_char(received_at at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') as received, \
-     to_char(tried_at at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') as tried";
+/// Dead letters, without their bodies.
+macro_rules! dead_letters {
+    ($which:literal, $($argument:expr),*) => {
+        sqlx::query_as!(
+            DeadLetterSummary,
+            r#"select message_id, body_hash, nullif(event_type, '') as event_type, reason,
+                      to_char(received_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as "received_at!", tries,
+                      to_char(tried_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as tried_at, octet_length(body) as "body_bytes!"
+                 from clerk_sync.dead_letters "# + $which,
+            $($argument),*
+        )
+    };
+}
 
 /// Emptied rows of one kind that were deleted longer ago than `$1` seconds and have a tombstone. (`$2` is the kind.)
 fn purgeable(kind: Kind) -> Option<String> {
@@ -103,12 +112,14 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub async fn dead_letters(&mut self, beginning: &str) -> Result<Vec<DeadLetterSummary>, Error> {
-        let sql = format!(
-            "select {LETTER} from clerk_sync.dead_letters where starts_with(message_id, $1) or starts_with(body_hash, $1) \
-              order by received_at desc, message_id, body_hash"
-        );
         self.call(async |connection| {
-            sqlx::query(AssertSqlSafe(sql)).bind(beginning).try_map(letter).fetch_all(connection).await
+            dead_letters!(
+                "where starts_with(message_id, $1) or starts_with(body_hash, $1)
+                 order by dead_letters.received_at desc, message_id, body_hash",
+                beginning
+            )
+            .fetch_all(connection)
+            .await
         })
         .await
     }
@@ -124,14 +135,15 @@ impl Session {
     ) -> Result<Vec<DeadLetterSummary>, Error> {
         let delays: Vec<i64> = delays.iter().copied().map(seconds).collect();
         // Beyond the last delay there is none, and null is not due.
-        let sql = format!(
-            "select {LETTER} from clerk_sync.dead_letters \
-              cross join lateral (select coalesce(tried_at, received_at) + $1[tries + 1] * interval '1 s') d (due_at) \
-              where due_at <= now() order by due_at limit $2"
-        );
         self.call(async |connection| {
-            let query = sqlx::query(AssertSqlSafe(sql)).bind(delays).bind(at_most(limit));
-            query.try_map(letter).fetch_all(connection).await
+            dead_letters!(
+                "cross join lateral (select coalesce(tried_at, received_at) + ($1::bigint[])[tries + 1] * interval '1 s') d (due_at)
+                 where due_at <= now() order by due_at limit $2",
+                &delays,
+                at_most(limit)
+            )
+            .fetch_all(connection)
+            .await
         })
         .await
     }
@@ -144,18 +156,20 @@ impl Session {
         &mut self,
         letter: &DeadLetterSummary,
     ) -> Result<Option<DeadLetterBody>, Error> {
-        let sql = "select headers::text, body, (extract(epoch from received_at) * 1000)::bigint as received_ms \
-              from clerk_sync.dead_letters where message_id = $1 and body_hash = $2";
-        let content = |row: PgRow| {
-            Ok(DeadLetterBody {
-                headers: row.try_get("headers")?,
-                body: row.try_get("body")?,
-                received_at: Millis::clamped(row.try_get("received_ms")?),
-            })
-        };
         self.call(async |connection| {
-            let query = sqlx::query(sql).bind(letter.message_id.as_str()).bind(&letter.body_hash);
-            query.try_map(content).fetch_optional(connection).await
+            sqlx::query!(
+                r#"select headers::text as "headers!", body, (extract(epoch from received_at) * 1000)::bigint as "received_ms!"
+                     from clerk_sync.dead_letters where message_id = $1 and body_hash = $2"#,
+                letter.message_id.as_str(),
+                letter.body_hash
+            )
+            .map(|row| DeadLetterBody {
+                headers: row.headers,
+                body: row.body,
+                received_at: Millis::clamped(row.received_ms),
+            })
+            .fetch_optional(connection)
+            .await
         })
         .await
     }
@@ -201,13 +215,15 @@ impl Session {
         reason: &str,
     ) -> Result<bool, Error> {
         self.call(async |connection| {
-            sqlx::query_scalar("select clerk_sync.record_dead_letter_attempt($1, $2, $3, $4)")
-                .bind(letter.message_id.as_str())
-                .bind(&letter.body_hash)
-                .bind(letter.tries)
-                .bind(reason)
-                .fetch_one(connection)
-                .await
+            sqlx::query_scalar!(
+                r#"select clerk_sync.record_dead_letter_attempt($1, $2, $3, $4) as "is_recorded!""#,
+                letter.message_id.as_str(),
+                letter.body_hash,
+                letter.tries,
+                reason
+            )
+            .fetch_one(connection)
+            .await
         })
         .await
     }
@@ -218,8 +234,13 @@ impl Session {
     /// The database could not be asked.
     pub async fn drop_dead_letter(&mut self, letter: &DeadLetterSummary) -> Result<bool, Error> {
         self.call(async |connection| {
-            let query = sqlx::query_scalar("select clerk_sync.drop_dead_letter($1, $2)");
-            query.bind(letter.message_id.as_str()).bind(&letter.body_hash).fetch_one(connection).await
+            sqlx::query_scalar!(
+                r#"select clerk_sync.drop_dead_letter($1, $2) as "is_dropped!""#,
+                letter.message_id.as_str(),
+                letter.body_hash
+            )
+            .fetch_one(connection)
+            .await
         })
         .await
     }
@@ -230,8 +251,11 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub async fn retry_refused(&mut self) -> Result<u64, Error> {
-        let sql = "select clerk_sync.retry_refused()";
-        let settled: i32 = self.call(async |connection| sqlx::query_scalar(sql).fetch_one(connection).await).await?;
+        let settled = self
+            .call(async |connection| {
+                sqlx::query_scalar!(r#"select clerk_sync.retry_refused() as "settled!""#).fetch_one(connection).await
+            })
+            .await?;
         Ok(u64::from(settled.unsigned_abs()))
     }
 
@@ -241,10 +265,16 @@ impl Session {
     /// The database could not be asked, or the age is less than an hour.
     pub async fn prune(&mut self, what: Prunable, older_than: Duration, limit: u32) -> Result<u32, Error> {
         let limit = i32::try_from(limit).unwrap_or(i32::MAX);
-        let removed: i32 = self
+        let removed = self
             .call(async |connection| {
-                let query = sqlx::query_scalar("select clerk_sync.prune($1, $2, $3)");
-                query.bind(what.as_str()).bind(seconds(older_than)).bind(limit).fetch_one(connection).await
+                sqlx::query_scalar!(
+                    r#"select clerk_sync.prune($1, $2, $3) as "removed!""#,
+                    what.as_str(),
+                    seconds(older_than),
+                    limit
+                )
+                .fetch_one(connection)
+                .await
             })
             .await?;
         u32::try_from(removed).map_err(|_| Error::Answer("unexpected number of removed rows".to_owned()))
@@ -291,11 +321,16 @@ impl Session {
     /// # Errors
     /// The database could not be asked, or the age is less than a day; then all of them stay.
     pub async fn purge(&mut self, kind: Kind, ids: &[String], older_than: Duration) -> Result<Vec<Purged>, Error> {
-        let purged = |row: PgRow| Ok(Purged { id: row.try_get("purged_id")?, held_by: row.try_get("held_by")? });
         self.call(async |connection| {
-            let query = sqlx::query("select purged_id, held_by from clerk_sync.purge($1, $2, $3)");
-            let query = query.bind(kind.as_str()).bind(ids).bind(seconds(older_than));
-            query.try_map(purged).fetch_all(connection).await
+            sqlx::query_as!(
+                Purged,
+                r#"select purged_id as "id!", held_by from clerk_sync.purge($1, $2, $3)"#,
+                kind.as_str(),
+                ids,
+                seconds(older_than)
+            )
+            .fetch_all(connection)
+            .await
         })
         .await
     }
@@ -305,33 +340,17 @@ impl Session {
     /// # Errors
     /// The database could not be asked.
     pub async fn purge_references(&mut self, older_than: Duration) -> Result<Vec<Reference>, Error> {
-        let reference = |row: PgRow| {
-            Ok(Reference {
-                parent: row.try_get("parent")?,
-                constraint: row.try_get("constraint_name")?,
-                table: row.try_get("table_name")?,
-                column: row.try_get("column_name")?,
-                on_delete: row.try_get("on_delete")?,
-                rows: row.try_get("referencing")?,
-            })
-        };
         self.call(async |connection| {
-            let query = sqlx::query("select * from clerk_sync.purge_references($1)").bind(seconds(older_than));
-            query.try_map(reference).fetch_all(connection).await
+            sqlx::query_as!(
+                Reference,
+                r#"select parent as "parent!", constraint_name as "constraint!", table_name as "table!", column_name as "column!",
+                          on_delete as "on_delete!", referencing as rows
+                     from clerk_sync.purge_references($1)"#,
+                seconds(older_than)
+            )
+            .fetch_all(connection)
+            .await
         })
         .await
     }
-}
-
-fn letter(row: PgRow) -> Result<DeadLetterSummary, sqlx::Error> {
-    Ok(DeadLetterSummary {
-        message_id: MessageId(row.try_get("message_id")?),
-        body_hash: row.try_get("body_hash")?,
-        event_type: row.try_get("event_type")?,
-        reason: row.try_get("reason")?,
-        received_at: row.try_get("received")?,
-        tries: row.try_get("tries")?,
-        tried_at: row.try_get("tried")?,
-        body_bytes: row.try_get("bytes")?,
-    })
 }
