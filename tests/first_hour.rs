@@ -429,6 +429,22 @@ async fn replay_sends_to_where_serve_listens() {
     assert!(code == 1 && error.contains("LISTEN_ADDR must be an address"), "{error}");
     let (code, _, error) = replay(&[("LISTEN_ADDR", "127.0.0.1:0")]).await;
     assert!(code == 1 && error.contains("--url"), "{error}");
+    // What is refused for one reason is explained.
+    let (code, _, error) = replay(&[("PORT", port), ("CLERK_WEBHOOK_SIGNING_SECRET", "")]).await;
+    assert!(code == 1 && error.contains("CLERK_WEBHOOK_SIGNING_SECRET is not set"), "{error}");
+    let other = "whsec_b3RoZXIgc2VjcmV0IG9mIHRoaXMgdGVzdA==";
+    let (code, _, error) = replay(&[("PORT", port), ("CLERK_WEBHOOK_SIGNING_SECRET", other)]).await;
+    assert!(code == 1 && error.contains("another signing secret"), "{error}");
+    // The first webhook decides whose the tables are.
+    let of = |instance: &str| {
+        let text = json!({"type": "user.deleted", "data": {"id": "user_1"}, "instance_id": instance, "timestamp": 1_700_000_000_000_i64});
+        std::fs::write(folder.join("ignored.json"), text.to_string()).unwrap();
+    };
+    of("ins_of_the_tables");
+    assert_eq!(replay(&[("PORT", port)]).await.0, 0);
+    of("ins_of_the_file");
+    let (code, text, error) = replay(&[("PORT", port)]).await;
+    assert!(code == 1 && text.contains("foreign_instance") && error.contains("change instance_id"), "{text}{error}");
     std::fs::remove_dir_all(folder).unwrap();
 }
 

@@ -38,7 +38,7 @@ pub struct Replay {
 
     /// The signing secret (whsec_…); if there are several, separated by commas, the first is used
     #[arg(long, env = "CLERK_WEBHOOK_SIGNING_SECRET", hide_env_values = true)]
-    pub secret: String,
+    pub secret: Option<String>,
 
     /// Send in a random order from this seed, instead of by name
     #[arg(long, value_name = "SEED")]
@@ -74,6 +74,27 @@ impl Summary {
         self.requests.keys().all(|(status, outcome)| is_accepted(status, outcome))
     }
 
+    /// What to do about refusals that have one cause.
+    fn advice(&self) -> impl Iterator<Item = &'static str> {
+        const ADVICE: [(&str, &str); 3] = [
+            (
+                "foreign_instance",
+                "the webhooks name another Clerk instance than the tables: change instance_id in the files, or, in a database for trying \
+                 out, start clerk-sync serve with CLERK_INSTANCE_ID='*'",
+            ),
+            (
+                "invalid_signature",
+                "clerk-sync serve there has another signing secret: give the right one with --secret",
+            ),
+            (
+                "no_signing_secret",
+                "clerk-sync serve there has no signing secret: set CLERK_WEBHOOK_SIGNING_SECRET for it, too",
+            ),
+        ];
+        let outcomes = || self.requests.keys().map(|(_, outcome)| outcome.as_str());
+        ADVICE.into_iter().filter(move |(word, _)| outcomes().any(|outcome| outcome == *word)).map(|(_, advice)| advice)
+    }
+
     /// How many were kept because they could not be applied.
     fn dead_letters(&self) -> usize {
         let dead = self.requests.iter().filter(|((_, outcome), _)| outcome == Outcome::DeadLetter.as_str());
@@ -107,6 +128,7 @@ impl Replay {
                 self.endpoint()?
             ));
         }
+        summary.advice().for_each(|advice| terminal::note(format_args!("clerk-sync: {advice}")));
         let dead_letters = summary.dead_letters();
         if dead_letters > 0 {
             terminal::note(format_args!(
@@ -139,7 +161,10 @@ impl Replay {
     /// # Errors
     /// Nothing was sent: the address, the files, the secret or the rate are unusable.
     pub async fn send(&self) -> anyhow::Result<Summary> {
-        let secret = self.secret.split(',').next().unwrap_or_default();
+        let secret = config::given(self.secret.as_deref()).context(
+            "CLERK_WEBHOOK_SIGNING_SECRET is not set: set it as for clerk-sync serve, or give it with --secret",
+        )?;
+        let secret = secret.split(',').next().unwrap_or_default();
         let sender =
             Arc::new(Sender::new(self.endpoint()?, secret).context("CLERK_WEBHOOK_SIGNING_SECRET or --secret")?);
         let pause = match self.rate {
