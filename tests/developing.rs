@@ -207,9 +207,24 @@ async fn no_production_instance_is_followed() {
         (clerk.environment_type, clerk.secret_key) = ("production", "sk_test_of_everybody".to_owned());
     }
     let said = refused("sk_test_of_everybody").await;
-    assert!(said.contains("belongs to a production instance"), "{said}");
+    assert!(said.contains("belongs to a production instance") && said.contains("use the key of one here"), "{said}");
     assert!(world.database.rows("select from pg_namespace where nspname like 'clerk%'").await.is_empty(), "written");
     assert!(refused("").await.contains("CLERK_SECRET_KEY is not set"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_of_supabase_start_is_named_where_it_does_not_run() {
+    if tokio::net::TcpStream::connect("127.0.0.1:54322").await.is_ok() {
+        println!("SKIPPED: something listens where supabase start puts Postgres");
+        return;
+    }
+    let world = world().await;
+    let mut command = dev(&world, &[]);
+    command.env_remove("DATABASE_URL").env("CLERK_SECRET_KEY", "sk_test_of_a_developer");
+    let output = command.output().await.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("supabase start") && said.contains("set DATABASE_URL") && said.contains("  fix: "), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

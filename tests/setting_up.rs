@@ -5,7 +5,7 @@ use crate::support::npm::{self, Packed, temporary};
 use crate::support::{People, SECRET};
 use clerk_sync::sender::Sender;
 use sqlx::Connection as _;
-use std::io::{BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -267,6 +267,39 @@ async fn a_webhook_that_another_server_of_the_database_receives_counts_too() {
     said += &rest;
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("A webhook came to another server of this database."), "{said}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// `clerk-sync serve` runs there already, in another window.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_in_use_does_not_keep_init_from_waiting() {
+    let (world, events, _) = world().await;
+    let folder = temporary("in-use");
+    let serve = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = serve.local_addr().unwrap().to_string();
+    let mut child = init(&folder)
+        .args(["--yes", "--wait", "60"])
+        .envs(variables(&world))
+        .env("LISTEN_ADDR", &address)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("Waiting for the first webhook at another server") {
+        assert!(output.read_line(&mut said).unwrap() > 0, "it ended: {said}");
+    }
+    let worker = Worker::start(Options::new(world.database.url()).unwrap()).await.unwrap();
+    let sender = Sender::new(worker.webhook_url(), SECRET).unwrap();
+    assert_eq!(sender.send(&events[0].message_id, events[0].body.as_bytes()).await.unwrap().status, 204);
+    let mut error = child.stderr.take().unwrap();
+    let (code, rest) = tokio::task::spawn_blocking(move || finish(child, output)).await.unwrap();
+    said += &rest;
+    error.read_to_string(&mut said).unwrap();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("A webhook came to another server of this database."), "{said}");
+    assert!(said.contains(&format!("cannot listen on {address}")) && said.contains("set LISTEN_ADDR"), "{said}");
     std::fs::remove_dir_all(&folder).unwrap();
 }
 

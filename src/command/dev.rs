@@ -64,7 +64,13 @@ impl Dev {
         let clerk = Arc::new(Client::new(options).context("TLS cannot be set up")?);
         let reconciler = Reconciler { clerk, database, instance: None, times: PassLimits::default() };
         // A wrong key must not have changed anything, least of all in another instance's database.
-        reconciler.check_development_before_migrating().await?;
+        let checked = reconciler.check_development_before_migrating().await;
+        checked.map_err(|error| match error {
+            Error::Database(_) if url == LOCAL_SUPABASE => anyhow::Error::new(error).context(
+                "the database of supabase start, 127.0.0.1:54322, cannot be used; for another one set DATABASE_URL",
+            ),
+            _ => error.into(),
+        })?;
         anyhow::ensure!(
             migrate::bring_up_to_date(&reconciler.database, None, false).await?,
             "the schemas are not as this version needs them: see above"

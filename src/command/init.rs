@@ -20,6 +20,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+const ELSEWHERE: &str = "A webhook came to another server of this database.";
+const NO_WEBHOOK: &str =
+    "No webhook came. Start clerk-sync serve where Clerk reaches it; clerk-sync doctor says when the last one came.";
 const SIGNING_SECRET: &str = "CLERK_WEBHOOK_SIGNING_SECRET";
 /// How often to look whether another server of this database has received a webhook.
 const LOOK: Duration = Duration::from_secs(2);
@@ -188,8 +191,26 @@ impl Init {
     async fn first_webhook(&self, database: &Database) -> anyhow::Result<bool> {
         let config = self.environment.check().map_err(config::Mistakes)?;
         let before = database.last_webhook_at().await?;
-        let (listener, stop) = (app::listen(&config)?, os::stop_signal()?);
+        let stop = os::stop_signal()?;
+        let (wait, elsewhere) = (Duration::from_secs(self.wait), Box::pin(received_after(database, before)));
         terminal::line("");
+        let listener = match app::listen(&config) {
+            Ok(listener) => listener,
+            // Most often clerk-sync serve runs here already.
+            Err(error) => {
+                terminal::note(format_args!("{error:#}. To wait here, set LISTEN_ADDR to another address."));
+                terminal::line(
+                    "Waiting for the first webhook at another server of this database, such as clerk-sync serve.",
+                );
+                let came = tokio::select! {
+                    () = elsewhere => Some(ELSEWHERE),
+                    () = tokio::time::sleep(wait) => None,
+                    () = stop => None,
+                };
+                terminal::line(came.unwrap_or(NO_WEBHOOK));
+                return Ok(came.is_some());
+            }
+        };
         let address = listener.local_addr()?;
         terminal::line(format_args!(
             "Waiting for the first webhook on {address}. In Clerk, change any user, for instance a first name."
@@ -199,20 +220,18 @@ impl Init {
             address.port(),
             app::WEBHOOKS
         ));
-        let (verifier, wait) = (config.verifier.clone(), Duration::from_secs(self.wait));
+        let verifier = config.verifier.clone();
         let mut came = None;
         let shutdown = async {
             tokio::select! {
                 () = verifier.verified_one() => came = Some("A webhook came, and its signature is right."),
-                () = Box::pin(received_after(database, before)) => came = Some("A webhook came to another server of this database."),
+                () = elsewhere => came = Some(ELSEWHERE),
                 () = tokio::time::sleep(wait) => {}
                 () = stop => {}
             }
         };
         Box::pin(app::serve(config, listener, shutdown)).await.context("cannot start the writer")?;
-        terminal::line(came.unwrap_or(
-            "No webhook came. Start clerk-sync serve where Clerk reaches it; clerk-sync doctor says when the last one came.",
-        ));
+        terminal::line(came.unwrap_or(NO_WEBHOOK));
         Ok(came.is_some())
     }
 }

@@ -25,7 +25,9 @@ fn checks(tables: usize, mut found: Vec<Finding>) -> Vec<Check> {
     if found.is_empty() {
         return vec![Check::ok(
             NAME,
-            format!("{tables} tables hold rows of organizations or users; no problem was found in their policies"),
+            format!(
+                "tables that hold rows of organizations or users: {tables}; no problem was found in their policies"
+            ),
         )];
     }
     found.sort_by_key(|finding| (!finding.code.is_grave(), finding.code));

@@ -52,7 +52,9 @@ pub enum Error {
     Database(#[from] store::Error),
     #[error("the tables belong to the Clerk instance {pinned}, the secret key to {of_key}: nothing was compared")]
     ForeignKey { pinned: InstanceId, of_key: InstanceId },
-    #[error("the secret key belongs to a {0} instance of Clerk, and this is for development instances alone")]
+    #[error(
+        "the secret key belongs to a {0} instance of Clerk, and this is for development instances alone: use the key of one here, and clerk-sync serve in production"
+    )]
     NotDevelopment(String),
     #[error("another process is reconciling")]
     Busy,
