@@ -167,7 +167,7 @@ async fn metrics_and_the_status_page_tell_what_happened() {
     assert_eq!(json["status"]["rows"]["membership"], 20);
     let (status, page) = program.get("/").await;
     assert_eq!(status, 200);
-    for part in ["<svg", "31", "dead-letters retry msg_unusable", "filled (the first)", "99 % within"] {
+    for part in ["<svg", "31", "dead-letters retry msg_unusable", "filled (first reconcile)", "median; 99 % within"] {
         assert!(page.contains(part), "{part}");
     }
     assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("src="), "it loads nothing");
@@ -350,9 +350,9 @@ async fn a_fault_lasts_until_a_write_succeeds_and_shows_without_traffic() {
         let (_, public) = ready().await;
         assert!(!public.contains(code) && !public.contains("SQLSTATE"), "{public}");
         let (_, page) = program.get("/").await;
-        assert!(page.contains("Deliveries cannot be written") && page.contains(code), "{page}");
+        assert!(page.contains("Webhooks cannot be written to the database") && page.contains(code), "{page}");
         let (_, json) = program.get("/status.json").await;
-        assert!(json.contains("Deliveries cannot be written") && json.contains("\"bad\""), "{json}");
+        assert!(json.contains("Webhooks cannot be written to the database") && json.contains("\"bad\""), "{json}");
         assert_eq!(metric(&program.get("/metrics").await.1, "clerk_sync_database_up"), Some(0.0));
     };
     let mut deliver = async || {

@@ -77,7 +77,7 @@ async fn a_restore_that_lost_acknowledged_events_is_noticed_and_repaired() {
     let status = world.database.database().status().await.unwrap();
     let verdict = ops::verdict::Verdict::of(&status, &ops::verdict::Setup::default());
     assert!(
-        verdict.reasons.iter().any(|reason| reason.starts_with("The database lost what it had acknowledged")),
+        verdict.reasons.iter().any(|reason| reason.starts_with("The database lost data that it had confirmed")),
         "{verdict:?}"
     );
 }

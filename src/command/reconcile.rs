@@ -125,7 +125,7 @@ fn print(report: &Report) {
     if !report.backfill || report.drift() > 0 {
         counts.push(format!("{} missing", report.missing));
         counts.push(format!("{} differing", report.differing));
-        counts.push(format!("{} extra", report.extra));
+        counts.push(format!("{} extra", report.extra + report.undecided.held_back));
     }
     if report.refreshed > 0 {
         counts.push(format!("{} with newer times only", report.refreshed));

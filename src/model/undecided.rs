@@ -63,10 +63,12 @@ impl Undecided {
         let parts = [
             (
                 too_fresh,
-                format!("{too_fresh} were seen less than five minutes before, and can be decided {judge_after}"),
+                format!(
+                    "{too_fresh} had been reported by a webhook or a read less than five minutes before (run it again {judge_after})"
+                ),
             ),
             (contradicting, format!("for {contradicting}, Clerk's API returns older data than its webhooks")),
-            (not_listed, format!("{not_listed} are counted by Clerk and not listed")),
+            (not_listed, format!("{not_listed} are in Clerk's count and not in its list")),
             (unreadable, format!("{unreadable} could not be read completely")),
             (refused, format!("{refused} are refused by the database")),
             (held_back, format!("the deletion of {held_back} waits for your approval")),
@@ -76,7 +78,12 @@ impl Undecided {
             return None;
         }
         let rows = self.total();
-        Some(format!("{rows} {} undecided: {}", if rows == 1 { "row is" } else { "rows are" }, parts.join("; ")))
+        Some(format!(
+            "{rows} {} left as {}: {}",
+            if rows == 1 { "row was" } else { "rows were" },
+            if rows == 1 { "it is" } else { "they are" },
+            parts.join("; ")
+        ))
     }
 }
 
@@ -97,8 +104,9 @@ mod tests {
         let words = undecided.in_words(Millis::new(1_760_000_000_000)).unwrap();
         assert_eq!(
             words,
-            "3 rows are undecided: 1 were seen less than five minutes before, and can be decided after 2025-10-09 08:53:20 UTC; \
-             2 are counted by Clerk and not listed"
+            "3 rows were left as they are: 1 had been reported by a webhook or a read less than five minutes before (run it again after \
+             2025-10-09 08:53:20 UTC); \
+             2 are in Clerk's count and not in its list"
         );
     }
 }

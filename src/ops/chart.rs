@@ -10,11 +10,16 @@ const HOURS: i64 = 24;
 /// Outcomes in the order of the stack: by name, in words, and with their colour. The last one is hatched, too.
 const OUTCOMES: [(&str, &str, &str); 5] = [
     ("applied", "applied", "var(--c-applied)"),
-    ("unchanged", "unchanged", "var(--c-unchanged)"),
-    ("stale", "out of date: something newer is known", "var(--c-stale)"),
-    ("pending", "to be read from Clerk", "var(--c-pending)"),
+    ("unchanged", "changed nothing", "var(--c-unchanged)"),
+    ("stale", "out of date", "var(--c-stale)"),
+    ("pending", "needed a read from Clerk", "var(--c-pending)"),
     ("dead_letter", "dead letters", "var(--c-dead)"),
 ];
+
+/// An outcome in words, if the chart has it.
+pub(super) fn words(outcome: &str) -> Option<&'static str> {
+    OUTCOMES.iter().find(|(name, ..)| *name == outcome).map(|(_, words, _)| *words)
+}
 
 /// How it is drawn.
 struct Shape {
@@ -59,6 +64,7 @@ pub(super) fn deliveries(status: &Status) -> Markup {
         figure style="margin:0" {
             (drawn(&bars, &WIDE))
             (drawn(&bars, &NARROW))
+            p.soft.narrow { "Bars: the last " (NARROW.hours) " hours. Numbers below: the last 24 hours." }
             ul.key aria-label="Webhooks of the last 24 hours by outcome" {
                 @for ((_, words, colour), total) in OUTCOMES.iter().zip(&totals) {
                     @if *total > 0 {

@@ -1,6 +1,6 @@
 //! What is measured when somebody asks: what this process uses, as Linux tells, and what the tables say.
 
-use super::verdict;
+use super::{chart, verdict};
 use crate::model::{Kind, Scope};
 use crate::procfs::{self, TICKS};
 use crate::store::status::Status;
@@ -70,16 +70,15 @@ fn answer(line: &str) -> Option<(String, u64)> {
     let (metric, count) = line.rsplit_once(' ')?;
     let count = count.parse().ok()?;
     let (name, labels) = metric.split_once('{')?;
-    let label = labels.split('"').nth(1)?.replace('_', " ");
-    let words = match name {
-        DELIVERIES if label == "duplicate" => "duplicates".to_owned(),
-        DELIVERIES if label == "dead letter" => "kept as dead letters".to_owned(),
-        DELIVERIES if label == "stale" => "out of date".to_owned(),
-        DELIVERIES if label == "pending" => "to be read from Clerk".to_owned(),
-        DELIVERIES if label == "foreign" => "of another Clerk instance".to_owned(),
-        DELIVERIES => label,
-        REJECTED => format!("refused ({label})"),
-        UNAVAILABLE => format!("503 ({label})"),
+    let label = labels.split('"').nth(1)?;
+    let reason = label.replace('_', " ");
+    let words = match (name, label) {
+        (DELIVERIES, "duplicate") => "duplicates".to_owned(),
+        (DELIVERIES, "ignored") => "of types that are not copied".to_owned(),
+        (DELIVERIES, "foreign") => "refused (of another Clerk instance)".to_owned(),
+        (DELIVERIES, _) => chart::words(label).map_or(reason, str::to_owned),
+        (REJECTED, _) => format!("refused ({reason})"),
+        (UNAVAILABLE, _) => format!("answered with 503 ({reason})"),
         _ => return None,
     };
     Some((words, count))

@@ -12,7 +12,7 @@
       if (at.getTimezoneOffset() === 0 || time.querySelector(".local")) continue;
       const local = document.createElement("span");
       local.className = "local";
-      local.textContent = ` (${at.toLocaleTimeString([], clock)} here)`;
+      local.textContent = ` (${at.toLocaleTimeString([], clock)} your time)`;
       time.append(local);
     }
   }
@@ -37,7 +37,7 @@
       stale.hidden = true;
       addLocalTimes();
     } catch {
-      if (stale.hidden) stale.textContent = `clerk-sync does not answer: what you see is of ${new Date().toLocaleTimeString()}.`;
+      if (stale.hidden) stale.textContent = `clerk-sync does not respond. This page shows the state at ${new Date().toLocaleTimeString()}.`;
       stale.hidden = false;
     }
   }

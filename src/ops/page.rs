@@ -4,7 +4,7 @@
 //! the browser's own time to each moment. Without scripts the page reloads by itself.
 
 use super::chart;
-use super::verdict::{self, Level, Verdict};
+use super::verdict::{self, Comparison, Level, Verdict};
 use crate::model::{self, Kind, PassState, Scope, Word};
 use crate::store::status::{Candidate, DeadLetterRow, FindingRow, PassRow, Status};
 use base64::Engine as _;
@@ -49,10 +49,10 @@ pub(super) fn page(view: &View<'_>) -> String {
             body {
                 header #verdict class=(name(verdict.level)) {
                     p.state { span.mark aria-hidden="true" { (mark(verdict.level)) } " " (state(verdict.level)) }
-                    h1 { (verdict.headline) }
-                    @for reason in &verdict.reasons { p { (reason) } }
+                    h1 { (breakable(&verdict.headline)) }
+                    @for reason in &verdict.reasons { p { (prose(reason)) } }
                     @if !verdict.commands.is_empty() {
-                        p.soft { @if verdict.commands.len() == 1 { "Run:" } @else { "Run, from the first on:" } }
+                        p.soft { @if verdict.commands.len() == 1 { "Run:" } @else { "Run, in this order:" } }
                         @for command in &verdict.commands { pre { code { (command) } } }
                     }
                 }
@@ -60,7 +60,7 @@ pub(super) fn page(view: &View<'_>) -> String {
                 main #content {
                     @if let Some(status) = status {
                         @if *is_earlier {
-                            p.earlier { "Last known, as of " (moment_at(status.now)) "; \"ago\" counts from then." }
+                            p.earlier { "These are the last known numbers, of " (moment_at(status.now)) "; \"ago\" counts from that time." }
                         }
                         (body(status, answers))
                     }
@@ -89,7 +89,7 @@ fn body(status: &Status, answers: &[(String, u64)]) -> Markup {
             (chart::deliveries(status))
             @if !answers.is_empty() {
                 p.soft {
-                    "Responses of this process since it started: "
+                    "Webhooks this server answered since it started: "
                     @for (n, (what, count)) in answers.iter().enumerate() {
                         @if n > 0 { ", " }
                         b { (grouped(*count)) } " " (what)
@@ -101,48 +101,61 @@ fn body(status: &Status, answers: &[(String, u64)]) -> Markup {
         (reconciles(status))
         (findings(&status.findings))
         (dead_letters(&status.letters))
-        p.soft { "Clerk instance: " code { (status.instance.as_deref().unwrap_or("none yet")) } }
+        p.soft.instance { "Clerk instance: " code { (status.instance.as_deref().unwrap_or("none yet")) } }
     }
 }
 
 /// Rows here and at Clerk. Both numbers are of one moment, or one of them is not shown.
 fn rows(status: &Status) -> Markup {
-    let counted = verdict::counts(status);
     html! {
         section.rows aria-label="Rows" {
             @for kind in Kind::ALL {
-                @let here = status.rows.get(kind.as_str()).copied();
-                @let counts = counted.iter().find(|(of, _)| of == kind.as_str()).map(|(_, counts)| *counts);
-                @let stopped = verdict::braked_since_counted(status, kind);
                 div.card {
                     h3 { (title(kind)) }
-                    @if let Some(pass) = stopped {
-                        p.number { (grouped(pass.listed)) " " small { "at Clerk" } }
-                        p.differs { b { "≠ more here" } ": deletions wait for approval" }
-                    } @else {
-                        @match (counts, here) {
-                            (Some(counts), _) => {
-                                p.number { (grouped(counts.here)) " " small { "here" } }
-                                p class=[(counts.here != counts.there).then_some("differs")] {
-                                    (grouped(counts.there)) " at Clerk "
-                                    @if counts.here == counts.there { span.same { "✓ equal" } }
-                                    @else { b { "≠ " (apart(counts.here, counts.there)) } }
-                                }
+                    @match verdict::comparison(status, kind) {
+                        Some(Comparison::Counted(counts, at)) => {
+                            p.number { (grouped(counts.here)) " " small { "here" } }
+                            p class=[(counts.here != counts.there).then_some("differs")] {
+                                (grouped(counts.there)) " at Clerk "
+                                @if counts.here == counts.there { span.same { "✓ equal" } }
+                                @else { b { "≠ " (apart(counts.here, counts.there)) } }
                             }
-                            (None, Some(here)) => {
-                                p.number { (grouped(here)) " " small { "here" } }
-                                p.soft { "Clerk's are not counted yet" }
+                            p.soft { "both counted " (ago(status, at)) }
+                        }
+                        Some(Comparison::Listed(pass, at)) => {
+                            p.number { (grouped(pass.listed)) " " small { "at Clerk" } }
+                            (listed(pass))
+                            p.soft { "every row compared " (ago(status, at)) }
+                        }
+                        None => {
+                            @if let Some(here) = status.rows.get(kind.as_str()) {
+                                p.number { (grouped(*here)) " " small { "here" } }
                             }
-                            (None, None) => p.soft { "not counted yet" },
+                            p.soft { "not compared with Clerk yet" }
                         }
                     }
                 }
             }
         }
-        @if let Some(at) = verdict::counted_at(status) {
-            p.soft.below { "Here and at Clerk, both counted " (span(status.now - at)) " ago." }
+    }
+}
+
+/// What a reconcile that has compared every row says about those here.
+fn listed(pass: &PassRow) -> Markup {
+    let undecided = verdict::undecided(pass).unwrap_or_default();
+    html! {
+        @if pass.state == PassState::Braked {
+            p.differs { b { "≠ " @if undecided.held_back > 0 { (grouped(undecided.held_back)) " " } "more here" } ": deletions wait for approval" }
+        } @else if undecided.total() > 0 {
+            p.differs { b { "≠ " (grouped(undecided.total())) " left as they are" } }
+        } @else {
+            p { span.same { "✓ the same here" } }
         }
     }
+}
+
+fn ago(status: &Status, at: i64) -> String {
+    format!("{} ago", span(status.now - at))
 }
 
 fn apart(here: u64, there: u64) -> String {
@@ -152,14 +165,24 @@ fn apart(here: u64, there: u64) -> String {
 
 /// What else is asked first: is it alive, is it quick, does something wait?
 fn facts(status: &Status) -> Markup {
-    let ago = |at: Option<i64>| at.map_or_else(|| "never".to_owned(), |at| format!("{} ago", span(status.now - at)));
-    let full = status.last_complete.iter().filter(|(scope, _)| *scope != Scope::Quick.as_str());
-    let (last_full, incremental) =
-        (full.map(|(_, at)| *at).max(), status.last_complete.get(Scope::Quick.as_str()).copied());
+    let ago = |at: Option<i64>| at.map_or_else(|| "never".to_owned(), |at| ago(status, at));
+    let complete = |scope: Scope| status.last_complete.get(scope.as_str()).copied();
+    // All kinds were compared since the oldest of them was.
+    let kinds = Kind::ALL.into_iter().filter(|kind| !verdict::is_off(status, *kind));
+    let full = kinds.map(|kind| complete(Scope::Kind(kind))).min().flatten();
+    let others = format!(
+        "memberships: {}; incremental: {}",
+        ago(complete(Scope::Kind(Kind::Membership))),
+        ago(complete(Scope::Quick))
+    );
     let fresh = status.freshness.map_or_else(
-        || ("–".to_owned(), "no event in the last hour".to_owned()),
+        || ("–".to_owned(), "no webhook in the last hour".to_owned()),
         |fresh| {
-            let note = format!("99 % within {}; {} events, last hour", span(fresh.p99_ms), grouped(fresh.events));
+            let note = format!(
+                "median; 99 % within {}; {} webhooks of the last hour",
+                span(fresh.p99_ms),
+                grouped(fresh.events)
+            );
             (span(fresh.p50_ms), note)
         },
     );
@@ -167,11 +190,11 @@ fn facts(status: &Status) -> Markup {
     let lease = status.lease.as_deref().map_or("no reconcile is running", |_| "a reconcile is running");
     html! {
         section.facts aria-label="State" {
-            (fact("Last webhook", &ago(status.last_webhook_at), "accepted by any replica"))
+            (fact("Last webhook", &ago(status.last_webhook_at), "accepted by any clerk-sync server"))
             (fact("From Clerk to the row", &fresh.0, &fresh.1))
-            (fact("Last full reconcile", &ago(last_full), &format!("incremental: {}", ago(incremental))))
+            (fact("Last full reconcile", &ago(full), &others))
             (fact("Dead letters", &grouped(dead), "webhooks that could not be applied"))
-            (fact("Pending reads", &grouped(reads), "objects to read from Clerk's API"))
+            (fact("Waiting to be read", &grouped(reads), "rows to read again from Clerk's API"))
             (fact("Database connections", &status.connections.to_string(), lease))
         }
     }
@@ -183,25 +206,33 @@ fn fact(name: &str, value: &str, note: &str) -> Markup {
 
 /// What a stopped reconcile would delete.
 fn candidates(status: &Status) -> Markup {
-    let parents = |row: &Candidate| match (&row.user_id, &row.organization_id) {
-        (Some(user), Some(organization)) => format!("{user} in {organization}"),
-        _ => String::new(),
-    };
+    let parents = |row: &Candidate| row.user_id.clone().zip(row.organization_id.clone());
     html! {
         @for pass in verdict::braked(status) {
             @let rows: Vec<&Candidate> = status.candidates.iter().filter(|row| row.pass_id == pass.id).collect();
+            @let has_parents = rows.iter().any(|row| parents(row).is_some());
             @if !rows.is_empty() {
                 section {
-                    h2 { "What reconcile " (pass.id) " would delete" }
+                    h2 { "What reconcile no. " (pass.id) " would delete" }
                     table.stack {
-                        caption { "The first " (rows.len()) ": rows that Clerk did not list. clerk-sync reconcile --dry-run --json lists all." }
-                        thead { tr { th scope="col" { "Kind" } th scope="col" { "Id" } th scope="col" { "Of" } } }
+                        caption {
+                            "The first " (rows.len()) " rows that Clerk no longer lists. For all of them: "
+                            code.command { "clerk-sync reconcile --dry-run --json" }
+                        }
+                        thead {
+                            tr {
+                                th scope="col" { "Kind" } th scope="col" { "Id" }
+                                @if has_parents { th scope="col" { "Belongs to" } }
+                            }
+                        }
                         tbody {
                             @for row in rows {
                                 tr {
                                     td data-label="Kind" { (row.kind) }
                                     td data-label="Id" { code { (row.entity_id) } }
-                                    td data-label="Of" { code { (parents(row)) } }
+                                    @if let Some((user, organization)) = parents(row) {
+                                        td data-label="Belongs to" { span { code { (user) } " in " code { (organization) } } }
+                                    }
                                 }
                             }
                         }
@@ -222,11 +253,13 @@ fn reconciles(status: &Status) -> Markup {
             @if shown.is_empty() {
                 p.soft { "None yet." }
             } @else {
-                table.stack {
-                    caption { "The latest first. Incremental ones that found nothing are left out." }
+                table.stack.runs {
+                    caption {
+                        "The latest first; incremental ones that found nothing are left out. Missing: only at Clerk. Extra: only here. Differing: other values."
+                    }
                     thead {
                         tr {
-                            th scope="col" { "No." } th scope="col" { "Of" } th scope="col" { "Began" } th scope="col" { "Result" }
+                            th scope="col" { "No." } th scope="col" { "Kind" } th scope="col" { "Began" } th scope="col" { "Result" }
                             th.n scope="col" { "Took" } th.n scope="col" { "At Clerk" } th.n scope="col" { "Missing" }
                             th.n scope="col" { "Differing" } th.n scope="col" { "Extra" }
                         }
@@ -241,23 +274,24 @@ fn reconciles(status: &Status) -> Markup {
 fn reconcile(pass: &PassRow) -> Markup {
     let took = pass.ended_at.map_or_else(|| "…".to_owned(), |ended| span(ended - pass.started_at));
     let judge_after = pass.judge_after.map(model::Millis::clamped);
-    let undecided = verdict::undecided(pass).and_then(|undecided| undecided.in_words(judge_after));
+    let undecided = verdict::undecided_otherwise(pass).and_then(|undecided| undecided.in_words(judge_after));
+    let extra = pass.extra + verdict::undecided(pass).unwrap_or_default().held_back;
     let (class, result) = result(pass);
     html! {
         tbody {
             tr {
                 td data-label="No." { (pass.id) }
-                td data-label="Of" { (scope(&pass.scope)) }
+                td data-label="Kind" { (scope(&pass.scope)) }
                 td data-label="Began" { (moment_at(pass.started_at)) }
                 td data-label="Result" { span class=(class) { (result) } }
                 td.n data-label="Took" { (took) }
                 td.n data-label="At Clerk" { (grouped(pass.listed)) }
                 td class=(count_class(pass.missing)) data-label="Missing" { (grouped(pass.missing)) }
                 td class=(count_class(pass.differing)) data-label="Differing" { (grouped(pass.differing)) }
-                td class=(count_class(pass.extra)) data-label="Extra" { (grouped(pass.extra)) }
+                td class=(count_class(extra)) data-label="Extra" { (grouped(extra)) }
             }
             @for note in pass.problem.iter().chain(&undecided) {
-                tr.note { td colspan="9" { (note) } }
+                tr.note { td colspan="9" { (prose(note)) } }
             }
         }
     }
@@ -271,11 +305,14 @@ const fn count_class(count: u64) -> &'static str {
 /// How it ended: a class, and words.
 fn result(pass: &PassRow) -> (&'static str, String) {
     match pass.state.known() {
-        Some(PassState::Complete) if pass.backfill => ("good", "✓ filled (the first)".to_owned()),
+        Some(PassState::Complete) if pass.backfill => ("good", "✓ filled (first reconcile)".to_owned()),
         Some(PassState::Complete) if drift(pass) > 0 => ("good", format!("✓ repaired {}", grouped(drift(pass)))),
-        Some(PassState::Complete) => ("good", "✓ in sync".to_owned()),
+        Some(PassState::Complete) => match verdict::undecided(pass).unwrap_or_default().total() {
+            0 => ("good", "✓ in sync".to_owned()),
+            rows => ("attention", format!("▲ {} left as they are", grouped(rows))),
+        },
         Some(PassState::Running) => ("soft", "running".to_owned()),
-        Some(PassState::Skipped) => ("soft", "skipped: off at Clerk".to_owned()),
+        Some(PassState::Skipped) => ("soft", "skipped: switched off at Clerk".to_owned()),
         Some(PassState::Braked) => ("bad", "✕ deletions held back".to_owned()),
         Some(PassState::Incomplete) => ("attention", "▲ incomplete".to_owned()),
         Some(PassState::Void) => ("attention", "▲ inconsistent list".to_owned()),
@@ -289,10 +326,10 @@ fn findings(findings: &[FindingRow]) -> Markup {
             section {
                 h2 { "What reconcile repaired" }
                 table.stack {
-                    caption { "The latest first; all are in clerk_sync.findings." }
+                    caption { "The latest first; all are in the table " code { "clerk_sync.findings" } "." }
                     thead {
                         tr {
-                            th scope="col" { "When" } th scope="col" { "What" } th scope="col" { "Id" } th scope="col" { "Columns" }
+                            th scope="col" { "When" } th scope="col" { "Problem" } th scope="col" { "Id" } th scope="col" { "Columns" }
                             th scope="col" { "Probable cause" }
                         }
                     }
@@ -300,10 +337,10 @@ fn findings(findings: &[FindingRow]) -> Markup {
                         @for finding in findings.iter().take(SHOWN) {
                             tr {
                                 td data-label="When" { (moment_at(finding.repaired_at)) }
-                                td data-label="What" { (finding.kind) " " (finding.drift) }
+                                td data-label="Problem" { (finding.kind) " " (finding.drift) }
                                 td data-label="Id" { code { (finding.entity_id) } }
                                 td data-label="Columns" { (finding.fields.join(", ")) }
-                                td data-label="Probable cause" { (finding.cause) }
+                                td data-label="Probable cause" { (prose(&finding.cause)) }
                             }
                         }
                     }
@@ -319,17 +356,17 @@ fn dead_letters(letters: &[DeadLetterRow]) -> Markup {
             section {
                 h2 { "Dead letters" }
                 table.stack {
-                    caption { "Webhooks that were accepted and could not be applied. Once the reason is gone, retry them." }
+                    caption { "Webhooks that were accepted but could not be applied. Fix the reason, then retry them." }
                     thead {
-                        tr { th scope="col" { "Came" } th scope="col" { "Event" } th scope="col" { "Why" } th scope="col" { "Retry" } }
+                        tr { th scope="col" { "Arrived" } th scope="col" { "Event" } th scope="col" { "Reason" } th scope="col" { "To retry it, run" } }
                     }
                     tbody {
                         @for letter in letters.iter().take(SHOWN) {
                             tr {
-                                td data-label="Came" { (moment_at(letter.received_at)) }
+                                td data-label="Arrived" { (moment_at(letter.received_at)) }
                                 td data-label="Event" { (letter.event_type.as_deref().unwrap_or("not named")) }
-                                td data-label="Why" { (letter.reason) }
-                                td data-label="Retry" { code.command { "clerk-sync dead-letters retry " (letter.message_id) } }
+                                td data-label="Reason" { (prose(&letter.reason)) }
+                                td data-label="To retry it, run" { code.command { "clerk-sync dead-letters retry " (letter.message_id) } }
                             }
                         }
                     }
@@ -394,6 +431,25 @@ pub(super) fn drift(pass: &PassRow) -> u64 {
     pass.missing + pass.differing + pass.extra
 }
 
+/// A name of a variable may break after each of its words.
+fn breakable(text: &str) -> Markup {
+    html! {
+        @for (n, part) in text.split('_').enumerate() {
+            @if n > 0 { "_" wbr; }
+            (part)
+        }
+    }
+}
+
+/// A message of ours: what is between backticks is code.
+fn prose(text: &str) -> Markup {
+    html! {
+        @for (n, part) in text.split('`').enumerate() {
+            @if n.is_multiple_of(2) { (part) } @else { code { (part) } }
+        }
+    }
+}
+
 /// A number with its thousands apart.
 pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -456,11 +512,7 @@ mod tests {
     #[test]
     fn numbers_that_stand_beside_each_other_are_of_one_moment() {
         let counts = [("user".to_owned(), crate::store::status::Counts { here: 2_500, there: 2_503 })].into();
-        let quick: PassRow = serde_json::from_value(serde_json::json!({
-            "id": 1, "scope": "quick", "state": "complete", "problem": null, "backfill": false, "started_at": 0, "ended_at": 60_000,
-            "listed": 0, "missing": 0, "differing": 0, "extra": 0, "refreshed": 0, "counts": null,
-        }))
-        .unwrap();
+        let quick = pass(serde_json::json!({ "scope": "quick" }));
         let status = Status {
             now: 180_000,
             rows: [("user".to_owned(), 2_777)].into(),
@@ -474,12 +526,8 @@ mod tests {
 
     #[test]
     fn a_count_from_before_a_stopped_reconcile_does_not_say_equal() {
-        let pass = |id, scope, state, ended_at| -> PassRow {
-            serde_json::from_value(serde_json::json!({
-                "id": id, "scope": scope, "state": state, "problem": null, "backfill": false, "started_at": 0, "ended_at": ended_at,
-                "listed": 66, "missing": 0, "differing": 0, "extra": 0, "refreshed": 0, "counts": null,
-            }))
-            .unwrap()
+        let pass = |id: i64, scope: &str, state: &str, ended_at: i64| {
+            pass(serde_json::json!({ "id": id, "scope": scope, "state": state, "ended_at": ended_at }))
         };
         let counts = [("user".to_owned(), crate::store::status::Counts { here: 66, there: 66 })].into();
         let quick = PassRow { counts: Some(counts), ..pass(1, "quick", "complete", 60_000) };
@@ -491,6 +539,58 @@ mod tests {
         // What is counted afterwards counts again.
         status.passes = vec![PassRow { id: 3, ended_at: Some(120_000), ..quick }, pass(2, "user", "braked", 90_000)];
         assert!(shown(&status).contains("✓ equal"));
+    }
+
+    fn pass(fields: serde_json::Value) -> PassRow {
+        let mut all = serde_json::json!({
+            "id": 2, "scope": "user", "state": "complete", "problem": null, "backfill": false, "started_at": 0, "ended_at": 60_000,
+            "listed": 66, "missing": 0, "differing": 0, "extra": 0, "refreshed": 0, "counts": null,
+        });
+        all.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        serde_json::from_value(all).unwrap()
+    }
+
+    #[test]
+    fn a_full_reconcile_says_how_many_rows_there_are_at_clerk() {
+        let full = |fields| Status { now: 180_000, passes: vec![pass(fields)], ..Status::default() };
+        let html = shown(&full(serde_json::json!({ "backfill": true })));
+        assert!(html.contains("66 <small>at Clerk</small>") && html.contains("✓ the same here"), "{html}");
+        assert!(html.contains("every row compared 2 min ago"), "{html}");
+        let html = shown(&full(serde_json::json!({ "undecided": { "too_fresh": 7 } })));
+        assert!(html.contains("≠ 7 left as they are") && !html.contains("the same here"), "{html}");
+        // One that did not end says nothing.
+        let html = shown(&full(serde_json::json!({ "state": "incomplete" })));
+        assert!(html.contains("not compared with Clerk yet") && !html.contains("the same here"), "{html}");
+    }
+
+    #[test]
+    fn rows_that_a_reconcile_held_back_are_counted_as_extra_and_what_a_membership_belongs_to_is_shown_only_for_memberships()
+     {
+        let stopped = pass(serde_json::json!({ "state": "braked", "undecided": { "held_back": 20 } }));
+        let candidate = |id: &str, organization: Option<&str>| Candidate {
+            pass_id: 2,
+            kind: "user".to_owned(),
+            entity_id: id.to_owned(),
+            organization_id: organization.map(str::to_owned),
+            user_id: organization.map(|_| "user_1".to_owned()),
+        };
+        let status =
+            |candidate| Status { passes: vec![stopped.clone()], candidates: vec![candidate], ..Status::default() };
+        let html = shown(&status(candidate("user_9", None)));
+        assert!(html.contains("data-label=\"Extra\">20<") && html.contains("≠ 20 more here"), "{html}");
+        assert!(!html.contains("Belongs to"), "{html}");
+        let html = shown(&status(candidate("orgmem_9", Some("org_1"))));
+        assert!(
+            html.contains("<th scope=\"col\">Belongs to</th>")
+                && html.contains("<code>user_1</code> in <code>org_1</code>"),
+            "{html}"
+        );
+    }
+
+    #[test]
+    fn what_a_message_has_between_backticks_is_shown_as_code() {
+        let html = prose("run `clerk-sync migrate`, <b>").into_string();
+        assert_eq!(html, "run <code>clerk-sync migrate</code>, &lt;b&gt;");
     }
 
     #[test]

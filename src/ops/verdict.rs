@@ -1,6 +1,6 @@
 //! Is the mirror in sync with Clerk? One answer, in words. Pure.
 
-use super::page::{moment, span};
+use super::page::{grouped, moment, span};
 use crate::clerk::event::SUBSCRIBED;
 use crate::model::{Kind, Millis, PassState, Scope, Undecided};
 use crate::store::Error;
@@ -71,12 +71,12 @@ impl Verdict {
 
     /// The database could not be asked.
     pub fn unknown(error: &Error) -> Verdict {
-        const RETRIED: &str = "Webhooks get a 503 response meanwhile, and Svix retries them for about a day.";
+        const RETRIED: &str = "Meanwhile, webhooks get a 503 response, and Svix (the sender of Clerk's webhooks) retries them for about a day.";
         let (headline, command) = match error {
             Error::NotMigrated(_) => ("The schema is missing or of an older version", Some("clerk-sync migrate")),
             Error::TooNew => ("The schema is of a newer version than this program", None),
             Error::NotWorker(_) | Error::MissingRight(_) => {
-                ("Rights are missing in the database", Some("clerk-sync migrate"))
+                ("The database role lacks privileges", Some("clerk-sync migrate"))
             }
             Error::LoginRefused(_) => ("The database refuses the login", Some("clerk-sync doctor")),
             Error::SharedConnections => {
@@ -97,7 +97,7 @@ impl Verdict {
     #[must_use]
     pub(crate) fn since(mut self, fault: Option<&Fault>) -> Verdict {
         if let Some(fault) = fault {
-            self.reasons.push(format!("Deliveries cannot be written since {}.", moment(fault.since.get())));
+            self.reasons.push(format!("No webhook could be written since {}.", moment(fault.since.get())));
         }
         self
     }
@@ -108,12 +108,12 @@ impl Verdict {
         let Some(fault) = fault else { return self };
         let code = fault.sqlstate.as_ref().map(|code| format!(" (SQLSTATE {code})")).unwrap_or_default();
         let reason = format!(
-            "Since {}: {}{code}. Webhooks get a 503 response, and Svix retries them for about a day.",
+            "Since {}: {}{code}. Webhooks get a 503 response, and Svix (the sender of Clerk's webhooks) retries them for about a day.",
             moment(fault.since.get()),
             fault.summary
         );
         self.reasons.insert(0, reason);
-        Verdict { level: Level::Bad, headline: "Deliveries cannot be written".to_owned(), ..self }
+        Verdict { level: Level::Bad, headline: "Webhooks cannot be written to the database".to_owned(), ..self }
     }
 
     /// From what the tables and the environment say.
@@ -150,12 +150,12 @@ impl Headline {
     const fn words(self) -> (Level, &'static str) {
         match self {
             Headline::DeletionsWait => (Level::Bad, "Deletions wait for your approval"),
-            Headline::Denied => (Level::Bad, "Rows that policies deny cannot be written"),
+            Headline::Denied => (Level::Bad, "Some rows cannot be deleted or updated"),
             Headline::NoSecret => (Level::Attention, "CLERK_WEBHOOK_SIGNING_SECRET is not set"),
             Headline::CannotStart => (Level::Attention, "Reconcile cannot start"),
             Headline::NoWebhook => (Level::Attention, "Waiting for the first webhook"),
             Headline::NoKey => (Level::Attention, "CLERK_SECRET_KEY is not set"),
-            Headline::Drifting => (Level::Attention, "Drifting: the counts differ from Clerk's"),
+            Headline::Drifting => (Level::Attention, "Out of sync: the counts differ from Clerk's"),
             Headline::NotCompared => (Level::Attention, "Not compared with Clerk recently"),
             Headline::Undecided => (Level::Attention, "Some rows are undecided"),
             Headline::SomethingWaits => (Level::Attention, "In sync, and something waits for you"),
@@ -186,10 +186,10 @@ impl Reasons {
             self.add(
                 Headline::DeletionsWait,
                 format!(
-                    "Reconcile {} of {} stopped before its deletions: {}. The rows are listed below; if they must be deleted, approve it.",
+                    "Reconcile no. {} ({}) deleted nothing: {}. The rows are listed below; if they must be deleted, approve it.",
                     pass.id,
                     pass.scope.known().and_then(Scope::kind).map_or("everything", Kind::plural),
-                    pass.problem.as_deref().unwrap_or("there were too many")
+                    pass.problem.as_deref().unwrap_or("it would have deleted too many rows")
                 ),
             );
             self.command(format!("clerk-sync reconcile --approve {}", pass.id));
@@ -208,7 +208,7 @@ impl Reasons {
             self.add(
                 Headline::NoWebhook,
                 format!(
-                    "No webhook has ever arrived. Clerk dashboard → Webhooks → Add endpoint: {url}, with the events {}.",
+                    "No webhook has ever arrived. In the Clerk dashboard, open Webhooks → Add Endpoint, enter `{url}`, and select the events {}.",
                     events()
                 ),
             );
@@ -246,17 +246,19 @@ impl Reasons {
     }
 
     fn of_rows(&mut self, status: &Status) {
-        let apart: Vec<String> = counts(status)
-            .into_iter()
-            .filter(|(_, counts)| counts.here != counts.there)
-            .map(|(kind, counts)| format!("{kind}s: {} here, {} at Clerk", counts.here, counts.there))
-            .collect();
+        let apart = |kind| match comparison(status, kind) {
+            Some(Comparison::Counted(Counts { here, there }, _)) if here != there => {
+                Some(format!("{}: {} here, {} at Clerk", kind.plural(), grouped(here), grouped(there)))
+            }
+            _ => None,
+        };
+        let apart: Vec<String> = Kind::ALL.into_iter().filter_map(apart).collect();
         if !apart.is_empty() {
             self.add(
                 Headline::Drifting,
                 format!(
-                    "The counts differ ({}), as counted {} ago. Webhooks may be in flight; if they still differ next time, a full reconcile \
-                     starts.",
+                    "The counts differ ({}), as counted {} ago. A webhook may be on its way: if they still differ at the next incremental \
+                     reconcile, a full one starts.",
                     apart.join("; "),
                     counted_at(status).map_or_else(|| "a while".to_owned(), |at| span(status.now - at))
                 ),
@@ -268,8 +270,8 @@ impl Reasons {
             self.add(
                 Headline::Denied,
                 format!(
-                    "{} rows cannot be deleted or updated, because your own foreign key, trigger, index or check keeps them: {}. Policies already \
-                     deny them; service_role, and views and functions of the tables' owner, still see them.",
+                    "{} rows cannot be deleted or updated, because your own foreign key, trigger, index or check prevents it: {}. Policies \
+                     treat them as deleted; service_role, and views and functions of the tables' owner, still see them.",
                     status.denied,
                     denied.join("; ")
                 ),
@@ -313,7 +315,7 @@ impl Reasons {
             self.add(
                 Headline::SomethingWaits,
                 format!(
-                    "The database lost what it had acknowledged (a restore, or a failover). A full reconcile began at {}.",
+                    "The database lost data that it had confirmed (a restore, or a failover). A full reconcile began at {} to repair it.",
                     moment(at)
                 ),
             );
@@ -363,7 +365,8 @@ fn capitalized(text: &str) -> String {
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
-fn is_off(status: &Status, kind: Kind) -> bool {
+/// Whether Clerk has the kind switched off.
+pub(super) fn is_off(status: &Status, kind: Kind) -> bool {
     let newest = status.passes.iter().find(|pass| pass.scope == Scope::Kind(kind));
     newest.is_some_and(|pass| pass.state == PassState::Skipped)
 }
@@ -380,7 +383,7 @@ fn complete_at(status: &Status, kind: Kind) -> Option<i64> {
 /// What the last pass of a kind could not judge, in words.
 fn doubt(status: &Status, kind: Kind) -> Option<String> {
     let pass = ended(status, kind)?;
-    let undecided = undecided(pass)?;
+    let undecided = undecided_otherwise(pass)?;
     let judge_after = pass.judge_after.map(Millis::clamped);
     Some(format!("The last reconcile of {}: {}.", kind.plural(), undecided.in_words(judge_after)?))
 }
@@ -388,6 +391,12 @@ fn doubt(status: &Status, kind: Kind) -> Option<String> {
 /// What a pass could not judge.
 pub fn undecided(pass: &PassRow) -> Option<Undecided> {
     pass.undecided.as_ref().map(Undecided::from)
+}
+
+/// The same without what it held back, where that is why it stopped: its problem says so.
+pub(super) fn undecided_otherwise(pass: &PassRow) -> Option<Undecided> {
+    let all = undecided(pass)?;
+    Some(if pass.state == PassState::Braked { Undecided { held_back: 0, ..all } } else { all })
 }
 
 /// For how many ms nothing has happened, if quick passes, which come every few minutes, have ever run and that is too long.
@@ -399,12 +408,38 @@ fn idle(status: &Status) -> Option<i64> {
 
 /// Passes that wait for an approval: whatever came behind one of them did not end, or is another scope's.
 pub fn braked(status: &Status) -> impl Iterator<Item = &PassRow> {
+    let decided = Kind::ALL.into_iter().filter_map(|kind| decided(status, kind));
+    decided.filter(|pass| pass.state == PassState::Braked)
+}
+
+/// The last pass of a kind that compared every row, or found the kind switched off.
+fn decided(status: &Status, kind: Kind) -> Option<&PassRow> {
     let is_decided = |state: PassState| matches!(state, PassState::Complete | PassState::Braked | PassState::Skipped);
-    let decided = move |kind: Kind| {
-        let mut passes = status.passes.iter().filter(move |pass| pass.scope == Scope::Kind(kind));
-        passes.find(|pass| pass.state.known().is_some_and(is_decided))
-    };
-    Kind::ALL.into_iter().filter_map(decided).filter(|pass| pass.state == PassState::Braked)
+    let mut passes = status.passes.iter().filter(|pass| pass.scope == Scope::Kind(kind));
+    passes.find(|pass| pass.state.known().is_some_and(is_decided))
+}
+
+/// How the rows of a kind compare with Clerk's, and when they were compared.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Comparison<'a> {
+    /// An incremental reconcile counted both.
+    Counted(Counts, i64),
+    /// A full one compared every row.
+    Listed(&'a PassRow, i64),
+}
+
+/// The latest comparison of a kind.
+pub(super) fn comparison(status: &Status, kind: Kind) -> Option<Comparison<'_>> {
+    let listed = decided(status, kind).filter(|pass| pass.state != PassState::Skipped);
+    let listed = listed.and_then(|pass| Some((pass, pass.ended_at?)));
+    let counted =
+        counting(status).and_then(|pass| pass.counts.as_ref()?.get(kind.as_str()).copied()).zip(counted_at(status));
+    match (counted, listed) {
+        (Some((counts, at)), Some((_, ended_at))) if at >= ended_at => Some(Comparison::Counted(counts, at)),
+        (_, Some((pass, ended_at))) => Some(Comparison::Listed(pass, ended_at)),
+        (Some((counts, at)), None) => Some(Comparison::Counted(counts, at)),
+        (None, None) => None,
+    }
 }
 
 /// Rows here and at Clerk, both as the last quick pass that counted saw them: numbers of two moments say nothing beside each other.
@@ -413,14 +448,8 @@ pub fn counts(status: &Status) -> Vec<(String, Counts)> {
     counted.map(|counts| counts.iter().map(|(kind, counts)| (kind.clone(), *counts)).collect()).unwrap_or_default()
 }
 
-/// The pass of a kind that waits for an approval, if it ended after rows were counted: then the counts are of before.
-pub(super) fn braked_since_counted(status: &Status, kind: Kind) -> Option<&PassRow> {
-    let counted_at = counted_at(status);
-    braked(status).find(|pass| pass.scope == Scope::Kind(kind) && pass.ended_at > counted_at)
-}
-
 /// When that was.
-pub(super) fn counted_at(status: &Status) -> Option<i64> {
+fn counted_at(status: &Status) -> Option<i64> {
     counting(status).map(|pass| pass.ended_at.unwrap_or(pass.started_at))
 }
 
@@ -474,9 +503,19 @@ mod tests {
         let counts = [("user".to_owned(), Counts { here: 2, there: 3 })].into();
         let quick = PassRow { counts: Some(counts), ..pass(9, "quick", "complete") };
         let drifting = Status { dead_letters: 1, passes: vec![quick], ..in_sync() };
-        assert_eq!(judge(&drifting).headline, "Drifting: the counts differ from Clerk's");
+        assert_eq!(judge(&drifting).headline, "Out of sync: the counts differ from Clerk's");
         let braked = Status { passes: vec![pass(3, "user", "braked"), pass(2, "user", "complete")], ..drifting };
         assert_eq!(judge(&braked).level, Level::Bad);
+    }
+
+    #[test]
+    fn counts_from_before_a_full_reconcile_say_nothing_any_more() {
+        let counts = [("user".to_owned(), Counts { here: 2, there: 3 })].into();
+        let quick = PassRow { counts: Some(counts), ..pass(9, "quick", "complete") };
+        let full = |ended_at| PassRow { ended_at: Some(ended_at), ..pass(10, "user", "complete") };
+        let after = |ended_at| Status { passes: vec![full(ended_at), quick.clone()], ..in_sync() };
+        assert_eq!(judge(&after(1)).level, Level::Attention, "counted at the same moment");
+        assert_eq!(judge(&after(2)).level, Level::Good, "the full one repaired it");
     }
 
     #[test]
@@ -530,7 +569,7 @@ mod tests {
         let verdict = judge(&Status { passes: vec![doubtful], ..in_sync() });
         assert_eq!((verdict.level, verdict.headline.as_str()), (Level::Attention, "Some rows are undecided"));
         assert!(
-            verdict.reasons[0].starts_with("The last reconcile of memberships: 7 rows are undecided"),
+            verdict.reasons[0].starts_with("The last reconcile of memberships: 7 rows were left as they are"),
             "{verdict:?}"
         );
     }

@@ -115,12 +115,13 @@ impl Run<'_> {
         };
         self.undecided.held_back += own.absent;
         self.row.problem = Some(format!(
-            "{} of {} {} no longer exist at Clerk{}: none of them was deleted",
+            "{} of the {} {} here no longer {} at Clerk{}",
             own.absent,
             own.rows,
             kind.plural(),
+            if own.absent == 1 { "exists" } else { "exist" },
             if memberships.absent > 0 {
-                format!(", and {} memberships with them", memberships.absent)
+                format!("; {} memberships would be deleted with them", memberships.absent)
             } else {
                 String::new()
             },
