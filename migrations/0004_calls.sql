@@ -90,6 +90,8 @@ create type clerk_sync.context as (
   in_full boolean,          -- not what is left of a change that was refused
   ahead_limit bigint,       -- what is observed later than this comes from a wrong clock
   has_refused boolean,      -- whether any row was refused before and does not say yet what it should
+  checks_all boolean,       -- whether every row that is written is looked at afterwards, not only those that take access away
+  instance_id text,         -- the Clerk instance that this database belongs to; null: none is known yet
   user_watermark bigint,    -- R7: when the last complete pass of each kind began,
   organization_watermark bigint,
   membership_watermark bigint,

@@ -21,26 +21,5 @@ begin
 end
 $$;
 
--- Step: the start of every write.
-create or replace function clerk_sync.begin_write(fence bigint, lock_wait_ms integer) returns void
-  language plpgsql volatile set search_path = '' as $$
-begin
-  -- With a snapshot older than the lock, the steps would not see what the writer before us did.
-  if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
-    raise exception 'clerk_sync.apply needs the isolation level read committed';
-  end if;
-  -- Over all replicas: no deadlock, and no member added while the organization is deleted. Every step is a statement of its own, so it
-  -- sees what was committed before the lock was granted.
-  perform clerk_sync.lock_writer();
-  if fence is not null then
-    perform clerk_sync.check_fence(fence);
-  end if;
-  if lock_wait_ms is not null then
-    perform pg_catalog.set_config('lock_timeout', lock_wait_ms::pg_catalog.text, true);
-  end if;
-end
-$$;
-
 revoke all on function clerk_sync.lock_writer() from public, anon, authenticated, service_role;
 revoke all on function clerk_sync.check_fence(bigint) from public, anon, authenticated, service_role;
-revoke all on function clerk_sync.begin_write(bigint, integer) from public, anon, authenticated, service_role;

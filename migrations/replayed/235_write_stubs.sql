@@ -1,6 +1,6 @@
 -- Step, R6: a user or organization that is still missing is stubbed from what a membership embeds; R7: unless a pass has read that kind
--- since, then it is read by its id first. Returns the stubs that were written.
-create or replace function clerk_sync.write_stubs(stubs clerk_sync.stub_v1[], context clerk_sync.context) returns clerk_sync.stub_v1[]
+-- since, then it is read by its id first. Returns what the rows of refused stubs must say of access.
+create or replace function clerk_sync.write_stubs(stubs clerk_sync.stub_v1[], context clerk_sync.context) returns clerk_sync.intent[]
   language plpgsql volatile set search_path = '' as $$
 #variable_conflict use_column
 declare
@@ -36,7 +36,12 @@ begin
       on conflict do nothing
   )
   select array_agg(stub) into written from candidate join written using (kind, id);
-  if context.in_full and cardinality(written) > 0 then
+  if not context.in_full then
+    return array(select row('user', id, (banned is false and deprovisioned is not true), null, banned, deprovisioned,
+                            null, null, null, null, null, null)::clerk_sync.intent
+                   from unnest(written) where kind = 'user');
+  end if;
+  if cardinality(written) > 0 then
     insert into clerk.users (id, first_name, last_name, username, image_url, has_image)
       select id, first_name, last_name, username, image_url, has_image from unnest(written) where kind = 'user'
       on conflict (id) do update
@@ -54,7 +59,7 @@ begin
             max_allowed_memberships = excluded.max_allowed_memberships, public_metadata = excluded.public_metadata,
             created_at = excluded.created_at, deleted_at = null;
   end if;
-  return written;
+  return null;
 end
 $$;
 

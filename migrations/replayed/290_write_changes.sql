@@ -4,7 +4,7 @@
 create or replace function clerk_sync.write_changes(
     changes clerk_sync.change_v1[], user_rows clerk_sync.user_row_v1[], organization_rows clerk_sync.organization_row_v1[],
     membership_rows clerk_sync.membership_row_v1[], doubts clerk_sync.doubt_v1[], unverified text[], superseded text[], unproven text[],
-    stubs clerk_sync.stub_v1[], context clerk_sync.context,
+    context clerk_sync.context,
     out results clerk_sync.outcome[], out intents clerk_sync.intent[])
   language plpgsql volatile set search_path = '' as $$
 #variable_conflict use_column
@@ -29,24 +29,17 @@ begin
   if cardinality(doubts) > 0 then
     perform clerk_sync.record_doubts(doubts, changes);
   end if;
-  if context.in_full then
-    if true = any (judged.users_win) then
-      perform clerk_sync.write_users(user_rows, judged.users_win);
-    end if;
-    if true = any (judged.organizations_win) then
-      perform clerk_sync.write_organizations(organization_rows, judged.organizations_win);
-    end if;
-    if true = any (judged.memberships_win) then
-      perform clerk_sync.write_memberships(membership_rows, judged.memberships_win);
-    end if;
+  if true = any (judged.users_win) then
+    intents := clerk_sync.write_users(user_rows, judged.users_win, judged.takes, context);
   end if;
-  if not context.in_full or context.has_refused or judged.takes then
-    intents := clerk_sync.collect_intents(
-      user_rows, judged.users_win, organization_rows, judged.organizations_win, membership_rows, judged.memberships_win,
-      case when not context.in_full then stubs end, not context.in_full or context.has_refused);
+  if true = any (judged.organizations_win) then
+    intents := intents || clerk_sync.write_organizations(organization_rows, judged.organizations_win, context);
+  end if;
+  if true = any (judged.memberships_win) then
+    intents := intents || clerk_sync.write_memberships(membership_rows, judged.memberships_win, judged.takes, context);
   end if;
 end
 $$;
 
 revoke all on function clerk_sync.write_changes(clerk_sync.change_v1[], clerk_sync.user_row_v1[], clerk_sync.organization_row_v1[],
-  clerk_sync.membership_row_v1[], clerk_sync.doubt_v1[], text[], text[], text[], clerk_sync.stub_v1[], clerk_sync.context) from public, anon, authenticated, service_role;
+  clerk_sync.membership_row_v1[], clerk_sync.doubt_v1[], text[], text[], text[], clerk_sync.context) from public, anon, authenticated, service_role;

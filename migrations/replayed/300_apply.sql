@@ -28,8 +28,7 @@ declare
   unverified pg_catalog.text[]; superseded pg_catalog.text[];   -- parents in doubt; memberships older than another of their pair
   results clerk_sync.outcome[]; intents clerk_sync.intent[];
 begin
-  perform clerk_sync.begin_write(batch.fence, batch.lock_wait_ms);
-  context := clerk_sync.read_context(batch.source, batch.mode, changes, batch.deletions);
+  context := clerk_sync.begin_write(batch.source, batch.mode, batch.fence, batch.lock_wait_ms, changes, batch.deletions);
   messages := clerk_sync.check_messages(batch.messages, changes, batch.deletions, batch.dead_letters, batch.check_instance, context);
   if cardinality(messages.refused) > 0 then
     return query select * from unnest(messages.refused);
@@ -50,26 +49,32 @@ begin
     changes := array(select c::clerk_sync.change_v1 from unnest(batch.changes) c where c.kind <> 'membership');
   end if;
   written := clerk_sync.write_changes(
-    changes, batch.users, batch.organizations, batch.memberships, batch.doubts, null, superseded, pairs.unproven, null, context);
+    changes, batch.users, batch.organizations, batch.memberships, batch.doubts, null, superseded, pairs.unproven, context);
   results := coalesce(deleted.results, '{}') || written.results;
   intents := coalesce(pairs.intents, '{}') || deleted.intents || written.intents;
   if unverified is not null then
     changes := array(select c::clerk_sync.change_v1 from unnest(batch.changes) c where c.kind = 'membership');
+    intents := intents || clerk_sync.write_stubs(parents.stubs, context);
     written := clerk_sync.write_changes(
-      changes, batch.users, batch.organizations, batch.memberships, batch.doubts, unverified, superseded, pairs.unproven,
-      clerk_sync.write_stubs(parents.stubs, context), context);
+      changes, batch.users, batch.organizations, batch.memberships, batch.doubts, unverified, superseded, pairs.unproven, context);
     results := results || written.results;
     intents := intents || written.intents;
   end if;
-  if cardinality(intents) > 0 or not context.in_full then
-    results := clerk_sync.check_rows(intents, results, batch.mode, batch.refused_by, context);
+  if not context.in_full then
+    results := clerk_sync.write_refused(batch.mode, batch.refused_by, intents, results);
+  elsif cardinality(intents) > 0 then
+    perform clerk_sync.check_access(intents);
+    if context.has_refused then
+      perform clerk_sync.lift_refusals(intents);
+    end if;
   end if;
   results := results
     || case when cardinality(batch.pending_reads) > 0 or cardinality(batch.requested_passes) > 0
             then clerk_sync.write_requests(batch.pending_reads, batch.requested_passes, context) end
     || case when cardinality(batch.dead_letters) > 0
             then clerk_sync.keep_dead_letters(batch.dead_letters, batch.messages, messages.repeated) end;
-  return query select * from unnest(clerk_sync.write_receipts(batch.messages, messages.repeated, results));
+  results := clerk_sync.write_receipts(batch.messages, messages.repeated, results);
+  return query select * from unnest(results);
 end
 $$;
 

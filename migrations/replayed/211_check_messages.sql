@@ -10,7 +10,7 @@ declare
   pinned pg_catalog.text;
 begin
   if check_instance then
-    pinned := (select instance_id from clerk_sync.instance);
+    pinned := context.instance_id;
     if pinned is null then
       insert into clerk_sync.instance (instance_id, pinned_by)
         select m.instance_id, 'webhook' from unnest(messages) m where m.instance_id is not null order by m.n limit 1
