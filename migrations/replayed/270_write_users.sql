@@ -6,13 +6,13 @@ create or replace function clerk_sync.write_users(user_rows clerk_sync.user_row_
 #variable_conflict use_column
 begin
   if context.in_full then
-      insert into clerk.users as u (id, first_name, last_name, username, image_url, has_image)
-        select id, first_name, last_name, username, image_url, has_image from unnest(user_rows, win) r where r.unnest
-        on conflict (id) do update
-          set first_name = excluded.first_name, last_name = excluded.last_name, username = excluded.username,
-              image_url = excluded.image_url, has_image = excluded.has_image, deleted_at = null
-        where (u.first_name, u.last_name, u.username, u.image_url, u.has_image, u.deleted_at)
-              is distinct from (excluded.first_name, excluded.last_name, excluded.username, excluded.image_url, excluded.has_image, null);
+    insert into clerk.users as u (id, first_name, last_name, username, image_url, has_image)
+      select id, first_name, last_name, username, image_url, has_image from unnest(user_rows, win) r where r.unnest
+      on conflict (id) do update
+        set first_name = excluded.first_name, last_name = excluded.last_name, username = excluded.username,
+            image_url = excluded.image_url, has_image = excluded.has_image, deleted_at = null
+      where (u.first_name, u.last_name, u.username, u.image_url, u.has_image, u.deleted_at)
+            is distinct from (excluded.first_name, excluded.last_name, excluded.username, excluded.image_url, excluded.has_image, null);
     insert into clerk.user_details as d (id, email_address, email_address_verified, phone_number, phone_number_verified, external_id,
                                          banned, locked, deprovisioned, public_metadata, unsafe_metadata, created_at, updated_at)
       select id, email_address, email_address_verified, phone_number, phone_number_verified, external_id,
