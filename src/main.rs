@@ -52,9 +52,17 @@ fn parse() -> Result<Cli, clap::Error> {
     fn without_values(command: clap::Command) -> clap::Command {
         command.mut_args(|argument| argument.hide_env_values(true)).mut_subcommands(without_values)
     }
-    let command = without_values(Cli::command());
+    // Beside a mistake, clap shows the usage with all that is set, variables too, as if it had to be given.
+    fn with_usage(mut command: clap::Command) -> clap::Command {
+        let usage = command.render_usage().to_string();
+        let command = command.mut_subcommands(with_usage);
+        command.override_usage(usage.trim_start_matches("Usage: ").to_owned())
+    }
+    let mut command = without_values(Cli::command());
     let groups = Command::groups(&command);
-    let mut command = command.before_help(groups);
+    // It gives the subcommands their whole names.
+    command.build();
+    let mut command = with_usage(command).before_help(groups);
     let matches = command.try_get_matches_from_mut(std::env::args_os())?;
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }

@@ -464,6 +464,15 @@ async fn without_dead_letters_a_sentence_says_so_and_json_is_an_empty_array() {
     }
 }
 
+/// What a variable sets need not be typed, so the usage beside a mistake does not list it.
+#[tokio::test]
+async fn the_usage_beside_a_mistake_lists_no_option_that_a_variable_sets() {
+    let mut command = clerk_sync(&["purge"]);
+    command.env("DATABASE_URL", "postgres://postgres@127.0.0.1:1/none");
+    let (code, _, error) = run(command).await;
+    assert!(code == 2 && error.contains("Usage: clerk-sync purge [OPTIONS] --older-than <AGE>\n"), "{error}");
+}
+
 #[tokio::test]
 async fn dead_letters_retry_without_an_id_names_all() {
     let (code, _, error) = run(clerk_sync(&["dead-letters", "retry"])).await;
