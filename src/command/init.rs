@@ -252,9 +252,9 @@ fn no_secret() -> Mistake {
 }
 
 const NEXT: &str = "Next:
-  clerk-sync serve                                                        receive webhooks, here or on your host
-  clerk-sync policy print documents --organization-column organization_id   write policies for a table of yours
-  clerk-sync doctor                                                       check everything again";
+  clerk-sync serve                                                         receive webhooks, here or on your host
+  clerk-sync policy print documents --organization-column organization_id  write policies for a table of yours
+  clerk-sync doctor                                                        check everything again";
 
 /// A value that is tried: on a terminal asked for until it is right.
 async fn answer(

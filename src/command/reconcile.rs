@@ -174,8 +174,7 @@ struct Bar {
 
 impl Bar {
     fn new() -> Bar {
-        let style =
-            ProgressStyle::with_template("{msg:<13} {bar:30} {human_pos}/{human_len} rows, {per_sec}, {eta} left");
+        let style = ProgressStyle::with_template("{msg:<13} {bar:30} {human_pos}/{human_len} rows, {eta} left");
         let bar = std::io::stderr()
             .is_terminal()
             .then(|| style.map_or_else(|_| ProgressBar::new(0), |style| ProgressBar::new(0).with_style(style)));
