@@ -41,6 +41,7 @@
 //! | `testkit/` | the library of tests and `lab/`: a private Postgres, a simulated Clerk, a network with faults, a worker as a process |
 //! | `lab/` | demo, benchmarks and fault tests: `./x demo`, `./x bench`, `./x chaos`, `./x soak` |
 //! | `tests/lagging.rs` | an API that lags, is misdated or silent, scenario by scenario |
+//! | `tests/counterexamples.rs` | each scenario of `docs/ordering.md` with all rules, and without the one that it needs |
 //! | `tests/hostile.rs`, `tests/support/oracle.rs` | thousands of histories of a hostile Clerk, and the rules of order in plain Rust: `./x long` |
 //! | `tests/faults.rs`, `tests/bad_input.rs` | 30 faults and 92 bad inputs, each with the required result: `./x faults` |
 //! | `tests/outputs.rs`, `tests/snapshots/` | the whole output of each command |
@@ -133,8 +134,9 @@
 //! * **R6 Stubs.** A membership makes its missing parents from what it embeds, and they are read by id. Any full observation beats any
 //!   stub. A membership of a deleted parent is not stored; if no event announced that delete, it waits for a read by id.
 //! * **R7 Memory of a pass.** An event from 5 minutes before the last pass of its kind (the one that is listing counts for what it has
-//!   listed) is stale where we hold the row and its `updated_at` is at most 2 s newer; one that takes access within 5 s asks for a
-//!   read. A newer one applies: the pass read a replica that was behind. Where we hold no row, it waits for a read by id.
+//!   listed) is stale where we hold the row and its `updated_at` is at most 2 s newer. One that takes access within 5 s asks for a
+//!   read, and is stored at once if it is the object's newest event and from less than an hour before that margin. A newer one applies:
+//!   the pass read a replica that was behind. Where we hold no row, it waits for a read by id.
 //! * **R8 Fold is a join.** Applying a folded batch gives what applying one by one would: discarded changes still contribute the
 //!   memberships that they mention, the greatest event, and whether events disagree (R9).
 //! * **R9 In doubt less access.** Two events of one object that differ in access, with `updated_at` within 5 s that disagree with their

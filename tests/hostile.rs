@@ -454,8 +454,8 @@ impl HistoryTotals {
     }
 }
 
-/// How many of 100,000 acknowledged revocations do not stand: the search with which the rules were chosen found 170 to 180.
-const NOT_STANDING: usize = 260;
+/// How many of 100,000 acknowledged revocations do not stand: the search with which the rules were chosen found 125, this one 138.
+const NOT_STANDING: usize = 220;
 
 #[tokio::test]
 async fn hostile_histories_end_as_clerk_is() {

@@ -7,6 +7,7 @@ mod support;
 mod agents;
 mod bad_input;
 mod convergence;
+mod counterexamples;
 mod deletions;
 mod denials;
 mod developing;

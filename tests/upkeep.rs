@@ -187,7 +187,7 @@ async fn a_reused_id_stays_refused_until_a_person_names_the_letter() {
     assert_eq!(send(&world, "msg_same", &user("user_1", "Grace", START + 1_000).to_string()).await, "dead_letter");
     let name = "select first_name from clerk.users";
     assert_eq!(run(database, &["dead-letters", "retry", "--all"]).0, 1);
-    let reason = "its message id came before with another body";
+    let reason = "its message id was already used by an earlier webhook with a different body";
     assert_eq!(letters(database).await, [json!({ "message_id": "msg_same", "reason": reason, "tries": 1 })]);
     assert_eq!(database.rows(name).await, [json!({ "first_name": "Ada" })]);
     assert_eq!(run(database, &["dead-letters", "retry", "msg_same"]).0, 0);

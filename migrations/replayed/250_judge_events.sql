@@ -4,7 +4,7 @@
 -- | --- | --- | --- | --- |
 -- | new | R1 | applied | the row is written; a stub needs no read any more |
 -- | newer | R1 | applied | the row is written |
--- | less access | R9 | applied | the row is written, and a read by id is asked for |
+-- | less access | R7, R9 | applied | the row is written, and a read by id is asked for |
 -- | more access | R9 | pending | a read by id |
 -- | same | R1 | unchanged | nothing |
 -- | confirmed | R2 | unchanged | an event has now said what only a read said before |
@@ -30,14 +30,15 @@ declare
   margin constant bigint := 300000;
   skew constant bigint := 2100;
   soon constant bigint := 5000;
+  hour constant bigint := 3600000;
 begin
   with candidate as (
     select c.n, c.kind, c.id, c.organization_id, c.user_id, c.read_reason, c.denial, c.ahead, c.observed_at, c.updated_at, c.content,
            v.state, v.updated_at as known_updated_at, v.observed_at as known_at, v.content as known_content, v.denial as known_denial,
            v.inferred, v.floor as known_floor, v.by_event, v.in_doubt, v.ctid as place,
            v.state = 'live' and v.updated_at = c.updated_at and v.content = c.content as is_same,
-           -- R7: a pass has read, since this was observed, whatever it has listed.
-           c.observed_at < greatest(
+           -- R7: what a pass has listed, it has read since.
+           greatest(
              case c.kind when 'user' then context.user_watermark when 'organization' then context.organization_watermark
                          else context.membership_watermark end,
              case when context.is_listing then
@@ -46,7 +47,7 @@ begin
                  when 'organization' then case when (organization_rows[c.row_number]).created_at < context.organizations_listed_to then context.organization_listing end
                  else case when (membership_rows[c.row_number]).created_at < context.memberships_listed_to then context.membership_listing end
                end
-             end) - margin as is_old,
+             end) - margin as read_at,
            -- The greatest that a webhook told (R2).
            ((c.updated_at, c.observed_at, c.content) > (v.event_updated_at, v.event_observed_at, v.event_content)) is not false as is_greatest,
            -- R9: it is asked only where it matters whether one of the two gives more access.
@@ -58,7 +59,10 @@ begin
   ), compared as (
     -- R9: two events of one object whose order nobody knows. First those whose times disagree, or are equal. (A product of their
     -- differences would leave bigint after 35 days.)
-    select *,
+    select *, observed_at < read_at as is_old,
+           -- R7: the pass began within an hour of this event, the newest of its object: its replica may have been behind.
+           access < 0 and is_greatest and observed_at < read_at and observed_at >= greatest(read_at - hour, known_floor)
+             and updated_at <= known_updated_at + skew as is_late_revocation,
            access <> 0
              and ((updated_at <> known_updated_at and observed_at <> known_at and (updated_at > known_updated_at) = (observed_at < known_at))
                   or (updated_at = known_updated_at and (not by_event or pg_catalog.abs(observed_at - known_at) <= skew))) as is_unordered,
@@ -72,7 +76,7 @@ begin
         when state = 'deleted' then                                                                          -- R4
           case when inferred and greatest(observed_at, updated_at) > known_at then 'doubtful' else 'deleted' end
         when is_old and state is distinct from 'live' then 'doubtful'                                        -- R7
-        when is_old and not is_same and updated_at <= known_updated_at + skew then
+        when is_old and not is_same and updated_at <= known_updated_at + skew and is_late_revocation is not true then
           case when access < 0 then 'to be sure' else 'read since' end
         when n = any (of_deleted) then 'parent deleted'                                                      -- R6
         -- A tombstone that no event announced may yet be undone, and then this membership counts.
@@ -83,7 +87,7 @@ begin
         when state is distinct from 'live' then 'new'
         when observed_at < known_floor then 'read since'                                                     -- R2
         when is_same then case when observed_at > known_at then 'newer' when by_event then 'same' else 'confirmed' end
-        when is_unordered or is_close then                                                                   -- R9
+        when is_unordered or is_close or is_late_revocation then                                             -- R9, R7
           case when (denial, updated_at, observed_at, content) > (known_denial, known_updated_at, known_at, known_content)
                then 'less access' else 'more access' end
         when (updated_at, observed_at, denial, content) > (known_updated_at, known_at, known_denial, known_content) then 'newer'   -- R1

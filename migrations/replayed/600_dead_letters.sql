@@ -32,7 +32,7 @@ begin
     update clerk_sync.dead_letters d
        set tries = d.tries + 1, tried_at = pg_catalog.now(),
            reason = case result.outcome when 'foreign' then 'it is not of the mirror''s Clerk instance'
-                                        when 'reused' then 'its message id came before with another body'
+                                        when 'reused' then 'its message id was already used by an earlier webhook with a different body'
                                         when 'ahead' then 'its time is ahead of the database''s clock'
                                         else result.reason end
      where d.message_id = message_id and d.body_hash = body_hash;

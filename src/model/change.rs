@@ -179,7 +179,7 @@ words! {
         DeadLetter = "dead_letter",
         /// Of another Clerk instance than the mirror; nothing was written.
         Foreign = "foreign",
-        /// Its message id came before with another body; nothing was written yet.
+        /// Its message id was already used with another body; nothing was written yet.
         Reused = "reused",
         /// Its own time is more than five minutes ahead of the database's clock; nothing was written yet.
         Ahead = "ahead",

@@ -175,7 +175,7 @@ impl Session {
     }
 
     /// Applies what a dead letter says now, without a batch nothing, and removes it unless it is refused again, in one
-    /// statement. `by_operator`: although its message id came before with another body. `None`: it is gone, or somebody
+    /// statement. `by_operator`: although its message id was already used with another body. `None`: it is gone, or somebody
     /// else tried it meanwhile.
     ///
     /// # Errors

@@ -38,7 +38,7 @@ pub enum RetryOutcome {
 /// Tries one letter.
 ///
 /// `check_instance`: whether one of another Clerk instance than the mirror's is refused. `by_operator`: somebody asked for
-/// this very letter, so it counts although its message id came before with another body.
+/// this very letter, so it counts although its message id was already used with another body.
 ///
 /// # Errors
 /// The database does not answer, and the try does not count.
@@ -60,7 +60,7 @@ pub async fn retry(
         Ok(None) => Ok(RetryOutcome::Gone),
         Ok(Some(verdict)) => Ok(match verdict.outcome {
             Outcome::Foreign => RetryOutcome::Stays("it belongs to another Clerk instance".to_owned()),
-            Outcome::Reused => RetryOutcome::Stays("its message id came before with another body".to_owned()),
+            Outcome::Reused => RetryOutcome::Stays("its message id was already used by an earlier webhook with a different body".to_owned()),
             Outcome::DeadLetter => {
                 RetryOutcome::Stays(verdict.reason.map(|reason| reason.to_string()).unwrap_or_default())
             }

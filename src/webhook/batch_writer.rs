@@ -219,7 +219,7 @@ impl BatchWriter {
                 None
             }
             Some(verdict) if verdict.outcome == Outcome::Reused => {
-                request.make_dead_letter("its message id came before with another body".to_owned());
+                request.make_dead_letter("its message id was already used by an earlier webhook with a different body".to_owned());
                 Some(request)
             }
             Some(verdict) if verdict.outcome == Outcome::Ahead => {

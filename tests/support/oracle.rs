@@ -55,8 +55,37 @@ pub struct Pending {
     pub due: Option<i64>,
 }
 
+/// A rule that a counterexample does without: what the rules were before it, or what is simpler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Without {
+    /// R1, R5: no time counts as later than a second after what says it. The bound is in the changes; the oracle does not know it.
+    Bound,
+    /// R2: a read may be behind the webhooks.
+    Contradictions,
+    /// R3: an `updated_at` ahead of its time that a list repeats is not newer.
+    IdleAhead,
+    /// R4: a read does not undo the tombstone of an event.
+    FinalTombstones,
+    /// R4: absence is not believed within an hour of the first observation.
+    YoungAbsence,
+    /// R4: an event does not undo an inferred tombstone.
+    InferredStays,
+    /// R5: reads of a pair correct its generation.
+    Correction,
+    /// R7: the start of the last pass is remembered, from its listing on.
+    Mark,
+    /// R7: a late event that takes access counts at once if it is the newest, and at most an hour older than the pass.
+    LateRevocation,
+    /// R9: of two events in doubt the one with less access counts.
+    Doubt,
+    /// R9: no read settles what was asked before Clerk's API must know it.
+    Delay,
+}
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Mirror {
+    /// For counterexamples; else none.
+    pub without: Option<Without>,
     pub versions: BTreeMap<Key, Version>,
     pub rows: BTreeMap<Key, Value>,
     pub generations: BTreeMap<Pair, Generation>,
@@ -193,6 +222,10 @@ impl Mirror {
         self.end_dead_memberships();
     }
 
+    fn has(&self, rule: Without) -> bool {
+        self.without != Some(rule)
+    }
+
     fn is_buried(&self, kind: &str, id: &str) -> bool {
         self.versions.get(&(kind.to_owned(), id.to_owned())).is_some_and(|version| version.state == "deleted")
     }
@@ -236,7 +269,8 @@ impl Mirror {
         let (id, observed_at) = (text(change, "id"), number(change, "observed_at"));
         let Some(known) = self.generations.get(&pair(change)).cloned() else { return };
         let tombstone = self.versions.get(&("membership".to_owned(), id.clone()));
-        if !superseded.contains(&id)
+        if !self.has(Without::Correction)
+            || !superseded.contains(&id)
             || known.membership_id == id
             || tombstone.is_some_and(|version| version.state == "deleted" && !version.inferred)
         {
@@ -290,7 +324,8 @@ impl Mirror {
                 return;
             }
             let is_early = pending.as_ref().is_some_and(|pending| observed_at < pending.settles_after);
-            let is_young = known.event.is_some()
+            let is_young = self.has(Without::YoungAbsence)
+                && known.event.is_some()
                 && known.first_observed_at.is_some_and(|at| at > observed_at - HOUR)
                 && !pending.as_ref().is_some_and(|pending| pending.reported_deleted);
             if !from_webhook && (is_early || known.observed_at > observed_at || is_young) {
@@ -418,25 +453,42 @@ impl Mirror {
         let known = self.versions.get(&key);
         if let Some(tombstone) = known.filter(|known| known.state == "deleted")
             && source != "undelete"
-            && !(from_read && tombstone.inferred && observed_at > tombstone.observed_at)
+            && !(from_read
+                && (tombstone.inferred || !self.has(Without::FinalTombstones))
+                && observed_at > tombstone.observed_at)
+            && !(from_webhook && tombstone.inferred && !self.has(Without::InferredStays))
         {
             let asks = from_webhook && tombstone.inferred && observed_at.max(updated_at) > tombstone.observed_at;
             return if asks { "doubtful" } else { "deleted" };
         }
         let known = known.filter(|known| known.state == "live");
-        let is_old = from_webhook && self.marks.get(&key.0).is_some_and(|mark| observed_at < mark - MARGIN);
+        let is_old = from_webhook
+            && self.has(Without::Mark)
+            && self.marks.get(&key.0).is_some_and(|mark| observed_at < mark - MARGIN);
         if is_old && known.is_none() {
             return "doubtful";
         }
         let is_same = known.is_some_and(|k| (k.updated_at, k.content) == (Some(updated_at), Some(content)));
         let access = known.map_or(0, |known| self.access(change, known, from_webhook));
+        let is_told = |known: &Version| known.event.is_some_and(|event| (updated_at, observed_at, content) <= event);
+        let is_soon = known.is_some_and(|known| (updated_at - known.updated_at.unwrap()).abs() <= SOON);
+        let mut is_late_revocation = false;
         if let Some(known) = known
             && is_old
             && !is_same
             && updated_at <= known.updated_at.unwrap() + SKEW
         {
-            let is_soon = (updated_at - known.updated_at.unwrap()).abs() <= SOON;
-            return if access < 0 && is_soon { "to be sure" } else { "read since" };
+            let takes = access < 0 && is_soon;
+            // The pass began less than an hour after it: its replica may have been behind.
+            let is_recent = observed_at >= self.marks[&key.0] - MARGIN - HOUR;
+            is_late_revocation = self.has(Without::LateRevocation)
+                && takes
+                && is_recent
+                && !is_told(known)
+                && observed_at >= known.floor;
+            if !is_late_revocation {
+                return if takes { "to be sure" } else { "read since" };
+            }
         }
         if key.0 == "membership" {
             let parents = {
@@ -477,7 +529,7 @@ impl Mirror {
             let (updated, observed) = (updated_at - known_updated_at, observed_at - known.observed_at);
             let is_unordered = updated.abs() <= SOON && updated * observed < 0;
             let is_close = updated.abs() <= SKEW && (!known.by_event || observed.abs() <= SKEW);
-            if access != 0 && (is_unordered || is_close) {
+            if access != 0 && self.has(Without::Doubt) && (is_unordered || is_close || is_late_revocation) {
                 let less = (denial, updated_at, observed_at, content)
                     > (known_version.2, known_version.0, known_version.1, known_version.3);
                 return if less { "less access" } else { "more access" };
@@ -485,11 +537,12 @@ impl Mirror {
             return if version > known_version { "newer" } else { "older" };
         }
         if known.content == Some(content)
-            && (updated_at <= known_updated_at || Some(ahead.unwrap_or(updated_at)) == known.ahead)
+            && (updated_at <= known_updated_at
+                || (self.has(Without::IdleAhead) && Some(ahead.unwrap_or(updated_at)) == known.ahead))
         {
             return "same";
         }
-        if self.contradicts(change, known, access) {
+        if self.has(Without::Contradictions) && self.contradicts(change, known, access) {
             let is_near = known_updated_at - updated_at <= SKEW;
             let said = said(change, known);
             let since = self.pending.get(&key).and_then(|pending| pending.said.as_ref()).filter(|(s, _)| *s == said);
@@ -521,10 +574,11 @@ impl Mirror {
         let from_read = ["read", "undelete"].contains(&source);
         let observed_at = number(change, "observed_at");
         let lacks = !change["read_reason"].is_null();
+        let can_wait = self.has(Without::Delay);
         if let Some(pending) = self.pending.get_mut(&key) {
             let decided = !["deleted", "parent doubtful", "older", "contradicts"].contains(&verdict);
             let settled = if from_read {
-                observed_at >= pending.settles_after && decided && !lacks
+                (observed_at >= pending.settles_after || !can_wait) && decided && !lacks
             } else if from_webhook {
                 pending.reason.ends_with("stub") && verdict == "new" && pending.reason == "stub" && !lacks
             } else {
