@@ -99,7 +99,10 @@ async fn the_same_message_again_is_a_duplicate_and_a_reused_id_a_dead_letter() {
     let names = world.database.rows("select first_name from clerk.users").await;
     assert_eq!(names, [json!({ "first_name": "Ada" })], "the first one wins");
     let kept = world.database.rows("select reason from clerk_sync.dead_letters").await;
-    assert_eq!(kept, [json!({ "reason": "its message id was already used by an earlier webhook with a different body" })]);
+    assert_eq!(
+        kept,
+        [json!({ "reason": "its message id was already used by an earlier webhook with a different body" })]
+    );
 }
 
 /// F17. One message at once on fifty connections, to two replicas.

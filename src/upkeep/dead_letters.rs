@@ -60,7 +60,9 @@ pub async fn retry(
         Ok(None) => Ok(RetryOutcome::Gone),
         Ok(Some(verdict)) => Ok(match verdict.outcome {
             Outcome::Foreign => RetryOutcome::Stays("it belongs to another Clerk instance".to_owned()),
-            Outcome::Reused => RetryOutcome::Stays("its message id was already used by an earlier webhook with a different body".to_owned()),
+            Outcome::Reused => RetryOutcome::Stays(
+                "its message id was already used by an earlier webhook with a different body".to_owned(),
+            ),
             Outcome::DeadLetter => {
                 RetryOutcome::Stays(verdict.reason.map(|reason| reason.to_string()).unwrap_or_default())
             }

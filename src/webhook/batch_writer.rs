@@ -219,7 +219,9 @@ impl BatchWriter {
                 None
             }
             Some(verdict) if verdict.outcome == Outcome::Reused => {
-                request.make_dead_letter("its message id was already used by an earlier webhook with a different body".to_owned());
+                request.make_dead_letter(
+                    "its message id was already used by an earlier webhook with a different body".to_owned(),
+                );
                 Some(request)
             }
             Some(verdict) if verdict.outcome == Outcome::Ahead => {
