@@ -53,8 +53,8 @@ pub struct Environment {
     #[command(flatten)]
     pub clerk: ClerkEnvironment,
 
-    /// When to run a full reconcile: minute, hour, day, month and weekday in UTC, or `off`; unset: `17 3 * * *`. All memberships are
-    /// also compared every hour, if their number allows it; `off` stops this too, another time does not
+    /// When to run a full reconcile: minute, hour, day, month and weekday in UTC, or `off`; unset: `17 3 * * *`. Memberships are also
+    /// compared every hour, whatever time is set here, unless that would use more than a tenth of your key's rate limit. Only `off` stops it
     #[arg(long, env = "RECONCILE_CRON", value_name = "CRON")]
     pub reconcile_cron: Option<String>,
 
@@ -74,7 +74,7 @@ pub struct RetentionEnvironment {
     #[arg(long, env = "RETENTION_RECEIPTS", value_name = "AGE")]
     pub retention_receipts: Option<String>,
 
-    /// How long to keep the differences that reconciles found; unset: `90d`
+    /// How long to keep the record of differences found by a reconcile; unset: `90d`
     #[arg(long, env = "RETENTION_FINDINGS", value_name = "AGE")]
     pub retention_findings: Option<String>,
 

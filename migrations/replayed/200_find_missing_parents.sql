@@ -14,12 +14,10 @@ begin
                        union all
                        select true from clerk.organizations
                         where s.kind = 'organization' and id = s.id and deleted_at is null offset 0) r on true
-    left join lateral (select true as is_stub from clerk_sync.versions
-                        where kind = s.kind and id = s.id and state = 'stub' offset 0) p on true
     -- A version whose row somebody removed by hand counts for nothing: the foreign keys need the row.
     left join lateral (select state from clerk_sync.versions
-                        where r.stands is null and kind = s.kind and id = s.id offset 0) v on true
-   where r.stands is null or p.is_stub;
+                        where kind = s.kind and id = s.id and (r.stands is null or state = 'stub') offset 0) v on true
+   where r.stands is null or v.state = 'stub';
   return answer;
 end
 $$;

@@ -19,8 +19,8 @@
 --
 -- Longer than other steps: it is one statement, and cut in two every judged row would be made a composite and taken apart again.
 create or replace function clerk_sync.judge_events(
-    changes clerk_sync.change_v1[], user_rows clerk_sync.user_row_v1[], organization_rows clerk_sync.organization_row_v1[],
-    membership_rows clerk_sync.membership_row_v1[], of_deleted integer[], of_doubtful integer[], of_missing integer[],
+    changes clerk_sync.change_v1[], of_memberships boolean, user_rows clerk_sync.user_row_v1[],
+    organization_rows clerk_sync.organization_row_v1[], membership_rows clerk_sync.membership_row_v1[], of_deleted integer[], of_doubtful integer[], of_missing integer[],
     superseded text[], unproven text[], context clerk_sync.context)
   returns clerk_sync.judged
   language plpgsql volatile set search_path = '' as $$
@@ -55,6 +55,7 @@ begin
                 then clerk_sync.compare_access(c.kind, c.id, c.denial, v.denial, membership_rows[c.row_number]) end as access
       from unnest(changes) c
       left join lateral (select *, ctid from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
+     where of_memberships is null or of_memberships = (c.kind = 'membership')
     offset 0   -- each of these columns is computed once
   ), compared as (
     -- R9: two events of one object whose order nobody knows. First those whose times disagree, or are equal. (A product of their
@@ -134,5 +135,5 @@ begin
 end
 $$;
 
-revoke all on function clerk_sync.judge_events(clerk_sync.change_v1[], clerk_sync.user_row_v1[], clerk_sync.organization_row_v1[],
+revoke all on function clerk_sync.judge_events(clerk_sync.change_v1[], boolean, clerk_sync.user_row_v1[], clerk_sync.organization_row_v1[],
   clerk_sync.membership_row_v1[], integer[], integer[], integer[], text[], text[], clerk_sync.context) from public, anon, authenticated, service_role;

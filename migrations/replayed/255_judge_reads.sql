@@ -16,7 +16,7 @@
 --
 -- Longer than other steps: it is one statement, and cut in two every judged row would be made a composite and taken apart again.
 create or replace function clerk_sync.judge_reads(
-    changes clerk_sync.change_v1[], membership_rows clerk_sync.membership_row_v1[], of_deleted integer[], of_doubtful integer[],
+    changes clerk_sync.change_v1[], of_memberships boolean, membership_rows clerk_sync.membership_row_v1[], of_deleted integer[], of_doubtful integer[],
     of_missing integer[], superseded text[], context clerk_sync.context)
   returns clerk_sync.judged
   language plpgsql volatile set search_path = '' as $$
@@ -41,6 +41,7 @@ begin
                 then clerk_sync.compare_access(c.kind, c.id, c.denial, v.denial, membership_rows[c.row_number]) end as access
       from unnest(changes) c
       left join lateral (select *, ctid from clerk_sync.versions where kind = c.kind and id = c.id offset 0) v on true
+     where of_memberships is null or of_memberships = (c.kind = 'membership')
     offset 0   -- each of these columns is computed once
   ), compared as (
     select *,
@@ -111,5 +112,5 @@ begin
 end
 $$;
 
-revoke all on function clerk_sync.judge_reads(clerk_sync.change_v1[], clerk_sync.membership_row_v1[], integer[], integer[],
+revoke all on function clerk_sync.judge_reads(clerk_sync.change_v1[], boolean, clerk_sync.membership_row_v1[], integer[], integer[],
   integer[], text[], clerk_sync.context) from public, anon, authenticated, service_role;

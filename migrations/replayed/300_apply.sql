@@ -24,12 +24,12 @@ declare
   parents clerk_sync.parents_found;
   pairs clerk_sync.mentions_found;
   deleted clerk_sync.deletions_found;
-  changes clerk_sync.change_v1[] := batch.changes;
   unverified pg_catalog.text[]; superseded pg_catalog.text[];   -- parents in doubt; memberships older than another of their pair
   results clerk_sync.outcome[]; intents clerk_sync.intent[];
 begin
-  context := clerk_sync.begin_write(batch.source, batch.mode, batch.fence, batch.lock_wait_ms, changes, batch.deletions);
-  messages := clerk_sync.check_messages(batch.messages, changes, batch.deletions, batch.dead_letters, batch.check_instance, context);
+  context := clerk_sync.begin_write(batch.source, batch.mode, batch.fence, batch.lock_wait_ms, batch.changes, batch.deletions);
+  messages := clerk_sync.check_messages(
+    batch.messages, batch.changes, batch.deletions, batch.dead_letters, batch.check_instance, context);
   if cardinality(messages.refused) > 0 then
     return query select * from unnest(messages.refused);
     return;
@@ -38,27 +38,27 @@ begin
   pairs := case when cardinality(batch.mentions) > 0 then clerk_sync.raise_generations(batch.mentions, context) end;
   superseded := batch.superseded || pairs.superseded;
   if not context.from_webhook and cardinality(superseded) > 0 then
-    superseded := clerk_sync.replace_generations(superseded, changes, batch.memberships, context);
+    superseded := clerk_sync.replace_generations(superseded, batch.changes, batch.memberships, context);
   end if;
   if cardinality(batch.deletions) > 0 then
-    deleted := clerk_sync.write_tombstones(batch.deletions, changes, context);
+    deleted := clerk_sync.write_tombstones(batch.deletions, batch.changes, context);
     perform clerk_sync.empty_deleted(deleted.users, deleted.organizations, batch.deletions, context.in_full);
   end if;
   unverified := parents.unverified || deleted.parents;
-  if unverified is not null then
-    changes := array(select c::clerk_sync.change_v1 from unnest(batch.changes) c where c.kind <> 'membership');
-  end if;
   written := clerk_sync.write_changes(
-    changes, batch.users, batch.organizations, batch.memberships, batch.doubts, null, superseded, pairs.unproven, context);
+    batch.changes, case when unverified is not null then false end, batch.users, batch.organizations, batch.memberships,
+    null, superseded, pairs.unproven, context);
   results := coalesce(deleted.results, '{}') || written.results;
   intents := coalesce(pairs.intents, '{}') || deleted.intents || written.intents;
   if unverified is not null then
-    changes := array(select c::clerk_sync.change_v1 from unnest(batch.changes) c where c.kind = 'membership');
     intents := intents || clerk_sync.write_stubs(parents.stubs, context);
     written := clerk_sync.write_changes(
-      changes, batch.users, batch.organizations, batch.memberships, batch.doubts, unverified, superseded, pairs.unproven, context);
+      batch.changes, true, batch.users, batch.organizations, batch.memberships, unverified, superseded, pairs.unproven, context);
     results := results || written.results;
     intents := intents || written.intents;
+  end if;
+  if cardinality(batch.doubts) > 0 then
+    perform clerk_sync.record_doubts(batch.doubts, batch.changes);
   end if;
   if not context.in_full then
     results := clerk_sync.write_refused(batch.mode, batch.refused_by, intents, results);

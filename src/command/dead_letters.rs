@@ -50,7 +50,7 @@ enum Action {
         id: Option<String>,
 
         /// Retry all of them. A dead letter is skipped if its message id was already used by an earlier webhook with a different body;
-        /// to apply it all the same, give its id
+        /// to apply such a dead letter nevertheless, give its body hash
         #[arg(long, group = "which")]
         all: bool,
 

@@ -14,10 +14,10 @@ const LONGEST_TOKEN: u64 = 64 * 1024;
 /// possible), 1 a check failed
 #[derive(clap::Args)]
 pub struct Doctor {
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Variables of the server, to check")]
     environment: Environment,
 
-    /// Connection string of the schemas' owner; needed only if you use --token, and the role in `DATABASE_URL` has no permission to run
+    /// Connection string of the schemas' owner. Needed only with --token, and only if the role in `DATABASE_URL` has no permission to run
     /// `set role authenticated`
     #[arg(long, env = "MIGRATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     migrate_database_url: Option<String>,

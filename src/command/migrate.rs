@@ -32,7 +32,8 @@ pub struct Migrate {
     #[arg(long, conflicts_with = "print")]
     repair: bool,
 
-    /// Change the Clerk instance of the tables to `CLERK_INSTANCE_ID` or, if that is unset, to the instance of the next webhook
+    /// Change the Clerk instance that the tables belong to: to `CLERK_INSTANCE_ID`, or if that is unset, to the instance that sends the next
+    /// webhook (the secret key does not decide it)
     #[arg(long, conflicts_with = "print")]
     repin: bool,
 

@@ -6,8 +6,8 @@ use crate::terminal;
 use crate::upkeep::retention;
 use std::process::ExitCode;
 
-/// Delete processed message ids, differences that reconciles found, and dead letters, if they are older than the RETENTION_ variables allow.
-/// serve does this every hour
+/// Delete old bookkeeping: the ids of processed webhooks, the differences found by a reconcile, and dead letters. The RETENTION_ variables say
+/// how long each is kept. serve does the same every hour
 #[derive(clap::Args)]
 pub struct Prune {
     #[command(flatten)]

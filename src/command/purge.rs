@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Delete the emptied rows of users and organizations that were deleted long ago. Without --yes, only print how many
-/// there are, and the rows in your tables that would be deleted (on delete cascade) or changed (set null, set default) with them. A user or
-/// organization is kept if a row in your tables refers to it by a foreign key with none of these actions
+/// Delete what is left of users and organizations that were deleted long ago: rows with an id and `deleted_at` only. Without --yes, only
+/// print how many such rows there are, and how many rows of your tables would be deleted (on delete cascade) or changed (set null, set
+/// default) with them. A row stays if a row in your tables refers to it by any other foreign key (no action, restrict)
 #[derive(clap::Args)]
 pub struct Purge {
     /// Only those that were deleted longer ago than this, such as 90d; at least 1d

@@ -15,8 +15,8 @@ const FINDINGS_PRINTED: usize = 20;
 
 /// Compare the tables with Clerk, and repair what webhooks missed.
 ///
-/// Exit codes: 0 in sync, filled or repaired, 1 not finished, 2 with --dry-run: there are rows to add or to repair, 3 deletions
-/// wait for --approve, 4 some rows were left as they are (the report says why, and when to run it again)
+/// Exit codes: 0: in sync, filled or repaired. 1: not finished. 2: only with --dry-run: rows differ, are missing, or would be deleted.
+/// 3: deletions wait for --approve. 4: some rows were left as they are (the report says why, and when to run it again)
 #[derive(clap::Args)]
 pub struct Reconcile {
     #[command(flatten)]
@@ -145,7 +145,7 @@ fn print(report: &Report) {
     }
     list(&report.candidates, |finding| format!("held back {}: {}", finding.entity_id, finding.cause));
     if let Some(approve) = &report.approve {
-        terminal::line(format_args!("  if they must be deleted: {approve}"));
+        terminal::line(format_args!("  to delete all of them: {approve}"));
     } else if report.state == PassState::Braked {
         terminal::line("  clerk-sync reconcile without --dry-run gives the command that approves it");
     }

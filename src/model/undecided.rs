@@ -64,10 +64,15 @@ impl Undecided {
             (
                 too_fresh,
                 format!(
-                    "{too_fresh} had been reported by a webhook or a read less than five minutes before (run it again {judge_after})"
+                    "{too_fresh} changed less than five minutes before it was compared (run the reconcile again {judge_after})"
                 ),
             ),
-            (contradicting, format!("for {contradicting}, Clerk's API returns older data than its webhooks")),
+            (
+                contradicting,
+                format!(
+                    "for {contradicting}, Clerk's API returned older data than a webhook (clerk-sync reads them again)"
+                ),
+            ),
             (not_listed, format!("{not_listed} are in Clerk's count and not in its list")),
             (unreadable, format!("{unreadable} could not be read completely")),
             (refused, format!("{refused} are refused by the database")),
@@ -104,7 +109,7 @@ mod tests {
         let words = undecided.in_words(Millis::new(1_760_000_000_000)).unwrap();
         assert_eq!(
             words,
-            "3 rows were left as they are: 1 had been reported by a webhook or a read less than five minutes before (run it again after \
+            "3 rows were left as they are: 1 changed less than five minutes before it was compared (run the reconcile again after \
              2025-10-09 08:53:20 UTC); \
              2 are in Clerk's count and not in its list"
         );

@@ -10,9 +10,9 @@ const HOURS: i64 = 24;
 /// Outcomes in the order of the stack: by name, in words, and with their colour. The last one is hatched, too.
 const OUTCOMES: [(&str, &str, &str); 5] = [
     ("applied", "applied", "var(--c-applied)"),
-    ("unchanged", "changed nothing", "var(--c-unchanged)"),
+    ("unchanged", "already in the row", "var(--c-unchanged)"),
     ("stale", "out of date", "var(--c-stale)"),
-    ("pending", "needed a read from Clerk", "var(--c-pending)"),
+    ("pending", "left to a read from Clerk's API", "var(--c-pending)"),
     ("dead_letter", "dead letters", "var(--c-dead)"),
 ];
 

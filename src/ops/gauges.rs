@@ -78,6 +78,7 @@ fn answer(line: &str) -> Option<(String, u64)> {
         (DELIVERIES, "foreign") => "refused (of another Clerk instance)".to_owned(),
         (DELIVERIES, _) => chart::words(label).map_or(reason, str::to_owned),
         (REJECTED, _) => format!("refused ({reason})"),
+        (UNAVAILABLE, "queue_full") => "answered with 503 (more at once than can be written)".to_owned(),
         (UNAVAILABLE, _) => format!("answered with 503 ({reason})"),
         _ => return None,
     };

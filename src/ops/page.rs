@@ -69,7 +69,7 @@ pub(super) fn page(view: &View<'_>) -> String {
                     p.soft {
                         "clerk-sync " (version)
                         @if let Some(status) = status { " · " (moment_at(status.now)) " by the database's clock" }
-                        " · refreshes itself · the same as JSON: " a href="/status.json" { "/status.json" }
+                        " · refreshes itself · these numbers as JSON: " a href="/status.json" { "/status.json" }
                     }
                 }
                 script { (PreEscaped(SCRIPT)) }
@@ -89,7 +89,7 @@ fn body(status: &Status, answers: &[(String, u64)]) -> Markup {
             (chart::deliveries(status))
             @if !answers.is_empty() {
                 p.soft {
-                    "Webhooks this server answered since it started: "
+                    "Answers of this server alone, since it started: "
                     @for (n, (what, count)) in answers.iter().enumerate() {
                         @if n > 0 { ", " }
                         b { (grouped(*count)) } " " (what)
@@ -123,7 +123,6 @@ fn rows(status: &Status) -> Markup {
                             p.soft { "both counted " (ago(status, at)) }
                         }
                         Some(Comparison::Listed(pass, at)) => {
-                            p.number { (grouped(pass.listed)) " " small { "at Clerk" } }
                             (listed(pass))
                             p.soft { "every row compared " (ago(status, at)) }
                         }
@@ -143,13 +142,24 @@ fn rows(status: &Status) -> Markup {
 /// What a reconcile that has compared every row says about those here.
 fn listed(pass: &PassRow) -> Markup {
     let undecided = verdict::undecided(pass).unwrap_or_default();
+    let waits = pass.state == PassState::Braked;
+    // After a reconcile here is what Clerk lists, and what was not deleted. Rows that were left as they are may be on either side.
+    let here = match undecided.total() {
+        0 if !waits => Some(pass.listed),
+        rows if waits && rows == undecided.held_back && rows > 0 => Some(pass.listed + rows),
+        _ => None,
+    };
     html! {
-        @if pass.state == PassState::Braked {
-            p.differs { b { "≠ " @if undecided.held_back > 0 { (grouped(undecided.held_back)) " " } "more here" } ": deletions wait for approval" }
-        } @else if undecided.total() > 0 {
-            p.differs { b { "≠ " (grouped(undecided.total())) " left as they are" } }
-        } @else {
-            p { span.same { "✓ the same here" } }
+        @if let Some(here) = here { p.number { (grouped(here)) " " small { "here" } } }
+        p class=[(waits || undecided.total() > 0).then_some("differs")] {
+            (grouped(pass.listed)) " at Clerk "
+            @if waits {
+                b { "≠ " @if undecided.held_back > 0 { (grouped(undecided.held_back)) " " } "more here" } ": deletions wait for approval"
+            } @else if undecided.total() > 0 {
+                b { "≠ " (grouped(undecided.total())) " left as they are" }
+            } @else {
+                span.same { "✓ equal" }
+            }
         }
     }
 }
@@ -179,7 +189,7 @@ fn facts(status: &Status) -> Markup {
         || ("–".to_owned(), "no webhook in the last hour".to_owned()),
         |fresh| {
             let note = format!(
-                "median; 99 % within {}; {} webhooks of the last hour",
+                "median from the change at Clerk to the row; 99 % within {}; {} webhooks in the last hour",
                 span(fresh.p99_ms),
                 grouped(fresh.events)
             );
@@ -190,8 +200,8 @@ fn facts(status: &Status) -> Markup {
     let lease = status.lease.as_deref().map_or("no reconcile is running", |_| "a reconcile is running");
     html! {
         section.facts aria-label="State" {
-            (fact("Last webhook", &ago(status.last_webhook_at), "accepted by any clerk-sync server"))
-            (fact("From Clerk to the row", &fresh.0, &fresh.1))
+            (fact("Last webhook", &ago(status.last_webhook_at), "the newest of all clerk-sync servers"))
+            (fact("Webhook delay", &fresh.0, &fresh.1))
             (fact("Last full reconcile", &ago(full), &others))
             (fact("Dead letters", &grouped(dead), "webhooks that could not be applied"))
             (fact("Waiting to be read", &grouped(reads), "rows to read again from Clerk's API"))
@@ -255,12 +265,12 @@ fn reconciles(status: &Status) -> Markup {
             } @else {
                 table.stack.runs {
                     caption {
-                        "The latest first; incremental ones that found nothing are left out. Missing: only at Clerk. Extra: only here. Differing: other values."
+                        "The latest first. A full reconcile has a row for each kind; incremental ones that found nothing are left out. Read: rows read from Clerk. Missing: only at Clerk. Extra: only here. Differing: other values."
                     }
                     thead {
                         tr {
                             th scope="col" { "No." } th scope="col" { "Kind" } th scope="col" { "Began" } th scope="col" { "Result" }
-                            th.n scope="col" { "Took" } th.n scope="col" { "At Clerk" } th.n scope="col" { "Missing" }
+                            th.n scope="col" { "Took" } th.n scope="col" { "Read" } th.n scope="col" { "Missing" }
                             th.n scope="col" { "Differing" } th.n scope="col" { "Extra" }
                         }
                     }
@@ -285,7 +295,7 @@ fn reconcile(pass: &PassRow) -> Markup {
                 td data-label="Began" { (moment_at(pass.started_at)) }
                 td data-label="Result" { span class=(class) { (result) } }
                 td.n data-label="Took" { (took) }
-                td.n data-label="At Clerk" { (grouped(pass.listed)) }
+                td.n data-label="Read" { (grouped(pass.listed)) }
                 td class=(count_class(pass.missing)) data-label="Missing" { (grouped(pass.missing)) }
                 td class=(count_class(pass.differing)) data-label="Differing" { (grouped(pass.differing)) }
                 td class=(count_class(extra)) data-label="Extra" { (grouped(extra)) }
@@ -326,7 +336,7 @@ fn findings(findings: &[FindingRow]) -> Markup {
             section {
                 h2 { "What reconcile repaired" }
                 table.stack {
-                    caption { "The latest first; all are in the table " code { "clerk_sync.findings" } "." }
+                    caption { "The latest first." }
                     thead {
                         tr {
                             th scope="col" { "When" } th scope="col" { "Problem" } th scope="col" { "Id" } th scope="col" { "Columns" }
@@ -356,7 +366,7 @@ fn dead_letters(letters: &[DeadLetterRow]) -> Markup {
             section {
                 h2 { "Dead letters" }
                 table.stack {
-                    caption { "Webhooks that were accepted but could not be applied. Fix the reason, then retry them." }
+                    caption { "Webhooks that were accepted but could not be applied. They are retried automatically; this retries them now." }
                     thead {
                         tr { th scope="col" { "Arrived" } th scope="col" { "Event" } th scope="col" { "Reason" } th scope="col" { "To retry it, run" } }
                     }
@@ -554,13 +564,16 @@ mod tests {
     fn a_full_reconcile_says_how_many_rows_there_are_at_clerk() {
         let full = |fields| Status { now: 180_000, passes: vec![pass(fields)], ..Status::default() };
         let html = shown(&full(serde_json::json!({ "backfill": true })));
-        assert!(html.contains("66 <small>at Clerk</small>") && html.contains("✓ the same here"), "{html}");
+        assert!(
+            html.contains("66 <small>here</small>") && html.contains("66 at Clerk <span class=\"same\">✓ equal"),
+            "{html}"
+        );
         assert!(html.contains("every row compared 2 min ago"), "{html}");
         let html = shown(&full(serde_json::json!({ "undecided": { "too_fresh": 7 } })));
-        assert!(html.contains("≠ 7 left as they are") && !html.contains("the same here"), "{html}");
+        assert!(html.contains("≠ 7 left as they are") && !html.contains("✓ equal"), "{html}");
         // One that did not end says nothing.
         let html = shown(&full(serde_json::json!({ "state": "incomplete" })));
-        assert!(html.contains("not compared with Clerk yet") && !html.contains("the same here"), "{html}");
+        assert!(html.contains("not compared with Clerk yet") && !html.contains("✓ equal"), "{html}");
     }
 
     #[test]

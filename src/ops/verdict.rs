@@ -186,22 +186,13 @@ impl Reasons {
             self.add(
                 Headline::DeletionsWait,
                 format!(
-                    "Reconcile no. {} ({}) deleted nothing: {}. The rows are listed below; if they must be deleted, approve it.",
+                    "Reconcile no. {} ({}) deleted nothing: {}. Some of these rows are listed below. To delete all of them, approve this reconcile.",
                     pass.id,
                     pass.scope.known().and_then(Scope::kind).map_or("everything", Kind::plural),
                     pass.problem.as_deref().unwrap_or("it would have deleted too many rows")
                 ),
             );
             self.command(format!("clerk-sync reconcile --approve {}", pass.id));
-        }
-        if setup.lacks(SECRET) {
-            self.add(
-                Headline::NoSecret,
-                format!(
-                    "{SECRET} is not set: every webhook gets a 503 response. It is on the endpoint's page (Clerk dashboard → Webhooks), \
-                     and begins with whsec_."
-                ),
-            );
         }
         if status.last_webhook_at.is_none() {
             let url = setup.webhook_url.as_deref().unwrap_or("https://YOUR-HOST/webhooks/clerk");
@@ -210,6 +201,15 @@ impl Reasons {
                 format!(
                     "No webhook has ever arrived. In the Clerk dashboard, open Webhooks → Add Endpoint, enter `{url}`, and select the events {}.",
                     events()
+                ),
+            );
+        }
+        if setup.lacks(SECRET) {
+            self.add(
+                Headline::NoSecret,
+                format!(
+                    "{SECRET} is not set: every webhook gets a 503 response. Copy the signing secret (whsec_…) from the endpoint's page in \
+                     the Clerk dashboard, under Webhooks."
                 ),
             );
         }
@@ -263,7 +263,7 @@ impl Reasons {
                     counted_at(status).map_or_else(|| "a while".to_owned(), |at| span(status.now - at))
                 ),
             );
-            self.command("clerk-sync reconcile --dry-run");
+            self.command("clerk-sync reconcile");
         }
         if status.denied > 0 {
             let denied: Vec<String> = status.denials.iter().take(5).map(DenialRow::describe).collect();

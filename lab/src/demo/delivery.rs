@@ -55,7 +55,7 @@ pub(super) async fn deliver_all(
 ) -> anyhow::Result<Vec<Event>> {
     let (deliveries, lost) = mangle(events, lose, seed);
     say(&format!(
-        "{} deliveries. {} webhooks are lost for good, {DOUBLED} % come twice, {LATE} % come late and out of order.",
+        "{} deliveries arrive: {DOUBLED} % of the webhooks come twice, {LATE} % late and out of order. {} more webhooks are lost and never arrive.",
         deliveries.len(),
         lost.len()
     ));

@@ -121,7 +121,7 @@ impl Run<'_> {
             kind.plural(),
             if own.absent == 1 { "exists" } else { "exist" },
             if memberships.absent > 0 {
-                format!("; {} memberships would be deleted with them", memberships.absent)
+                format!("; deleting them would delete {} memberships, too", memberships.absent)
             } else {
                 String::new()
             },
