@@ -14,7 +14,7 @@ const LONGEST_TOKEN: u64 = 64 * 1024;
 /// possible), 1 a check failed
 #[derive(clap::Args)]
 pub struct Doctor {
-    #[command(flatten, next_help_heading = "Variables of the server, to check")]
+    #[command(flatten)]
     environment: Environment,
 
     /// Connection string of the schemas' owner. Needed only with --token, and only if the role in `DATABASE_URL` has no permission to run

@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// check the result. Exit codes: 0 nothing failed, 1 something did, or no webhook came
 #[derive(clap::Args)]
 pub struct Init {
-    #[command(flatten, next_help_heading = "Variables of the server, to try and to write to .env")]
+    #[command(flatten)]
     environment: Environment,
 
     /// Ask nothing: take values from flags, variables and .env, and fail if one is missing
