@@ -167,7 +167,13 @@ async fn metrics_and_the_status_page_tell_what_happened() {
     assert_eq!(json["status"]["rows"]["membership"], 20);
     let (status, page) = program.get("/").await;
     assert_eq!(status, 200);
-    for part in ["<svg", "31", "dead-letters retry msg_unusable", "filled (first reconcile)", "median; 99 % within"] {
+    for part in [
+        "<svg",
+        "31",
+        "dead-letters retry msg_unusable",
+        "filled (first reconcile)",
+        "median from the change at Clerk to the row; 99 % within",
+    ] {
         assert!(page.contains(part), "{part}");
     }
     assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("src="), "it loads nothing");
