@@ -64,6 +64,10 @@ pub struct Verdict {
     pub commands: Vec<String>,
 }
 
+/// What a webhook gets while nothing can be written.
+const RETRIED: &str =
+    "Webhooks get a 503 response, and Svix (the sender of Clerk's webhooks) retries them for about a day.";
+
 impl Verdict {
     fn new(level: Level, headline: &str, reasons: Vec<String>) -> Verdict {
         Verdict { level, headline: headline.to_owned(), reasons, commands: Vec::new() }
@@ -71,7 +75,6 @@ impl Verdict {
 
     /// The database could not be asked.
     pub fn unknown(error: &Error) -> Verdict {
-        const RETRIED: &str = "Meanwhile, webhooks get a 503 response, and Svix (the sender of Clerk's webhooks) retries them for about a day.";
         let (headline, command) = match error {
             Error::NotMigrated(_) => ("The schema is missing or of an older version", Some("clerk-sync migrate")),
             Error::TooNew => ("The schema is of a newer version than this program", None),
@@ -107,11 +110,7 @@ impl Verdict {
     pub(crate) fn with_fault(mut self, fault: Option<&Fault>) -> Verdict {
         let Some(fault) = fault else { return self };
         let code = fault.sqlstate.as_ref().map(|code| format!(" (SQLSTATE {code})")).unwrap_or_default();
-        let reason = format!(
-            "Since {}: {}{code}. Webhooks get a 503 response, and Svix (the sender of Clerk's webhooks) retries them for about a day.",
-            moment(fault.since.get()),
-            fault.summary
-        );
+        let reason = format!("Since {}: {}{code}. {RETRIED}", moment(fault.since.get()), fault.summary);
         self.reasons.insert(0, reason);
         Verdict { level: Level::Bad, headline: "Webhooks cannot be written to the database".to_owned(), ..self }
     }
