@@ -256,7 +256,7 @@ fn let_in_behind_the_listing(without: Option<Without>) -> bool {
 }
 
 #[test]
-fn c1_mark_at_end_lets_an_ex_member_in() {
+fn c1_mark_at_end_lets_a_former_member_in() {
     assert!(!let_in_behind_the_listing(None));
     assert!(let_in_behind_the_listing(Some(Without::Mark)));
 }
@@ -272,7 +272,7 @@ fn back_by_a_late_update(without: Option<Without>) -> bool {
 }
 
 #[test]
-fn c2_inferred_back_brings_an_ex_member_back() {
+fn c2_inferred_back_brings_a_former_member_back() {
     assert!(!back_by_a_late_update(None));
     assert!(back_by_a_late_update(Some(Without::InferredStays)));
 }

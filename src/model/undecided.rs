@@ -64,7 +64,7 @@ impl Undecided {
             (
                 too_fresh,
                 format!(
-                    "{too_fresh} changed less than five minutes before it was compared (run the reconcile again {judge_after})"
+                    "{too_fresh} changed less than five minutes before the comparison (run the reconcile again {judge_after})"
                 ),
             ),
             (
@@ -73,9 +73,9 @@ impl Undecided {
                     "for {contradicting}, Clerk's API returned older data than a webhook (clerk-sync reads them again)"
                 ),
             ),
-            (not_listed, format!("{not_listed} are in Clerk's count and not in its list")),
+            (not_listed, format!("{not_listed} in Clerk's count and not in its list")),
             (unreadable, format!("{unreadable} could not be read completely")),
-            (refused, format!("{refused} are refused by the database")),
+            (refused, format!("{refused} refused by the database")),
             (held_back, format!("the deletion of {held_back} waits for your approval")),
         ];
         let parts: Vec<String> = parts.into_iter().filter(|(rows, _)| *rows > 0).map(|(_, words)| words).collect();
@@ -109,9 +109,9 @@ mod tests {
         let words = undecided.in_words(Millis::new(1_760_000_000_000)).unwrap();
         assert_eq!(
             words,
-            "3 rows were left as they are: 1 changed less than five minutes before it was compared (run the reconcile again after \
+            "3 rows were left as they are: 1 changed less than five minutes before the comparison (run the reconcile again after \
              2025-10-09 08:53:20 UTC); \
-             2 are in Clerk's count and not in its list"
+             2 in Clerk's count and not in its list"
         );
     }
 }
