@@ -52,6 +52,7 @@
 //! | `tests/two_releases.rs`, `tests/protocol.rs` | two releases in one database; the SQL interface between program and database |
 //! | `npm/`, `skills/`, `llms.txt`, `examples/` | packages for `npx`; what coding agents read; a Next.js application |
 //! | `migrations/manifest.txt` | everything that a fresh installation has, for `doctor` and `migrate` |
+//! | `.sqlx/` | the types of the queries that are checked when the program is compiled; `./x queries` writes them |
 //! | `migrations/` | the schemas, tables and types; in `replayed/` views, functions and policies, including the writer, `clerk_sync.apply`, with a file for each step |
 //!
 //! # How a webhook is processed
