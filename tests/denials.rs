@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use testkit::clerk::Clerk;
 use testkit::traffic;
+use testkit::wait::{PATIENCE, until};
 
 /// What ends access, or narrows it.
 const REVOCATIONS: [&str; 7] =
@@ -38,11 +39,7 @@ impl AdminOfAcme {
         let timetable = Timetable { full: None, quick: None, rate: None };
         let world = testkit::World::builder().clerk(clerk).reconciling(timetable).serving().await.unwrap();
         // The first passes, by which the mirror is filled.
-        let began = Instant::now();
-        while world.database.count("clerk_sync.pass_watermarks").await < 3 {
-            assert!(began.elapsed() < Duration::from_secs(10), "the mirror is not filled");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until("the mirror is filled", async || world.database.count("clerk_sync.pass_watermarks").await == 3).await;
         world.pass_time(400_000);
         let documents = format!(
             "create table public.of_members (id int, organization_id text);
@@ -125,12 +122,8 @@ impl AdminOfAcme {
 
     /// Waits until the reads that webhooks asked for and that can be made now were made.
     async fn has_read_what_is_due(&self) {
-        let began = Instant::now();
         let due = "clerk_sync.pending_reads where next_at <= now() and reason <> 'refused'";
-        while self.world.database.count(due).await > 0 {
-            assert!(began.elapsed() < Duration::from_secs(20), "reads are not made");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until("the reads are made", async || self.world.database.count(due).await == 0).await;
     }
 
     /// What must not be seen any more after it.
@@ -444,7 +437,7 @@ async fn a_slow_trigger_makes_batches_smaller_instead_of_throwing_them_away() {
         answers += statuses.len();
         refused += statuses.iter().filter(|status| **status / 100 != 2).count();
         left = left.into_iter().zip(statuses).filter(|(_, status)| status / 100 != 2).map(|(event, _)| event).collect();
-        assert!(began.elapsed() < Duration::from_secs(40), "{} of 250 are left", left.len());
+        assert!(began.elapsed() < PATIENCE, "{} of 250 are left", left.len());
     }
     let rate = 250.0 / began.elapsed().as_secs_f64();
     println!("{answers} answers, {refused} × 503, {rate:.0} rows a second of 40 possible");

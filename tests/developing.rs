@@ -8,8 +8,9 @@ use clerk_sync::reconcile::{Error, PassRequest, Report, Silent};
 use clerk_sync::sender::Sender;
 use rustix::process::{Pid, Signal, kill_process};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use testkit::clerk::Clerk;
+use testkit::wait::PATIENCE;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
@@ -54,7 +55,7 @@ impl Dev {
             if let Some(line) = self.said.iter().find(has) {
                 return line.clone();
             }
-            let next = tokio::time::timeout(Duration::from_secs(120), self.lines.recv()).await.ok().flatten();
+            let next = tokio::time::timeout(PATIENCE, self.lines.recv()).await.ok().flatten();
             self.said.push(next.unwrap_or_else(|| panic!("no line has {parts:?}: {:#?}", self.said)));
         }
     }

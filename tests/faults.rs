@@ -20,6 +20,7 @@ use testkit::clerk::{Clerk, Event};
 use testkit::postgres::{Durability, SUPERUSER};
 use testkit::proxy::Fault;
 use testkit::traffic;
+use testkit::wait;
 use testkit::worker::{Options, Worker};
 use tokio::time::sleep;
 
@@ -192,15 +193,12 @@ impl WebhookFlow {
                 Some(at) => return at - moment,
                 None => sleep(Duration::from_millis(10)).await,
             }
-            assert!(moment.elapsed() < Duration::from_secs(60), "nothing was accepted for a minute");
+            assert!(moment.elapsed() < wait::PATIENCE, "nothing is accepted");
         }
     }
 
     async fn end(self) -> SenderLog {
-        tokio::time::timeout(Duration::from_secs(180), self.sending)
-            .await
-            .expect("all are accepted in the end")
-            .unwrap();
+        tokio::time::timeout(wait::PATIENCE, self.sending).await.expect("all are accepted in the end").unwrap();
         std::mem::take(&mut *self.log.lock().unwrap())
     }
 }
@@ -280,10 +278,10 @@ async fn worker_is_killed_at_a_point() -> String {
         .unwrap();
     let sent = send(&events[2]);
     let waiting = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-    until(async || !world.database.rows(waiting).await.is_empty()).await;
+    wait::until("the writer waits", async || !world.database.rows(waiting).await.is_empty()).await;
     world.server.kill().await.unwrap();
     assert!(sent.await.unwrap().is_err());
-    until(async || world.database.rows(waiting).await.is_empty()).await;
+    wait::until("the writer waits no more", async || world.database.rows(waiting).await.is_empty()).await;
     blocker.execute("rollback").await.unwrap();
     assert_eq!(world.database.count("clerk_sync.receipts").await, 2);
 
@@ -292,7 +290,7 @@ async fn worker_is_killed_at_a_point() -> String {
     assert_eq!(outcome(&events[2]).await, "applied");
     world.database_proxy().set(Fault::Delay(Duration::from_millis(800)));
     let sent = send(&events[3]);
-    until(async || world.database.count("clerk_sync.receipts").await == 4).await;
+    wait::until("the fourth is written", async || world.database.count("clerk_sync.receipts").await == 4).await;
     world.server.kill().await.unwrap();
     assert!(sent.await.unwrap().is_err());
     world.database_proxy().set(Fault::None);
@@ -302,15 +300,6 @@ async fn worker_is_killed_at_a_point() -> String {
     assert!(world.database.written().await == written, "a row was written again");
     "verified: nothing stored, retry applied; under way: rolled back, retry applied; committed: retry a duplicate, 0 rows written"
         .to_owned()
-}
-
-/// Waits for what must come about soon.
-async fn until(condition: impl AsyncFn() -> bool) {
-    let began = Instant::now();
-    while !condition().await {
-        assert!(began.elapsed() < Duration::from_secs(60), "it does not come about");
-        sleep(Duration::from_millis(10)).await;
-    }
 }
 
 /// F4.
@@ -654,7 +643,7 @@ async fn clock_is_wrong() -> String {
         assert_eq!(skewed.deliver(&events, reason).await, (0, events.len()));
         assert_eq!(skewed.world.database.count("clerk_sync.receipts").await, 0);
         // The database is asked for the time every five seconds.
-        until(async || skewed.clock_reason().await.is_some()).await;
+        wait::until("the clock is found wrong", async || skewed.clock_reason().await.is_some()).await;
         let ahead = skewed.clock_reason().await.expect("the clock is named by /readyz");
         assert!((ahead - seconds).abs() < 10, "{ahead}");
         let lines = skewed.world.server.log_end();
@@ -690,6 +679,6 @@ async fn an_old_request_sent_again_does_not_degrade_health() {
         let attempt = world.sender().send_at(&event.message_id, long_ago, event.body.as_bytes()).await.unwrap();
         assert_eq!((attempt.status, attempt.outcome.as_deref()), (400, Some("timestamp_too_old")));
     }
-    until(async || world.server.get("/readyz").await.0 == 200).await;
+    wait::until("ready again", async || world.server.get("/readyz").await.0 == 200).await;
     assert_eq!(world.attempt("msg_again", events[0].body.as_bytes()).await.status, 204);
 }

@@ -13,6 +13,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 use testkit::clerk::{Event, Fault, Moment, Rule};
+use testkit::wait::PATIENCE;
 
 const SECOND: i64 = 1_000;
 const MINUTE: i64 = 60 * SECOND;
@@ -437,7 +438,7 @@ async fn mark_at_end_lets_nobody_in_behind_the_listing() {
     });
     world.complete().await;
     world.clerk.before_each(|_, _| {});
-    assert_eq!(told.recv_timeout(Duration::from_secs(10)).unwrap().as_deref(), Some("pending"));
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap().as_deref(), Some("pending"));
     assert_eq!(world.role(&membership).await, None, "nobody gets in behind the listing");
     world.settle().await;
     world.equals_source().await;

@@ -7,6 +7,7 @@ use clerk_sync::reconcile::{PassRequest, Report, Silent};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use testkit::clerk::{Fault, Role, Rule};
+use testkit::wait::until;
 
 fn states(reports: &[Report]) -> Vec<PassState> {
     reports.iter().map(|report| report.state).collect()
@@ -322,11 +323,7 @@ async fn in_sync_is_not_said_of_rows_that_were_seen_too_lately() {
     // (The five minutes of the database's clock pass at once.)
     world.database.execute("update clerk_sync.passes set again_at = now() where again_at is not null").await;
     let server = world.serve().await;
-    let began = Instant::now();
-    while !world.is_gone(&member).await {
-        assert!(began.elapsed() < Duration::from_secs(60), "serve does not ask again");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    until("serve asks again", async || world.is_gone(&member).await).await;
     server.stop().await;
     let (code, text) = run(&["reconcile"]).await;
     assert!(code == 0 && text.contains("in sync"), "{text}");

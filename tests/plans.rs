@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sqlx::Connection as _;
 use std::time::{Duration, Instant};
 use testkit::clerk::{Event, Fault, Rule};
+use testkit::wait::{PATIENCE, until};
 
 const CUSTOM: &str = "org:reports:read";
 
@@ -56,7 +57,7 @@ impl Raw for sqlx::PgConnection {
 async fn until_denied(world: &ReconcileWorld, user: &str) -> Duration {
     let began = Instant::now();
     while may_read_reports(world, user).await {
-        assert!(began.elapsed() < Duration::from_secs(60), "the permission stays");
+        assert!(began.elapsed() < PATIENCE, "the permission stays");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     began.elapsed()
@@ -132,10 +133,7 @@ async fn many_events_of_one_payer_make_two_listings() {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     let sent = began.elapsed();
-    while world.database.count("clerk_sync.pending_listings").await > 0 {
-        assert!(began.elapsed() < Duration::from_secs(90), "they are never done");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    until("the listings are made", async || world.database.count("clerk_sync.pending_listings").await == 0).await;
     let path = format!("/v1/organizations/{organization}/memberships");
     let listings = world.clerk.requests().iter().filter(|request| request.path == path).count();
     // (A machine so slow that sending took longer than ten seconds makes more of them.)

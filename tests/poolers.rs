@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use testkit::wait::PATIENCE;
 use testkit::worker::{Options, Worker};
 use tokio::process::Command;
 
@@ -46,7 +47,7 @@ async fn run(arguments: &[&str], url: &str, world: &testkit::World) -> (Option<i
         .envs(world.api_environment())
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(Duration::from_secs(60), output).await.expect("it ends").unwrap();
+    let output = tokio::time::timeout(PATIENCE, output).await.expect("it ends").unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.code(), said)
 }

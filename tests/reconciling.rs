@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use testkit::clerk::{Clerk, Event, Fault, Rule};
 use testkit::traffic;
+use testkit::wait::until;
 
 /// A world without the product, whose passes this process makes: a mirror, and the Clerk that it is compared with.
 pub struct ReconcileWorld(testkit::World);
@@ -800,11 +801,10 @@ async fn a_pass_by_the_clock_that_fails_is_asked_for_again() {
     let world = ReconcileWorld::filled(10, 2, 4, 1).await;
     world.clerk.add_fault(Rule::on("*", Fault::Unauthorized));
     let server = world.serve_with(Cron::parse("*/2 * * * * *").unwrap()).await;
-    let began = Instant::now();
-    while world.database.rows("select kind from clerk_sync.pending_passes").await.len() < 3 {
-        assert!(began.elapsed() < Duration::from_secs(60), "nobody asks for the pass that could not begin");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    until("the passes that could not begin are asked for again", async || {
+        world.database.count("clerk_sync.pending_passes").await == 3
+    })
+    .await;
     server.stop().await;
 }
 
@@ -1275,11 +1275,7 @@ async fn serve_leaves_braked_deletions_to_a_person() {
     let server = world.serve().await;
     let asked =
         "select scope, state from clerk_sync.passes where reason = 'asked' and ended_at is not null order by id";
-    let began = Instant::now();
-    while world.database.rows(asked).await.len() < 2 {
-        assert!(began.elapsed() < Duration::from_secs(30), "nothing was done of what was asked for");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until("what was asked for is done", async || world.database.rows(asked).await.len() == 2).await;
     server.stop().await;
     let expected = [
         serde_json::json!({ "scope": "user", "state": "braked" }),

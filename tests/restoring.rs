@@ -8,8 +8,9 @@ use clerk_sync::ops;
 use clerk_sync::sender::Sender;
 use clerk_sync::store::LastSeen;
 use sqlx::AssertSqlSafe;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use testkit::postgres::SUPERUSER;
+use testkit::wait::until;
 
 async fn superuser(sql: &[&str]) {
     let mut superuser = supabase().connect(SUPERUSER, "postgres").await.unwrap();
@@ -64,10 +65,7 @@ async fn a_restore_that_lost_acknowledged_events_is_noticed_and_repaired() {
     .await;
     assert_eq!(world.database.count("clerk_sync.receipts").await, 0, "it is as it was before");
     let restored = Instant::now();
-    while world.source() != world.mirrored().await {
-        assert!(restored.elapsed() < Duration::from_secs(120), "nobody notices");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    until("the restore is noticed", async || world.source() == world.mirrored().await).await;
     println!("right again {:.1?} after the restore", restored.elapsed());
     server.stop().await;
     let told = "select distinct reason from clerk_sync.passes order by id desc limit 1".replace("distinct ", "");

@@ -21,6 +21,7 @@ pub mod supabase;
 pub mod traffic;
 #[cfg(feature = "product")]
 pub mod usage;
+pub mod wait;
 #[cfg(feature = "product")]
 pub mod worker;
 #[cfg(feature = "product")]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 use testkit::postgres::Cluster;
+use testkit::wait::PATIENCE;
 
 /// Ends it with the test, however that ends.
 const LEASH: &str = r#""$1" -q "$2" & cat >/dev/null; kill $!; wait"#;
@@ -45,7 +46,7 @@ impl PgBouncer {
         leash.args(["-c", LEASH, "sh"]).arg(program).arg(&configuration);
         let leash = leash.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let started = PgBouncer { port, leash };
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if TcpStream::connect(("127.0.0.1", port)).is_ok() {
                 return Some(started);
