@@ -20,7 +20,7 @@ pub struct Environment {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", help = DATABASE_URL_HELP)]
     pub database_url: Option<String>,
 
-    /// The endpoint's signing secret from the Clerk dashboard (whsec_…); two, separated by a comma, while you rotate it;
+    /// The webhook endpoint's signing secret from the Clerk dashboard (whsec_…); while you rotate it, the old and the new one, separated by a comma;
     /// unset: every webhook gets a 503 response
     #[arg(long, env = "CLERK_WEBHOOK_SIGNING_SECRET", hide_env_values = true, value_name = "SECRETS")]
     pub signing_secret: Option<String>,
@@ -53,13 +53,14 @@ pub struct Environment {
     #[command(flatten)]
     pub clerk: ClerkEnvironment,
 
-    /// When to run a full reconcile: minute, hour, day, month and weekday in UTC, or `off`; unset: `17 3 * * *`. Memberships are also
-    /// compared every hour, whatever time is set here, unless that would use more than a tenth of your key's rate limit. Only `off` stops it
+    /// When to run a full reconcile, as a cron expression in UTC; unset: `17 3 * * *`, at 03:17 every night. Memberships are also compared
+    /// every hour, if that takes at most a tenth of your key's rate limit. `off`: no full reconcile, and no
+    /// hourly one of the memberships
     #[arg(long, env = "RECONCILE_CRON", value_name = "CRON")]
     pub reconcile_cron: Option<String>,
 
-    /// When to run an incremental reconcile, or `off`; unset: `*/5 * * * *`. It compares recently changed users, all organizations, and
-    /// the number of users, organizations and memberships
+    /// When to run an incremental reconcile, as a cron expression in UTC, or `off`; unset: `*/5 * * * *`, every five minutes. It compares
+    /// recently changed users, all organizations, and the number of users, organizations and memberships
     #[arg(long, env = "RECONCILE_QUICK_CRON", value_name = "CRON")]
     pub reconcile_quick_cron: Option<String>,
 
@@ -101,7 +102,7 @@ impl RetentionEnvironment {
 /// How Clerk's Backend API is asked.
 #[derive(clap::Args, Clone, Default)]
 pub struct ClerkEnvironment {
-    /// The instance's secret key (`sk_live_…` or `sk_test_…`); without it, nothing can be read from Clerk's API
+    /// The secret key of the Clerk instance (`sk_live_…` or `sk_test_…`)
     #[arg(long, env = "CLERK_SECRET_KEY", hide_env_values = true, value_name = "KEY")]
     pub secret_key: Option<String>,
 

@@ -14,7 +14,7 @@ use std::process::ExitCode;
     version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("CLERK_SYNC_BUILD"), ")"),
     about,
     help_template = "{about-with-newline}\n{usage-heading} {usage}\n{before-help}Options:\n{options}{after-help}",
-    after_help = "A .env file in the working directory is read, unless other accounts on this machine have write permission for it. Logs: RUST_LOG=debug, LOG_FORMAT=json.\n\
+    after_help = "A .env file in the working directory is read, unless other accounts on this machine have write permission for it. More logs: RUST_LOG=debug. Logs as JSON: LOG_FORMAT=json.\n\
                   clerk-sync COMMAND --help describes a command with its exit codes."
 )]
 struct Cli {

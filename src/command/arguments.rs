@@ -1,11 +1,12 @@
 //! Arguments that several commands share.
 
 use crate::clerk::client::{Client, Options};
-use crate::config::{self, ClerkEnvironment, Mistake};
+use crate::config::{self, ClerkEnvironment, Environment, Mistake};
 use crate::reconcile::{PassLimits, Reconciler};
 use crate::store::Database;
 use crate::terminal;
 use anyhow::Context as _;
+use clap::Args as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +18,22 @@ fn tell(problem: &str, left: Duration) {
     terminal::note(format_args!("{problem}; retrying for {} s", left.as_secs()));
 }
 
+/// The settings of `serve` that a command with the whole environment explains, too.
+const EXPLAINED: [&str; 3] = ["database_url", "signing_secret", "secret_key"];
+
+/// A command that takes the whole environment explains what it is about; the rest stands in the help of `serve`.
+pub(super) fn hide_what_only_serve_explains(argument: clap::Arg) -> clap::Arg {
+    let id = argument.get_id().as_str();
+    let is_hidden = Environment::augment_args(clap::Command::new(""))
+        .get_arguments()
+        .any(|of_serve| of_serve.get_id() == id && !EXPLAINED.contains(&id));
+    argument.hide(is_hidden)
+}
+
 /// The database.
 #[derive(clap::Args)]
 pub(super) struct DatabaseArguments {
-    /// The database, as for serve
+    /// Connection string of the database
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", global = true)]
     database_url: Option<String>,
 }

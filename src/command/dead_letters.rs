@@ -49,12 +49,12 @@ enum Action {
         #[arg(group = "which")]
         id: Option<String>,
 
-        /// Retry all of them. A dead letter is skipped if its message id was already used by an earlier webhook with a different body;
-        /// to apply such a dead letter nevertheless, give its body hash
+        /// Retry all dead letters, except those that have the message id of an earlier webhook but a different body: to apply one of these,
+        /// give its ID
         #[arg(long, group = "which")]
         all: bool,
 
-        /// `*`: also apply webhooks that belong to another Clerk instance than the tables
+        /// With `*`, webhooks of other Clerk instances are applied, too. No other value has an effect here
         #[arg(long, env = "CLERK_INSTANCE_ID", value_name = "ID")]
         instance_id: Option<String>,
 

@@ -1,5 +1,6 @@
 //! `clerk-sync doctor`: whether everything is set up as it should be.
 
+use super::arguments;
 use crate::config::Environment;
 use crate::doctor;
 use crate::terminal;
@@ -10,14 +11,15 @@ use std::process::ExitCode;
 /// The longest token that is read: more than any header may hold.
 const LONGEST_TOKEN: u64 = 64 * 1024;
 
-/// Check the whole set-up and print a fix for each problem. Writes nothing. Exit codes: 0 nothing failed (warnings are
-/// possible), 1 a check failed
+/// Check the whole set-up and print a fix for each problem. Writes nothing. It takes the variables and flags of serve, too (see
+/// clerk-sync serve --help), and checks them. Exit codes: 0 no check failed (warnings are possible), 1 a check failed
 #[derive(clap::Args)]
+#[command(mut_args(arguments::hide_what_only_serve_explains))]
 pub struct Doctor {
     #[command(flatten)]
     environment: Environment,
 
-    /// Connection string of the schemas' owner. Needed only with --token, and only if the role in `DATABASE_URL` has no permission to run
+    /// Only for --token: the connection string of the role that owns the schemas, if the role in `DATABASE_URL` has no permission to run
     /// `set role authenticated`
     #[arg(long, env = "MIGRATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     migrate_database_url: Option<String>,

@@ -1,6 +1,6 @@
 //! `clerk-sync init`: from nothing to a checked set-up.
 
-use super::{migrate, reconcile};
+use super::{arguments, migrate, reconcile};
 use crate::app;
 use crate::clerk::client::{Client, Error as ClerkError};
 use crate::clerk::event;
@@ -32,8 +32,10 @@ const CLERK_WEBHOOKS: &str = "https://dashboard.clerk.com/~/webhooks";
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Set up everything: ask for what is missing, write .env, create the schemas, copy what Clerk has, wait for the first webhook, and
-/// check the result. Exit codes: 0 nothing failed, 1 something did, or no webhook came
+/// check the result. It takes the variables and flags of serve, too (see clerk-sync serve --help). Exit codes: 0 all is well,
+/// 1 something failed, or no webhook came
 #[derive(clap::Args)]
+#[command(mut_args(arguments::hide_what_only_serve_explains))]
 pub struct Init {
     #[command(flatten)]
     environment: Environment,

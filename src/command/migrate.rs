@@ -15,7 +15,7 @@ pub struct Migrate {
     #[arg(long, env = "MIGRATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     migrate_database_url: Option<String>,
 
-    /// The database; its role will own the schemas (on Supabase: postgres), unless --migrate-database-url names another
+    /// The database. The role in this connection string will own the schemas (on Supabase: postgres), unless --migrate-database-url is set
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
 
@@ -32,8 +32,8 @@ pub struct Migrate {
     #[arg(long, conflicts_with = "print")]
     repair: bool,
 
-    /// Change the Clerk instance that the tables belong to: to `CLERK_INSTANCE_ID`, or if that is unset, to the instance that sends the next
-    /// webhook (the secret key does not decide it)
+    /// Tie the tables to another Clerk instance: the one named by `CLERK_INSTANCE_ID`, or if that is unset, the one that sends the next
+    /// webhook. The secret key is not used for this
     #[arg(long, conflicts_with = "print")]
     repin: bool,
 

@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Delete what is left of users and organizations that were deleted long ago: rows with an id and `deleted_at` only. Without --yes, only
-/// print how many such rows there are, and how many rows of your tables would be deleted (on delete cascade) or changed (set null, set
-/// default) with them. A row stays if a row in your tables refers to it by any other foreign key (no action, restrict)
+/// Delete what remains of users and organizations that were deleted long ago: rows with only an id and `deleted_at`. Without --yes, only
+/// print how many such rows there are, and how many rows of your tables would be deleted (on delete cascade) or changed (set null,
+/// set default) with them. A row stays if a row in your tables refers to it by any other foreign key (no action, restrict)
 #[derive(clap::Args)]
 pub struct Purge {
     /// Only those that were deleted longer ago than this, such as 90d; at least 1d

@@ -30,7 +30,7 @@ pub struct Reconcile {
     #[arg(long)]
     dry_run: bool,
 
-    /// Approve the deletions that an earlier reconcile held back, because they exceeded the deletion limit; its report shows its ID
+    /// Delete the rows that an earlier reconcile did not delete because there were more than the deletion limit; its report shows its ID
     #[arg(long, value_name = "ID", conflicts_with_all = ["kind", "dry_run", "quick"])]
     approve: Option<i64>,
 

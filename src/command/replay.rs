@@ -25,8 +25,7 @@ pub struct Replay {
     /// A JSON file, or a folder of them
     pub path: PathBuf,
 
-    /// The webhook endpoint; unset: where clerk-sync serve listens on this machine by `LISTEN_ADDR` and `PORT`, and without these
-    /// variables `http://127.0.0.1:8080/webhooks/clerk`
+    /// The webhook endpoint; unset: `http://127.0.0.1:8080/webhooks/clerk`, or the address in `LISTEN_ADDR` or `PORT`
     #[arg(long)]
     pub url: Option<String>,
 

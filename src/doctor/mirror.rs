@@ -115,7 +115,7 @@ fn pass(kind: Kind, last: Option<&LastPass>, has_organizations: Option<bool>) ->
         ),
         Some(LastPass { id, undecided: Some(undecided), judge_after, .. }) => {
             let words = Undecided::from(undecided).in_words(judge_after.map(Millis::clamped)).unwrap_or_default();
-            let fix = "docs/runbook.md, \"Some rows are undecided\"";
+            let fix = "docs/runbook.md, \"Some rows were left as they are\"";
             Check::warn(NAME, format!("{kinds}: reconcile {id}: {words}"), fix)
         }
         Some(LastPass { complete_s: Some(seconds), .. }) if *seconds > OLD_PASS => {

@@ -1,6 +1,6 @@
 //! Rows that a pass could not judge, by reason: what it says about the mirror, it does not say about them. Pure.
 
-use super::Millis;
+use super::{Millis, grouped};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -54,37 +54,34 @@ impl Undecided {
         self.by_reason().into_iter().map(|(_, rows)| rows).sum()
     }
 
-    /// For people: how many rows, and why; `None` where all were judged. `judge_after`: when those can be judged that were seen
-    /// too lately.
+    /// For people: how many rows, and why, as a sentence without its full stop; `None` where all were judged. `judge_after`: when those
+    /// can be judged that were seen too lately.
     pub(crate) fn in_words(self, judge_after: Option<Millis>) -> Option<String> {
-        let Undecided { too_fresh, contradicting, not_listed, unreadable, refused, held_back } = self;
+        let by_reason = self.by_reason().map(|(_, rows)| rows);
+        let [too_fresh, contradicting, not_listed, unreadable, refused, held_back] = by_reason.map(grouped);
         let judge_after =
-            judge_after.map_or_else(|| "in five minutes".to_owned(), |at| format!("after {}", moment(at)));
+            judge_after.map_or_else(|| "five minutes later".to_owned(), |at| format!("after {}", moment(at)));
         let parts = [
-            (
-                too_fresh,
-                format!(
-                    "{too_fresh} changed less than five minutes before the comparison (run the reconcile again {judge_after})"
-                ),
+            format!(
+                "{too_fresh} changed less than five minutes before the comparison and can be compared {judge_after}"
             ),
-            (
-                contradicting,
-                format!(
-                    "for {contradicting}, Clerk's API returned older data than a webhook (clerk-sync reads them again)"
-                ),
+            format!(
+                "{contradicting} with older data in Clerk's API than in a webhook, which clerk-sync will read again"
             ),
-            (not_listed, format!("{not_listed} in Clerk's count and not in its list")),
-            (unreadable, format!("{unreadable} could not be read completely")),
-            (refused, format!("{refused} refused by the database")),
-            (held_back, format!("the deletion of {held_back} waits for your approval")),
+            format!("{not_listed} in Clerk's count but not in its list"),
+            format!("{unreadable} that could not be read completely"),
+            format!("{refused} refused by the database"),
+            format!("{held_back} to be deleted, which waits for your approval"),
         ];
-        let parts: Vec<String> = parts.into_iter().filter(|(rows, _)| *rows > 0).map(|(_, words)| words).collect();
+        let parts: Vec<String> =
+            by_reason.into_iter().zip(parts).filter(|(rows, _)| *rows > 0).map(|(_, words)| words).collect();
         if parts.is_empty() {
             return None;
         }
         let rows = self.total();
         Some(format!(
-            "{rows} {} left as {}: {}",
+            "{} {} left as {}: {}",
+            grouped(rows),
             if rows == 1 { "row was" } else { "rows were" },
             if rows == 1 { "it is" } else { "they are" },
             parts.join("; ")
@@ -109,9 +106,9 @@ mod tests {
         let words = undecided.in_words(Millis::new(1_760_000_000_000)).unwrap();
         assert_eq!(
             words,
-            "3 rows were left as they are: 1 changed less than five minutes before the comparison (run the reconcile again after \
-             2025-10-09 08:53:20 UTC); \
-             2 in Clerk's count and not in its list"
+            "3 rows were left as they are: 1 changed less than five minutes before the comparison and can be compared after \
+             2025-10-09 08:53:20 UTC; \
+             2 in Clerk's count but not in its list"
         );
     }
 }

@@ -1,6 +1,6 @@
 //! The chart of the status page, as SVG: webhooks by hour and outcome. Pure.
 
-use super::page::grouped;
+use crate::model::grouped;
 use crate::store::status::Status;
 use maud::{Markup, html};
 
@@ -10,9 +10,9 @@ const HOURS: i64 = 24;
 /// Outcomes in the order of the stack: by name, in words, and with their colour. The last one is hatched, too.
 const OUTCOMES: [(&str, &str, &str); 5] = [
     ("applied", "applied", "var(--c-applied)"),
-    ("unchanged", "already in the row", "var(--c-unchanged)"),
-    ("stale", "out of date", "var(--c-stale)"),
-    ("pending", "left to a read from Clerk's API", "var(--c-pending)"),
+    ("unchanged", "no change needed", "var(--c-unchanged)"),
+    ("stale", "older than the row", "var(--c-stale)"),
+    ("pending", "needed a read from Clerk's API", "var(--c-pending)"),
     ("dead_letter", "dead letters", "var(--c-dead)"),
 ];
 

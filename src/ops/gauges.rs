@@ -73,12 +73,12 @@ fn answer(line: &str) -> Option<(String, u64)> {
     let label = labels.split('"').nth(1)?;
     let reason = label.replace('_', " ");
     let words = match (name, label) {
-        (DELIVERIES, "duplicate") => "duplicates".to_owned(),
+        (DELIVERIES, "duplicate") => "duplicates (same message id)".to_owned(),
         (DELIVERIES, "ignored") => "of types that are not copied".to_owned(),
         (DELIVERIES, "foreign") => "refused (of another Clerk instance)".to_owned(),
         (DELIVERIES, _) => chart::words(label).map_or(reason, str::to_owned),
         (REJECTED, _) => format!("refused ({reason})"),
-        (UNAVAILABLE, "queue_full") => "answered with 503 (more at once than can be written)".to_owned(),
+        (UNAVAILABLE, "queue_full") => "answered with 503 (more webhooks at once than can be written)".to_owned(),
         (UNAVAILABLE, _) => format!("answered with 503 ({reason})"),
         _ => return None,
     };
@@ -109,6 +109,6 @@ mod tests {
                        clerk_sync_rows{kind=\"user\"} 31\n";
         let answers = answers(metrics);
         let words: Vec<(&str, u64)> = answers.iter().map(|(words, count)| (words.as_str(), *count)).collect();
-        assert_eq!(words, [("duplicates", 9), ("applied", 7), ("refused (invalid signature)", 2)]);
+        assert_eq!(words, [("duplicates (same message id)", 9), ("applied", 7), ("refused (invalid signature)", 2)]);
     }
 }

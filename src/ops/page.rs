@@ -5,7 +5,7 @@
 
 use super::chart;
 use super::verdict::{self, Comparison, Level, Verdict};
-use crate::model::{self, Kind, PassState, Scope, Word};
+use crate::model::{self, Drift, Kind, PassState, Scope, Word, grouped};
 use crate::store::status::{Candidate, DeadLetterRow, FindingRow, PassRow, Status};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -51,9 +51,9 @@ pub(super) fn page(view: &View<'_>) -> String {
                     p.state { span.mark aria-hidden="true" { (mark(verdict.level)) } " " (state(verdict.level)) }
                     h1 { (breakable(&verdict.headline)) }
                     @for reason in &verdict.reasons { p { (prose(reason)) } }
-                    @if !verdict.commands.is_empty() {
-                        p.soft { @if verdict.commands.len() == 1 { "Run:" } @else { "Run, in this order:" } }
-                        @for command in &verdict.commands { pre { code { (command) } } }
+                    @for remedy in &verdict.commands {
+                        p.soft { (remedy.purpose) ":" }
+                        pre { code { (remedy.command) } }
                     }
                 }
                 p #stale role="status" hidden {}
@@ -89,7 +89,7 @@ fn body(status: &Status, answers: &[(String, u64)]) -> Markup {
             (chart::deliveries(status))
             @if !answers.is_empty() {
                 p.soft {
-                    "Answers of this server alone, since it started: "
+                    "Responses of this server since it started: "
                     @for (n, (what, count)) in answers.iter().enumerate() {
                         @if n > 0 { ", " }
                         b { (grouped(*count)) } " " (what)
@@ -118,13 +118,13 @@ fn rows(status: &Status) -> Markup {
                             p class=[(counts.here != counts.there).then_some("differs")] {
                                 (grouped(counts.there)) " at Clerk "
                                 @if counts.here == counts.there { span.same { "✓ equal" } }
-                                @else { b { "≠ " (apart(counts.here, counts.there)) } }
+                                @else { b { "▲ " (apart(counts.here, counts.there)) } }
                             }
                             p.soft { "both counted " (ago(status, at)) }
                         }
                         Some(Comparison::Listed(pass, at)) => {
                             (listed(pass))
-                            p.soft { "every row compared " (ago(status, at)) }
+                            p.soft { "compared " (ago(status, at)) " by reconcile no. " (pass.id) }
                         }
                         None => {
                             @if let Some(here) = status.rows.get(kind.as_str()) {
@@ -154,9 +154,9 @@ fn listed(pass: &PassRow) -> Markup {
         p class=[(waits || undecided.total() > 0).then_some("differs")] {
             (grouped(pass.listed)) " at Clerk "
             @if waits {
-                b { "≠ " @if undecided.held_back > 0 { (grouped(undecided.held_back)) " " } "more here" } ": deletions wait for approval"
+                b { "▲ " @if undecided.held_back > 0 { (grouped(undecided.held_back)) " " } "more here" } ": deletions wait for approval"
             } @else if undecided.total() > 0 {
-                b { "≠ " (grouped(undecided.total())) " left as they are" }
+                b { "▲ " (grouped(undecided.total())) " left as they are" }
             } @else {
                 span.same { "✓ equal" }
             }
@@ -200,9 +200,9 @@ fn facts(status: &Status) -> Markup {
     let lease = status.lease.as_deref().map_or("no reconcile is running", |_| "a reconcile is running");
     html! {
         section.facts aria-label="State" {
-            (fact("Last webhook", &ago(status.last_webhook_at), "the newest of all clerk-sync servers"))
+            (fact("Last webhook", &ago(status.last_webhook_at), "received by any clerk-sync server"))
             (fact("Webhook delay", &fresh.0, &fresh.1))
-            (fact("Last full reconcile", &ago(full), &others))
+            (fact("Last complete full reconcile", &ago(full), &others))
             (fact("Dead letters", &grouped(dead), "webhooks that could not be applied"))
             (fact("Waiting to be read", &grouped(reads), "rows to read again from Clerk's API"))
             (fact("Database connections", &status.connections.to_string(), lease))
@@ -226,7 +226,7 @@ fn candidates(status: &Status) -> Markup {
                     h2 { "What reconcile no. " (pass.id) " would delete" }
                     table.stack {
                         caption {
-                            "The first " (rows.len()) " rows that Clerk no longer lists. For all of them: "
+                            "The first " (rows.len()) " rows that Clerk no longer lists. To see all of them, run "
                             code.command { "clerk-sync reconcile --dry-run --json" }
                         }
                         thead {
@@ -265,12 +265,12 @@ fn reconciles(status: &Status) -> Markup {
             } @else {
                 table.stack.runs {
                     caption {
-                        "The latest first. A full reconcile has a row for each kind; incremental ones that found nothing are left out. Read: rows read from Clerk. Missing: only at Clerk. Extra: only here. Differing: other values."
+                        "The latest first. A full reconcile has a row for each kind; incremental ones that found nothing are left out. At Clerk: rows that Clerk listed. Missing: only at Clerk. Differing: other values here. Extra: only here. Rows that were left as they are count as none of these."
                     }
                     thead {
                         tr {
                             th scope="col" { "No." } th scope="col" { "Kind" } th scope="col" { "Began" } th scope="col" { "Result" }
-                            th.n scope="col" { "Took" } th.n scope="col" { "Read" } th.n scope="col" { "Missing" }
+                            th.n scope="col" { "Took" } th.n scope="col" { "At Clerk" } th.n scope="col" { "Missing" }
                             th.n scope="col" { "Differing" } th.n scope="col" { "Extra" }
                         }
                     }
@@ -295,10 +295,10 @@ fn reconcile(pass: &PassRow) -> Markup {
                 td data-label="Began" { (moment_at(pass.started_at)) }
                 td data-label="Result" { span class=(class) { (result) } }
                 td.n data-label="Took" { (took) }
-                td.n data-label="Read" { (grouped(pass.listed)) }
-                td class=(count_class(pass.missing)) data-label="Missing" { (grouped(pass.missing)) }
-                td class=(count_class(pass.differing)) data-label="Differing" { (grouped(pass.differing)) }
-                td class=(count_class(extra)) data-label="Extra" { (grouped(extra)) }
+                td.n data-label="At Clerk" { (grouped(pass.listed)) }
+                @for (label, rows) in [("Missing", pass.missing), ("Differing", pass.differing), ("Extra", extra)] {
+                    td class=(count_class(rows)) data-label=(label) { @if pass.backfill { "–" } @else { (grouped(rows)) } }
+                }
             }
             @for note in pass.problem.iter().chain(&undecided) {
                 tr.note { td colspan="9" { (prose(note)) } }
@@ -347,7 +347,7 @@ fn findings(findings: &[FindingRow]) -> Markup {
                         @for finding in findings.iter().take(SHOWN) {
                             tr {
                                 td data-label="When" { (moment_at(finding.repaired_at)) }
-                                td data-label="Problem" { (finding.kind) " " (finding.drift) }
+                                td data-label="Problem" { (finding.kind) " " (was(&finding.drift)) }
                                 td data-label="Id" { code { (finding.entity_id) } }
                                 td data-label="Columns" { (finding.fields.join(", ")) }
                                 td data-label="Probable cause" { (prose(&finding.cause)) }
@@ -360,15 +360,25 @@ fn findings(findings: &[FindingRow]) -> Markup {
     }
 }
 
+/// What was wrong with a row, after its kind.
+fn was(drift: &Word<Drift>) -> String {
+    match drift.known() {
+        Some(Drift::Missing) => "was missing".to_owned(),
+        Some(Drift::Differing) => "had other values".to_owned(),
+        Some(Drift::Extra) => "was no longer at Clerk".to_owned(),
+        None => drift.to_string(),
+    }
+}
+
 fn dead_letters(letters: &[DeadLetterRow]) -> Markup {
     html! {
         @if !letters.is_empty() {
             section {
                 h2 { "Dead letters" }
                 table.stack {
-                    caption { "Webhooks that were accepted but could not be applied. They are retried automatically; this retries them now." }
+                    caption { "Webhooks that were accepted but could not be applied. They are retried automatically. To retry one now, run its command." }
                     thead {
-                        tr { th scope="col" { "Arrived" } th scope="col" { "Event" } th scope="col" { "Reason" } th scope="col" { "To retry it, run" } }
+                        tr { th scope="col" { "Arrived" } th scope="col" { "Event" } th scope="col" { "Reason" } th scope="col" { "Command" } }
                     }
                     tbody {
                         @for letter in letters.iter().take(SHOWN) {
@@ -376,7 +386,7 @@ fn dead_letters(letters: &[DeadLetterRow]) -> Markup {
                                 td data-label="Arrived" { (moment_at(letter.received_at)) }
                                 td data-label="Event" { (letter.event_type.as_deref().unwrap_or("not named")) }
                                 td data-label="Reason" { (prose(&letter.reason)) }
-                                td data-label="To retry it, run" { code.command { "clerk-sync dead-letters retry " (letter.message_id) } }
+                                td data-label="Command" { code.command { "clerk-sync dead-letters retry " (letter.message_id) } }
                             }
                         }
                     }
@@ -458,19 +468,6 @@ fn prose(text: &str) -> Markup {
             @if n.is_multiple_of(2) { (part) } @else { code { (part) } }
         }
     }
-}
-
-/// A number with its thousands apart.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (n, digit) in digits.chars().enumerate() {
-        if n > 0 && (digits.len() - n).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// A time, as people in any country read it.
@@ -568,9 +565,9 @@ mod tests {
             html.contains("66 <small>here</small>") && html.contains("66 at Clerk <span class=\"same\">✓ equal"),
             "{html}"
         );
-        assert!(html.contains("every row compared 2 min ago"), "{html}");
+        assert!(html.contains("compared 2 min ago by reconcile no. 2"), "{html}");
         let html = shown(&full(serde_json::json!({ "undecided": { "too_fresh": 7 } })));
-        assert!(html.contains("≠ 7 left as they are") && !html.contains("✓ equal"), "{html}");
+        assert!(html.contains("▲ 7 left as they are") && !html.contains("✓ equal"), "{html}");
         // One that did not end says nothing.
         let html = shown(&full(serde_json::json!({ "state": "incomplete" })));
         assert!(html.contains("not compared with Clerk yet") && !html.contains("✓ equal"), "{html}");
@@ -590,7 +587,7 @@ mod tests {
         let status =
             |candidate| Status { passes: vec![stopped.clone()], candidates: vec![candidate], ..Status::default() };
         let html = shown(&status(candidate("user_9", None)));
-        assert!(html.contains("data-label=\"Extra\">20<") && html.contains("≠ 20 more here"), "{html}");
+        assert!(html.contains("data-label=\"Extra\">20<") && html.contains("▲ 20 more here"), "{html}");
         assert!(!html.contains("Belongs to"), "{html}");
         let html = shown(&status(candidate("orgmem_9", Some("org_1"))));
         assert!(
@@ -610,6 +607,5 @@ mod tests {
     fn spans_are_round() {
         let spans = [5, 1_500, 119_999, 120_000, 7_200_000, 172_800_000].map(span);
         assert_eq!(spans, ["5 ms", "1 s", "119 s", "2 min", "2 h", "2 days"]);
-        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
     }
 }

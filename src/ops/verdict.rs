@@ -1,8 +1,8 @@
 //! Is the mirror in sync with Clerk? One answer, in words. Pure.
 
-use super::page::{grouped, moment, span};
+use super::page::{moment, span};
 use crate::clerk::event::SUBSCRIBED;
-use crate::model::{Kind, Millis, PassState, Scope, Undecided};
+use crate::model::{Kind, Millis, PassState, Scope, Undecided, grouped};
 use crate::store::Error;
 use crate::store::status::{Counts, DenialRow, PassRow, Status};
 use crate::webhook::health::Fault;
@@ -61,7 +61,34 @@ pub struct Verdict {
     pub headline: String,
     pub reasons: Vec<String>,
     /// What to type, where a command helps.
-    pub commands: Vec<String>,
+    pub commands: Vec<Remedy>,
+}
+
+/// A command, and what somebody runs it for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Remedy {
+    /// As the beginning of a sentence.
+    pub purpose: String,
+    pub command: String,
+}
+
+impl Remedy {
+    fn new(purpose: impl Into<String>, command: impl Into<String>) -> Remedy {
+        Remedy { purpose: purpose.into(), command: command.into() }
+    }
+
+    fn migrate() -> Remedy {
+        Remedy::new("To create or upgrade the schema, and grant its privileges", "clerk-sync migrate")
+    }
+
+    fn reconcile() -> Remedy {
+        Remedy::new("To compare all rows with Clerk now, and repair them", "clerk-sync reconcile")
+    }
+
+    /// The doctor's purpose.
+    fn doctor(purpose: &str) -> Remedy {
+        Remedy::new(purpose, "clerk-sync doctor")
+    }
 }
 
 /// What a webhook gets while nothing can be written.
@@ -75,24 +102,21 @@ impl Verdict {
 
     /// The database could not be asked.
     pub fn unknown(error: &Error) -> Verdict {
-        let (headline, command) = match error {
-            Error::NotMigrated(_) => ("The schema is missing or of an older version", Some("clerk-sync migrate")),
+        let examine = || Some(Remedy::doctor("To see why, and what to do"));
+        let (headline, remedy) = match error {
+            Error::NotMigrated(_) => ("The schema is missing or of an older version", Some(Remedy::migrate())),
             Error::TooNew => ("The schema is of a newer version than this program", None),
             Error::NotWorker(_) | Error::MissingRight(_) => {
-                ("The database role lacks privileges", Some("clerk-sync migrate"))
+                ("The database role lacks privileges", Some(Remedy::migrate()))
             }
-            Error::LoginRefused(_) => ("The database refuses the login", Some("clerk-sync doctor")),
-            Error::SharedConnections => {
-                ("The connection string leads to a transaction pooler", Some("clerk-sync doctor"))
-            }
-            Error::Connect(_) | Error::RootCertificate(_) => {
-                ("The database cannot be reached", Some("clerk-sync doctor"))
-            }
-            Error::Crowded(_) | Error::Silent(_) => ("The database responds too slowly", Some("clerk-sync doctor")),
-            Error::Refused(_) | Error::Answer(_) => ("The database cannot be queried", Some("clerk-sync doctor")),
+            Error::LoginRefused(_) => ("The database refuses the login", examine()),
+            Error::SharedConnections => ("The connection string leads to a transaction pooler", examine()),
+            Error::Connect(_) | Error::RootCertificate(_) => ("The database cannot be reached", examine()),
+            Error::Crowded(_) | Error::Silent(_) => ("The database responds too slowly", examine()),
+            Error::Refused(_) | Error::Answer(_) => ("The database cannot be queried", examine()),
         };
         let reasons = vec![format!("{}.", capitalized(&error.to_string())), RETRIED.to_owned()];
-        let commands = command.into_iter().map(str::to_owned).collect();
+        let commands = remedy.into_iter().collect();
         Verdict { commands, ..Verdict::new(Level::Bad, headline, reasons) }
     }
 
@@ -156,7 +180,7 @@ impl Headline {
             Headline::NoKey => (Level::Attention, "CLERK_SECRET_KEY is not set"),
             Headline::Drifting => (Level::Attention, "Out of sync: the counts differ from Clerk's"),
             Headline::NotCompared => (Level::Attention, "Not compared with Clerk recently"),
-            Headline::Undecided => (Level::Attention, "Some rows are undecided"),
+            Headline::Undecided => (Level::Attention, "Some rows were left as they are"),
             Headline::SomethingWaits => (Level::Attention, "In sync, and something waits for you"),
         }
     }
@@ -167,7 +191,7 @@ impl Headline {
 struct Reasons {
     gravest: Option<Headline>,
     reasons: Vec<String>,
-    commands: Vec<String>,
+    commands: Vec<Remedy>,
 }
 
 impl Reasons {
@@ -176,22 +200,22 @@ impl Reasons {
         self.reasons.push(reason);
     }
 
-    fn command(&mut self, command: impl Into<String>) {
-        self.commands.push(command.into());
+    fn remedy(&mut self, remedy: Remedy) {
+        self.commands.push(remedy);
     }
 
     fn of_setup(&mut self, status: &Status, setup: &Setup) {
         for pass in braked(status) {
-            self.add(
-                Headline::DeletionsWait,
-                format!(
-                    "Reconcile no. {} ({}) deleted nothing: {}. Some of these rows are listed below. To delete all of them, approve this reconcile.",
-                    pass.id,
-                    pass.scope.known().and_then(Scope::kind).map_or("everything", Kind::plural),
-                    pass.problem.as_deref().unwrap_or("it would have deleted too many rows")
-                ),
+            let kind = pass.scope.known().and_then(Scope::kind).map_or("rows", Kind::plural);
+            let problem = pass.problem.as_deref().unwrap_or("too many rows no longer exist at Clerk");
+            let reason = format!(
+                "Reconcile no. {} deleted no {kind}, because there are more than the deletion limit: {problem}. Some of them are listed \
+                 below.",
+                pass.id
             );
-            self.command(format!("clerk-sync reconcile --approve {}", pass.id));
+            self.add(Headline::DeletionsWait, reason);
+            let purpose = format!("If these {kind} should be deleted");
+            self.remedy(Remedy::new(purpose, format!("clerk-sync reconcile --approve {}", pass.id)));
         }
         if status.last_webhook_at.is_none() {
             let url = setup.webhook_url.as_deref().unwrap_or("https://YOUR-HOST/webhooks/clerk");
@@ -240,7 +264,7 @@ impl Reasons {
             self.add(Headline::NotCompared, old);
         }
         if (!missing.is_empty() || !old.is_empty()) && !setup.lacks(KEY) {
-            self.command("clerk-sync reconcile");
+            self.remedy(Remedy::reconcile());
         }
     }
 
@@ -256,13 +280,13 @@ impl Reasons {
             self.add(
                 Headline::Drifting,
                 format!(
-                    "The counts differ ({}), as counted {} ago. A webhook may be on its way: if they still differ at the next incremental \
-                     reconcile, a full one starts.",
+                    "The counts differ ({}), as counted {} ago. A webhook may be on its way. If the counts still differ at the next \
+                     incremental reconcile, a full reconcile starts by itself.",
                     apart.join("; "),
                     counted_at(status).map_or_else(|| "a while".to_owned(), |at| span(status.now - at))
                 ),
             );
-            self.command("clerk-sync reconcile");
+            self.remedy(Remedy::reconcile());
         }
         if status.denied > 0 {
             let denied: Vec<String> = status.denials.iter().take(5).map(DenialRow::describe).collect();
@@ -286,7 +310,7 @@ impl Reasons {
             );
         }
         if status.denied > 0 || status.refused > 0 {
-            self.command("clerk-sync doctor");
+            self.remedy(Remedy::doctor("To see what is in the way, and what to do"));
         }
     }
 
@@ -566,7 +590,7 @@ mod tests {
         let doubtful =
             PassRow { undecided: Some([("too_fresh".to_owned(), 7)].into()), ..pass(4, "membership", "complete") };
         let verdict = judge(&Status { passes: vec![doubtful], ..in_sync() });
-        assert_eq!((verdict.level, verdict.headline.as_str()), (Level::Attention, "Some rows are undecided"));
+        assert_eq!((verdict.level, verdict.headline.as_str()), (Level::Attention, "Some rows were left as they are"));
         assert!(
             verdict.reasons[0].starts_with("The last reconcile of memberships: 7 rows were left as they are"),
             "{verdict:?}"
@@ -590,14 +614,17 @@ mod tests {
     fn only_the_approval_that_works_is_offered() {
         let braked = [pass(9, "user", "braked"), pass(8, "user", "braked"), pass(7, "membership", "complete")];
         let verdict = judge(&Status { passes: braked.into(), ..in_sync() });
-        assert_eq!(verdict.commands, ["clerk-sync reconcile --approve 9"]);
+        assert_eq!(
+            verdict.commands.iter().map(|remedy| &remedy.command).collect::<Vec<_>>(),
+            ["clerk-sync reconcile --approve 9"]
+        );
     }
 
     #[test]
     fn why_the_database_cannot_be_asked_gives_the_headline_and_what_to_type() {
         let verdict = Verdict::unknown(&Error::NotMigrated(None));
         assert_eq!(verdict.headline, "The schema is missing or of an older version");
-        assert_eq!(verdict.commands, ["clerk-sync migrate"]);
+        assert_eq!(verdict.commands, [Remedy::migrate()]);
         let away = Verdict::unknown(&Error::Silent(std::time::Duration::from_secs(15)));
         assert_eq!((away.level, away.headline.as_str()), (Level::Bad, "The database responds too slowly"));
     }

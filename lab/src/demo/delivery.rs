@@ -67,8 +67,8 @@ pub(super) async fn deliver_all(
     for event in &deliveries {
         let outcome = receivers.deliver(event).await?.outcome.unwrap_or_default();
         let why = match outcome.as_str() {
-            "stale" => Some("out of date: something newer is known"),
-            "duplicate" => Some("duplicate: it came before"),
+            "stale" => Some("older than the row"),
+            "duplicate" => Some("a duplicate: it came before"),
             _ => None,
         };
         if let Some(why) = why.filter(|_| shown < SHOWN) {
@@ -82,13 +82,13 @@ pub(super) async fn deliver_all(
     progress.finish_and_clear();
     let counts: Vec<String> =
         outcomes.iter().map(|(outcome, count)| format!("{count} {}", in_words(outcome))).collect();
-    say(&wrapped(&format!("clerk-sync acknowledged all of them: {}.", counts.join(", ")), 2));
+    say(&wrapped(&format!("clerk-sync acknowledged all {}: {}.", deliveries.len(), counts.join(", ")), 2));
     Ok(lost)
 }
 
 fn in_words(outcome: &str) -> &str {
     match outcome {
-        "stale" => "out of date",
+        "stale" => "older than the row",
         "duplicate" => "duplicates",
         other => other,
     }

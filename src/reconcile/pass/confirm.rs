@@ -5,7 +5,7 @@ use super::super::finding::{Finding, is_gone};
 use super::super::{Error, FINDINGS_REPORTED_MAX, Sink};
 use super::{MARGIN, PageEffects, READ_BACKDATE_MS, Run};
 use crate::clerk::client::{MAX_IDS_PER_REQUEST, Read};
-use crate::model::{Change, Kind, Millis, Observation, PassState, PendingRead, Source, Undecided, hex};
+use crate::model::{Change, Kind, Millis, Observation, PassState, PendingRead, Source, Undecided, grouped, hex};
 use crate::store::LiveRow;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, HashSet};
@@ -113,15 +113,22 @@ impl Run<'_> {
                 self.session.waiting_pass(self.row.scope, Some(self.held.as_deref().unwrap_or_default())).await?
             }
         };
+        // Of memberships: those that end with a user or an organization whose deletion waits.
+        let waiting = self.undecided.held_back;
         self.undecided.held_back += own.absent;
         self.row.problem = Some(format!(
-            "{} of the {} {} here no longer {} at Clerk{}",
-            own.absent,
-            own.rows,
+            "{} of the {} {} here no longer {} at Clerk{}{}",
+            grouped(own.absent),
+            grouped(own.rows),
             kind.plural(),
             if own.absent == 1 { "exists" } else { "exist" },
             if memberships.absent > 0 {
-                format!("; deleting them would delete {} memberships, too", memberships.absent)
+                format!(", and {} of their memberships would be deleted with them", grouped(memberships.absent))
+            } else {
+                String::new()
+            },
+            if waiting > 0 {
+                format!(", besides {} that wait for the approval of their users or organizations", grouped(waiting))
             } else {
                 String::new()
             },
