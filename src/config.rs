@@ -54,8 +54,7 @@ pub struct Environment {
     pub clerk: ClerkEnvironment,
 
     /// When to run a full reconcile, as a cron expression in UTC; unset: `17 3 * * *`, at 03:17 every night. Memberships are also compared
-    /// every hour, if that takes at most a tenth of your key's rate limit. `off`: no full reconcile, and no
-    /// hourly one of the memberships
+    /// every hour, if they are not more than about three million. `off`: no full reconcile, and no hourly one of the memberships
     #[arg(long, env = "RECONCILE_CRON", value_name = "CRON")]
     pub reconcile_cron: Option<String>,
 

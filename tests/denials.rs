@@ -367,7 +367,11 @@ async fn a_row_lock_that_is_held_for_a_minute() {
     }
 }
 
-/// Six culprits among a hundred and sixty innocents, all at once: everybody is acknowledged in time.
+/// For how long a delivery waits for its turn, as [`clerk_sync::webhook`] has it.
+const TURN: Duration = Duration::from_secs(8);
+
+/// Six culprits among a hundred and sixty innocents, all at once: everybody is acknowledged. A machine so slow that not all get their turn
+/// in time tells some of them to come again; nobody is refused for another reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_elses_delivery_fails_with_the_culprits() {
     let key = "create table public.notes (m text references clerk.organization_memberships on delete restrict); \
@@ -398,16 +402,29 @@ async fn nobody_elses_delivery_fails_with_the_culprits() {
             std::mem::take(&mut clerk.outbox)
         };
         assert!(events.len() >= 165, "{}", events.len());
-        let answers = join_all(events.iter().map(async |event| {
-            let began = Instant::now();
-            let attempt = admin.world.sender().send(&event.message_id, event.body.as_bytes()).await.unwrap();
-            (attempt.status, began.elapsed(), event.event_type)
+        let all_began = Instant::now();
+        let again = join_all(events.iter().map(async |event| {
+            for again in 0.. {
+                let began = Instant::now();
+                let attempt = admin.world.sender().send(&event.message_id, event.body.as_bytes()).await.unwrap();
+                if attempt.status / 100 == 2 {
+                    return again;
+                }
+                let (took, what) = (began.elapsed(), event.event_type);
+                assert!(
+                    took >= TURN && all_began.elapsed() < PATIENCE,
+                    "lock: {is_lock}: {what} after {took:?}: {attempt:?}"
+                );
+            }
+            unreachable!("it ends before")
         }))
         .await;
-        let refused: Vec<_> = answers.iter().filter(|(status, ..)| status / 100 != 2).collect();
-        assert!(refused.is_empty(), "lock: {is_lock}: {refused:?}");
-        let slowest = answers.iter().map(|(_, took, _)| *took).max().unwrap();
-        println!("lock: {is_lock}: the last of {} was acknowledged after {slowest:.1?}", answers.len());
+        println!(
+            "lock: {is_lock}: the last of {} was acknowledged after {:.1?}, {} had to come again",
+            again.len(),
+            all_began.elapsed(),
+            again.iter().sum::<usize>()
+        );
         let denied = admin.world.database.count("clerk_sync.denials where kind = 'membership'").await;
         assert_eq!(denied, 5, "lock: {is_lock}");
     }

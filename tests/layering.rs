@@ -81,6 +81,7 @@ const TESTKIT: &[(&str, &[&str])] = &[
     ("supabase", &[]),
     ("traffic", &[]),
     ("usage", &["procfs"]),
+    ("wait", &[]),
     ("worker", &[]),
     ("world", &["clerk", "config", "model", "reconcile", "sender", "store", "webhook"]),
 ];

@@ -422,6 +422,10 @@ async fn why_no_pass_can_begin_is_told_until_one_does() {
     program.stop().await;
 }
 
+/// Requests that are under way at once while the program is stopped, as many as it can answer before it must end, on a slow machine
+/// too.
+const UNDER_WAY: usize = 200;
+
 /// F3. Stopped while 500 deliveries a second come: who was told yes is in the database, and nobody's request is cut off.
 pub async fn stopped_under_load() -> String {
     let database = database().await;
@@ -438,14 +442,17 @@ pub async fn stopped_under_load() -> String {
     let began = std::time::Instant::now();
     let mut program = Some(program);
     let good = std::sync::Arc::new(AtomicUsize::new(0));
+    let places = std::sync::Arc::new(tokio::sync::Semaphore::new(UNDER_WAY));
     for event in events {
         pace.tick().await;
+        let place = std::sync::Arc::clone(&places).acquire_owned().await.unwrap();
         let (sender, good) = (std::sync::Arc::clone(&sender), std::sync::Arc::clone(&good));
         sent += 1;
         let accepted = good.load(Ordering::Relaxed);
         sending.spawn(async move {
             let result = sender.send(&event.message_id, event.body.as_bytes()).await;
             good.fetch_add(usize::from(result.is_ok()), Ordering::Relaxed);
+            drop(place);
             (event.entity_id, result)
         });
         if accepted > 700 {

@@ -49,8 +49,8 @@ enum Action {
         #[arg(group = "which")]
         id: Option<String>,
 
-        /// Retry all dead letters, except those that have the message id of an earlier webhook but a different body: to apply one of these,
-        /// give its ID
+        /// Retry all dead letters, except any with the message id of an earlier webhook. To retry such a dead letter, give its ID instead
+        /// of --all
         #[arg(long, group = "which")]
         all: bool,
 

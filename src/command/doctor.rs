@@ -19,8 +19,8 @@ pub struct Doctor {
     #[command(flatten)]
     environment: Environment,
 
-    /// Only for --token: the connection string of the role that owns the schemas, if the role in `DATABASE_URL` has no permission to run
-    /// `set role authenticated`
+    /// With --token, doctor runs `set role authenticated`. If the role in `DATABASE_URL` may not do that, give the connection string of the
+    /// schemas' owner here
     #[arg(long, env = "MIGRATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     migrate_database_url: Option<String>,
 

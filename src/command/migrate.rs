@@ -28,12 +28,13 @@ pub struct Migrate {
     #[arg(long, requires = "print", value_name = "MIGRATION", default_value_t = 0, hide_default_value = true)]
     from: i64,
 
-    /// Create all views, functions and policies again, and indexes and rights that are missing; tables and their rows are not touched
+    /// Create the views, functions and policies of clerk-sync again, and indexes and rights that are missing. Its tables, their rows, and
+    /// your own policies are not touched
     #[arg(long, conflicts_with = "print")]
     repair: bool,
 
     /// Tie the tables to another Clerk instance: the one named by `CLERK_INSTANCE_ID`, or if that is unset, the one that sends the next
-    /// webhook. The secret key is not used for this
+    /// webhook, even if a secret key is set
     #[arg(long, conflicts_with = "print")]
     repin: bool,
 

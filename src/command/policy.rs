@@ -12,7 +12,8 @@ use std::process::ExitCode;
 pub enum Policy {
     /// Print policies for a table. If `DATABASE_URL` is set and the column has no index, also print a `create index`
     Print(Print),
-    /// Report what is wrong with the policies of tables that hold rows of organizations or users. Exit code 2: something is wrong
+    /// Report what is wrong with the policies of your tables, where their rows belong to organizations or users. Exit code 2: something is
+    /// wrong
     Check(Check),
 }
 

@@ -107,7 +107,7 @@ fn print(report: &Report) {
     let state = match report.state {
         PassState::Complete if report.dry_run && report.drift() > 0 => "drift",
         PassState::Complete if report.drift() > 0 => "repaired",
-        PassState::Complete if undecided.is_some() => "SOME ROWS UNDECIDED",
+        PassState::Complete if undecided.is_some() => "SOME ROWS LEFT AS THEY ARE",
         PassState::Complete if report.dry_run && report.added > 0 => "would be filled",
         PassState::Complete if report.added > 0 => "filled",
         PassState::Complete => "in sync",

@@ -59,6 +59,12 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
+/// A sentence, from its first letter.
+pub(crate) fn capitalized(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

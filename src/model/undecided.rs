@@ -1,6 +1,6 @@
 //! Rows that a pass could not judge, by reason: what it says about the mirror, it does not say about them. Pure.
 
-use super::{Millis, grouped};
+use super::{Millis, capitalized, grouped};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -54,38 +54,55 @@ impl Undecided {
         self.by_reason().into_iter().map(|(_, rows)| rows).sum()
     }
 
-    /// For people: how many rows, and why, as a sentence without its full stop; `None` where all were judged. `judge_after`: when those
+    /// For people: how many rows, and why, in sentences, without the last full stop; `None` where all were judged. `judge_after`: when those
     /// can be judged that were seen too lately.
     pub(crate) fn in_words(self, judge_after: Option<Millis>) -> Option<String> {
-        let by_reason = self.by_reason().map(|(_, rows)| rows);
-        let [too_fresh, contradicting, not_listed, unreadable, refused, held_back] = by_reason.map(grouped);
+        let rows = self.total();
         let judge_after =
             judge_after.map_or_else(|| "five minutes later".to_owned(), |at| format!("after {}", moment(at)));
-        let parts = [
-            format!(
-                "{too_fresh} changed less than five minutes before the comparison and can be compared {judge_after}"
-            ),
-            format!(
-                "{contradicting} with older data in Clerk's API than in a webhook, which clerk-sync will read again"
-            ),
-            format!("{not_listed} in Clerk's count but not in its list"),
-            format!("{unreadable} that could not be read completely"),
-            format!("{refused} refused by the database"),
-            format!("{held_back} to be deleted, which waits for your approval"),
+        let because = |part: u64, sentence: &dyn Fn(Pronouns) -> String| {
+            (part > 0).then(|| capitalized(&sentence(Pronouns::of(part, rows))))
+        };
+        let Undecided { too_fresh, contradicting, not_listed, unreadable, refused, held_back } = self;
+        let reasons = [
+            because(too_fresh, &|Pronouns { they, .. }| {
+                format!("{they} changed less than five minutes before the comparison and can be compared {judge_after}")
+            }),
+            because(contradicting, &|Pronouns { them, it, .. }| {
+                format!("for {them}, Clerk's API returned older data than a webhook: clerk-sync will read {it} again")
+            }),
+            because(not_listed, &|Pronouns { them, it, .. }| format!("Clerk counted {them} but did not list {it}")),
+            because(unreadable, &|Pronouns { they, .. }| format!("{they} could not be read completely")),
+            because(refused, &|Pronouns { them, .. }| format!("the database refused {them}")),
+            because(held_back, &|Pronouns { them, .. }| format!("the deletion of {them} waits for your approval")),
         ];
-        let parts: Vec<String> =
-            by_reason.into_iter().zip(parts).filter(|(rows, _)| *rows > 0).map(|(_, words)| words).collect();
-        if parts.is_empty() {
+        let reasons: Vec<String> = reasons.into_iter().flatten().collect();
+        if reasons.is_empty() {
             return None;
         }
-        let rows = self.total();
-        Some(format!(
-            "{} {} left as {}: {}",
-            grouped(rows),
-            if rows == 1 { "row was" } else { "rows were" },
-            if rows == 1 { "it is" } else { "they are" },
-            parts.join("; ")
-        ))
+        let left = if rows == 1 { "row was left as it is" } else { "rows were left as they are" };
+        Some(format!("{} {left}. {}", grouped(rows), reasons.join(". ")))
+    }
+}
+
+/// What a sentence calls a part of the rows.
+struct Pronouns {
+    /// As its subject.
+    they: String,
+    /// As its object.
+    them: String,
+    /// Once they were named.
+    it: &'static str,
+}
+
+impl Pronouns {
+    fn of(part: u64, rows: u64) -> Pronouns {
+        let it = if part == 1 { "it" } else { "them" };
+        if part < rows {
+            let some = format!("{} of them", grouped(part));
+            return Pronouns { they: some.clone(), them: some, it };
+        }
+        Pronouns { they: if part == 1 { "it" } else { "they" }.to_owned(), them: it.to_owned(), it }
     }
 }
 
@@ -106,9 +123,16 @@ mod tests {
         let words = undecided.in_words(Millis::new(1_760_000_000_000)).unwrap();
         assert_eq!(
             words,
-            "3 rows were left as they are: 1 changed less than five minutes before the comparison and can be compared after \
-             2025-10-09 08:53:20 UTC; \
-             2 in Clerk's count but not in its list"
+            "3 rows were left as they are. 1 of them changed less than five minutes before the comparison and can be compared after \
+             2025-10-09 08:53:20 UTC. Clerk counted 2 of them but did not list them"
         );
+        let words = |undecided: Undecided| undecided.in_words(None).unwrap();
+        let one = Undecided { contradicting: 1, ..Undecided::default() };
+        assert_eq!(
+            words(one),
+            "1 row was left as it is. For it, Clerk's API returned older data than a webhook: clerk-sync will read it again"
+        );
+        let all = Undecided { refused: 2_000, ..Undecided::default() };
+        assert_eq!(words(all), "2,000 rows were left as they are. The database refused them");
     }
 }

@@ -85,7 +85,7 @@ fn body(status: &Status, answers: &[(String, u64)]) -> Markup {
         (rows(status))
         (facts(status))
         section {
-            h2 { "Webhooks of the last 24 hours" }
+            h2 { "Webhooks of the last 24 hours (UTC)" }
             (chart::deliveries(status))
             @if !answers.is_empty() {
                 p.soft {
@@ -265,7 +265,10 @@ fn reconciles(status: &Status) -> Markup {
             } @else {
                 table.stack.runs {
                     caption {
-                        "The latest first. A full reconcile has a row for each kind; incremental ones that found nothing are left out. At Clerk: rows that Clerk listed. Missing: only at Clerk. Differing: other values here. Extra: only here. Rows that were left as they are count as none of these."
+                        "The latest first. A full reconcile has a row for each kind; incremental ones that found nothing are left out. At Clerk: rows that Clerk listed. Missing: only at Clerk. Differing: other values here. Extra: only here."
+                        @if shown.iter().any(|pass| verdict::undecided_otherwise(pass).is_some_and(|left| left.total() > 0)) {
+                            " Rows that a reconcile left as they are count as none of the three."
+                        }
                     }
                     thead {
                         tr {
@@ -376,7 +379,7 @@ fn dead_letters(letters: &[DeadLetterRow]) -> Markup {
             section {
                 h2 { "Dead letters" }
                 table.stack {
-                    caption { "Webhooks that were accepted but could not be applied. They are retried automatically. To retry one now, run its command." }
+                    caption { "Webhooks that were accepted but could not be applied. clerk-sync retries them automatically. To retry one now, run its command." }
                     thead {
                         tr { th scope="col" { "Arrived" } th scope="col" { "Event" } th scope="col" { "Reason" } th scope="col" { "Command" } }
                     }

@@ -2,7 +2,7 @@
 
 use super::page::{moment, span};
 use crate::clerk::event::SUBSCRIBED;
-use crate::model::{Kind, Millis, PassState, Scope, Undecided, grouped};
+use crate::model::{Kind, Millis, PassState, Scope, Undecided, capitalized, grouped};
 use crate::store::Error;
 use crate::store::status::{Counts, DenialRow, PassRow, Status};
 use crate::webhook::health::Fault;
@@ -209,8 +209,8 @@ impl Reasons {
             let kind = pass.scope.known().and_then(Scope::kind).map_or("rows", Kind::plural);
             let problem = pass.problem.as_deref().unwrap_or("too many rows no longer exist at Clerk");
             let reason = format!(
-                "Reconcile no. {} deleted no {kind}, because there are more than the deletion limit: {problem}. Some of them are listed \
-                 below.",
+                "Reconcile no. {} deleted no {kind}, because it would have deleted more than the deletion limit allows: {problem}. Some of \
+                 them are listed below.",
                 pass.id
             );
             self.add(Headline::DeletionsWait, reason);
@@ -383,11 +383,6 @@ impl Reasons {
     }
 }
 
-fn capitalized(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
-}
-
 /// Whether Clerk has the kind switched off.
 pub(super) fn is_off(status: &Status, kind: Kind) -> bool {
     let newest = status.passes.iter().find(|pass| pass.scope == Scope::Kind(kind));
@@ -408,7 +403,7 @@ fn doubt(status: &Status, kind: Kind) -> Option<String> {
     let pass = ended(status, kind)?;
     let undecided = undecided_otherwise(pass)?;
     let judge_after = pass.judge_after.map(Millis::clamped);
-    Some(format!("The last reconcile of {}: {}.", kind.plural(), undecided.in_words(judge_after)?))
+    Some(format!("In the last reconcile of {}, {}.", kind.plural(), undecided.in_words(judge_after)?))
 }
 
 /// What a pass could not judge.
@@ -592,7 +587,7 @@ mod tests {
         let verdict = judge(&Status { passes: vec![doubtful], ..in_sync() });
         assert_eq!((verdict.level, verdict.headline.as_str()), (Level::Attention, "Some rows were left as they are"));
         assert!(
-            verdict.reasons[0].starts_with("The last reconcile of memberships: 7 rows were left as they are"),
+            verdict.reasons[0].starts_with("In the last reconcile of memberships, 7 rows were left as they are."),
             "{verdict:?}"
         );
     }

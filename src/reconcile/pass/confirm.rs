@@ -128,7 +128,7 @@ impl Run<'_> {
                 String::new()
             },
             if waiting > 0 {
-                format!(", besides {} that wait for the approval of their users or organizations", grouped(waiting))
+                format!(". {} more would be deleted together with their users or organizations", grouped(waiting))
             } else {
                 String::new()
             },
