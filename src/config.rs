@@ -59,7 +59,7 @@ pub struct Environment {
     pub reconcile_cron: Option<String>,
 
     /// When to run an incremental reconcile, as a cron expression in UTC, or `off`; unset: `*/5 * * * *`, every five minutes. It compares
-    /// recently changed users, all organizations, and the number of users, organizations and memberships
+    /// recently changed users, all organizations, and how many users and memberships there are
     #[arg(long, env = "RECONCILE_QUICK_CRON", value_name = "CRON")]
     pub reconcile_quick_cron: Option<String>,
 

@@ -14,7 +14,7 @@ const HASH_PRINTED: usize = 12;
 /// On standard error: the lines of standard output are the dead letters, and may be counted.
 const NONE: &str = "There are no dead letters.";
 
-/// List, show, retry or drop dead letters: webhooks that were accepted but could not be applied
+/// List, show, retry or drop dead letters: webhooks that were acknowledged but could not be applied
 #[derive(clap::Args)]
 pub struct DeadLetters {
     #[command(subcommand)]
@@ -49,8 +49,7 @@ enum Action {
         #[arg(group = "which")]
         id: Option<String>,
 
-        /// Retry all dead letters, except any with the message id of an earlier webhook. To retry such a dead letter, give its ID instead
-        /// of --all
+        /// Retry all dead letters, but skip each one that reuses the message id of another webhook; retry those one by one, by ID
         #[arg(long, group = "which")]
         all: bool,
 

@@ -33,8 +33,8 @@ pub struct Migrate {
     #[arg(long, conflicts_with = "print")]
     repair: bool,
 
-    /// Tie the tables to another Clerk instance: the one named by `CLERK_INSTANCE_ID`, or if that is unset, the one that sends the next
-    /// webhook, even if a secret key is set
+    /// Tie the tables to another Clerk instance: the one in `CLERK_INSTANCE_ID`. If that variable is unset, the next webhook decides; the
+    /// secret key does not, as it does the first time
     #[arg(long, conflicts_with = "print")]
     repin: bool,
 

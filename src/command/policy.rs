@@ -12,8 +12,8 @@ use std::process::ExitCode;
 pub enum Policy {
     /// Print policies for a table. If `DATABASE_URL` is set and the column has no index, also print a `create index`
     Print(Print),
-    /// Report what is wrong with the policies of your tables, where their rows belong to organizations or users. Exit code 2: something is
-    /// wrong
+    /// Check the policies of your own tables that have a column for an organization or a user, and report what is wrong. Exit code 2:
+    /// something is wrong
     Check(Check),
 }
 

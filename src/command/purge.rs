@@ -13,7 +13,8 @@ use std::time::Duration;
 
 /// Delete what remains of users and organizations that were deleted long ago: rows with only an id and `deleted_at`. Without --yes, only
 /// print how many such rows there are, and how many rows of your tables would be deleted (on delete cascade) or changed (set null,
-/// set default) with them. A row stays if a row in your tables refers to it by any other foreign key (no action, restrict)
+/// set default) with them. A user's or organization's row stays if another kind of foreign key in your tables (no action, restrict)
+/// refers to it
 #[derive(clap::Args)]
 pub struct Purge {
     /// Only those that were deleted longer ago than this, such as 90d; at least 1d

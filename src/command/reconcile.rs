@@ -16,7 +16,7 @@ const FINDINGS_PRINTED: usize = 20;
 /// Compare the tables with Clerk, and repair what webhooks missed.
 ///
 /// Exit codes: 0: in sync, filled or repaired. 1: not finished. 2: only with --dry-run: rows differ, are missing, or would be deleted.
-/// 3: deletions wait for --approve. 4: some rows were left as they are (the report says why, and when to run it again)
+/// 3: deletions wait for --approve. 4: some rows were left as they are (the report says why, and when they are compared again)
 #[derive(clap::Args)]
 pub struct Reconcile {
     #[command(flatten)]
@@ -30,12 +30,12 @@ pub struct Reconcile {
     #[arg(long)]
     dry_run: bool,
 
-    /// Delete the rows that an earlier reconcile did not delete because there were more than the deletion limit; its report shows its ID
+    /// Delete what the reconcile with this ID held back because of the deletion limit; the ID is in that reconcile's report
     #[arg(long, value_name = "ID", conflicts_with_all = ["kind", "dry_run", "quick"])]
     approve: Option<i64>,
 
-    /// Run an incremental reconcile: compare only recently changed users, all organizations, and the number of users, organizations
-    /// and memberships
+    /// Run an incremental reconcile: compare only recently changed users, all organizations, and how many users and memberships there
+    /// are
     #[arg(long, conflicts_with = "kind")]
     quick: bool,
 

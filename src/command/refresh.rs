@@ -17,7 +17,7 @@ pub struct Refresh {
     #[arg(value_parser = clerk_id)]
     id: String,
 
-    /// Restore it, although a webhook reported that it was deleted
+    /// If Clerk's API still has it, write it, although a webhook reported its deletion
     #[arg(long)]
     undelete: bool,
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// Sign JSON bodies as Clerk signs webhooks, and post them to a running server. Exit code 1: one of them was not accepted, or
+/// Sign JSON bodies as Clerk signs webhooks, and post them to a running server. Exit code 1: one of them was not acknowledged, or
 /// could not be applied
 #[derive(clap::Args, Clone)]
 pub struct Replay {
@@ -114,7 +114,7 @@ impl fmt::Display for Summary {
 impl Replay {
     /// Runs the command, and prints how many requests ended in which way.
     ///
-    /// Exit code 1: one was not accepted, or was kept as a dead letter.
+    /// Exit code 1: one was not acknowledged, or was kept as a dead letter.
     ///
     /// # Errors
     /// As [`Replay::send`].

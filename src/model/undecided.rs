@@ -65,11 +65,15 @@ impl Undecided {
         };
         let Undecided { too_fresh, contradicting, not_listed, unreadable, refused, held_back } = self;
         let reasons = [
-            because(too_fresh, &|Pronouns { they, .. }| {
-                format!("{they} changed less than five minutes before the comparison and can be compared {judge_after}")
+            because(too_fresh, &|Pronouns { they, it, .. }| {
+                format!(
+                    "{they} changed less than five minutes before the comparison: clerk-sync compares {it} again {judge_after}"
+                )
             }),
             because(contradicting, &|Pronouns { them, it, .. }| {
-                format!("for {them}, Clerk's API returned older data than a webhook: clerk-sync will read {it} again")
+                format!(
+                    "for {them}, Clerk's API returned older data than a webhook had brought: clerk-sync will read {it} again"
+                )
             }),
             because(not_listed, &|Pronouns { them, it, .. }| format!("Clerk counted {them} but did not list {it}")),
             because(unreadable, &|Pronouns { they, .. }| format!("{they} could not be read completely")),
@@ -123,14 +127,14 @@ mod tests {
         let words = undecided.in_words(Millis::new(1_760_000_000_000)).unwrap();
         assert_eq!(
             words,
-            "3 rows were left as they are. 1 of them changed less than five minutes before the comparison and can be compared after \
+            "3 rows were left as they are. 1 of them changed less than five minutes before the comparison: clerk-sync compares it again after \
              2025-10-09 08:53:20 UTC. Clerk counted 2 of them but did not list them"
         );
         let words = |undecided: Undecided| undecided.in_words(None).unwrap();
         let one = Undecided { contradicting: 1, ..Undecided::default() };
         assert_eq!(
             words(one),
-            "1 row was left as it is. For it, Clerk's API returned older data than a webhook: clerk-sync will read it again"
+            "1 row was left as it is. For it, Clerk's API returned older data than a webhook had brought: clerk-sync will read it again"
         );
         let all = Undecided { refused: 2_000, ..Undecided::default() };
         assert_eq!(words(all), "2,000 rows were left as they are. The database refused them");

@@ -5,7 +5,7 @@
 
 use super::chart;
 use super::verdict::{self, Comparison, Level, Verdict};
-use crate::model::{self, Drift, Kind, PassState, Scope, Word, grouped};
+use crate::model::{self, Drift, Kind, PassState, Scope, Word, capitalized, grouped};
 use crate::store::status::{Candidate, DeadLetterRow, FindingRow, PassRow, Status};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -69,7 +69,7 @@ pub(super) fn page(view: &View<'_>) -> String {
                     p.soft {
                         "clerk-sync " (version)
                         @if let Some(status) = status { " · " (moment_at(status.now)) " by the database's clock" }
-                        " · refreshes itself · these numbers as JSON: " a href="/status.json" { "/status.json" }
+                        " · refreshes itself · the same as JSON: " a href="/status.json" { "/status.json" }
                     }
                 }
                 script { (PreEscaped(SCRIPT)) }
@@ -85,11 +85,11 @@ fn body(status: &Status, answers: &[(String, u64)]) -> Markup {
         (rows(status))
         (facts(status))
         section {
-            h2 { "Webhooks of the last 24 hours (UTC)" }
+            h2 { "Webhooks of the last 24 hours, all servers (hours in UTC)" }
             (chart::deliveries(status))
             @if !answers.is_empty() {
                 p.soft {
-                    "Responses of this server since it started: "
+                    "Responses of this server alone, since it started: "
                     @for (n, (what, count)) in answers.iter().enumerate() {
                         @if n > 0 { ", " }
                         b { (grouped(*count)) } " " (what)
@@ -181,7 +181,7 @@ fn facts(status: &Status) -> Markup {
     let kinds = Kind::ALL.into_iter().filter(|kind| !verdict::is_off(status, *kind));
     let full = kinds.map(|kind| complete(Scope::Kind(kind))).min().flatten();
     let others = format!(
-        "memberships: {}; incremental: {}",
+        "completed for memberships {}; incremental {}",
         ago(complete(Scope::Kind(Kind::Membership))),
         ago(complete(Scope::Quick))
     );
@@ -200,11 +200,11 @@ fn facts(status: &Status) -> Markup {
     let lease = status.lease.as_deref().map_or("no reconcile is running", |_| "a reconcile is running");
     html! {
         section.facts aria-label="State" {
-            (fact("Last webhook", &ago(status.last_webhook_at), "received by any clerk-sync server"))
+            (fact("Last webhook", &ago(status.last_webhook_at), "received by any of your clerk-sync servers"))
             (fact("Webhook delay", &fresh.0, &fresh.1))
-            (fact("Last complete full reconcile", &ago(full), &others))
+            (fact("Last completed full reconcile", &ago(full), &others))
             (fact("Dead letters", &grouped(dead), "webhooks that could not be applied"))
-            (fact("Waiting to be read", &grouped(reads), "rows to read again from Clerk's API"))
+            (fact("Pending reads", &grouped(reads), "rows to read again from Clerk's API"))
             (fact("Database connections", &status.connections.to_string(), lease))
         }
     }
@@ -265,9 +265,9 @@ fn reconciles(status: &Status) -> Markup {
             } @else {
                 table.stack.runs {
                     caption {
-                        "The latest first. A full reconcile has a row for each kind; incremental ones that found nothing are left out. At Clerk: rows that Clerk listed. Missing: only at Clerk. Differing: other values here. Extra: only here."
+                        "The latest first. A full reconcile has a row for each kind; incremental ones that found nothing are left out. Columns: At Clerk = rows that Clerk listed; Missing = only at Clerk; Differing = other values here; Extra = only here."
                         @if shown.iter().any(|pass| verdict::undecided_otherwise(pass).is_some_and(|left| left.total() > 0)) {
-                            " Rows that a reconcile left as they are count as none of the three."
+                            " The last three do not count rows that a reconcile left as they are."
                         }
                     }
                     thead {
@@ -304,7 +304,7 @@ fn reconcile(pass: &PassRow) -> Markup {
                 }
             }
             @for note in pass.problem.iter().chain(&undecided) {
-                tr.note { td colspan="9" { (prose(note)) } }
+                tr.note { td colspan="9" { (prose(&capitalized(note))) } }
             }
         }
     }
@@ -379,7 +379,7 @@ fn dead_letters(letters: &[DeadLetterRow]) -> Markup {
             section {
                 h2 { "Dead letters" }
                 table.stack {
-                    caption { "Webhooks that were accepted but could not be applied. clerk-sync retries them automatically. To retry one now, run its command." }
+                    caption { "Webhooks that were acknowledged but could not be applied. clerk-sync retries them automatically, except those with a reused message id. To retry one now, run its command." }
                     thead {
                         tr { th scope="col" { "Arrived" } th scope="col" { "Event" } th scope="col" { "Reason" } th scope="col" { "Command" } }
                     }

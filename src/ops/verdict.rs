@@ -210,7 +210,7 @@ impl Reasons {
             let problem = pass.problem.as_deref().unwrap_or("too many rows no longer exist at Clerk");
             let reason = format!(
                 "Reconcile no. {} deleted no {kind}, because it would have deleted more than the deletion limit allows: {problem}. Some of \
-                 them are listed below.",
+                 these {kind} are listed below.",
                 pass.id
             );
             self.add(Headline::DeletionsWait, reason);
@@ -372,8 +372,8 @@ impl Reasons {
         }
         if status.dead_letters > 0 {
             let webhooks = match status.dead_letters {
-                1 => "1 webhook was accepted and".to_owned(),
-                number => format!("{number} webhooks were accepted and"),
+                1 => "1 webhook was acknowledged and".to_owned(),
+                number => format!("{number} webhooks were acknowledged and"),
             };
             self.add(
                 Headline::SomethingWaits,

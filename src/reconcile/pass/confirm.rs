@@ -128,7 +128,10 @@ impl Run<'_> {
                 String::new()
             },
             if waiting > 0 {
-                format!(". {} more would be deleted together with their users or organizations", grouped(waiting))
+                format!(
+                    ", and {} others are deleted only when the deletion of their users or organizations is approved",
+                    grouped(waiting)
+                )
             } else {
                 String::new()
             },
