@@ -78,7 +78,7 @@ impl Undecided {
             because(not_listed, &|Pronouns { them, it, .. }| format!("Clerk counted {them} but did not list {it}")),
             because(unreadable, &|Pronouns { they, .. }| format!("{they} could not be read completely")),
             because(refused, &|Pronouns { them, .. }| format!("the database refused {them}")),
-            because(held_back, &|Pronouns { them, .. }| format!("the deletion of {them} waits for your approval")),
+            because(held_back, &|Pronouns { they, .. }| format!("{they} will be deleted only after your approval")),
         ];
         let reasons: Vec<String> = reasons.into_iter().flatten().collect();
         if reasons.is_empty() {
