@@ -12,7 +12,6 @@ use sha2::{Digest as _, Sha256};
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 use svix::webhooks::Webhook;
-use testkit::wait;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
@@ -133,6 +132,9 @@ fn every_number_has_its_bad_input() {
         assert!(name.starts_with(&format!("b{number:02}_")), "{number} {name}");
     }
 }
+
+/// How long any single input may keep us.
+const PATIENCE: Duration = Duration::from_secs(16);
 
 /// What is kept as a dead letter.
 const DEAD: &str = "dead_letter";
@@ -418,7 +420,7 @@ async fn exchange(address: &str, bytes: &[u8], half_close: bool, answers: usize)
         };
         String::from_utf8_lossy(&text).into_owned()
     };
-    let text = tokio::time::timeout(wait::PATIENCE, talk).await.expect("an answer or an end in time");
+    let text = tokio::time::timeout(PATIENCE, talk).await.expect("an answer or an end in time");
     text.split("HTTP/1.1 ").skip(1).filter_map(|rest| rest.get(..3)?.parse().ok()).collect()
 }
 

@@ -454,7 +454,7 @@ async fn a_slow_trigger_makes_batches_smaller_instead_of_throwing_them_away() {
         answers += statuses.len();
         refused += statuses.iter().filter(|status| **status / 100 != 2).count();
         left = left.into_iter().zip(statuses).filter(|(_, status)| status / 100 != 2).map(|(event, _)| event).collect();
-        assert!(began.elapsed() < PATIENCE, "{} of 250 are left", left.len());
+        assert!(began.elapsed() < Duration::from_secs(40), "{} of 250 are left", left.len());
     }
     let rate = 250.0 / began.elapsed().as_secs_f64();
     println!("{answers} answers, {refused} × 503, {rate:.0} rows a second of 40 possible");

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use testkit::clerk::Clerk;
-use testkit::wait::PATIENCE;
 use testkit::worker::{SECRET, Worker};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -244,10 +243,10 @@ async fn ask(stream: &mut TcpStream, path: &str) -> Option<String> {
     answer(stream).await
 }
 
-/// The next answer; `None`: the connection has ended.
+/// The next answer within three seconds; `None`: the connection has ended.
 async fn answer(stream: &mut TcpStream) -> Option<String> {
     let mut buffer = [0; 1_024];
-    let length = timeout(PATIENCE, stream.read(&mut buffer)).await.expect("an answer or an end").ok()?;
+    let length = timeout(Duration::from_secs(3), stream.read(&mut buffer)).await.expect("an answer or an end").ok()?;
     (length > 0).then(|| String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use testkit::clerk::Clerk;
 use testkit::postgres::SUPERUSER;
-use testkit::wait::{PATIENCE, until};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
@@ -75,7 +74,7 @@ impl ServeProcess {
     pub async fn stop(mut self) -> String {
         let id = self.child.id().expect("it runs").to_string();
         Command::new("kill").args(["-TERM", &id]).status().await.unwrap();
-        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it ends").unwrap();
+        let status = tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await.expect("it ends").unwrap();
         assert!(status.success(), "{status}");
         self.log.await.unwrap()
     }
@@ -92,7 +91,7 @@ async fn world(users: usize, organizations: usize, memberships: usize, tie: usiz
 }
 
 fn client() -> reqwest::Client {
-    reqwest::Client::builder().timeout(PATIENCE).build().unwrap()
+    reqwest::Client::builder().timeout(Duration::from_secs(15)).build().unwrap()
 }
 
 /// The value of a metric with all its labels, as `/metrics` writes it.
@@ -331,6 +330,15 @@ async fn the_page_says_so_when_the_database_is_away() {
     assert_eq!(metric(&program.get("/metrics").await.1, "clerk_sync_database_up"), Some(0.0));
     let said = program.stop().await;
     assert!(!page.contains("planted") && !said.contains("planted"), "{page}{said}");
+}
+
+/// Asks until it is so, for as long as three checks of an idle connection take.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let began = std::time::Instant::now();
+    while !is_so().await {
+        assert!(began.elapsed() < Duration::from_secs(16), "{what}: not within 16 s");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// What only reads proves nothing: `/readyz`, page, metrics and log believe a write alone.
