@@ -59,4 +59,4 @@ revoke all on table clerk_rls.able_users, clerk_rls.denied, clerk_rls.token, cle
   clerk_rls.caller, clerk_rls.caller_memberships
   from public, anon, authenticated, service_role;
 -- For the policy of memberships. Without usage on the schema no query of the caller's own can name them.
-grant select on table clerk_rls.able_users, clerk_rls.denied to authenticated;
+grant select on table clerk_rls.able_users to authenticated;
