@@ -6,7 +6,7 @@ use crate::project::{self, Project};
 use crate::proxy::{Proxy, Upstream};
 use crate::serve::Server;
 use crate::supabase::{OWNER, Supabase};
-use crate::wait::PATIENCE;
+use crate::wait::{SHORTEST_LIMIT, unless_slow};
 use crate::worker::{Options, SECRET, Worker};
 use anyhow::Context as _;
 use clerk_sync::clerk::client;
@@ -20,10 +20,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
-
-/// Between two attempts of one message; Svix leaves 5 s and more.
-const AGAIN: Duration = Duration::from_millis(300);
+use std::time::Duration;
 
 /// October 2025, in ms: no event of a Clerk that begins there lies ahead of the clock.
 pub const START: i64 = 1_760_000_000_000;
@@ -299,6 +296,18 @@ impl<S> World<S> {
     }
 }
 
+/// One message, sent again as Svix does while it is told to come again: the answer that ends that.
+///
+/// # Panics
+/// It is told so for ever, or although the machine is not slow.
+pub async fn acknowledged(mut send: impl AsyncFnMut() -> Attempt) -> Attempt {
+    unless_slow(SHORTEST_LIMIT, async || {
+        let attempt = send().await;
+        if attempt.status == 503 { Err(attempt) } else { Ok(attempt) }
+    })
+    .await
+}
+
 /// Sends until there is an answer, as Svix does: on a slow machine the sender's patience may end before.
 ///
 /// # Panics
@@ -358,25 +367,9 @@ impl<S: Endpoint> World<S> {
     /// # Panics
     /// It is not accepted.
     pub async fn send(&self, event: &Event) -> String {
-        let attempt = self.acknowledged(&event.message_id, event.body.as_bytes()).await;
+        let attempt = acknowledged(async || self.attempt(&event.message_id, event.body.as_bytes()).await).await;
         assert!(matches!(attempt.status, 200 | 204), "{} was answered {attempt:?}", event.event_type);
         attempt.outcome.expect("an outcome")
-    }
-
-    /// One message, sent again as Svix does while it is told to come again, which a machine may be too slow to spare it: what ends that.
-    ///
-    /// # Panics
-    /// Nobody answers, or it is told so for ever.
-    async fn acknowledged(&self, message_id: &str, body: &[u8]) -> Attempt {
-        let began = Instant::now();
-        loop {
-            let attempt = self.attempt(message_id, body).await;
-            if attempt.status != 503 {
-                return attempt;
-            }
-            assert!(began.elapsed() < PATIENCE, "told to come again for ever: {attempt:?}");
-            tokio::time::sleep(AGAIN).await;
-        }
     }
 
     /// One delivery, whatever comes of it.
@@ -392,7 +385,8 @@ impl<S: Endpoint> World<S> {
     /// # Panics
     /// It is not accepted.
     pub async fn send_body(&self, body: &Value) -> String {
-        let attempt = self.acknowledged(&project::unique("msg"), body.to_string().as_bytes()).await;
+        let (message_id, body) = (project::unique("msg"), body.to_string());
+        let attempt = acknowledged(async || self.attempt(&message_id, body.as_bytes()).await).await;
         assert!(matches!(attempt.status, 200 | 204), "answered {attempt:?}");
         attempt.outcome.expect("an outcome")
     }
