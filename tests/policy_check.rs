@@ -156,7 +156,7 @@ async fn each_planted_fault_is_found_and_nothing_else() {
         (
             "in-select",
             format!(
-                "{select} to authenticated using (kind not in (select n.kind from clerk_rls.denied n) \
+                "{select} to authenticated using (kind not in (select u.id from clerk_rls.able_users u) \
                  and org_id in (select clerk_rls.organization_ids()))"
             ),
         ),
@@ -180,7 +180,7 @@ async fn good_policies_of_every_usual_form_are_left_alone() {
         "org_id = (select clerk_rls.active_organization_id()) and (select clerk_rls.active_organization_role()) = 'org:admin'",
         "org_id = ((select auth.jwt()) -> 'o' ->> 'id')",
         "org_id = any (array(select clerk_rls.organization_ids_by_permission('org:invoices:read'))) and kind = 'invoice'",
-        "org_id = any (array(select clerk_rls.organization_ids())) and kind not in (select n.kind from clerk_rls.denied n)",
+        "org_id = any (array(select clerk_rls.organization_ids())) and kind not in (select u.id from clerk_rls.able_users u)",
         "exists (select from clerk.organization_memberships m where m.organization_id = org_id and m.user_id = (select clerk_rls.user_id()))",
         "org_id = any (array(select m.organization_id from clerk.organization_memberships m where m.user_id = ((select auth.jwt()) ->> 'sub')))",
         "lower(kind) = 'public' or coalesce(org_id, '') = 'x' or org_id = any (array(select clerk_rls.organization_ids()))",

@@ -10,19 +10,11 @@
 create or replace view clerk_rls.able_users as
   select d.id from clerk.user_details d where d.banned is false and d.deprovisioned is not true;
 
--- Rows that the application's own objects keep as they were, and that give no access.
-create or replace view clerk_rls.denied as
-  select n.kind, n.id from clerk_sync.denials n;
-
--- A setting of an ended transaction reads as an empty string.
-create or replace view clerk_rls.token as
-  select nullif(pg_catalog.current_setting('request.jwt.claims', true), '')::jsonb as claims;
-
 -- Who the token names, and where they may act, by the rows. A pending session still owes Clerk a task, such as a second factor; Clerk's
--- libraries take it for signed out. A status that we do not know lets nobody in.
+-- libraries take it for signed out. A status that we do not know lets nobody in. A setting of an ended transaction reads as an empty string.
 create or replace view clerk_rls.token_user as
   select u.id as user_id, t.claims
-    from clerk_rls.token t
+    from (select nullif(pg_catalog.current_setting('request.jwt.claims', true), '')::jsonb as claims) t
     join clerk_rls.able_users u on u.id = t.claims ->> 'sub'
    where coalesce(t.claims -> 'sts', '"active"') = '"active"';
 
@@ -38,25 +30,22 @@ create or replace view clerk_rls.token_memberships as
 create or replace view clerk_rls.caller as
   select u.user_id, u.claims
     from clerk_rls.token_user u
-   where not exists (select from clerk_rls.denied d where d.kind = 'user' and d.id = u.user_id);
+   where not exists (select from clerk_sync.denials d where d.kind = 'user' and d.id = u.user_id);
 
 create or replace view clerk_rls.caller_memberships as
   select m.organization_id, m.role, m.permissions, m.is_active
     from clerk_rls.token_memberships m
    where exists (select from clerk_rls.caller)
-     and m.organization_id not in (select d.id from clerk_rls.denied d where d.kind = 'organization')
-     and m.id not in (select d.id from clerk_rls.denied d where d.kind = 'membership');
+     and m.organization_id not in (select d.id from clerk_sync.denials d where d.kind = 'organization')
+     and m.id not in (select d.id from clerk_sync.denials d where d.kind = 'membership');
 
 comment on view clerk_rls.able_users is 'Users that are not deleted, banned or deprovisioned.';
-comment on view clerk_rls.denied is 'Users, organizations and memberships that give no access, whatever their row says.';
-comment on view clerk_rls.token is 'The claims of the request''s token.';
 comment on view clerk_rls.token_user is 'The user that the token names, if their row lets them act.';
 comment on view clerk_rls.token_memberships is 'The memberships of that user in organizations that are not deleted.';
 comment on view clerk_rls.caller is 'The user that the token names, if they may act.';
 comment on view clerk_rls.caller_memberships is 'The caller''s memberships that give access.';
 
-revoke all on table clerk_rls.able_users, clerk_rls.denied, clerk_rls.token, clerk_rls.token_user, clerk_rls.token_memberships,
-  clerk_rls.caller, clerk_rls.caller_memberships
+revoke all on table clerk_rls.able_users, clerk_rls.token_user, clerk_rls.token_memberships, clerk_rls.caller, clerk_rls.caller_memberships
   from public, anon, authenticated, service_role;
 -- For the policy of memberships. Without usage on the schema no query of the caller's own can name them.
 grant select on table clerk_rls.able_users to authenticated;

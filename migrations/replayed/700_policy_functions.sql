@@ -1,7 +1,8 @@
 -- The functions for policies. Policies of applications depend on their names, arguments and results: those never change.
 --
 -- Denials are seldom. While there is none, a plan that does not look for them takes a third less time; so those that ask for memberships
--- have both.
+-- have both. They name the table, not a view of it: each view is one more lock for each query, and only sixteen of
+-- a transaction are cheap (Postgres's fast-path locks, before version 18).
 
 create or replace function clerk_rls.user_id() returns text
   language plpgsql stable security definer set search_path = '' as $$
@@ -13,7 +14,7 @@ $$;
 create or replace function clerk_rls.organization_ids() returns setof text
   language plpgsql stable security definer set search_path = '' as $$
 begin
-  if exists (select from clerk_rls.denied) then
+  if exists (select from clerk_sync.denials) then
     return query select m.organization_id from clerk_rls.caller_memberships m;
   else
     return query select m.organization_id from clerk_rls.token_memberships m;
@@ -24,7 +25,7 @@ $$;
 create or replace function clerk_rls.organization_ids_by_role(role text) returns setof text
   language plpgsql stable strict security definer set search_path = '' as $$
 begin
-  if exists (select from clerk_rls.denied) then
+  if exists (select from clerk_sync.denials) then
     return query select m.organization_id from clerk_rls.caller_memberships m where m.role = $1;
   else
     return query select m.organization_id from clerk_rls.token_memberships m where m.role = $1;
@@ -35,7 +36,7 @@ $$;
 create or replace function clerk_rls.organization_ids_by_permission(permission text) returns setof text
   language plpgsql stable strict security definer set search_path = '' as $$
 begin
-  if exists (select from clerk_rls.denied) then
+  if exists (select from clerk_sync.denials) then
     return query select m.organization_id from clerk_rls.caller_memberships m where $1 = any (m.permissions);
   else
     return query select m.organization_id from clerk_rls.token_memberships m where $1 = any (m.permissions);
@@ -46,7 +47,7 @@ $$;
 create or replace function clerk_rls.active_organization_id() returns text
   language plpgsql stable security definer set search_path = '' as $$
 begin
-  if exists (select from clerk_rls.denied) then
+  if exists (select from clerk_sync.denials) then
     return (select m.organization_id from clerk_rls.caller_memberships m where m.is_active);
   else
     return (select m.organization_id from clerk_rls.token_memberships m where m.is_active);
@@ -57,7 +58,7 @@ $$;
 create or replace function clerk_rls.active_organization_role() returns text
   language plpgsql stable security definer set search_path = '' as $$
 begin
-  if exists (select from clerk_rls.denied) then
+  if exists (select from clerk_sync.denials) then
     return (select m.role from clerk_rls.caller_memberships m where m.is_active);
   else
     return (select m.role from clerk_rls.token_memberships m where m.is_active);

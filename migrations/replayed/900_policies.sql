@@ -7,8 +7,8 @@
 create or replace function clerk_rls.denied_ids() returns jsonb
   language plpgsql stable security definer set search_path = '' as $$
 begin
-  if exists (select from clerk_rls.denied) then
-    return (select pg_catalog.jsonb_object_agg(d.id, true) from clerk_rls.denied d);
+  if exists (select from clerk_sync.denials) then
+    return (select pg_catalog.jsonb_object_agg(d.id, true) from clerk_sync.denials d);
   end if;
   return '{}';
 end
