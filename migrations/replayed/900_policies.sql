@@ -7,14 +7,11 @@
 create or replace function clerk_rls.denied_ids() returns jsonb
   language plpgsql stable security definer set search_path = '' as $$
 begin
-  if exists (select from clerk_sync.denials) then
-    return (select pg_catalog.jsonb_object_agg(d.id, true) from clerk_sync.denials d);
-  end if;
-  return '{}';
+  return (select pg_catalog.jsonb_object_agg(d.id, true) from clerk_sync.denials d);
 end
 $$;
 
-comment on function clerk_rls.denied_ids() is 'An object with the id of each denied user, organization and membership as a key.';
+comment on function clerk_rls.denied_ids() is 'An object with the id of each denied user, organization and membership as a key; null if there is none.';
 
 revoke all on function clerk_rls.denied_ids() from public, anon, authenticated, service_role;
 grant execute on function clerk_rls.denied_ids() to authenticated;
@@ -26,7 +23,7 @@ drop policy if exists members_read on clerk.organization_memberships;
 create policy members_read on clerk.organization_memberships for select to authenticated
   using (organization_id = any (array(select clerk_rls.organization_ids()))
          and (select true from clerk_rls.able_users u where u.id = organization_memberships.user_id)
-         and not ((select clerk_rls.denied_ids()) ?| array[user_id, id]));
+         and ((select clerk_rls.denied_ids()) ?| array[user_id, id]) is not true);
 drop policy if exists members_read on clerk.users;
 create policy members_read on clerk.users for select to authenticated
   using (id = any (array(select m.user_id from clerk.organization_memberships m union select clerk_rls.user_id())));
