@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use testkit::clerk::Clerk;
 use testkit::postgres::SUPERUSER;
+use testkit::wait::until_within;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
@@ -333,12 +334,8 @@ async fn the_page_says_so_when_the_database_is_away() {
 }
 
 /// Asks until it is so, for as long as three checks of an idle connection take.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let began = std::time::Instant::now();
-    while !is_so().await {
-        assert!(began.elapsed() < Duration::from_secs(16), "{what}: not within 16 s");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+async fn until(what: &str, is_so: impl AsyncFnMut() -> bool) {
+    until_within(Duration::from_secs(16), what, is_so).await;
 }
 
 /// What only reads proves nothing: `/readyz`, page, metrics and log believe a write alone.

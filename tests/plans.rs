@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sqlx::Connection as _;
 use std::time::{Duration, Instant};
 use testkit::clerk::{Event, Fault, Rule};
-use testkit::wait::until;
+use testkit::wait::{until, until_within};
 
 const CUSTOM: &str = "org:reports:read";
 
@@ -56,10 +56,8 @@ impl Raw for sqlx::PgConnection {
 /// How long until they may not.
 async fn until_denied(world: &ReconcileWorld, user: &str) -> Duration {
     let began = Instant::now();
-    while may_read_reports(world, user).await {
-        assert!(began.elapsed() < Duration::from_secs(60), "the permission stays");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let is_denied = async || !may_read_reports(world, user).await;
+    until_within(Duration::from_secs(60), "the permission goes", is_denied).await;
     began.elapsed()
 }
 

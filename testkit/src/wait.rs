@@ -14,10 +14,18 @@ const LOOK: Duration = Duration::from_millis(20);
 ///
 /// # Panics
 /// It never is.
-pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub async fn until(what: &str, is_so: impl AsyncFnMut() -> bool) {
+    until_within(PATIENCE, what, is_so).await;
+}
+
+/// Waits until it is so, for as long as is promised.
+///
+/// # Panics
+/// It is not so in time.
+pub async fn until_within(limit: Duration, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
     while !is_so().await {
-        assert!(began.elapsed() < PATIENCE, "not within {} s: {what}", PATIENCE.as_secs());
+        assert!(began.elapsed() < limit, "not within {} s: {what}", limit.as_secs());
         tokio::time::sleep(LOOK).await;
     }
 }
